@@ -1,0 +1,38 @@
+"""reluscape: exact, certified answers about the loss landscapes of ReLU networks."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Landscape": "landscape",
+    "Block": "landscape",
+    "Cell": "cell",
+    "Facets": "cell",
+    "Chord": "cell",
+    "Certificate": "certificate",
+    "Verification": "certificate",
+    "verify": "verification",
+    "certify": "proof",
+    "AnalysisError": "errors",
+    "InputError": "errors",
+    "ReluscapeError": "errors",
+    "UnsupportedModelError": "errors",
+}
+
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    """Import public names on first use, so that `reluscape --help` needs no torch."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'reluscape' has no attribute {name!r}")
+    return getattr(import_module(f"reluscape.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    """Public names."""
+    return [*__all__, "__version__"]

@@ -1,0 +1,5 @@
+"""``python -m reluscape``."""
+
+from reluscape.cli import main
+
+main()

@@ -1,0 +1,257 @@
+"""Two arithmetics behind one set of operations: float64 with margins, and exact rationals.
+
+Rational numbers are python-flint's `fmpq` in NumPy object arrays; a float is taken as the exact
+rational that it is. All decisions about signs and ranks go through these classes.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from types import ModuleType
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reluscape.errors import InputError
+from reluscape.tolerances import TOLERANCES
+
+Array = NDArray[Any]
+
+
+class Arithmetic(Protocol):
+    """What the independent evaluation needs of a number system."""
+
+    @property
+    def name(self) -> str:
+        """Name in the public contract: "float64" or "rational"."""
+
+    @property
+    def exact(self) -> bool:
+        """Whether every sign is decided exactly."""
+
+    def array(self, values: Array) -> Array:
+        """Numbers of this system from float64 values."""
+
+    def floats(self, values: Array) -> NDArray[np.float64]:
+        """Nearest float64 values."""
+
+    def exp(self, values: Array) -> Array:
+        """Exponentials, or balls that enclose them."""
+
+    def independent(self, rows: Array) -> bool:
+        """Whether the rows are linearly independent."""
+
+    def complement(self, rows: Array) -> Array:
+        """A basis, in columns, of the vectors orthogonal to all rows."""
+
+    def multipliers(self, rows: Array, vector: Array) -> Array:
+        """mu that brings `rows^T mu` nearest to `vector`, for independent rows."""
+
+    def smallest_eigenvalue(self, matrix: Array) -> tuple[bool, float]:
+        """Whether a symmetric matrix is positive definite, and its smallest eigenvalue as a float."""
+
+
+class Float64:
+    """Floating point with the tolerances of `tolerances.py`."""
+
+    name = "float64"
+    exact = False
+
+    def array(self, values: Array) -> Array:
+        """Numbers of this system from float64 values."""
+        return np.asarray(values, dtype=np.float64)
+
+    def floats(self, values: Array) -> NDArray[np.float64]:
+        """Nearest float64 values."""
+        return np.asarray(values, dtype=np.float64)
+
+    def precision(self) -> AbstractContextManager[None]:
+        """Nothing to set up."""
+        return nullcontext()
+
+    def exp(self, values: Array) -> Array:
+        """Exponentials."""
+        return np.asarray(np.exp(values))
+
+    def independent(self, rows: Array) -> bool:
+        """Whether the rows, scaled to length one, have singular values above the tolerance."""
+        if len(rows) == 0:
+            return True
+        lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+        if len(rows) > rows.shape[1] or (lengths == 0).any():
+            return False
+        return bool(np.linalg.svd(rows / lengths, compute_uv=False).min() > TOLERANCES.independence)
+
+    def complement(self, rows: Array) -> Array:
+        """An orthonormal basis of the null space of independent rows."""
+        full = np.linalg.qr(rows.T, mode="complete")[0] if len(rows) else np.eye(rows.shape[1])
+        return np.asarray(full[:, len(rows) :])
+
+    def multipliers(self, rows: Array, vector: Array) -> Array:
+        """Least squares through QR."""
+        if len(rows) == 0:
+            return np.empty(0)
+        q, r = np.linalg.qr(rows.T)
+        return np.asarray(np.linalg.solve(r, q.T @ vector))
+
+    def smallest_eigenvalue(self, matrix: Array) -> tuple[bool, float]:
+        """Smallest eigenvalue; positive definite when it exceeds the eigensolver's backward error."""
+        if len(matrix) == 0:
+            return True, float("inf")
+        values = np.linalg.eigvalsh(matrix)
+        return bool(values[0] > eigenvalue_margin(values)), float(values[0])
+
+
+def left_inverse_sizes(normals: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Absolute values of the map from a gradient to its multipliers, shape (k, params).
+
+    Entries that are rounding noise of the pseudo-inverse are zero: parameters that a multiplier does
+    not depend on must not lend it their error.
+    """
+    if len(normals) == 0:
+        return np.empty(normals.shape)
+    sizes = np.abs(np.linalg.pinv(normals.T))
+    sizes[sizes <= len(normals) * 4 * np.finfo(float).eps * sizes.max(axis=1, keepdims=True)] = 0.0
+    return np.asarray(sizes)
+
+
+def eigenvalue_margin(values: NDArray[np.float64]) -> float:
+    """Backward error of a symmetric eigensolver for a matrix with these eigenvalues."""
+    return TOLERANCES.eigenvalue * len(values) * float(np.finfo(float).eps * np.abs(values).max(initial=0.0))
+
+
+class Rational:
+    """Exact rationals through python-flint.
+
+    Raises:
+        InputError: python-flint is not installed.
+    """
+
+    name = "rational"
+    exact = True
+
+    def __init__(self) -> None:
+        self._flint = _flint()
+
+    def array(self, values: Array) -> Array:
+        """The exact rationals that the floats are."""
+        floats = np.asarray(values, dtype=np.float64)
+        out = np.empty(floats.shape, dtype=object)
+        out.ravel()[:] = [self._flint.fmpq(*value.as_integer_ratio()) for value in floats.ravel().tolist()]
+        return out
+
+    def precision(self) -> AbstractContextManager[None]:
+        """Context in which balls (see `exp`) carry 256 bits."""
+        context: AbstractContextManager[None] = self._flint.ctx.workprec(256)
+        return context
+
+    def exp(self, values: Array) -> Array:
+        """Balls that enclose the exponentials of rationals; the exponential of 0 is exactly 1."""
+        out = np.empty(values.shape, dtype=object)
+        out.ravel()[:] = [self._flint.arb(value).exp() for value in values.ravel()]
+        return out
+
+    def texts(self, values: Array) -> tuple[str, ...]:
+        """Rationals as "p/q"; balls by their midpoints."""
+        return tuple(f"{int(v.p)}/{int(v.q)}" for v in map(self._rational, values.ravel()))
+
+    def parse(self, texts: tuple[str, ...]) -> Array:
+        """Rationals from "p/q" texts; raises InputError for anything else."""
+        out = np.empty(len(texts), dtype=object)
+        try:
+            out[:] = [self._flint.fmpq(*map(int, text.split("/"))) for text in texts]
+        except (ValueError, TypeError, ZeroDivisionError) as error:
+            raise InputError(f"exact numbers must be written as 'p/q': {error}") from error
+        return out
+
+    def floats(self, values: Array) -> NDArray[np.float64]:
+        """Nearest float64 values (Python divides big integers with correct rounding)."""
+        flat = [int(v.p) / int(v.q) for v in map(self._rational, np.asarray(values, dtype=object).ravel())]
+        return np.array(flat, dtype=np.float64).reshape(np.shape(values))
+
+    def independent(self, rows: Array) -> bool:
+        """Exact rank."""
+        return len(rows) == 0 or bool(self._matrix(rows).rank() == len(rows))
+
+    def complement(self, rows: Array) -> Array:
+        """Null space from the reduced row echelon form."""
+        size = rows.shape[1]
+        if len(rows) == 0:
+            return self.array(np.eye(size))
+        reduced, pivots = self._reduced(rows)
+        free = [j for j in range(size) if j not in pivots]
+        basis = self.array(np.zeros((size, len(free))))
+        for column, j in enumerate(free):
+            basis[j, column] = self._flint.fmpq(1)
+            basis[pivots, column] = -reduced[: len(pivots), j]
+        return basis
+
+    def multipliers(self, rows: Array, vector: Array) -> Array:
+        """Normal equations, solved exactly (for balls, with their enclosing midpoints' rationals)."""
+        if len(rows) == 0:
+            return np.empty(0, dtype=object)
+        right = np.empty(len(rows), dtype=object)
+        right[:] = [self._rational(value) for value in rows @ vector]
+        return self.solve(rows @ rows.T, right)
+
+    def solve(self, matrix: Array, right: Array) -> Array:
+        """A solution of a consistent system, free variables zero.
+
+        Raises:
+            InputError: The system has no solution.
+        """
+        reduced, pivots = self._reduced(np.hstack([matrix, right[:, None]]))
+        if matrix.shape[1] in pivots:
+            raise InputError("linear system must be consistent; received one without a solution")
+        solution = self.array(np.zeros(matrix.shape[1]))
+        solution[pivots] = reduced[: len(pivots), -1]
+        return solution
+
+    def smallest_eigenvalue(self, matrix: Array) -> tuple[bool, float]:
+        """Positive definiteness by the exact signs of Gaussian pivots; the eigenvalue in float64."""
+        if len(matrix) == 0:
+            return True, float("inf")
+        value = float(np.linalg.eigvalsh(self.floats(matrix))[0])
+        rest = matrix.copy()
+        for k in range(len(rest)):
+            if not rest[k, k] > 0:
+                return False, value
+            rest[k + 1 :, k:] = rest[k + 1 :, k:] - np.outer(rest[k + 1 :, k] / rest[k, k], rest[k, k:])
+        return True, value
+
+    def _rational(self, value: Any) -> Any:
+        """A rational as it is; a ball's midpoint, which is a dyadic rational."""
+        if isinstance(value, self._flint.arb):
+            mantissa, exponent = value.mid().man_exp()
+            return self._flint.fmpq(int(mantissa)) * self._flint.fmpq(2) ** int(exponent)
+        return value
+
+    def _matrix(self, rows: Array) -> Any:
+        return self._flint.fmpq_mat(*rows.shape, rows.ravel().tolist())
+
+    def _reduced(self, rows: Array) -> tuple[Array, list[int]]:
+        """Reduced row echelon form and its pivot columns."""
+        matrix, rank = self._matrix(rows).rref()
+        reduced = np.empty(rows.shape, dtype=object)
+        reduced.ravel()[:] = matrix.entries()
+        return reduced, [int(np.flatnonzero(reduced[row] != 0)[0]) for row in range(rank)]
+
+
+def arithmetic_called(name: str) -> Float64 | Rational:
+    """Return the arithmetic called "float64" or "rational"."""
+    if name == "float64":
+        return Float64()
+    if name == "rational":
+        return Rational()
+    raise InputError(f"arithmetic must be 'float64' or 'rational'; received {name!r}")
+
+
+def _flint() -> ModuleType:
+    """Import python-flint, or say how to install it."""
+    try:
+        import flint
+    except ModuleNotFoundError as error:
+        raise InputError("rational arithmetic needs python-flint: pip install 'reluscape[rational]'") from error
+    module: ModuleType = flint
+    return module

@@ -1,0 +1,341 @@
+"""The command line: a thin skin over the library.
+
+Nothing heavy is imported before a command runs, so that ``--help`` answers at once. Results go to
+stdout, progress and errors to stderr. Exit codes: 0 done, 1 a failed analysis or a rejected
+certificate, 2 usage and bad input, 130 after Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from reluscape import __version__
+from reluscape.errors import AnalysisError, InputError, ReluscapeError
+
+if TYPE_CHECKING:
+    from reluscape.certificate import Certificate
+    from reluscape.landscape import Landscape
+
+__all__ = ["app", "main"]
+
+
+class LossName(StrEnum):
+    """The losses; a test keeps them equal to the library's."""
+
+    squared = "squared"
+    half_squared = "half_squared"
+    l1 = "l1"
+    cross_entropy = "cross_entropy"
+
+
+class Arithmetic(StrEnum):
+    """Arithmetic of the certificates."""
+
+    float64 = "float64"
+    rational = "rational"
+
+
+class _Commands(TyperGroup):
+    """Turns the failures that users can mend into one line and an exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            written = ctx.obj or ["nothing"]
+            _complain(f"interrupted; written by then: {', '.join(written)}")
+            raise typer.Exit(130) from None
+        except ReluscapeError as error:
+            _complain(f"error: {error}")
+            raise typer.Exit(1 if isinstance(error, AnalysisError) else 2) from error
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            place = f"{error.filename}: " if error.filename else ""
+            _complain(f"error: {place}{error.strerror or error}: choose another place or make room")
+            raise typer.Exit(2) from error
+        except MemoryError as error:
+            _complain("error: not enough memory: use fewer samples or a smaller model")
+            raise typer.Exit(1) from error
+
+
+app = typer.Typer(
+    name="reluscape",
+    cls=_Commands,
+    help="Exact and certified answers about the loss landscape of a ReLU network on its data.",
+    epilog="Example: reluscape survey",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+WEIGHTS = "Weights: .safetensors, or .pt with a state dict (read without running code)."
+MODEL = "module:factory that builds the model; needed unless it is a plain ReLU network."
+DATA = "digits, diabetes, breast_cancer, wine, FILE.npz, FILE.csv or module:factory."
+
+Weights = Annotated[Path | None, typer.Option("--weights", help=WEIGHTS)]
+Model = Annotated[str | None, typer.Option("--model", help=MODEL)]
+DataName = Annotated[str | None, typer.Option("--data", help=DATA)]
+Target = Annotated[
+    str | None, typer.Option(help="Target column of a .csv: name or index (default: the last).")
+]
+Standardise = Annotated[
+    bool, typer.Option("--standardise", help="Bring each input column to mean 0 and variance 1.")
+]
+Loss = Annotated[
+    LossName | None,
+    typer.Option(help="Default: cross_entropy for class labels, squared for other targets."),
+]
+Decay = Annotated[
+    float, typer.Option("--weight-decay", min=0.0, help="Adds this times half the squared norm.")
+]
+ArithmeticOption = Annotated[
+    Arithmetic, typer.Option("--arithmetic", help="float64 with margins, or exact rationals.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"reluscape {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _start(
+    ctx: typer.Context,
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    ctx.obj = []  # what has been written so far, for the message after Ctrl-C
+
+
+@app.command(epilog="Example: reluscape survey --weights mlp.safetensors --data mine.npz --out r/")
+def survey(
+    ctx: typer.Context,
+    weights: Annotated[
+        list[Path] | None, typer.Option("--weights", help=f"{WEIGHTS} Give it twice for two.")
+    ] = None,
+    model: Model = None,
+    data: DataName = None,
+    target: Target = None,
+    standardise: Standardise = False,
+    loss: Loss = None,
+    weight_decay: Decay = 0.0,
+    layer: Annotated[str | None, typer.Option(help="Survey only the layer of this name.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the report, results and certificates.")] = (
+        Path("reluscape-report")
+    ),
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**31, help="Seed of training and of random probes.")
+    ] = 0,
+    arithmetic: ArithmeticOption = Arithmetic.float64,
+    as_json: Json = False,
+) -> None:
+    """Say where training stopped, for one or two models, in a report.
+
+    Without a model, trains two small ReLU networks of neighbouring seeds first, on scikit-learn's
+    digits unless --data says otherwise. Ctrl-C leaves a report of what was done.
+    """
+    if data is None and (weights or model):
+        raise InputError("a model needs its training data: give --data")
+    from reluscape.data import load_data
+    from reluscape.progress import shown
+    from reluscape.subjects import choose
+    from reluscape.survey import survey as run
+
+    loaded = load_data(data or "digits", target=target, standardise=standardise)
+    choice = choose(weights or [], model, loaded, loss and loss.value, weight_decay, seed)
+    if not as_json:
+        typer.echo(f"{loaded.summary()}\nloss: {choice.loss} ({choice.why})")
+    ctx.obj.append(f"whole files in {out}, if any")
+    with shown() as progress:
+        result = run(
+            choice.subjects,
+            loaded,
+            loss=choice.loss,
+            weight_decay=weight_decay,
+            layer=layer,
+            out=out,
+            seed=seed,
+            arithmetic=arithmetic.value,
+            data_options=_data_options(data or "digits", target, standardise),
+            progress=progress,
+        )
+    report = out / "report.html"
+    if as_json:
+        record = {"complete": result.complete, "loss": choice.loss, "report": str(report)}
+        files = {"results": str(out / "results.nc"), "certificates": str(out / "certificates")}
+        typer.echo(json.dumps(record | files | {"verdicts": list(result.verdicts)}))
+    else:
+        typer.echo("\n".join(["", *result.verdicts, "", f"report: {report}"]))
+    if not result.complete:
+        _complain(f"interrupted: an incomplete report of what was done is in {out}")
+        raise typer.Exit(130)
+
+
+@app.command(epilog="Example: reluscape certify --weights mlp.pt --data mine.npz --out cert.json")
+def certify(
+    ctx: typer.Context,
+    data: DataName = None,
+    weights: Weights = None,
+    model: Model = None,
+    target: Target = None,
+    standardise: Standardise = False,
+    loss: Loss = None,
+    weight_decay: Decay = 0.0,
+    layer: Annotated[
+        str | None,
+        typer.Option(help="Name of a layer, or 'all' for each; default: the whole network."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="FILE.json for the certificate, or a folder.")
+    ] = None,
+    arithmetic: ArithmeticOption = Arithmetic.float64,
+    as_json: Json = False,
+) -> None:
+    """Decide what kind of point a model stands at, with a certificate that can be checked."""
+    if layer == "all" and out is not None and out.suffix == ".json":
+        raise InputError(f"--layer all makes several certificates: give a folder, not {out}")
+    landscape = _landscape(data, target, standardise, weights, model, loss, weight_decay)
+    from reluscape.proof import certify as run
+    from reluscape.progress import shown
+
+    places = landscape.layers if layer == "all" else [layer]
+    found: list[tuple[Certificate, Path | None]] = []
+    with shown() as progress:
+        for turn, place in enumerate(places):
+            progress(f"certifying {place or 'the whole network'}", turn / len(places))
+            point = landscape if place is None else landscape.block(place)
+            certificate = run(point, arithmetic=arithmetic.value)
+            path = out and _certificate_path(out, place)
+            if path is not None:
+                certificate.save(path)
+                ctx.obj.append(str(path))
+            found.append((certificate, path))
+    if as_json:
+        typer.echo(json.dumps({"certificates": [_certificate_record(*item) for item in found]}))
+        return
+    for certificate, path in found:
+        typer.echo(certificate.summary())
+        if path is not None:
+            typer.echo(f"  certificate: {path}")
+
+
+@app.command(epilog="Example: reluscape verify cert.json --weights mlp.pt --data mine.npz")
+def verify(
+    certificate: Annotated[Path, typer.Argument(help="The certificate's JSON file.")],
+    data: DataName = None,
+    weights: Weights = None,
+    model: Model = None,
+    target: Target = None,
+    standardise: Standardise = False,
+    loss: Loss = None,
+    weight_decay: Annotated[
+        float | None, typer.Option(min=0.0, help="Default: as the certificate says.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Check a certificate against the model and data, without a solver.
+
+    Loss and weight decay are those of the certificate unless given. Exit 0: valid, 1: rejected.
+    """
+    if not certificate.is_file():
+        raise InputError(f"expected a certificate file, found none at {certificate}")
+    valid, reason = _verdict(
+        certificate, (data, target, standardise, weights, model), loss, weight_decay
+    )
+    if as_json:
+        typer.echo(json.dumps({"valid": valid, "reason": reason, "file": str(certificate)}))
+    else:
+        typer.echo(f"{'valid' if valid else 'rejected'}: {reason}")
+    raise typer.Exit(0 if valid else 1)
+
+
+def main() -> None:
+    """Entry point of the ``reluscape`` command."""
+    app(prog_name="reluscape")
+
+
+def _verdict(
+    path: Path,
+    subject: tuple[str | None, str | None, bool, Path | None, str | None],
+    loss: LossName | None,
+    weight_decay: float | None,
+) -> tuple[bool, str]:
+    """Whether the certificate holds, and why or why not; a malformed one is rejected."""
+    from reluscape.certificate import Certificate
+    from reluscape.verification import verify as run
+
+    try:
+        claimed = Certificate.load(path)
+    except InputError as error:
+        return False, str(error)
+    if claimed.loss not in list(LossName) or not claimed.weight_decay >= 0:
+        return False, f"no such loss or weight decay: {claimed.loss!r}, {claimed.weight_decay}"
+    decay = claimed.weight_decay if weight_decay is None else weight_decay
+    landscape = _landscape(*subject, loss or LossName(claimed.loss), decay)
+    result = run(claimed, landscape)
+    return result.valid, result.reason
+
+
+def _landscape(
+    data: str | None,
+    target: str | None,
+    standardise: bool,
+    weights: Path | None,
+    model: str | None,
+    loss: LossName | None,
+    weight_decay: float,
+) -> Landscape:
+    if data is None or (weights is None and model is None):
+        raise InputError("expected a model and its data: give --weights or --model, and --data")
+    from reluscape.data import load_data
+    from reluscape.models import load_model
+    from reluscape.subjects import landscape_of
+
+    loaded = load_data(data, target=target, standardise=standardise)
+    return landscape_of(load_model(weights, model), loaded, loss and loss.value, weight_decay)
+
+
+def _data_options(data: str, target: str | None, standardise: bool) -> list[str]:
+    return [
+        "--data",
+        data,
+        *(["--target", target] if target is not None else []),
+        *(["--standardise"] if standardise else []),
+    ]
+
+
+def _certificate_path(out: Path, layer: str | None) -> Path:
+    if out.suffix == ".json":
+        return out
+    name = "network" if layer is None else f"layer-{re.sub(r'[^A-Za-z0-9._-]', '-', layer)}"
+    return out / f"{name}.json"
+
+
+def _certificate_record(certificate: Certificate, path: Path | None) -> dict[str, Any]:
+    return {
+        "claim": str(certificate.claim),
+        "tier": str(certificate.tier),
+        "margin": certificate.margin,
+        "reason": certificate.reason,
+        "layer": certificate.layer,
+        "gradient_norm": certificate.gradient_norm,
+        "active_kinks": len(certificate.active_kinks),
+        "file": None if path is None else str(path),
+    }
+
+
+def _complain(text: str) -> None:
+    typer.echo(" ".join(text.split()), err=True)

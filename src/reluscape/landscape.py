@@ -1,0 +1,569 @@
+"""A model with its data and loss: the landscape over all parameters, and its blocks.
+
+`Landscape` holds any PyTorch module and evaluates it through PyTorch, in float64 and eval mode, on
+its own copy. `Block` is one affine layer with all else fixed; from that layer on, the network must be
+readable as affine and ReLU layers, and everything about it is exact piecewise arithmetic in NumPy.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import nn
+from torch.func import functional_call
+
+from reluscape.errors import InputError, UnsupportedModelError
+from reluscape.losses import check_targets, make_loss
+from reluscape.network import Affine, Reading, Rectifier, read_network
+from reluscape.piecewise import CellLoss, KinkGroup, Piecewise, fold
+
+if TYPE_CHECKING:
+    from reluscape.cell import Cell
+
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+
+
+class Landscape:
+    """The loss of a model on its data, as a function of all its parameters.
+
+    `l(theta) = loss(model_theta(inputs), targets) + weight_decay / 2 ||theta||^2`
+
+    The model is copied, converted to float64 and evaluated in eval mode (batch norm with its running
+    statistics, no dropout); the user's module is never modified.
+
+    Args:
+        model: Any PyTorch module that maps `inputs` to one row of outputs per sample.
+        inputs: Samples, shape (samples, ...); NumPy or torch, converted to float64 (integer inputs
+            stay integer for a model with an embedding).
+        targets: Class indices (samples,) for cross_entropy, else numbers (samples, outputs); a
+            vector is accepted for one output.
+        loss: "squared" `1/N sum ||.||^2`, "half_squared" `1/2N sum ||.||^2`, "l1" `1/N sum |.|` or
+            "cross_entropy" (mean).
+        weight_decay: lambda >= 0, on all parameters, biases included (PyTorch's convention).
+        device: Where the module is evaluated; results are NumPy float64 in any case.
+
+    Attributes:
+        theta: All parameters, flat, in `model.parameters()` order, shape (params,).
+        size: Number of parameters.
+        layers: Names of the affine layers that can be analysed as blocks, in order of execution.
+        reading: The network as it was read, or None where no tail of the model is readable.
+        unreadable: Why not, or None.
+
+    Raises:
+        InputError: NaN or infinite values, empty data, mismatched lengths, wrong feature count,
+            labels out of range, or a model whose output changes from call to call.
+
+    Example:
+        >>> import numpy as np
+        >>> from torch import nn
+        >>> layer = nn.Linear(1, 1, bias=False)
+        >>> _ = nn.init.constant_(layer.weight, 2.0)
+        >>> Landscape(layer, np.array([[1.0], [2.0]]), np.array([1.0, 1.0])).loss()
+        5.0
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        inputs: ArrayLike | torch.Tensor,
+        targets: ArrayLike | torch.Tensor,
+        *,
+        loss: str = "squared",
+        weight_decay: float = 0.0,
+        device: str = "cpu",
+    ) -> None:
+        self._loss = make_loss(loss)
+        self.weight_decay = _check_decay(weight_decay)
+        self._module = _private_copy(model, device)
+        self._inputs = _check_inputs(inputs, self._module).to(device)
+        self._parameters = {name: p.detach() for name, p in self._module.named_parameters()}
+        if not self._parameters:
+            raise InputError(
+                "model must have parameters to have a landscape; received one with none"
+            )
+        outputs = self._probe()
+        self.targets = check_targets(loss, _as_array(targets), outputs.shape)
+        self._torch_targets = torch.from_numpy(self.targets).to(device)
+        self.reading: Reading | None = None
+        self.unreadable: str | None = None
+        try:
+            self.reading = read_network(self._module, self._inputs)
+        except UnsupportedModelError as error:
+            self.unreadable = str(error)
+        self.layers: tuple[str, ...] = () if self.reading is None else self.reading.network.names
+
+    @property
+    def loss_name(self) -> str:
+        """Name of the loss."""
+        return self._loss.name
+
+    @property
+    def num_samples(self) -> int:
+        """Number of samples."""
+        return len(self._inputs)
+
+    @property
+    def num_outputs(self) -> int:
+        """Number of outputs per sample."""
+        return int(self._evaluate(self._parameters).shape[1])
+
+    @property
+    def inputs(self) -> NDArray[np.generic]:
+        """The inputs as the model receives them."""
+        return np.asarray(self._inputs.cpu().numpy())
+
+    @property
+    def theta(self) -> Floats:
+        """All parameters in `model.parameters()` order, a fresh array of shape (params,)."""
+        return np.concatenate([p.cpu().numpy().ravel() for p in self._parameters.values()])
+
+    @property
+    def size(self) -> int:
+        """Number of parameters."""
+        return sum(p.numel() for p in self._parameters.values())
+
+    def state(self) -> dict[str, Floats]:
+        """Parameters and buffers by name, for hashing and saving."""
+        return {
+            name: value.detach().cpu().numpy() for name, value in self._module.state_dict().items()
+        }
+
+    def module_at(self, theta: ArrayLike | None = None) -> nn.Module:
+        """Return a float64 eval-mode copy of the model with `theta` loaded."""
+        module = copy.deepcopy(self._module)
+        with torch.no_grad():
+            for name, parameter in module.named_parameters():
+                parameter.copy_(self._split(theta)[name])
+        return module
+
+    def at(self, theta: ArrayLike) -> Landscape:
+        """Return the same landscape with its model moved to `theta`."""
+        return Landscape(
+            self.module_at(theta),
+            self._inputs,
+            self.targets,
+            loss=self.loss_name,
+            weight_decay=self.weight_decay,
+            device=str(self._inputs.device),
+        )
+
+    def loss(self, theta: ArrayLike | None = None) -> float:
+        """Loss at `theta` (default: the model's own parameters), weight decay included."""
+        with torch.no_grad():
+            return float(self._objective(self._split(theta)))
+
+    def gradient(self, theta: ArrayLike | None = None) -> Floats:
+        """Gradient by autograd, shape (params,).
+
+        At a kink this is PyTorch's choice (`relu'(0) = 0`, `sign(0) = 0`), which need not belong to
+        any adjacent cell: use `certify` for statements about such points.
+        """
+        parameters = {name: p.clone().requires_grad_() for name, p in self._split(theta).items()}
+        gradients = torch.autograd.grad(
+            self._objective(parameters),
+            list(parameters.values()),
+            allow_unused=True,
+            materialize_grads=True,
+        )
+        return np.concatenate([g.cpu().numpy().ravel() for g in gradients])
+
+    def hessian(self, theta: ArrayLike | None = None) -> Floats:
+        """Dense Hessian with frozen switches by autograd, shape (params, params).
+
+        Cost: params double backward passes; meant for up to some 2000 parameters.
+        """
+        flat, objective = self.flat_objective(theta)
+        matrix = torch.autograd.functional.hessian(objective, flat, vectorize=True)
+        return np.asarray(matrix.cpu().numpy())
+
+    def flat_objective(self, theta: ArrayLike | None = None) -> tuple[torch.Tensor, Callable[[torch.Tensor], torch.Tensor]]:
+        """The flat parameter tensor and the loss as a differentiable function of it."""
+        flat = torch.cat([p.reshape(-1) for p in self._split(theta).values()])
+        return flat, lambda vector: self._objective(self._split_tensor(vector))
+
+    def block(self, layer: int | str) -> Block:
+        """Return the block of one affine layer.
+
+        Args:
+            layer: Name of a module, or index among `layers` (negative from the end).
+
+        Raises:
+            InputError: No such layer.
+            UnsupportedModelError: The network is not readable from that layer on.
+        """
+        if self.reading is None:
+            raise UnsupportedModelError(str(self.unreadable))
+        name = self._layer_name(layer)
+        return Block.of(self, self.reading, name)
+
+    # ---- private -----------------------------------------------------------------------------
+
+    def _layer_name(self, layer: int | str) -> str:
+        """Resolve an index or a name to a name in `layers`."""
+        if isinstance(layer, str):
+            if layer in self.layers:
+                return layer
+            hint = (
+                f" (read as a black box: {', '.join(self.reading.opaque)})"
+                if self.reading and self.reading.opaque
+                else ""
+            )
+            raise InputError(
+                f"layer must be one of {', '.join(map(repr, self.layers))}; received {layer!r}{hint}"
+            )
+        if isinstance(layer, bool) or not -len(self.layers) <= layer < len(self.layers):
+            raise InputError(
+                f"layer must be an index in 0..{len(self.layers) - 1} or one of {', '.join(map(repr, self.layers))}; received {layer!r}"
+            )
+        return self.layers[layer]
+
+    def positions(self, name: str) -> NDArray[np.intp]:
+        """Positions of a layer's weight (row-major) and bias inside `theta`."""
+        offsets, start = {}, 0
+        for key, parameter in self._parameters.items():
+            offsets[key] = np.arange(start, start + parameter.numel())
+            start += parameter.numel()
+        prefix = f"{name}." if name else ""
+        keys = [f"{prefix}weight", f"{prefix}bias"]
+        if keys[0] not in offsets:
+            raise UnsupportedModelError(
+                f"layer {name!r} must own its weight; received a tied or re-parametrised one: untie it or call "
+                "torch.nn.utils.parametrize.remove_parametrizations first"
+            )
+        return np.concatenate([offsets[key] for key in keys if key in offsets])
+
+    def is_shared(self, name: str) -> bool:
+        """Whether the layer's weight or bias also belongs to another module."""
+        modules = dict(self._module.named_modules())
+        own = {id(p) for p in modules[name].parameters(recurse=False)}
+        uses = [id(p) for m in modules.values() for p in m.parameters(recurse=False)]
+        return any(uses.count(key) > 1 for key in own)
+
+    def _split(self, theta: ArrayLike | None) -> dict[str, torch.Tensor]:
+        """Parameters by name, from a flat vector or the model's own."""
+        if theta is None:
+            return self._parameters
+        vector = check_theta(theta, self.size)
+        return self._split_tensor(torch.from_numpy(vector).to(self._inputs.device))
+
+    def _split_tensor(self, vector: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Cut a flat tensor into the parameters' shapes."""
+        sizes = [p.numel() for p in self._parameters.values()]
+        parts = zip(self._parameters.items(), torch.split(vector, sizes), strict=True)
+        return {name: part.view(p.shape) for (name, p), part in parts}
+
+    def _evaluate(self, parameters: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Outputs as a (samples, outputs) tensor."""
+        outputs: torch.Tensor = functional_call(self._module, parameters, (self._inputs,))
+        return outputs.reshape(len(self._inputs), -1)
+
+    def _objective(self, parameters: dict[str, torch.Tensor]) -> torch.Tensor:
+        """The loss as a torch scalar."""
+        outputs, targets = self._evaluate(parameters), self._torch_targets
+        if self.loss_name == "cross_entropy":
+            value = nn.functional.cross_entropy(outputs, targets)
+        elif self.loss_name == "l1":
+            value = (outputs - targets).abs().sum() / len(outputs)
+        else:
+            scale = 1.0 if self.loss_name == "squared" else 0.5
+            value = scale * ((outputs - targets) ** 2).sum() / len(outputs)
+        if self.weight_decay:
+            value = value + 0.5 * self.weight_decay * sum((p**2).sum() for p in parameters.values())
+        return value
+
+    def _probe(self) -> Floats:
+        """Evaluate twice; refuse what is not one finite row of outputs per sample, twice the same."""
+        with torch.no_grad():
+            try:
+                first, second = (self._module(self._inputs) for _ in range(2))
+            except (RuntimeError, TypeError, ValueError, IndexError) as error:
+                shape = tuple(self._inputs.shape[1:])
+                line = (
+                    str(error).strip().splitlines()[0]
+                    if str(error).strip()
+                    else type(error).__name__
+                )
+                raise InputError(
+                    f"model must accept inputs of shape (samples, {', '.join(map(str, shape))}); its forward failed with: {line}"
+                ) from error
+        if (
+            not isinstance(first, torch.Tensor)
+            or first.ndim == 0
+            or len(first) != len(self._inputs)
+        ):
+            received = (
+                tuple(first.shape) if isinstance(first, torch.Tensor) else type(first).__name__
+            )
+            raise InputError(
+                f"model must return one row of outputs per sample ({len(self._inputs)} rows); received {received}"
+            )
+        if first.ndim > 2:
+            raise InputError(
+                f"model must return outputs of shape (samples, outputs); received {tuple(first.shape)}: flatten or pool them first"
+            )
+        if not torch.isfinite(first).all():
+            raise InputError(
+                "model must give finite outputs on the data; received NaN or infinite values: check weights and the scale of the inputs"
+            )
+        if not torch.equal(first, second):
+            raise InputError(
+                "model must be deterministic in eval mode; two evaluations differ: remove random layers from forward"
+            )
+        return np.asarray(first.reshape(len(self._inputs), -1).to(torch.float64).cpu().numpy())
+
+    def __repr__(self) -> str:
+        """One line: sizes, loss and layers."""
+        return f"Landscape({self.size} parameters, {self.num_samples} samples, loss={self.loss_name!r}, layers={list(self.layers)})"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Block:
+    """The parameters of one affine layer, with all other layers fixed.
+
+    The loss is continuous in `theta` and, on each activation cell (a polyhedron of theta on which all
+    kinks keep their sign), affine (L1), convex quadratic (squared) or convex smooth (cross-entropy).
+
+    Attributes:
+        landscape: The landscape it belongs to.
+        layer: Name of the layer.
+        index: Its index among the readable affine layers.
+        piecewise: The block's arithmetic.
+        theta: The layer's weight, row-major, then its bias; shape (params,). Read-only.
+    """
+
+    landscape: Landscape
+    layer: str
+    index: int
+    piecewise: Piecewise = field(repr=False)
+    theta: Floats = field(repr=False)
+
+    @classmethod
+    def of(cls, landscape: Landscape, reading: Reading, name: str) -> Block:
+        """Build the block of the layer called `name`."""
+        if landscape.is_shared(name):
+            raise UnsupportedModelError(
+                f"layer {name!r} must own its weight; received one shared with another layer: give each its own copy"
+            )
+        layers = reading.network.layers
+        position = next(
+            i for i, layer in enumerate(layers) if isinstance(layer, Affine) and layer.name == name
+        )
+        affine = layers[position]
+        assert isinstance(affine, Affine)
+        features, magnitudes = _features(reading, position)
+        theta = _flatten(affine)
+        theta.flags.writeable = False
+        rest = np.delete(landscape.theta, landscape.positions(name))
+        maps, slopes = fold(layers[position + 1 :])
+        piecewise = Piecewise(
+            features=features,
+            magnitudes=magnitudes,
+            width=len(affine.weight),
+            bias=affine.bias is not None,
+            maps=maps,
+            slopes=slopes,
+            labels=_labels(reading, position, len(maps)),
+            loss=make_loss(landscape.loss_name),
+            targets=landscape.targets,
+            weight_decay=landscape.weight_decay,
+            other_decay=0.5 * landscape.weight_decay * float(rest @ rest),
+            depth_terms=sum(
+                layer.weight.shape[1] + 2 for layer in layers if isinstance(layer, Affine)
+            ),
+        )
+        return cls(landscape, name, reading.network.names.index(name), piecewise, theta)
+
+    @property
+    def size(self) -> int:
+        """Number of parameters."""
+        return self.piecewise.num_params
+
+    @property
+    def num_samples(self) -> int:
+        """Number of samples."""
+        return self.piecewise.num_samples
+
+    @property
+    def num_kinks(self) -> int:
+        """Number of kinks: hidden switching values and, for the L1 loss, residuals."""
+        return self.piecewise.num_kinks
+
+    @property
+    def kink_groups(self) -> tuple[KinkGroup, ...]:
+        """The kinks' numbering: one group per rectifier, then the residuals for the L1 loss."""
+        return self.piecewise.groups
+
+    def loss(self, theta: ArrayLike | None = None) -> float:
+        """Loss at `theta` (default: the model's own weights), equal to the landscape's there."""
+        return self.piecewise.value(self.check(theta))
+
+    def gradient(self, theta: ArrayLike | None = None) -> Floats:
+        """Gradient of the cell of `pattern(theta)`, shape (params,).
+
+        It is the gradient of the loss where no kink is active; at a kink it is the gradient of one
+        adjacent cell, the one on whose side all active kinks are negative.
+        Cost: one forward and one backward pass through the layers from this one on.
+        """
+        return self.piecewise.gradient(self.check(theta))
+
+    def kinks(self, theta: ArrayLike | None = None) -> Floats:
+        """Switching values, shape (num_kinks,), in the order of `kink_groups`."""
+        return self.piecewise.forward(self.check(theta))[0]
+
+    def pattern(self, theta: ArrayLike | None = None) -> Bools:
+        """Signs of the kinks, True where positive, shape (num_kinks,)."""
+        return self.kinks(theta) > 0
+
+    def cell(self, theta: ArrayLike | None = None) -> Cell:
+        """The activation cell around `theta`."""
+        from reluscape.cell import Cell  # cell builds on blocks
+
+        point = self.check(theta)
+        return Cell(self, self.pattern(point), point)
+
+    def restrict(self, pattern: Bools) -> CellLoss:
+        """The loss on the cell of `pattern` as an explicit affine (L1) or quadratic (squared) map.
+
+        Raises:
+            InputError: For the cross-entropy, which is neither, or a pattern of the wrong shape.
+        """
+        return self.piecewise.restrict(self.check_pattern(pattern))
+
+    def describe_kink(self, kink: int) -> str:
+        """Name a kink: its sample, layer and unit."""
+        for group in self.kink_groups:
+            if group.start <= kink < group.stop:
+                sample, unit = divmod(kink - group.start, group.units)
+                return f"sample {sample}, {group.label}, {'output' if group.label == 'residual' else 'unit'} {unit}"
+        raise InputError(f"kink must lie in 0..{self.num_kinks - 1}; received {kink}")
+
+    def embed(self, direction: Floats) -> Floats:
+        """Write a direction of the block as a direction of the whole landscape."""
+        whole = np.zeros(self.landscape.size)
+        whole[self.landscape.positions(self.layer)] = direction
+        return whole
+
+    def check(self, theta: ArrayLike | None) -> Floats:
+        """Return `theta` as a float64 vector of the block's size, or the block's own."""
+        return self.theta if theta is None else check_theta(theta, self.size)
+
+    def check_pattern(self, pattern: ArrayLike) -> Bools:
+        """Return `pattern` as a boolean vector with one entry per kink."""
+        bits = np.asarray(pattern)
+        if bits.dtype != np.bool_ or bits.shape != (self.num_kinks,):
+            raise InputError(
+                f"pattern must be boolean of shape ({self.num_kinks},); received {bits.dtype} of shape {bits.shape}"
+            )
+        return bits
+
+    def __repr__(self) -> str:
+        """One line: layer and sizes."""
+        return f"Block({self.layer!r}, {self.size} parameters, {self.num_kinks} kinks, loss={self.landscape.loss_name!r})"
+
+
+def check_theta(theta: ArrayLike, size: int) -> Floats:
+    """Return `theta` as a finite float64 vector with `size` entries, or raise InputError."""
+    vector = np.asarray(theta, dtype=np.float64)
+    if vector.shape != (size,):
+        raise InputError(f"theta must have shape ({size},); received {vector.shape}")
+    if not np.isfinite(vector).all():
+        raise InputError(
+            f"theta must be finite; received {int((~np.isfinite(vector)).sum())} NaN or infinite entries"
+        )
+    return np.ascontiguousarray(vector)
+
+
+def _flatten(affine: Affine) -> Floats:
+    """Weight row-major, then bias."""
+    parts = [affine.weight.ravel()] + ([] if affine.bias is None else [affine.bias])
+    return np.concatenate(parts)
+
+
+def _features(reading: Reading, position: int) -> tuple[Floats, Floats]:
+    """Inputs of the layer at `position` and the sums of absolute terms behind them."""
+    hidden, sizes = reading.features, np.abs(reading.features)
+    for layer in reading.network.layers[:position]:
+        if isinstance(layer, Rectifier):
+            hidden = np.where(hidden > 0, hidden, layer.slope * hidden)
+            sizes = sizes * max(1.0, abs(layer.slope))
+        elif isinstance(layer, Affine):
+            shift = 0.0 if layer.bias is None else layer.bias
+            hidden = hidden @ layer.weight.T + shift
+            sizes = sizes @ np.abs(layer.weight).T + np.abs(shift)
+        else:
+            hidden = hidden * layer.scale + layer.shift
+            sizes = sizes * np.abs(layer.scale) + np.abs(layer.shift)
+    return hidden, sizes
+
+
+def _labels(reading: Reading, position: int, count: int) -> tuple[str, ...]:
+    """Labels of the kink groups: the affine layer whose outputs switch, then 'residual'."""
+    labels, last, plain = [], "", True
+    for layer in reading.network.layers[position:]:
+        if isinstance(layer, Affine):
+            last, plain = layer.name, True
+        elif isinstance(layer, Rectifier) and plain:
+            labels.append(f"layer {last}")
+            plain = False
+        elif not isinstance(layer, Rectifier):
+            plain = True
+    return (*labels[: count - 1], "residual")
+
+
+def _check_decay(weight_decay: float) -> float:
+    """Return the decay as a float >= 0, or raise InputError."""
+    value = float(weight_decay)
+    if not np.isfinite(value) or value < 0:
+        raise InputError(f"weight_decay must be a finite number >= 0; received {weight_decay!r}")
+    return value
+
+
+def _private_copy(model: nn.Module, device: str) -> nn.Module:
+    """A float64 eval-mode copy of the model, with finite parameters, on `device`."""
+    if not isinstance(model, nn.Module):
+        raise InputError(
+            f"model must be a torch.nn.Module; received {type(model).__name__}: pass the module itself, not its class or weights"
+        )
+    module = copy.deepcopy(model).double().eval().to(device)
+    for name, parameter in module.named_parameters():
+        if not torch.isfinite(parameter).all():
+            raise InputError(
+                f"parameters must be finite; received NaN or infinite values in {name!r}: training diverged, use an earlier checkpoint"
+            )
+    return module
+
+
+def _as_array(values: ArrayLike | torch.Tensor) -> NDArray[np.generic]:
+    """NumPy view of an array-like or tensor."""
+    if isinstance(values, torch.Tensor):
+        return np.asarray(values.detach().cpu().numpy())
+    array: NDArray[Any] = np.asarray(values)
+    if array.dtype.kind not in "fiub":
+        raise InputError(
+            f"data must be real numbers; received dtype {array.dtype}: convert it to float64"
+        )
+    return array
+
+
+def _check_inputs(inputs: ArrayLike | torch.Tensor, module: nn.Module) -> torch.Tensor:
+    """Inputs as a tensor: float64, or integers for a model with an embedding."""
+    array = _as_array(inputs)
+    if array.ndim < 2 or array.size == 0:
+        raise InputError(
+            f"inputs must have shape (samples, features) with at least one of each; received {array.shape}"
+        )
+    tokens = array.dtype.kind in "iu" and any(isinstance(m, nn.Embedding) for m in module.modules())
+    values = array.astype(np.int64 if tokens else np.float64)
+    if not np.isfinite(values).all():
+        bad = np.argwhere(~np.isfinite(values))[0]
+        raise InputError(
+            f"inputs must be finite; received NaN or infinite values, first at sample {bad[0]}, feature {bad[1]}: remove or impute them"
+        )
+    return torch.from_numpy(values)

@@ -1,0 +1,321 @@
+"""The first-order picture of a block at one point, by the independent evaluation.
+
+Used to check every certificate and to prove the exact ones; float64 proofs have their own, faster
+arithmetic (`piecewise.py`), so a float64 certificate is computed twice by unrelated code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reluscape.arithmetic import Float64, Rational, left_inverse_sizes
+from reluscape.certificate import Claim, claim_of_slopes, sign, strictly_curved
+from reluscape.frozen import FrozenBlock, Rows
+from reluscape.landscape import Landscape
+from reluscape.tolerances import TOLERANCES
+
+Array = NDArray[Any]
+Bools = NDArray[np.bool_]
+Indices = NDArray[np.intp]
+
+
+@dataclass(frozen=True, slots=True)
+class Local:
+    """A point of a block with its active kinks.
+
+    Attributes:
+        landscape: The landscape.
+        layer: Name of the block's layer.
+        block: The evaluation.
+        theta: The point, in the evaluation's arithmetic.
+        bits: Pattern (samples, switches), active kinks as negative.
+        active: Active kinks' numbers.
+        values: Switching values (samples, switches).
+        errors: Bounds on their rounding errors; zero in exact arithmetic.
+        normals: Normals of the active kinks (k, params).
+        gradient: Gradient of the adjacent cell (params,).
+        gradient_error: Bound on its rounding error.
+        flat: Whether the outputs do not depend on theta in this cell at all.
+    """
+
+    landscape: Landscape
+    layer: str
+    block: FrozenBlock
+    theta: Array
+    bits: Bools
+    active: Indices
+    values: Array
+    errors: Array
+    normals: Array
+    gradient: Array
+    gradient_error: Array
+    flat: bool
+
+    @classmethod
+    def at(cls, landscape: Landscape, layer: str, arithmetic: Float64 | Rational, theta: Array, pattern: Bools, active: Indices) -> Local:
+        """Evaluate the block at `theta` with the given pattern."""
+        block = FrozenBlock(landscape, layer, arithmetic)
+        bits = block.bits_of(pattern)
+        samples, switches = block.place(active)
+        size = len(theta)
+        normals = arithmetic.array(np.zeros((len(active), size)))
+        gradient = arithmetic.array(np.zeros(size))
+        values, flat = [], True
+        for rows in block.chunks():
+            part = block.evaluate(theta, bits[rows], rows)
+            values.append(part.values)
+            slope = block.output_slope(part.outputs, bits[rows], rows)
+            gradient = gradient + block.spread(_pull(part.output_jacobians, slope), rows)
+            flat = flat and not _moves(part.output_jacobians, block, rows)
+            here = np.flatnonzero((samples >= rows[0]) & (samples <= rows[-1]))
+            normals[here] = block.wide(part.jacobians[samples[here] - rows[0], switches[here]], samples[here])
+        gradient = gradient + block.weight_decay * theta
+        errors, gradient_error = _rounding(landscape, layer, arithmetic, theta, bits, active)
+        return cls(landscape, layer, block, theta, bits, active, np.concatenate(values), errors, normals, gradient, gradient_error, flat)
+
+    # ---- which kinks are at zero -------------------------------------------------------------
+
+    def contradiction(self, scale: float = 1) -> str:
+        """Say which kink contradicts the pattern or the list of active kinks; "" if none does."""
+        samples, switches = self.block.place(self.active)
+        listed = np.zeros(self.bits.shape, dtype=np.bool_)
+        listed[samples, switches] = True
+        if self.bits[listed].any():
+            return "an active kink is not marked negative in the pattern"
+        inside = np.where(self.bits, self.values, -self.values)
+        if (inside[~listed] < -scale * self.errors[~listed]).any():
+            return "a kink has the other sign at the point"
+        if (np.abs(self.values[listed]) > scale * self.errors[listed]).any():
+            return "a kink listed as active is not zero at the point"
+        for sample, switch in np.argwhere(~listed & (np.abs(self.values) <= self.errors / scale)):
+            if not self.is_void(int(sample), int(switch)):
+                return "a kink that is zero at the point is missing from the active ones"
+        return ""
+
+    def is_void(self, sample: int, switch: int) -> bool:
+        """Whether a kink at zero has no say: it is constant nearby, or crossing it changes nothing.
+
+        Constant: its normal vanishes, whichever active kinks of its sample are crossed. Changes
+        nothing: crossing it leaves the outputs' Jacobian and all active normals of its sample alone.
+        """
+        if not self.block.bias and not self.block.features[sample].astype(bool).any():
+            return True
+        mine = self._of_sample(sample)
+        base = self._flipped(sample, [])
+        across = self._flipped(sample, [switch])
+        silent = not (across.output_jacobians != base.output_jacobians).any()
+        silent = silent and not (across.jacobians[0, mine] != base.jacobians[0, mine]).any()
+        if switch >= self.block.switches:
+            silent = False
+        if silent:
+            return True
+        constant = not base.jacobians[0, switch].astype(bool).any()
+        return constant and not any(self._flipped(sample, [s]).jacobians[0, switch].astype(bool).any() for s in mine)
+
+    # ---- slopes ------------------------------------------------------------------------------
+
+    def slopes(self, multipliers: Array) -> Array:
+        """Slopes into the negative and positive side of each active kink, shape (k, 2).
+
+        The positive side is found by crossing the kink: in the neighbouring cell of that sample both
+        the gradient and the deeper normals change by multiples of the kink's normal.
+        """
+        slopes = np.empty((len(self.active), 2), dtype=multipliers.dtype)
+        samples, switches = self.block.place(self.active)
+        for k, (sample, switch) in enumerate(zip(samples, switches, strict=True)):
+            base, across = self._flipped(sample, []), self._flipped(sample, [switch])
+            change = self._sample_gradient(across, sample, [switch]) - self._sample_gradient(base, sample, [])
+            for q in np.flatnonzero((samples == sample) & (np.arange(len(samples)) != k)):
+                change = change - multipliers[q] * (across.jacobians[0, switches[q]] - base.jacobians[0, switches[q]])
+            normal = base.jacobians[0, switch]
+            slopes[k] = -multipliers[k], multipliers[k] + (normal @ change) / (normal @ normal)
+        return slopes
+
+    def slope_errors(self, multipliers: Array) -> Array:
+        """Bounds on the slopes' rounding errors, shape (k, 2); zero in exact arithmetic."""
+        if self.block.arithmetic.exact or len(self.active) == 0:
+            return self.block.arithmetic.array(np.zeros((len(self.active), 2)))
+        spread = left_inverse_sizes(self.normals) @ self.gradient_error
+        noise = TOLERANCES.rounding * self.block.terms * np.finfo(float).eps
+        slopes = self.slopes(multipliers)
+        jumps = np.abs(slopes).sum(axis=1)
+        shared = [self._shared_spread(k, spread) for k in range(len(self.active))]
+        return np.column_stack([spread, spread + noise * jumps + shared])
+
+    def _shared_spread(self, k: int, spread: Array) -> float:
+        """Error that the multipliers of deeper kinks of the same sample lend to kink k's slope."""
+        samples, switches = self.block.place(self.active)
+        others = np.flatnonzero((samples == samples[k]) & (switches > switches[k]))
+        if others.size == 0:
+            return 0.0
+        base, across = self._flipped(samples[k], []), self._flipped(samples[k], [switches[k]])
+        normal = base.jacobians[0, switches[k]]
+        bends = (across.jacobians[0, switches[others]] - base.jacobians[0, switches[others]]) @ normal / (normal @ normal)
+        return float(np.abs(bends) @ spread[others])
+
+    def directional_derivative(self, direction: Array) -> Any:
+        """One-sided derivative of the loss along `direction`: kinks at zero follow their rate's sign."""
+        total = self.block.weight_decay * (self.theta @ direction)
+        samples, switches = self.block.place(self.active)
+        smooth = self.gradient - self.block.weight_decay * self.theta
+        total = total + smooth @ direction
+        for sample in np.unique(samples):
+            base = self._flipped(sample, [])
+            rate = self.block.rate_of(direction, int(sample))
+            flips: list[int] = []
+            for switch in sorted(switches[samples == sample]):
+                if self._flipped(sample, flips).jacobians[0, switch] @ rate > 0:
+                    flips.append(int(switch))
+            if flips:
+                across = self._flipped(sample, flips)
+                change = self._sample_gradient(across, sample, flips) - self._sample_gradient(base, sample, [])
+                total = total + change @ rate
+        return total
+
+    # ---- the claim ---------------------------------------------------------------------------
+
+    def rest(self, multipliers: Array) -> Array:
+        """Part of the gradient that the multipliers leave."""
+        return self.gradient - self.normals.T @ multipliers if len(self.active) else self.gradient
+
+    def rest_error(self, multipliers: Array) -> float:
+        """Bound on the rounding error of `||rest||` in float64."""
+        if len(self.active) == 0:
+            return float(np.linalg.norm(self.gradient_error))
+        split = TOLERANCES.rounding * len(self.active) * float(np.finfo(np.float64).eps)
+        return float(np.linalg.norm(self.gradient_error + split * (np.abs(multipliers) @ np.abs(self.normals))))
+
+    def claim(self, multipliers: Array, scale: float = 1.0) -> tuple[Claim, float, Array]:
+        """Return the claim that holds here, the curvature it uses (or NaN), and the slopes.
+
+        Args:
+            multipliers: mu with `gradient - normals^T mu` orthogonal to the normals.
+            scale: Factor on the rounding bounds.
+        """
+        exact = self.block.arithmetic.exact
+        rest = self.rest(multipliers)
+        length = rest @ rest if exact else float(np.linalg.norm(rest))
+        if length > (0 if exact else scale * self.rest_error(multipliers)):
+            return "not_stationary", float("nan"), np.empty((0, 2))
+        if exact and not all(bool(entry == 0) for entry in rest):
+            return "undecided", float("nan"), np.empty((0, 2))
+        if not self.block.arithmetic.independent(self.normals):
+            return "undecided", float("nan"), np.empty((0, 2))
+        slopes = self.slopes(multipliers)
+        errors = self.slope_errors(multipliers) * (1 if exact else scale)
+        signs = [(sign(low, e), sign(high, f)) for (low, high), (e, f) in zip(slopes, errors, strict=True)]
+        if any(-1 in pair or None in pair for pair in signs):
+            return claim_of_slopes(signs, strict=False, constant=False), float("nan"), slopes
+        if self._constant(signs):
+            return "plateau", float("nan"), slopes
+        strict, curvature = self._strictness(signs)
+        return claim_of_slopes(signs, strict=strict, constant=False), curvature, slopes
+
+    def _strictness(self, signs: Sequence[tuple[int | None, int | None]]) -> tuple[bool, float]:
+        """Whether a minimum with these slopes is strict, and the curvature that shows it."""
+        if self.block.weight_decay > 0:
+            return True, float(self.block.arithmetic.floats(np.array([self.block.weight_decay]))[0])
+        if self.block.loss == "l1":
+            return len(self.active) == len(self.theta) and not any(0 in pair for pair in signs), float("nan")
+        if len(self.theta) - len(self.active) > TOLERANCES.max_dense:
+            return False, float("nan")
+        return strictly_curved(signs, self._definite)
+
+    def _definite(self, sides: Sequence[int]) -> tuple[bool, float]:
+        """Whether the Hessian is positive definite in the cell and directions that `sides` names."""
+        bits = self.bits.copy()
+        samples, switches = self.block.place(self.active)
+        crossed = np.array(sides, dtype=np.intp) == 1
+        bits[samples[crossed], switches[crossed]] = True
+        kept = np.flatnonzero(np.array(sides, dtype=np.intp) == 0)
+        rows = self.block.arithmetic.array(np.zeros((len(kept), len(self.theta))))
+        for row, k in enumerate(kept):
+            part = self.block.evaluate(self.theta, bits[samples[k]][None], samples[k : k + 1])
+            rows[row] = self.block.wide(part.jacobians[:, switches[k]], samples[k : k + 1])[0]
+        basis = self.block.arithmetic.complement(rows)
+        return self.block.arithmetic.smallest_eigenvalue(self.block.hessian(self.theta, bits, basis))
+
+    def _constant(self, signs: Sequence[tuple[int | None, int | None]]) -> bool:
+        """Whether the loss is constant around the point."""
+        if self.block.weight_decay > 0:
+            return False
+        if self.block.loss == "l1":
+            return all(pair == (0, 0) for pair in signs)
+        return len(self.active) == 0 and self.flat
+
+    # ---- one sample --------------------------------------------------------------------------
+
+    def _of_sample(self, sample: int) -> Indices:
+        """Switches of the active kinks of a sample."""
+        samples, switches = self.block.place(self.active)
+        return switches[samples == sample]
+
+    def _flipped(self, sample: int, switches: Sequence[int]) -> Rows:
+        """Evaluate one sample with some of its switches on the positive side."""
+        bits = self.bits[sample].copy()
+        bits[list(switches)] = True
+        return self.block.evaluate(self.theta, bits[None], np.array([sample]))
+
+    def _sample_gradient(self, part: Rows, sample: int, flips: Sequence[int]) -> Array:
+        """Derivative of the loss by one sample's z, in the cell with `flips` crossed."""
+        bits = self.bits[sample].copy()
+        bits[list(flips)] = True
+        slope = self.block.output_slope(part.outputs, bits[None], np.array([sample]))
+        return _pull(part.output_jacobians, slope)[0]
+
+
+def _pull(jacobians: Array, slope: Array) -> Array:
+    """`J_i^T slope_i` for every sample."""
+    return np.asarray((jacobians * slope[:, :, None]).sum(axis=1))
+
+
+def _moves(jacobians: Array, block: FrozenBlock, rows: Indices) -> bool:
+    """Whether any output of these samples depends on theta."""
+    alive = jacobians.astype(bool).any(axis=(1, 2))
+    inputs = block.features[rows].astype(bool).any(axis=1) | block.bias
+    return bool((alive & inputs).any())
+
+
+def _rounding(
+    landscape: Landscape, layer: str, arithmetic: Float64 | Rational, theta: Array, bits: Bools, active: Indices
+) -> tuple[Array, Array]:
+    """Bounds on the rounding errors of switching values and gradient; zeros when exact."""
+    shape = bits.shape
+    if arithmetic.exact:
+        return arithmetic.array(np.zeros(shape)), arithmetic.array(np.zeros(len(theta)))
+    block = FrozenBlock(landscape, layer, arithmetic, absolute=True)
+    plain = FrozenBlock(landscape, layer, arithmetic)
+    wide = bits.copy()
+    samples, switches = block.place(active)
+    wide[samples, switches] = True
+    unit = TOLERANCES.rounding * block.terms * float(np.finfo(np.float64).eps)
+    size = np.abs(theta)
+    errors, gradient = [], unit * landscape.weight_decay * size
+    for rows in block.chunks():
+        part = block.evaluate(size, wide[rows], rows)
+        values = part.values.copy()
+        if block.residuals:
+            values[:, block.switches :] = part.outputs + block.targets[rows]
+        errors.append(unit * values)
+        outputs = plain.evaluate(theta, bits[rows], rows).outputs
+        slope = np.abs(plain.output_slope(outputs, bits[rows], rows))
+        slope = unit * slope + _slope_error(plain, outputs, unit * part.outputs, len(bits))
+        sides = block.evaluate(size, bits[rows], rows).output_jacobians
+        gradient = gradient + block.spread(_pull(sides, slope), rows)
+    return np.concatenate(errors), gradient
+
+
+def _slope_error(block: FrozenBlock, outputs: Array, errors: Array, count: int) -> Array:
+    """Error of the loss's slope from errors of the outputs."""
+    if block.loss == "l1":
+        return np.zeros_like(outputs)
+    if block.loss == "cross_entropy":
+        shifted = np.exp(outputs - outputs.max(axis=1, keepdims=True))
+        p = shifted / shifted.sum(axis=1, keepdims=True)
+        return np.asarray(2.0 * p * (errors.max(axis=1, keepdims=True) + 8 * np.finfo(float).eps) / count)
+    return errors * (2.0 if block.loss == "squared" else 1.0) / count

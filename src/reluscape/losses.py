@@ -1,0 +1,212 @@
+"""The four losses as functions of the network's outputs.
+
+With outputs `f` of shape (samples, outputs) and N samples::
+
+    squared        1/N  sum ||f_i - y_i||^2
+    half_squared   1/2N sum ||f_i - y_i||^2
+    l1             1/N  sum |f_ij - y_ij|
+    cross_entropy  1/N  sum (logsumexp(f_i) - f_i[y_i])
+
+A loss gives its value, its slope (derivative by the outputs), its curvature (second derivative by
+one sample's outputs) and a bound on the slope's error when the outputs carry an error.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import log_softmax, softmax
+
+from reluscape.errors import InputError
+
+Floats = NDArray[np.float64]
+
+#: Names of the losses, in the order that help texts list them.
+LOSSES = ("squared", "half_squared", "l1", "cross_entropy")
+
+
+class Loss(Protocol):
+    """What an analysis needs to know of a loss; every method is vectorised over samples."""
+
+    @property
+    def name(self) -> str:
+        """Name in the public contract."""
+
+    def value(self, outputs: Floats, targets: NDArray[np.generic]) -> float:
+        """Mean loss over the samples."""
+
+    def slope(self, outputs: Floats, targets: NDArray[np.generic]) -> Floats:
+        """Derivative of the mean loss by the outputs, shape (samples, outputs)."""
+
+    def slope_error(self, outputs: Floats, errors: Floats) -> Floats:
+        """Bound on the slope's error when `outputs` are known up to `errors`."""
+
+    def curvature(self, outputs: Floats) -> Floats:
+        """Second derivative by each sample's outputs, shape (samples, outputs, outputs)."""
+
+
+@dataclass(frozen=True, slots=True)
+class SquaredLoss:
+    """`scale / N * sum ||f - y||^2`; scale is 1 (squared) or 1/2 (half_squared)."""
+
+    name: str
+    scale: float
+
+    def value(self, outputs: Floats, targets: NDArray[np.generic]) -> float:
+        """Mean loss over the samples."""
+        residuals = (outputs - targets).ravel()
+        return float(self.scale / len(outputs) * (residuals @ residuals))
+
+    def slope(self, outputs: Floats, targets: NDArray[np.generic]) -> Floats:
+        """`2 scale / N (f - y)`."""
+        slope: Floats = outputs - targets
+        slope *= 2.0 * self.scale / len(outputs)
+        return slope
+
+    def slope_error(self, outputs: Floats, errors: Floats) -> Floats:
+        """`2 scale / N errors`."""
+        return 2.0 * self.scale / len(outputs) * errors
+
+    def curvature(self, outputs: Floats) -> Floats:
+        """`2 scale / N` times the identity."""
+        samples, width = outputs.shape
+        identity = 2.0 * self.scale / samples * np.eye(width)
+        return np.broadcast_to(identity, (samples, width, width))
+
+
+@dataclass(frozen=True, slots=True)
+class L1Loss:
+    """`1/N sum |f - y|`; at a zero residual the slope is that of the side below (-1/N)."""
+
+    name: str = "l1"
+
+    def value(self, outputs: Floats, targets: NDArray[np.generic]) -> float:
+        """Mean loss over the samples."""
+        return float(np.abs(outputs - targets).sum() / len(outputs))
+
+    def slope(self, outputs: Floats, targets: NDArray[np.generic]) -> Floats:
+        """`+1/N` where the residual is positive, `-1/N` elsewhere."""
+        return np.where(outputs > targets, 1.0, -1.0) / len(outputs)
+
+    def slope_error(self, outputs: Floats, errors: Floats) -> Floats:
+        """Zero: the slope is constant on a cell."""
+        return np.zeros_like(outputs)
+
+    def curvature(self, outputs: Floats) -> Floats:
+        """Zero: the loss is affine on a cell."""
+        samples, width = outputs.shape
+        return np.zeros((samples, width, width))
+
+
+@dataclass(frozen=True, slots=True)
+class CrossEntropyLoss:
+    """`1/N sum (logsumexp(f_i) - f_i[y_i])` for class indices y."""
+
+    name: str = "cross_entropy"
+
+    def value(self, outputs: Floats, targets: NDArray[np.generic]) -> float:
+        """Mean loss over the samples."""
+        rows = np.arange(len(outputs))
+        return float(-log_softmax(outputs, axis=1)[rows, targets].mean())
+
+    def slope(self, outputs: Floats, targets: NDArray[np.generic]) -> Floats:
+        """`(softmax(f_i) - e_{y_i}) / N`."""
+        slope: Floats = softmax(outputs, axis=1)
+        slope[np.arange(len(outputs)), targets] -= 1.0
+        slope /= len(outputs)
+        return slope
+
+    def slope_error(self, outputs: Floats, errors: Floats) -> Floats:
+        """`2 p max(errors) / N`, since the softmax p moves by at most p (1 - p) per unit twice."""
+        probabilities = softmax(outputs, axis=1)
+        widest = errors.max(axis=1, keepdims=True) + 8 * np.finfo(float).eps
+        return np.asarray(2.0 * probabilities * widest / len(outputs))
+
+    def curvature(self, outputs: Floats) -> Floats:
+        """`(diag(p) - p p^T) / N`."""
+        p = softmax(outputs, axis=1)
+        return np.asarray(
+            (np.eye(p.shape[1]) * p[:, None, :] - p[:, :, None] * p[:, None, :]) / len(p)
+        )
+
+
+def make_loss(name: str) -> Loss:
+    """Return the loss called `name`; raise InputError for any other name."""
+    if name == "squared":
+        return SquaredLoss(name, 1.0)
+    if name == "half_squared":
+        return SquaredLoss(name, 0.5)
+    if name == "l1":
+        return L1Loss()
+    if name == "cross_entropy":
+        return CrossEntropyLoss()
+    raise InputError(f"loss must be one of {', '.join(LOSSES)}; received {name!r}")
+
+
+def check_targets(
+    name: str, targets: NDArray[np.generic], shape: tuple[int, int]
+) -> NDArray[np.generic]:
+    """Return `targets` in the form that the loss needs.
+
+    Args:
+        name: The loss.
+        targets: Class indices (samples,) for cross_entropy, otherwise numbers of the outputs' shape
+            (a vector is accepted for a single output).
+        shape: Shape (samples, outputs) of the network's outputs.
+
+    Returns:
+        int64 indices of shape (samples,) or float64 of shape (samples, outputs).
+
+    Raises:
+        InputError: Wrong shape, NaN or infinite values, or labels outside the outputs.
+    """
+    samples, outputs = shape
+    if len(targets) != samples:
+        raise InputError(
+            f"inputs and targets must have one row per sample; received {samples} inputs and {len(targets)} targets"
+        )
+    if name == "cross_entropy":
+        return _check_labels(targets, outputs)
+    if targets.dtype.kind not in "fiub":
+        raise InputError(
+            f"targets must be real numbers for loss {name!r}; received dtype {targets.dtype}"
+        )
+    values = targets.astype(np.float64).reshape(samples, -1)
+    if values.shape != shape:
+        raise InputError(
+            f"targets must have shape {shape} like the network's outputs for loss {name!r}; received "
+            f"{targets.shape}: encode class labels as one-hot or ±1, or use loss 'cross_entropy'"
+        )
+    if not np.isfinite(values).all():
+        raise InputError(
+            f"targets must be finite; received {int((~np.isfinite(values)).sum())} NaN or infinite values: remove or impute those samples"
+        )
+    return values
+
+
+def _check_labels(targets: NDArray[np.generic], outputs: int) -> NDArray[np.int64]:
+    """Return class indices as int64, or raise InputError."""
+    if outputs < 2:
+        raise InputError(
+            "cross_entropy needs a network with at least 2 outputs (one logit per class); received 1: use 'squared' with ±1 targets"
+        )
+    labels = targets.reshape(len(targets), -1)
+    if labels.shape[1] != 1:
+        raise InputError(
+            f"cross_entropy needs one class index per sample; received targets of shape {targets.shape}: pass targets.argmax(1)"
+        )
+    flat = labels[:, 0]
+    if flat.dtype.kind not in "iub" and not (
+        flat.dtype.kind == "f" and np.array_equal(flat, np.floor(flat))
+    ):
+        raise InputError(
+            f"cross_entropy needs integer class indices; received dtype {targets.dtype}"
+        )
+    if flat.min() < 0 or flat.max() >= outputs:
+        raise InputError(
+            f"class indices must lie in 0..{outputs - 1} for {outputs} outputs; received {flat.min()}..{flat.max()}: map the labels to 0..{outputs - 1}"
+        )
+    return flat.astype(np.int64)

@@ -1,0 +1,418 @@
+"""`certify`: decide what a point of a block, or of the whole landscape, is, and write it down.
+
+The float64 proof uses the fast arithmetic of `piecewise.py` and dense linear algebra; the rational
+one re-solves the point exactly from its active set. No solver is involved in either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from reluscape.arithmetic import Float64, Rational, arithmetic_called, eigenvalue_margin, left_inverse_sizes
+from reluscape.certificate import (
+    Certificate,
+    Claim,
+    claim_of_slopes,
+    hash_data,
+    hash_network,
+    pack_pattern,
+    sign,
+    strictly_curved,
+)
+from reluscape.errors import InputError
+from reluscape.landscape import Block, Landscape
+from reluscape.local import Local
+from reluscape.tolerances import TOLERANCES
+
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+Indices = NDArray[np.intp]
+Signs = list[tuple[int | None, int | None]]
+
+
+def certify(
+    block_or_landscape: Block | Landscape, theta: ArrayLike | None = None, *, arithmetic: str = "float64"
+) -> Certificate:
+    """Certify what `theta` is: a minimum (strict or not), a saddle, a plateau, or not stationary.
+
+    At a point of a block where the normals a_k of the active kinks are independent (LIKQ), write the
+    gradient of one adjacent cell as `g = sum mu_k a_k + rest`. The point is a local minimum of the
+    block iff `rest = 0` and both slopes of every active kink are >= 0; deeper kinks of the same
+    sample bend when a kink is crossed, and the slopes take that into account. For all layers at once
+    the claim rests on gradient and Hessian at a differentiable point, or on a block that descends.
+
+    A point that lies within `1e-8 (1 + ||theta||)` of the exact stationary point of its cell and
+    active set is certified as that point (`moved` says how far away it is): numerically converged
+    is not exactly stationary, but next to it.
+
+    Args:
+        block_or_landscape: What to certify: one layer, all others fixed, or all layers at once.
+        theta: The point, shape (size,); default: the model's own weights.
+        arithmetic: "float64" (margins from rounding bounds; what falls inside is undecided) or
+            "rational" (inputs taken as the exact rationals that the floats are, the point re-solved
+            exactly from its active set, every sign exact; needs python-flint, and time).
+
+    Returns:
+        A certificate; `verify` checks it against the landscape without a solver.
+
+    Cost:
+        float64: O(samples) passes, O(k^2 params) for k active kinks, O(params^3) only where a
+        Hessian must be examined. Rational: practical up to some 60 parameters and 1000 samples.
+
+    Raises:
+        InputError: theta of the wrong shape, or rational arithmetic without python-flint.
+        UnsupportedModelError: No part of the model is readable as affine and ReLU layers.
+
+    Example:
+        >>> import numpy as np
+        >>> from torch import nn
+        >>> layer = nn.Linear(1, 1, bias=False)
+        >>> _ = nn.init.constant_(layer.weight, 1.0)
+        >>> landscape = Landscape(layer, np.array([[1.0], [2.0]]), np.array([1.0, 2.0]))
+        >>> certify(landscape.block(0)).claim
+        'strict_local_minimum'
+    """
+    numbers = arithmetic_called(arithmetic)
+    if isinstance(block_or_landscape, Block):
+        return _certify_block(block_or_landscape, block_or_landscape.check(theta), numbers)
+    if isinstance(block_or_landscape, Landscape):
+        from reluscape.proof_landscape import certify_landscape  # builds on block certificates
+
+        return certify_landscape(block_or_landscape, theta, numbers)
+    raise InputError(f"certify needs a Block or a Landscape; received {type(block_or_landscape).__name__}")
+
+
+def _certify_block(block: Block, theta: Floats, numbers: Float64 | Rational) -> Certificate:
+    """Certificate of one block in either arithmetic."""
+    point = Point.at(block, theta)
+    point = _resolved(point)
+    moved = float(np.linalg.norm(point.theta - theta))
+    if isinstance(numbers, Rational):
+        from reluscape.proof_exact import certify_exact  # needs the optional python-flint
+
+        return certify_exact(point, theta, numbers)
+    return _float64_certificate(point, moved)
+
+
+# ---- a point in float64 ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Point:
+    """A point of a block in float64: its active kinks and its gradient, split along their normals.
+
+    Attributes:
+        block: The block.
+        theta: The point.
+        pattern: Its pattern, active kinks as negative.
+        active: Active kinks that have a say, ascending.
+        normals: Their normals (k, params).
+        independent: Whether LIKQ holds.
+        gradient: Gradient of the adjacent cell.
+        gradient_error: Bound on its rounding error, entry by entry.
+        multipliers: mu (k,).
+        spread: Bounds on their errors (k,).
+        rest: Part of the gradient outside the span of the normals.
+        sensitivities: Slope jumps' sensitivities at every level (see `Piecewise.sensitivities`).
+        sensitivity_errors: Bounds on their rounding errors.
+    """
+
+    block: Block
+    theta: Floats
+    pattern: Bools
+    active: Indices
+    normals: Floats
+    independent: bool
+    gradient: Floats
+    gradient_error: Floats
+    multipliers: Floats
+    spread: Floats
+    rest: Floats
+    sensitivities: list[Floats]
+    sensitivity_errors: list[Floats]
+
+    @classmethod
+    def at(cls, block: Block, theta: Floats) -> Point:
+        """Find the active kinks at `theta` and split the gradient."""
+        piecewise = block.piecewise
+        values, outputs = piecewise.forward(theta)
+        bounds, sensitivity_errors, gradient_error = piecewise.rounding_bounds(theta, TOLERANCES.rounding)
+        zero = np.abs(values) <= bounds
+        pattern = (values > 0) & ~zero
+        active = _with_a_say(block, pattern, np.flatnonzero(zero))
+        sensitivities = piecewise.sensitivities(pattern, piecewise.output_slope(pattern, outputs))
+        gradient = piecewise.assemble(sensitivities[0]) + block.landscape.weight_decay * theta
+        normals = piecewise.normals(active, pattern)
+        float64 = Float64()
+        independent = float64.independent(normals)
+        if independent:
+            multipliers = float64.multipliers(normals, gradient)
+            spread = left_inverse_sizes(normals) @ gradient_error
+            multipliers[spread == 0] = 0.0  # no term at all behind them: zero by structure
+        else:
+            multipliers = np.linalg.lstsq(normals.T, gradient, rcond=TOLERANCES.independence)[0]
+            spread = np.full(len(active), np.inf)
+        rest = gradient - normals.T @ multipliers
+        return cls(
+            block, theta, pattern, active, normals, independent, gradient, gradient_error, multipliers, spread, rest,
+            sensitivities, sensitivity_errors,
+        )  # fmt: skip
+
+    @property
+    def rest_error(self) -> float:
+        """Bound on the rounding error of `||rest||`: the gradient's and that of the split."""
+        split = TOLERANCES.rounding * len(self.active) * float(np.finfo(np.float64).eps)
+        return float(np.linalg.norm(self.gradient_error + split * (np.abs(self.multipliers) @ np.abs(self.normals))))
+
+    @property
+    def is_stationary(self) -> bool:
+        """Whether the rest vanishes within its error."""
+        return float(np.linalg.norm(self.rest)) <= self.rest_error
+
+    def bends(self) -> Floats:
+        """Matrix C with `a_q' = a_q + C[q, k] a_k` when kink k is crossed to its positive side."""
+        piecewise = self.block.piecewise
+        return _bends(self.block, self.active, piecewise.push(self.active, self.pattern))
+
+    def slopes(self) -> tuple[Floats, Floats]:
+        """Slopes into the negative and positive side of every active kink, and their errors, (k, 2)."""
+        jumps, errors = self._jumps()
+        bends = self.bends()
+        across = self.multipliers + jumps - bends.T @ self.multipliers
+        wide = errors + self.spread + np.abs(bends.T) @ self.spread
+        return np.column_stack([-self.multipliers, across]), np.column_stack([self.spread, wide])
+
+    def _jumps(self) -> tuple[Floats, Floats]:
+        """Slope jumps s_k of the active kinks and bounds on their errors."""
+        piecewise = self.block.piecewise
+        jumps, errors = np.zeros(len(self.active)), np.zeros(len(self.active))
+        levels = piecewise.level_of(self.active)
+        for level, group in enumerate(piecewise.groups):
+            here = np.flatnonzero(levels == level)
+            if level == len(piecewise.slopes):
+                jumps[here] = 2.0 / piecewise.num_samples
+                continue
+            place = np.divmod(self.active[here] - group.start, group.units)
+            step = 1.0 - piecewise.slopes[level]
+            jumps[here] = step * self.sensitivities[level + 1][place]
+            errors[here] = abs(step) * self.sensitivity_errors[level + 1][place]
+        return jumps, errors
+
+    def edge(self, k: int, side: int) -> Floats:
+        """Unit direction that moves kink k to `side` and keeps all other active kinks at zero."""
+        rows = self.normals
+        if side > 0:
+            bends = self.bends()[:, k]
+            rows = rows + bends[:, None] * rows[k]
+        target = np.zeros(len(rows))
+        target[k] = side
+        direction = np.linalg.lstsq(rows, target, rcond=None)[0]
+        return np.asarray(direction / np.linalg.norm(direction))
+
+
+def _with_a_say(block: Block, pattern: Bools, zero: Indices) -> Indices:
+    """Drop kinks at zero that are constant around the point or whose crossing changes nothing."""
+    piecewise = block.piecewise
+    if len(zero) == 0:
+        return zero
+    pushed = piecewise.push(zero, pattern)
+    bends = _bends(block, zero, pushed) != 0
+    residual = piecewise.level_of(zero) == len(piecewise.slopes)
+    outputs = pushed[-1]
+    silent = ~residual & ~bends.any(axis=0)
+    if outputs is not None:
+        silent &= ~outputs.any(axis=1)
+    moving = (piecewise.normals(zero, pattern) != 0).any(axis=1)
+    for q in np.argsort(piecewise.level_of(zero), kind="stable"):
+        moving[q] |= (bends[q] & moving).any()
+    return zero[~silent & moving]
+
+
+def _bends(block: Block, kinks: Indices, pushed: Sequence[Floats | None]) -> Floats:
+    """C[q, k]: change of kink q's normal, in multiples of kink k's, when k is crossed upwards."""
+    piecewise = block.piecewise
+    samples, levels = piecewise.sample_of(kinks), piecewise.level_of(kinks)
+    matrix = np.zeros((len(kinks), len(kinks)))
+    for level, group in enumerate(piecewise.groups):
+        rows = pushed[level] if level < len(pushed) else None
+        if rows is None:
+            continue
+        for q in np.flatnonzero(levels == level):
+            above = np.flatnonzero((samples == samples[q]) & (levels < level))
+            step = np.array([1.0 - piecewise.slopes[m] for m in levels[above]])
+            matrix[q, above] = step * rows[above, (kinks[q] - group.start) % group.units]
+    return matrix
+
+
+def _resolved(point: Point) -> Point:
+    """Move to the exact stationary point of the cell and active set when it is next to `point`."""
+    smooth = point.block.landscape.loss_name != "l1" or point.block.landscape.weight_decay > 0
+    reach = TOLERANCES.resolve * (1.0 + float(np.linalg.norm(point.theta)))
+    best = point
+    for _ in range(4 if smooth and point.independent else 0):
+        if best.is_stationary or not _is_near(best, reach):
+            break
+        step = _newton_step(best)
+        if np.linalg.norm(best.theta + step - point.theta) > reach:
+            return point
+        moved = Point.at(point.block, best.theta + step)
+        if not np.array_equal(moved.active, point.active) or np.linalg.norm(moved.rest) >= np.linalg.norm(best.rest):
+            break
+        best = moved
+    return best if best.is_stationary else point
+
+
+def _is_near(point: Point, reach: float) -> bool:
+    """Whether a Newton step shorter than `reach` is possible and affordable at all."""
+    trace = point.block.piecewise.hessian_trace(point.theta, point.pattern) + point.block.landscape.weight_decay
+    affordable = point.block.size - len(point.active) <= TOLERANCES.max_dense
+    return affordable and float(np.linalg.norm(point.rest)) <= trace * reach
+
+
+def _newton_step(point: Point) -> Floats:
+    """Newton step to the minimiser of the cell's loss where all active kinks are zero."""
+    piecewise = point.block.piecewise
+    correction = np.zeros(point.block.size)
+    if len(point.active):
+        values = piecewise.forward(point.theta)[0][point.active]
+        correction = -np.linalg.pinv(point.normals) @ values
+    basis = Float64().complement(point.normals)
+    hessian = piecewise.hessian(point.theta, point.pattern, basis)
+    inverse = np.linalg.pinv(hessian, rcond=1e-13, hermitian=True)
+    return np.asarray(correction - basis @ (inverse @ (basis.T @ point.rest)))
+
+
+# ---- the float64 certificate -------------------------------------------------------------------------
+
+
+def _float64_certificate(point: Point, moved: float) -> Certificate:
+    """Decide the claim at `point` in float64."""
+    rest = float(np.linalg.norm(point.rest))
+    if rest > point.rest_error:
+        reason = f"the gradient has a part of length {rest:.3g} outside the span of {len(point.active)} active kinks (rounding error at most {point.rest_error:.1e})"
+        return write(point, "not_stationary", reason, moved, margin=rest - point.rest_error, direction=-point.rest / rest)
+    if not point.independent:
+        reason = f"the normals of the {len(point.active)} active kinks are dependent (LIKQ fails), so first-order slopes do not decide"
+        return write(point, "undecided", reason, moved)
+    slopes, errors = point.slopes()
+    signs: Signs = [(sign(low, e), sign(high, f)) for (low, high), (e, f) in zip(slopes, errors, strict=True)]
+    claim = claim_of_slopes(signs, strict=False, constant=False)
+    if claim in ("not_stationary", "saddle"):
+        return _descending(point, slopes, errors, signs, claim, moved)
+    if claim == "undecided":
+        return write(point, claim, _why_undecided(signs), moved, slopes=slopes)
+    return _minimum(point, slopes, errors, signs, moved)
+
+
+def _why_undecided(signs: Signs) -> str:
+    """One sentence for slopes within float64's error of zero."""
+    hidden = sum(None in pair for pair in signs)
+    falling = " (the loss falls along another edge, so the point is no minimum)" if any(-1 in pair for pair in signs) else ""
+    return f"{hidden} kinks have a slope within float64's error of zero{falling}; rational arithmetic decides them"
+
+
+def _descending(point: Point, slopes: Floats, errors: Floats, signs: Signs, claim: Claim, moved: float) -> Certificate:
+    """Certificate for a stationary rest with a negative slope: steepest such edge as direction."""
+    wanted = [k for k, pair in enumerate(signs) if ({-1, 1} == set(pair) if claim == "not_stationary" else -1 in pair)]
+    edges = []
+    for k in wanted:
+        for column, side in enumerate((-1, 1)):
+            if signs[k][column] == -1:
+                direction = point.edge(k, side)
+                rate = abs(float(point.normals[k] @ direction))
+                edges.append((rate * (slopes[k, column] + errors[k, column]), k, side, direction))
+    slope, k, side, direction = min(edges, key=lambda edge: edge[0])
+    where = point.block.describe_kink(int(point.active[k]))
+    reason = f"the loss falls along the edge into the {'positive' if side > 0 else 'negative'} side of the kink of {where}, slope {slope:.3g} per unit step"
+    return write(point, claim, reason, moved, margin=-slope, direction=direction, slopes=slopes)
+
+
+def _minimum(point: Point, slopes: Floats, errors: Floats, signs: Signs, moved: float) -> Certificate:
+    """Certificate for a point where no slope is negative."""
+    landscape, piecewise = point.block.landscape, point.block.piecewise
+    strict, curvature = False, float("nan")
+    constant = landscape.weight_decay == 0 and _is_constant(point, signs, piecewise.output_jacobian(point.pattern))
+    if landscape.weight_decay > 0:
+        strict, curvature = True, landscape.weight_decay
+    elif landscape.loss_name == "l1":
+        strict = len(point.active) == point.block.size and not any(0 in pair for pair in signs)
+    elif not constant and point.block.size - len(point.active) <= TOLERANCES.max_dense:
+        strict, curvature = strictly_curved(signs, lambda sides: _definite(point, sides))
+    claim = claim_of_slopes(signs, strict=strict, constant=constant)
+    margins = [*(slopes - errors).ravel()]
+    if strict and np.isfinite(curvature):
+        margins.append(curvature)
+    margin = max(0.0, float(min(margins, default=0.0)))
+    return write(point, claim, _why_minimum(point, claim, curvature), moved, margin=margin, slopes=slopes, curvature=curvature)
+
+
+def _is_constant(point: Point, signs: Signs, jacobian: Floats) -> bool:
+    """Whether the loss is constant around a point without decay where no slope is negative."""
+    if point.block.landscape.loss_name == "l1":
+        return all(pair == (0, 0) for pair in signs)
+    alive = jacobian.any(axis=(1, 2)) & (point.block.piecewise.features.any(axis=1) | point.block.piecewise.bias)
+    return len(point.active) == 0 and not alive.any()
+
+
+def _why_minimum(point: Point, claim: Claim, curvature: float) -> str:
+    """One sentence for a minimum or plateau."""
+    kinks = f"all {2 * len(point.active)} slopes at {len(point.active)} active kinks are positive" if len(point.active) else "no kink is active"
+    if claim == "plateau":
+        return "the loss does not depend on the layer's weights around the point"
+    if claim == "strict_local_minimum":
+        rest = f", and the smallest curvature left is {curvature:.3g}" if np.isfinite(curvature) else ""
+        return f"the gradient vanishes outside the active kinks, {kinks}{rest}"
+    if point.block.size - len(point.active) > TOLERANCES.max_dense:
+        return f"the gradient vanishes outside the active kinks and no slope is negative; strictness was not examined for {point.block.size} parameters"
+    return "the gradient vanishes outside the active kinks and no slope is negative; some direction is flat"
+
+
+def _definite(point: Point, sides: Sequence[int]) -> tuple[bool, float]:
+    """Whether the Hessian is positive definite in the cell and directions that `sides` names."""
+    piecewise = point.block.piecewise
+    choice = np.array(sides, dtype=np.intp)
+    pattern = point.pattern.copy()
+    pattern[point.active[choice == 1]] = True
+    basis = Float64().complement(piecewise.normals(point.active[choice == 0], pattern))
+    if basis.shape[1] == 0:
+        return True, float("inf")
+    values = np.linalg.eigvalsh(piecewise.hessian(point.theta, pattern, basis))
+    return bool(values[0] > eigenvalue_margin(values)), float(values[0])
+
+
+def write(point: Point, claim: Claim, reason: str, moved: float, **evidence: Any) -> Certificate:
+    """Assemble a block's certificate."""
+    landscape = point.block.landscape
+    curvature = evidence.get("curvature")
+    slopes = evidence.get("slopes")
+    return Certificate(
+        claim=claim,
+        tier=evidence.get("tier", "certified"),
+        margin=float(evidence.get("margin", 0.0)),
+        direction=evidence.get("direction"),
+        reason=reason,
+        arithmetic=evidence.get("arithmetic", "float64"),
+        scope="block",
+        layer=point.block.layer,
+        loss=landscape.loss_name,
+        weight_decay=landscape.weight_decay,
+        theta=point.theta.copy(),
+        moved=moved,
+        pattern=pack_pattern(point.pattern),
+        num_kinks=point.block.num_kinks,
+        active_kinks=point.active,
+        multipliers=point.multipliers,
+        slopes=np.empty((0, 2)) if slopes is None else slopes,
+        gradient_norm=float(np.linalg.norm(point.gradient)),
+        rest_norm=float(np.linalg.norm(point.rest)),
+        curvature=float(curvature) if curvature is not None and np.isfinite(curvature) else None,
+        exact_theta=evidence.get("exact_theta", ()),
+        exact_multipliers=evidence.get("exact_multipliers", ()),
+        network_hash=hash_network(landscape),
+        data_hash=hash_data(landscape),
+    ).signed()

@@ -1,0 +1,256 @@
+"""Certificates of the whole landscape: all layers at once.
+
+At a point where no kink is active the loss is smooth, and gradient and Hessian decide what they can.
+Elsewhere, and for a network whose body is a black box, a single layer whose block descends shows that
+the point is no minimum; the converse needs all layers and stays undecided.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from reluscape.arithmetic import Float64, Rational, eigenvalue_margin
+from reluscape.certificate import Certificate, Claim, hash_data, hash_network, pack_pattern
+from reluscape.proof import Point, certify
+from reluscape.errors import UnsupportedModelError
+from reluscape.landscape import Landscape, check_theta
+from reluscape.network import Affine
+from reluscape.symmetry import flat_directions, is_plain
+from reluscape.tolerances import TOLERANCES
+
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+
+
+def certify_landscape(landscape: Landscape, theta: ArrayLike | None, numbers: Float64 | Rational) -> Certificate:
+    """Certificate for all parameters at `theta` (default: the model's own)."""
+    here = landscape if theta is None else landscape.at(check_theta(theta, landscape.size))
+    if here.reading is None:
+        raise UnsupportedModelError(str(here.unreadable))
+    if not is_differentiable(here):
+        return _by_blocks(landscape, here, numbers)
+    near = here if numbers.exact else _resolved(here)
+    if gradient_norm(near) > gradient_error(near):
+        if numbers.exact:
+            return _by_blocks(landscape, here, numbers)
+        return _sloping(landscape, near)
+    if numbers.exact:
+        reason = "stationarity in all layers at once is not solved in rational arithmetic; certify the blocks exactly, or use float64"
+        return _write(landscape, here, "undecided", reason, arithmetic=numbers.name)
+    moved = float(np.linalg.norm(near.theta - here.theta))
+    return _stationary(landscape, near, moved)
+
+
+# ---- what prover and checker both ask of a point --------------------------------------------------
+
+
+def is_differentiable(landscape: Landscape) -> bool:
+    """Whether the whole network is readable and no kink is within rounding of zero."""
+    reading = landscape.reading
+    if reading is None or reading.opaque:
+        return False
+    first = landscape.block(0)
+    values = first.kinks()
+    bounds = first.piecewise.rounding_bounds(first.theta, TOLERANCES.rounding)[0]
+    return bool((np.abs(values) > bounds).all())
+
+
+def gradient_norm(landscape: Landscape) -> float:
+    """Length of the gradient over all parameters."""
+    return float(np.linalg.norm(landscape.gradient()))
+
+
+def gradient_error(landscape: Landscape) -> float:
+    """Bound on the gradient's rounding error: the blocks' bounds, the largest one for batch norm."""
+    errors = np.full(landscape.size, -1.0)
+    for name in landscape.layers:
+        block = landscape.block(name)
+        errors[landscape.positions(name)] = block.piecewise.rounding_bounds(block.theta, TOLERANCES.rounding)[2]
+    errors[errors < 0] = errors.max(initial=0.0)
+    return float(np.linalg.norm(errors))
+
+
+def convex_in_products(landscape: Landscape) -> bool:
+    """Whether the loss is convex in the products R_j = z_j w_j, and theta maps openly onto them.
+
+    One hidden layer, one output, no weight decay, all output weights nonzero: then a differentiable
+    stationary point is a minimum over its whole cell in R, hence a local minimum in theta.
+    """
+    if not is_plain(landscape) or landscape.weight_decay > 0 or landscape.reading is None:
+        return False
+    affine = landscape.reading.network.affine
+    hidden = len(landscape.block(0).kink_groups) - (landscape.loss_name == "l1")
+    return len(affine) == 2 and hidden == 1 and len(affine[1].weight) == 1 and bool((affine[1].weight != 0).all())
+
+
+def output_is_constant(landscape: Landscape) -> bool:
+    """Whether a layer dead on all samples, with no bias behind it, makes the output constant nearby."""
+    if not is_plain(landscape) or landscape.weight_decay > 0 or landscape.reading is None:
+        return False
+    pattern = landscape.block(0).pattern()
+    groups = list(landscape.block(0).kink_groups)
+    affine = [layer for layer in landscape.reading.network.layers if isinstance(layer, Affine)]
+    for group in groups:
+        behind = affine[1 + [layer.name for layer in affine].index(group.label.removeprefix("layer ")) :] if group.label != "residual" else []
+        dead = not pattern[group.start : group.stop].any()
+        if group.label != "residual" and dead and _is_relu(landscape, groups.index(group)) and all(layer.bias is None for layer in behind):
+            return True
+    return False
+
+
+def _is_relu(landscape: Landscape, level: int) -> bool:
+    """Whether the rectifier at `level` of the first block is a plain ReLU."""
+    return landscape.block(0).piecewise.slopes[level] == 0.0
+
+
+def is_minimum_up_to_symmetry(landscape: Landscape, eigenvalues: Floats) -> bool:
+    """Whether the Hessian is positive on all but the flat directions that structure explains.
+
+    Then the critical points form a manifold through the point, the loss is constant along it and
+    rises across it (Morse-Bott), so the point is a local minimum, not a strict one.
+    """
+    if not is_plain(landscape) or landscape.weight_decay > 0:
+        return False
+    flat = flat_directions(landscape, landscape.block(0).pattern()).shape[1]
+    return int((eigenvalues > eigenvalue_margin(eigenvalues)).sum()) == len(eigenvalues) - flat
+
+
+# ---- the certificates ------------------------------------------------------------------------------
+
+
+def _resolved(landscape: Landscape) -> Landscape:
+    """Move to the exact stationary point when Newton's method finds it within reach."""
+    if landscape.size > TOLERANCES.max_dense:
+        return landscape
+    reach = TOLERANCES.resolve * (1.0 + float(np.linalg.norm(landscape.theta)))
+    best, norm = landscape, gradient_norm(landscape)
+    for _ in range(3):
+        if norm <= gradient_error(best) or norm > reach * max(1.0, norm_bound(best)):
+            break
+        step = np.linalg.pinv(best.hessian(), rcond=1e-13, hermitian=True) @ best.gradient()
+        moved = best.at(best.theta - step)
+        if np.linalg.norm(moved.theta - landscape.theta) > reach or not is_differentiable(moved) or gradient_norm(moved) >= norm:
+            break
+        best, norm = moved, gradient_norm(moved)
+    return best if norm <= gradient_error(best) else landscape
+
+
+def norm_bound(landscape: Landscape) -> float:
+    """An upper bound on the scale of the Hessian, from the blocks' traces."""
+    total = landscape.weight_decay
+    for name in landscape.layers:
+        block = landscape.block(name)
+        total += block.piecewise.hessian_trace(block.theta, block.pattern())
+    return 10.0 * total + 1.0
+
+
+def _sloping(landscape: Landscape, here: Landscape) -> Certificate:
+    """Certificate at a differentiable point with a nonzero gradient."""
+    gradient, error = here.gradient(), gradient_error(here)
+    norm = float(np.linalg.norm(gradient))
+    reason = f"no kink is active and the gradient has length {norm:.3g} (rounding error at most {error:.1e})"
+    return _write(landscape, here, "not_stationary", reason, margin=norm - error, direction=-gradient / norm)
+
+
+def _stationary(landscape: Landscape, here: Landscape, moved: float) -> Certificate:
+    """Certificate at a differentiable stationary point."""
+    if output_is_constant(here):
+        return _write(landscape, here, "plateau", "a layer is dead on all samples and nothing behind it has a bias: the output is constant", moved=moved)
+    if here.size > TOLERANCES.max_dense:
+        if convex_in_products(here):
+            return _write(landscape, here, "local_minimum", _CONVEX, moved=moved)
+        return _write(landscape, here, "undecided", f"the gradient vanishes; the Hessian of {here.size} parameters is too large to examine", moved=moved)
+    values, vectors = np.linalg.eigh(here.hessian())
+    margin, smallest = eigenvalue_margin(values), float(values[0])
+    if smallest < -margin:
+        reason = f"the gradient vanishes and the Hessian has the negative eigenvalue {smallest:.3g}"
+        return _write(landscape, here, "saddle", reason, margin=-smallest - margin, direction=vectors[:, 0], curvature=smallest, moved=moved)
+    if smallest > margin:
+        reason = f"the gradient vanishes and the Hessian's smallest eigenvalue is {smallest:.3g}"
+        return _write(landscape, here, "strict_local_minimum", reason, margin=smallest - margin, curvature=smallest, moved=moved)
+    if convex_in_products(here):
+        return _write(landscape, here, "local_minimum", _CONVEX, curvature=smallest, moved=moved)
+    if is_minimum_up_to_symmetry(here, values):
+        reason = "the gradient vanishes and the Hessian is positive on all but the directions along which rescaling or dead units leave the output unchanged"
+        return _write(landscape, here, "local_minimum", reason, curvature=smallest, moved=moved)
+    reason = f"the gradient vanishes and the Hessian is singular (smallest eigenvalue {smallest:.1e}); second order does not decide, see the verdict of every block"
+    return _write(landscape, here, "undecided", reason, curvature=smallest, moved=moved)
+
+
+_CONVEX = "one hidden layer, one output, all output weights nonzero: the loss is convex in the products of incoming and outgoing weights, and its gradient vanishes"
+
+
+def _by_blocks(landscape: Landscape, here: Landscape, numbers: Float64 | Rational) -> Certificate:
+    """Certificate on the evidence of the layer that shows most: not stationary, else a saddle."""
+    found = [certify(here.block(name), arithmetic=numbers.name) for name in here.layers]
+    order: tuple[Claim, ...] = ("not_stationary", "saddle")
+    for claim in order:
+        descending = [c for c in found if c.claim == claim]
+        if descending:
+            return _lift(landscape, here, max(descending, key=lambda c: c.margin))
+    why = "the body of the network is a black box" if here.reading and here.reading.opaque else "some kink is active, or the point is stationary"
+    verdicts = ", ".join(f"{c.layer!r}: {c.claim}" for c in found)
+    return _write(landscape, here, "undecided", f"{why}, and no single layer descends ({verdicts})", arithmetic=numbers.name)
+
+
+def _lift(landscape: Landscape, here: Landscape, certificate: Certificate) -> Certificate:
+    """Restate a block's descent for all parameters."""
+    block = here.block(certificate.layer)
+    theta = here.theta
+    theta[here.positions(certificate.layer)] = certificate.theta
+    assert certificate.direction is not None
+    return Certificate(
+        **{
+            **{name: getattr(certificate, name) for name in Certificate.__slots__},
+            "scope": "landscape_by_block",
+            "theta": theta,
+            "direction": block.embed(certificate.direction),
+            "reason": f"layer {certificate.layer!r} alone descends: {certificate.reason}",
+            "network_hash": hash_network(landscape),
+        }
+    ).signed()
+
+
+def _write(
+    landscape: Landscape,
+    here: Landscape,
+    claim: Claim,
+    reason: str,
+    *,
+    margin: float = 0.0,
+    direction: Floats | None = None,
+    curvature: float | None = None,
+    moved: float = 0.0,
+    arithmetic: str = "float64",
+) -> Certificate:
+    """Assemble a certificate of all layers at once."""
+    first = here.block(0)
+    point = Point.at(first, first.theta)
+    norm = gradient_norm(here)
+    return Certificate(
+        claim=claim,
+        tier="exact" if arithmetic == "rational" else "certified",
+        margin=margin,
+        direction=direction,
+        reason=reason,
+        arithmetic=arithmetic,
+        scope="landscape",
+        layer=first.layer,
+        loss=here.loss_name,
+        weight_decay=here.weight_decay,
+        theta=here.theta,
+        moved=moved,
+        pattern=pack_pattern(point.pattern),
+        num_kinks=first.num_kinks,
+        active_kinks=point.active,
+        multipliers=np.zeros(len(point.active)),
+        slopes=np.empty((0, 2)),
+        gradient_norm=norm,
+        rest_norm=norm,
+        curvature=curvature,
+        exact_theta=(),
+        exact_multipliers=(),
+        network_hash=hash_network(landscape),
+        data_hash=hash_data(landscape),
+    ).signed()

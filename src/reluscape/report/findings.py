@@ -1,0 +1,349 @@
+"""What a survey found, as plain records, and their NetCDF file.
+
+The records are nested: a :class:`Survey` holds one :class:`ModelSurvey` per model, which holds one
+:class:`LayerSurvey` per readable affine layer. In the file each record is a group
+(``/model_0/layer_1``): arrays and numbers are variables with a long name and a unit, texts and
+flags are attributes. A number that was not computed is absent from the file and ``None`` (or an
+empty array) in the record.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import Field, dataclass, field, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import xarray as xr
+
+from reluscape.errors import InputError
+from reluscape.report.wording import verdict_line
+from reluscape.results import write_then_rename
+
+Record = TypeVar("Record")
+FORMAT = "reluscape survey 1"
+
+
+def _number(about: str, units: str = "1") -> Any:
+    return field(default=None, metadata={"long_name": about, "units": units})
+
+
+def _series(axis: str, about: str, units: str = "1") -> dict[str, Any]:
+    return {"dims": (axis,), "long_name": about, "units": units}
+
+
+def _no_values() -> np.ndarray:
+    return np.zeros(0)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What one certificate says; the certificate itself is the file named here.
+
+    Attributes:
+        claim: One of the six claims of :func:`reluscape.certify.certify`.
+        tier: ``exact``, ``certified`` or ``sampled``.
+        reason: The certificate's own sentence for its claim.
+        file: Where the certificate is, relative to the report; empty if it was not written.
+        margin: The certificate's margin; what it measures depends on the claim.
+        moved: Distance from the surveyed weights to the certified point.
+        gradient_norm: Euclidean norm of the gradient at the certified point.
+        num_active_kinks: Number of switching values that are zero there.
+    """
+
+    claim: str
+    tier: str
+    reason: str = ""
+    file: str = ""
+    margin: float | None = _number("margin of the certificate")
+    moved: float | None = _number("distance to the certified point", "parameter")
+    gradient_norm: float | None = _number("norm of the gradient at the certified point")
+    num_active_kinks: int | None = _number("switching values that are zero at the point")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LayerSurvey:
+    """What is known of one affine layer's block: that layer's parameters, all others fixed.
+
+    Attributes:
+        name: Qualified name of the layer in its module.
+        index: Place among the readable affine layers, from 0.
+        num_params: Number of parameters of the layer.
+        num_kinks: Number of switching values that this layer's parameters move.
+        verdict: The block's certificate in short; None if there is none.
+        gradient_norm: Norm of the loss gradient in this layer's parameters.
+        num_active_kinks: Switching values that are zero where training stopped.
+        nearest_distance: Distance to the nearest kink in parameter space; inf without kinks.
+        nearest_kink: That kink in words.
+        activity: (units,) share of samples on which each hidden unit after the layer is active;
+            empty where no ReLU follows.
+        chord_lengths: (directions,) length of the cell along random lines through the point.
+        chord_angles: (directions,) the same divided by the norm of the layer's parameters.
+        num_facets: Facets of the cell: their number, or a lower bound.
+        facets_exact: Whether ``num_facets`` is the exact number.
+        radius: Radius of the largest ball in the cell; inf for an unbounded one.
+        notes: Sentences on what could not be computed here, and why.
+    """
+
+    name: str
+    index: int
+    num_params: int = _number("parameters of the layer")
+    num_kinks: int | None = _number("switching values that the layer moves")
+    verdict: Verdict | None = None
+    gradient_norm: float | None = _number("norm of the gradient in the layer", "loss/parameter")
+    num_active_kinks: int | None = _number("switching values that are zero")
+    nearest_distance: float | None = _number("distance to the nearest kink", "parameter")
+    nearest_kink: str = ""
+    activity: np.ndarray = field(
+        default_factory=_no_values,
+        metadata=_series("unit", "share of samples on which the unit is active"),
+    )
+    chord_lengths: np.ndarray = field(
+        default_factory=_no_values,
+        metadata=_series("direction", "length of the cell along a line", "parameter"),
+    )
+    chord_angles: np.ndarray = field(
+        default_factory=_no_values,
+        metadata=_series("direction", "length of the chord over the norm of theta"),
+    )
+    num_facets: int | None = _number("facets of the cell")
+    facets_exact: bool = False
+    radius: float | None = _number("radius of the largest ball in the cell", "parameter")
+    notes: tuple[str, ...] = ()
+
+    @property
+    def label(self) -> str:
+        """The layer's place and name in a few characters: ``1 (hidden.0)``."""
+        return f"{self.index + 1} ({self.name})" if self.name else f"{self.index + 1}"
+
+    @property
+    def dead_share(self) -> float | None:
+        """Share of hidden units that are inactive on every sample; None without hidden units."""
+        return float(np.mean(self.activity == 0)) if self.activity.size else None
+
+    @property
+    def always_share(self) -> float | None:
+        """Share of hidden units that are active on every sample; None without hidden units."""
+        return float(np.mean(self.activity == 1)) if self.activity.size else None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ModelSurvey:
+    """What is known of one model.
+
+    Attributes:
+        name: What the report calls it.
+        description: How it was trained or where it came from, in words.
+        options: Command-line options that load it again, for the commands in the report.
+        num_params: Number of parameters; None while the model is not built.
+        loss: The loss where training stopped.
+        gradient_norm: Norm of its gradient in all parameters.
+        verdict: The whole network's certificate in short; None if there is none.
+        layers: One record per readable affine layer, first to last.
+        losses: (steps,) training loss per step; empty without a record of the training.
+        flips: (kept steps - 1,) hidden switching signs that changed in each of the last steps.
+        num_switches: Number of hidden switching signs in all.
+        unreadable: Why no part of the module can be read as affine and ReLU layers; else empty.
+        opaque: Parts that run before the first readable layer as a black box.
+        opaque_reason: Why they are one.
+        notes: Sentences on what could not be done, and why.
+        complete: Whether every step was finished.
+    """
+
+    name: str
+    description: str = ""
+    options: str = ""
+    num_params: int | None = _number("parameters")
+    loss: float | None = _number("loss where training stopped", "loss")
+    gradient_norm: float | None = _number("norm of the gradient", "loss/parameter")
+    verdict: Verdict | None = None
+    layers: tuple[LayerSurvey, ...] = ()
+    losses: np.ndarray = field(
+        default_factory=_no_values,
+        metadata=_series("training_step", "loss before the step", "loss"),
+    )
+    flips: np.ndarray = field(
+        default_factory=_no_values,
+        metadata=_series("last_step", "switching signs that changed", "1"),
+    )
+    num_switches: int | None = _number("hidden switching signs")
+    unreadable: str = ""
+    opaque: tuple[str, ...] = ()
+    opaque_reason: str = ""
+    notes: tuple[str, ...] = ()
+    complete: bool = False
+
+    @property
+    def steps_in_cell(self) -> int:
+        """Number of training steps at the very end that flipped no switching sign."""
+        moved = np.flatnonzero(self.flips)
+        return int(self.flips.size - (moved[-1] + 1 if moved.size else 0))
+
+
+@dataclass(frozen=True, slots=True)
+class DataSummary:
+    """The data of a survey in words and counts.
+
+    Attributes:
+        name: Name or file of the data.
+        num_samples: Number of samples.
+        input_shape: Shape of one sample's input.
+        task: What the targets are, in words.
+        classes: Names of the classes; empty for a regression.
+        standardised: Whether the inputs were standardised.
+        notes: Sentences on constant columns, duplicates and the like.
+        options: Command-line options that load the data again.
+    """
+
+    name: str
+    num_samples: int = _number("samples")
+    input_shape: str = ""
+    task: str = ""
+    classes: tuple[str, ...] = ()
+    standardised: bool = False
+    notes: tuple[str, ...] = ()
+    options: str = ""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Survey:
+    """The results of one survey.
+
+    Attributes:
+        data: The data in short.
+        loss_name: Name of the loss.
+        weight_decay: Factor of half the squared norm of the parameters in the loss.
+        arithmetic: Arithmetic of the certificates.
+        seed: Seed of every random choice of the analyses.
+        models: One record per model.
+        complete: False if the survey was interrupted.
+        version: Version of the package that made it.
+    """
+
+    data: DataSummary
+    loss_name: str
+    weight_decay: float = _number("weight decay")
+    arithmetic: str = "float64"
+    seed: int = _number("seed")
+    models: tuple[ModelSurvey, ...] = ()
+    complete: bool = False
+    version: str = ""
+
+    @property
+    def verdicts(self) -> tuple[str, ...]:
+        """One line for each model's whole network and for each of its layers."""
+        return tuple(line for model in self.models for line in _model_verdicts(model))
+
+    def summary(self) -> str:
+        """A few lines: the verdicts, and whether the survey was interrupted."""
+        ending = () if self.complete else ("incomplete: the survey was interrupted",)
+        return "\n".join((*self.verdicts, *ending))
+
+    def save(self, path: str | Path) -> None:
+        """Write the records as one NetCDF file; :func:`load_survey` reads it back."""
+        tree = xr.DataTree.from_dict(_groups(self, "/"))
+        write_then_rename(Path(path), lambda file: tree.to_netcdf(file, engine="h5netcdf"))
+
+
+def load_survey(path: str | Path) -> Survey:
+    """Read a survey that :meth:`Survey.save` wrote.
+
+    Args:
+        path: The NetCDF file, usually ``OUT/results.nc``.
+
+    Raises:
+        InputError: The file is missing or was not written by a survey.
+    """
+    try:
+        with xr.open_datatree(path, engine="h5netcdf") as tree:
+            found = {group: tree[group].to_dataset().load() for group in tree.groups}
+    except (OSError, ValueError) as error:
+        raise InputError(f"expected the results.nc of a survey, got {path}: {error}") from error
+    if found["/"].attrs.get("format") != FORMAT:
+        raise InputError(
+            f"expected results in the format {FORMAT!r}, got {path} without that mark; "
+            "run `reluscape survey` to make one"
+        )
+    models = (_read_model(found, group) for group in _children(found, "/", "model"))
+    data = _read(DataSummary, found["/data"])
+    return _read(Survey, found["/"], data=data, models=tuple(models))
+
+
+def _model_verdicts(model: ModelSurvey) -> list[str]:
+    lines = [verdict_line(f"{model.name}, whole network", model.verdict)]
+    return lines + [
+        verdict_line(f"{model.name}, layer {at.label}", at.verdict) for at in model.layers
+    ]
+
+
+def _groups(record: Any, group: str) -> dict[str, xr.Dataset]:
+    """The record's own dataset and those of the records inside it, by group."""
+    found = {group: _dataset(record)}
+    if group == "/":
+        found[group].attrs["format"] = FORMAT
+    for item in fields(record):
+        value = getattr(record, item.name)
+        stem = group.rstrip("/")
+        if isinstance(value, Verdict | DataSummary):
+            found |= _groups(value, f"{stem}/{item.name}")
+        elif item.name in ("models", "layers"):
+            for place, part in enumerate(value):
+                found |= _groups(part, f"{stem}/{item.name[:-1]}_{place}")
+    return found
+
+
+def _dataset(record: Any) -> xr.Dataset:
+    variables: dict[str, xr.Variable] = {}
+    attributes: dict[str, str] = {}
+    for item in fields(record):
+        value = getattr(record, item.name)
+        if item.name in ("models", "layers", "verdict", "data") or _is_empty(value):
+            continue
+        if item.metadata:
+            about = {key: item.metadata[key] for key in ("long_name", "units")}
+            variables[item.name] = xr.Variable(item.metadata.get("dims", ()), value, about)
+        else:
+            attributes[item.name] = json.dumps(value) if not isinstance(value, str) else value
+    return xr.Dataset(variables, attrs=attributes)
+
+
+def _is_empty(value: Any) -> bool:
+    return value is None or (isinstance(value, np.ndarray | str | tuple) and len(value) == 0)
+
+
+def _read_model(found: Mapping[str, xr.Dataset], group: str) -> ModelSurvey:
+    layers = tuple(
+        _read(LayerSurvey, found[place], verdict=_read_verdict(found, place))
+        for place in _children(found, group, "layer")
+    )
+    verdict = _read_verdict(found, group)
+    return _read(ModelSurvey, found[group], layers=layers, verdict=verdict)
+
+
+def _read_verdict(found: Mapping[str, xr.Dataset], group: str) -> Verdict | None:
+    place = f"{group}/verdict"
+    return _read(Verdict, found[place]) if place in found else None
+
+
+def _children(found: Mapping[str, xr.Dataset], group: str, kind: str) -> list[str]:
+    stem = f"{group.rstrip('/')}/{kind}_"
+    places = [name for name in found if name.startswith(stem) and name[len(stem) :].isdigit()]
+    return sorted(places, key=lambda name: int(name[len(stem) :]))
+
+
+def _read(kind: type[Record], dataset: xr.Dataset, **nested: Any) -> Record:
+    values = {
+        item.name: _value(item, dataset)
+        for item in fields(kind)  # type: ignore[arg-type]
+        if item.name in dataset or item.name in dataset.attrs
+    }
+    return kind(**(values | nested))
+
+
+def _value(item: Field[Any], dataset: xr.Dataset) -> Any:
+    if item.name in dataset:
+        values = dataset[item.name].values
+        return values if values.ndim else values.item()
+    text = dataset.attrs[item.name]
+    value = text if item.type is str else json.loads(text)
+    return tuple(value) if isinstance(value, list) else value

@@ -1,0 +1,101 @@
+"""What every result shares: a one-line repr, a summary, and saving to NetCDF and back."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, ClassVar, Self, cast
+
+import numpy as np
+import xarray as xr
+
+from reluscape.errors import InputError
+
+
+class Result:
+    """Base of the frozen result dataclasses.
+
+    `save` writes one NetCDF file (arrays as variables, everything else as attributes) under a
+    temporary name and renames it, so that a file is either whole or absent. `load` is its inverse.
+    """
+
+    __slots__ = ()
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    def summary(self) -> str:
+        """The result in a few lines, one field a line, arrays by their shape."""
+        values = ((f.name, getattr(self, f.name)) for f in fields(self))
+        lines = [f"  {name}: {_brief(value)}" for name, value in values]
+        return "\n".join([type(self).__name__, *lines])
+
+    def __repr__(self) -> str:
+        """One line: the class and its fields, arrays by their shape."""
+        inside = ", ".join(f"{f.name}={_brief(getattr(self, f.name))}" for f in fields(self))
+        return f"{type(self).__name__}({inside})"
+
+    def to_dataset(self) -> xr.Dataset:
+        """Return the result as an xarray dataset."""
+        variables, attributes = {}, {"result": type(self).__name__}
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if isinstance(value, np.ndarray):
+                data = value.astype(np.int8) if value.dtype == np.bool_ else value
+                dims = tuple(f"{f.name}_{axis}" for axis in range(value.ndim))
+                variables[f.name] = xr.Variable(dims, data, {"boolean": int(value.dtype == np.bool_)})
+            elif value is not None:
+                attributes[f.name] = int(value) if isinstance(value, bool) else value
+        return xr.Dataset(variables, attrs=attributes)
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the result to a NetCDF file and return its path."""
+        target = Path(path)
+        dataset = self.to_dataset()
+        write_then_rename(target, lambda temporary: dataset.to_netcdf(temporary, engine="h5netcdf"))
+        return target
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Self:
+        """Read a result that `save` wrote.
+
+        Raises:
+            InputError: A missing or truncated file, or one that holds another kind of result.
+        """
+        try:
+            with xr.open_dataset(path, engine="h5netcdf", decode_cf=False) as file:
+                dataset = file.load()
+        except (OSError, ValueError) as error:
+            raise InputError(f"expected a NetCDF file with a {cls.__name__}; could not read {str(path)!r}: {error}") from error
+        if dataset.attrs.get("result") != cls.__name__:
+            raise InputError(f"expected a file with a {cls.__name__}; {str(path)!r} holds {dataset.attrs.get('result')!r}")
+        return cls(**{f.name: _restore(dataset, f.name, str(f.type)) for f in fields(cast(Any, cls))})
+
+
+def write_then_rename(target: Path, write: Any) -> None:
+    """Call `write(temporary path)` and rename the outcome to `target`; leave nothing half-written."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        write(temporary)
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _restore(dataset: xr.Dataset, name: str, kind: str) -> Any:
+    """Field `name` of a saved result; `kind` is its annotation."""
+    if name in dataset.variables:
+        variable = dataset[name]
+        values = np.asarray(variable.values)
+        return values.astype(np.bool_) if variable.attrs.get("boolean") else values
+    value = dataset.attrs.get(name)
+    if value is not None and kind.startswith(("bool", "float", "int", "str")):
+        return {"bool": bool, "float": float, "int": int, "str": str}[kind.split()[0]](value)
+    return value
+
+
+def _brief(value: object) -> str:
+    """A value in few characters."""
+    if isinstance(value, np.ndarray):
+        return f"array{value.shape}"
+    return f"{value:.6g}" if isinstance(value, float) else repr(value)

@@ -1,0 +1,100 @@
+"""Linear programs: the only place that talks to HiGHS.
+
+A solver proposes; what it proposes is checked elsewhere. Bounds are always explicit: variables are
+free unless a box is given.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import highspy
+import numpy as np
+from numpy.typing import NDArray
+
+from reluscape.errors import AnalysisError
+
+Floats = NDArray[np.float64]
+Status = Literal["optimal", "infeasible", "unbounded"]
+
+_STATUS: dict[highspy.HighsModelStatus, Status] = {
+    highspy.HighsModelStatus.kOptimal: "optimal",
+    highspy.HighsModelStatus.kInfeasible: "infeasible",
+    highspy.HighsModelStatus.kUnbounded: "unbounded",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Solution:
+    """Outcome of a linear program: status, value, point and one multiplier per row.
+
+    For `minimise c.x` subject to `A x >= b`, the multipliers y >= 0 satisfy `c = A^T y` up to the box.
+    `value` is NaN and the arrays are empty unless the status is "optimal".
+    """
+
+    status: Status
+    value: float
+    point: Floats
+    multipliers: Floats
+
+
+class LinearProgram:
+    """`minimise c.x  subject to  A x >= b,  |x_j| <= box_j`, solved again and again as rows come and go.
+
+    Args:
+        matrix: A, shape (rows, variables), dense.
+        lower: b, shape (rows,).
+        box: Half-widths of the variables' box; infinite entries leave a variable free.
+        upper: Optional upper sides of the rows (equalities where equal to `lower`).
+    """
+
+    def __init__(self, matrix: Floats, lower: Floats, box: Floats, upper: Floats | None = None) -> None:
+        self._highs = highspy.Highs()
+        self._highs.setOptionValue("output_flag", False)
+        self._highs.setOptionValue("threads", 1)
+        for name in ("primal_feasibility_tolerance", "dual_feasibility_tolerance"):
+            self._highs.setOptionValue(name, 1e-9)
+        columns = len(box)
+        lp = highspy.HighsLp()
+        lp.num_col_, lp.num_row_ = columns, len(lower)
+        lp.col_cost_ = np.zeros(columns)
+        lp.col_lower_, lp.col_upper_ = -box, box
+        lp.row_lower_ = lower
+        lp.row_upper_ = np.full(len(lower), np.inf) if upper is None else upper
+        lp.a_matrix_.format_ = highspy.MatrixFormat.kRowwise
+        lp.a_matrix_.start_ = np.arange(0, matrix.size + 1, columns) if columns else np.zeros(1, dtype=int)
+        lp.a_matrix_.index_ = np.tile(np.arange(columns), len(lower))
+        lp.a_matrix_.value_ = matrix.ravel()
+        self._highs.passModel(lp)
+        self._columns = np.arange(columns, dtype=np.int32)
+
+    def add_row(self, row: Floats, lower: float) -> None:
+        """Append the constraint `row . x >= lower`."""
+        self._highs.addRow(lower, highspy.kHighsInf, len(row), self._columns, row)
+
+    def drop_last_row(self) -> None:
+        """Remove the constraint added last."""
+        last = self._highs.getNumRow() - 1
+        self._highs.deleteRows(1, np.array([last], dtype=np.int32))
+
+    def minimise(self, objective: Floats) -> Solution:
+        """Solve for `objective`, warm from the last basis.
+
+        Raises:
+            AnalysisError: The solver broke down; the message carries its status.
+        """
+        self._highs.changeColsCost(len(objective), self._columns, objective)
+        self._highs.run()
+        status = self._highs.getModelStatus()
+        if status == highspy.HighsModelStatus.kUnboundedOrInfeasible:
+            self._highs.setOptionValue("presolve", "off")
+            self._highs.run()
+            status = self._highs.getModelStatus()
+        if status not in _STATUS:
+            raise AnalysisError(f"linear program must end optimal, infeasible or unbounded; HiGHS ended with {status}: rescale the data (--standardise)")
+        if _STATUS[status] != "optimal":
+            return Solution(_STATUS[status], float("nan"), np.empty(0), np.empty(0))
+        solution = self._highs.getSolution()
+        value = float(self._highs.getInfo().objective_function_value)
+        return Solution("optimal", value, np.array(solution.col_value), np.array(solution.row_dual))

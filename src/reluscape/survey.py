@@ -1,0 +1,368 @@
+"""The main job: everything one command can say about one or two trained models.
+
+For each model: its loss and gradient, a certificate for the whole network and for each readable
+layer, and the geometry of the cell that each layer stopped in. What cannot be said is recorded
+with its reason. The results are one NetCDF file, certificates and weights as files beside it, and
+one HTML page.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import shlex
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from os.path import relpath
+from pathlib import Path
+from tempfile import TemporaryFile
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import save
+from torch import nn
+
+from reluscape import __version__
+from reluscape.certificate import Certificate
+from reluscape.data import Data
+from reluscape.errors import AnalysisError, InputError, ReluscapeError, UnsupportedModelError
+from reluscape.landscape import Block, Landscape
+from reluscape.models import num_outputs, takes_flat_inputs
+from reluscape.proof import certify
+from reluscape.report import render
+from reluscape.report.findings import (
+    DataSummary,
+    LayerSurvey,
+    ModelSurvey,
+    Survey,
+    Verdict,
+    load_survey,
+)
+from reluscape.results import write_then_rename
+from reluscape.survey_steps import at_point, chords, facets, flips, radius, unit_activity
+from reluscape.train import Training
+
+__all__ = ["Subject", "Survey", "load_survey", "survey"]
+
+Progress = Callable[[str, float], None]
+log = logging.getLogger(__name__)
+
+_BUILD_SHARE = 0.4
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A model to survey.
+
+    Attributes:
+        name: What the report calls it; names of the subjects of one survey differ.
+        build: Trains or loads it when its turn comes, and returns the module with the record of
+            its training, or None where there is none.
+        options: Options that the command line needs besides the saved weights to build the module
+            again, such as ``--model package:factory``; empty for a plain ReLU network.
+        description: Where the model comes from, if it has no record of its training.
+    """
+
+    name: str
+    build: Callable[[Progress], tuple[nn.Module, Training | None]]
+    options: str = ""
+    description: str = ""
+
+
+def survey(
+    subjects: Sequence[Subject],
+    data: Data,
+    *,
+    loss: str,
+    weight_decay: float = 0.0,
+    layer: int | str | None = None,
+    out: str | Path | None = None,
+    seed: int = 0,
+    arithmetic: str = "float64",
+    data_options: Sequence[str] = (),
+    progress: Progress | None = None,
+) -> Survey:
+    """Survey one or more models on their data; write the report if there is a folder for it.
+
+    Ctrl-C at any time ends the survey: what was done by then is written and marked incomplete.
+    Equal arguments give equal results and an equal report.
+
+    Args:
+        subjects: The models, built one after the other.
+        data: Inputs and targets; images are flattened for a model that starts with a Linear.
+        loss: ``squared``, ``half_squared``, ``l1`` or ``cross_entropy``.
+        weight_decay: Factor of ``‖theta‖²/2`` in the loss.
+        layer: Survey only this layer's block: a name, or an index among the readable layers.
+        out: Folder for ``report.html``, ``results.nc``, ``certificates/`` and ``weights/``.
+        seed: Seed of the random directions and rays.
+        arithmetic: ``float64`` or ``rational``, for the certificates.
+        data_options: Command-line options that load the data again, for the commands in the
+            report; by default those of its name.
+        progress: Called with what is being done and the fraction done.
+
+    Returns:
+        The results. ``complete`` is False after Ctrl-C.
+
+    Raises:
+        InputError: Data, models and options do not fit, or ``out`` cannot be written to. Nothing
+            is written then.
+    """
+    names = [subject.name for subject in subjects]
+    if not names or len(set(names)) < len(names):
+        raise InputError(f"subjects must be at least one, with different names; received {names}")
+    folder = None if out is None else _prepared(Path(out))
+    notebook = _Notebook()
+    task = _Task(data, loss, weight_decay, layer, seed, arithmetic, progress or _silent, notebook)
+    complete = True
+    try:
+        for place, subject in enumerate(subjects):
+            task.run(subject, place, len(subjects))
+    except (KeyboardInterrupt, _Interrupted):
+        log.info("interrupted")
+        complete = False
+    summary = _summarise(data, data_options, folder)
+    result = Survey(
+        summary,
+        loss,
+        weight_decay=weight_decay,
+        arithmetic=arithmetic,
+        seed=seed,
+        models=tuple(notebook.models),
+        complete=complete,
+        version=__version__,
+    )
+    if folder is not None:
+        _write(result, notebook, folder)
+    return result
+
+
+class _Interrupted(Exception):
+    """The training was interrupted, so the survey ends with what is known."""
+
+
+@dataclass(slots=True)
+class _Notebook:
+    """What has been found so far; Ctrl-C leaves it whole."""
+
+    models: list[ModelSurvey] = field(default_factory=list)
+    certificates: dict[str, Certificate] = field(default_factory=dict)
+    weights: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
+
+    def model(self, **found: Any) -> None:
+        """Add to what is known of the current model."""
+        self.models[-1] = replace(self.models[-1], **found)
+
+    def layer(self, **found: Any) -> None:
+        """Add to what is known of the current layer."""
+        *done, current = self.models[-1].layers
+        self.model(layers=(*done, replace(current, **found)))
+
+    def verdict(self, certificate: Certificate, file: str) -> Verdict:
+        """Keep a certificate for writing, and return what it says."""
+        self.certificates[file] = certificate
+        return Verdict(
+            claim=str(certificate.claim),
+            tier=str(certificate.tier),
+            reason=certificate.reason,
+            file=file,
+            margin=certificate.margin,
+            moved=certificate.moved,
+            gradient_norm=certificate.gradient_norm,
+            num_active_kinks=len(certificate.active_kinks),
+        )
+
+
+@dataclass(slots=True)
+class _Task:
+    """One survey in progress: its settings, and where it stands."""
+
+    data: Data
+    loss: str
+    weight_decay: float
+    layer: int | str | None
+    seed: int
+    arithmetic: str
+    progress: Progress
+    notebook: _Notebook
+    start: float = 0.0
+    span: float = 1.0
+
+    def run(self, subject: Subject, place: int, total: int) -> None:
+        """Build one model and take every step on it."""
+        self.start, self.span = place / total, 1 / total
+        stem = f"{place + 1}-{_slug(subject.name)}"
+        self.notebook.models.append(ModelSurvey(subject.name, description=subject.description))
+        module, training = self._build(subject)
+        landscape = self._landscape(module)
+        self.notebook.weights[f"weights/{stem}.safetensors"] = landscape.state()
+        options = f"{subject.options} --weights weights/{stem}.safetensors".strip()
+        self.notebook.model(options=options, **_first_facts(landscape))
+        if training is not None and not training.completed:
+            self.notebook.model(notes=("the training was interrupted",))
+            raise _Interrupted
+        self._whole(landscape, training, stem)
+        self._layers(landscape, place, stem)
+        self.notebook.model(complete=True)
+
+    def _build(self, subject: Subject) -> tuple[nn.Module, Training | None]:
+        def report(what: str, fraction: float) -> None:
+            told = f"{subject.name}: {what}"
+            self.progress(told, self.start + self.span * _BUILD_SHARE * fraction)
+
+        report("building", 0.0)
+        module, training = subject.build(report)
+        if training is not None:
+            self.notebook.model(description=training.description, losses=training.losses)
+        return module, training
+
+    def _landscape(self, module: nn.Module) -> Landscape:
+        data = self.data.flattened() if takes_flat_inputs(module, self.data.inputs) else self.data
+        targets = data.targets_for(self.loss, num_outputs(module, data.inputs))
+        return Landscape(
+            module, data.inputs, targets, loss=self.loss, weight_decay=self.weight_decay
+        )
+
+    def _whole(self, landscape: Landscape, training: Training | None, stem: str) -> None:
+        note = self.notebook.model
+
+        def verdict() -> dict[str, Any]:
+            certificate = certify(landscape, arithmetic=self.arithmetic)
+            file = f"certificates/{stem}.json"
+            return {"verdict": self.notebook.verdict(certificate, file)}
+
+        self._step("certificate of the whole network", 0.0, verdict, note)
+        if training is not None and landscape.reading is not None:
+            self._step("switching signs", 0.05, lambda: flips(landscape, training), note)
+
+    def _layers(self, landscape: Landscape, place: int, stem: str) -> None:
+        names = landscape.layers
+        if self.layer is not None:
+            names = (landscape.block(self.layer).layer,)
+        activity = {} if landscape.reading is None else unit_activity(landscape.reading)
+        for turn, name in enumerate(names):
+            index = landscape.layers.index(name)
+            record = LayerSurvey(name, index, activity=activity.get(name, np.zeros(0)))
+            self.notebook.model(layers=(*self.notebook.models[-1].layers, record))
+            begin = 0.1 + 0.9 * turn / len(names)
+            try:
+                block = landscape.block(name)
+            except UnsupportedModelError as error:
+                self.notebook.layer(notes=(str(error),))
+                continue
+            seed = (self.seed, place, index)
+            self._layer(block, f"{stem}-{index + 1}-{_slug(name)}", seed, begin, 0.9 / len(names))
+
+    def _layer(
+        self, block: Block, stem: str, seed: tuple[int, ...], begin: float, span: float
+    ) -> None:
+        def verdict() -> dict[str, Any]:
+            certificate = certify(block, arithmetic=self.arithmetic)
+            file = f"certificates/{stem}.json"
+            return {"verdict": self.notebook.verdict(certificate, file)}
+
+        steps: tuple[tuple[str, Callable[[], dict[str, Any]]], ...] = (
+            ("gradient and kinks", lambda: at_point(block)),
+            ("certificate", verdict),
+            ("chords", lambda: chords(block, seed)),
+            ("facets", lambda: facets(block, seed)),
+            ("largest ball", lambda: radius(block)),
+        )
+        for turn, (what, work) in enumerate(steps):
+            at = begin + span * turn / len(steps)
+            self._step(what, at, work, self.notebook.layer, f"layer {block.layer}, ")
+
+    def _step(
+        self,
+        what: str,
+        fraction: float,
+        work: Callable[[], dict[str, Any]],
+        note: Callable[..., None],
+        where: str = "",
+    ) -> None:
+        """Take one step; one that breaks down is noted with its reason and the rest goes on."""
+        model = self.notebook.models[-1]
+        done = _BUILD_SHARE + (1 - _BUILD_SHARE) * fraction
+        self.progress(f"{model.name}: {where}{what}", self.start + self.span * done)
+        began = perf_counter()
+        try:
+            note(**work())
+        except (AnalysisError, UnsupportedModelError) as error:
+            self._broken(what, error, note)
+        log.info("%s: %s%s took %.3f s", model.name, where, what, perf_counter() - began)
+
+    def _broken(self, what: str, error: ReluscapeError, note: Callable[..., None]) -> None:
+        model = self.notebook.models[-1]
+        record = model if note == self.notebook.model else model.layers[-1]
+        note(notes=(*record.notes, f"{what}: {error}"))
+
+
+def _silent(what: str, fraction: float) -> None:
+    """Progress that nobody watches."""
+
+
+def _slug(text: str) -> str:
+    """A text as part of a file name."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:40] or "model"
+
+
+def _prepared(folder: Path) -> Path:
+    """Make the folder and its subfolders and write to each once, before any work is done."""
+    try:
+        for place in (folder, folder / "certificates", folder / "weights"):
+            place.mkdir(parents=True, exist_ok=True)
+            with TemporaryFile(dir=place) as probe:
+                probe.write(b"0")
+    except OSError as error:
+        raise InputError(
+            f"out must be a folder that can be written to; received {str(folder)!r} "
+            f"({error.strerror}): choose another folder or change its permissions"
+        ) from error
+    return folder
+
+
+def _summarise(data: Data, options: Sequence[str], folder: Path | None) -> DataSummary:
+    shape = " × ".join(str(size) for size in data.inputs.shape[1:])
+    columns = 1 if data.targets.ndim == 1 else data.targets.shape[1]
+    task = f"{len(data.classes)} classes" if data.classes else f"{columns} numbers (regression)"
+    given = list(options) or ["--data", data.name, *(["--standardise"] * data.standardised)]
+    # The report's commands run in its own folder, so paths to files are rewritten from there.
+    moved = [relpath(at, folder) if folder and Path(at).is_file() else at for at in given]
+    return DataSummary(
+        data.name,
+        data.num_samples,
+        input_shape=f"{shape} numbers",
+        task=task,
+        classes=data.classes,
+        standardised=data.standardised,
+        notes=data.notes,
+        options=shlex.join(moved),
+    )
+
+
+def _first_facts(landscape: Landscape) -> dict[str, Any]:
+    reading = landscape.reading
+    return {
+        "num_params": landscape.size,
+        "loss": landscape.loss(),
+        "gradient_norm": float(np.linalg.norm(landscape.gradient())),
+        "unreadable": landscape.unreadable or "",
+        "opaque": () if reading is None else reading.opaque,
+        "opaque_reason": "" if reading is None else reading.reason or "",
+    }
+
+
+def _write(result: Survey, notebook: _Notebook, folder: Path) -> None:
+    """Write every file under a temporary name first, the report last, since it links the others."""
+    for file, certificate in notebook.certificates.items():
+        write_then_rename(folder / file, certificate.save)
+    for file, state in notebook.weights.items():
+        content = save({name: np.ascontiguousarray(values) for name, values in state.items()})
+        write_then_rename(folder / file, _writer(content))
+    result.save(folder / "results.nc")
+    write_then_rename(folder / "report.html", _writer(render(result).encode()))
+
+
+def _writer(content: bytes) -> Callable[[Path], int]:
+    """What writes these bytes to a path."""
+    return lambda path: path.write_bytes(content)

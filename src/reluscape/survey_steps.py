@@ -1,0 +1,104 @@
+"""The steps of a survey: each measures one thing and returns it by its names in the record."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from reluscape.errors import AnalysisError, InputError
+from reluscape.landscape import Block, Landscape
+from reluscape.network import Affine, Reading, Rectifier, read_network
+from reluscape.train import Training
+
+Bools = NDArray[np.bool_]
+Found = dict[str, Any]
+
+#: Facets are counted up to this many kinks times parameters: a few seconds on one core. The first
+#: number is for blocks whose units separate (one hidden layer from the block on), the second for
+#: all others, whose linear programs hold all parameters at once. Measured, not derived.
+MAX_FACET_WORK = (1_000_000, 50_000)
+#: The largest ball is one linear program with all kinks; likewise measured.
+MAX_BALL_WORK = 500_000
+NUM_DIRECTIONS = 200
+NUM_RAYS = 400
+
+
+def _switches(reading: Reading) -> list[tuple[str, Bools]]:
+    """The affine layer before each rectifier, and (samples, units) signs of its inputs.
+
+    A rectifier that directly follows another switches with it and is left out.
+    """
+    found: list[tuple[str, Bools]] = []
+    values, name, rectified = reading.features, "", False
+    for layer in reading.network.layers:
+        if isinstance(layer, Rectifier) and not rectified:
+            found.append((name, values > 0))
+        name = layer.name if isinstance(layer, Affine) else name
+        rectified = isinstance(layer, Rectifier)
+        values = layer(values)
+    return found
+
+
+def unit_activity(reading: Reading) -> dict[str, np.ndarray]:
+    """(units,) share of samples on which each hidden unit is active, by the layer before it."""
+    return {name: signs.mean(axis=0) for name, signs in reversed(_switches(reading))}
+
+
+def flips(landscape: Landscape, training: Training) -> Found:
+    """Switching signs that changed in each of the last training steps, and their number in all."""
+    inputs = torch.as_tensor(landscape.inputs)
+    before: Bools | None = None
+    changed, size = [], 0
+    for theta in training.thetas:
+        switches = _switches(read_network(landscape.module_at(theta), inputs))
+        signs = np.concatenate([np.zeros(0, np.bool_), *(part.ravel() for _, part in switches)])
+        if before is not None:
+            changed.append(int((signs != before).sum()))
+        before, size = signs, signs.size
+    return {"flips": np.array(changed, dtype=np.int64), "num_switches": size}
+
+
+def at_point(block: Block) -> Found:
+    """Sizes, gradient, kinks that are zero, and the nearest kink."""
+    distance, kink = block.cell().nearest_kink(block.theta)
+    return {
+        "num_params": block.size,
+        "num_kinks": block.num_kinks,
+        "gradient_norm": float(np.linalg.norm(block.gradient())),
+        "num_active_kinks": int((block.kinks() == 0).sum()),
+        "nearest_distance": distance,
+        "nearest_kink": block.describe_kink(kink) if kink >= 0 else "",
+    }
+
+
+def chords(block: Block, seed: tuple[int, ...]) -> Found:
+    """Chords of the cell along random lines through the point."""
+    directions = np.random.default_rng(seed).normal(size=(NUM_DIRECTIONS, block.size))
+    chord = block.cell().chord(block.theta, directions)
+    return {"chord_lengths": chord.length, "chord_angles": chord.angle}
+
+
+def facets(block: Block, seed: tuple[int, ...]) -> Found:
+    """The number of facets, or how many random rays find where counting would take long."""
+    cell = block.cell()
+    limit = MAX_FACET_WORK[0 if len(block.kink_groups) == 1 else 1]
+    if block.num_kinks * block.size <= limit:
+        try:
+            return {"num_facets": len(cell.facets().kinks), "facets_exact": True}
+        except InputError as error:
+            raise AnalysisError(str(error)) from error
+    ray_seed = int(np.random.SeedSequence(seed).generate_state(1)[0])
+    return {"num_facets": cell.num_facets_seen(block.theta, NUM_RAYS, seed=ray_seed)}
+
+
+def radius(block: Block) -> Found:
+    """The radius of the largest ball in the cell, where finding it is quick."""
+    if block.num_kinks == 0:
+        return {"radius": np.inf}
+    if block.num_kinks * block.size > MAX_BALL_WORK:
+        return {}
+    try:
+        return {"radius": block.cell().chebyshev_ball()[1]}
+    except InputError as error:
+        raise AnalysisError(str(error)) from error

@@ -1,0 +1,113 @@
+"""Directions along which a ReLU network's output does not change, by structure alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reluscape.landscape import Landscape
+from reluscape.network import Affine, Rectifier, Scale
+
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+
+
+def flat_directions(landscape: Landscape, pattern: Bools) -> Floats:
+    """Orthonormal basis, in columns, of the flat directions at a differentiable point.
+
+    Two kinds: parameters that nothing reads because units are dead on every sample, and, for every
+    live hidden unit, scaling its incoming weights up and its outgoing weights down (`relu(c z) =
+    c relu(z)` for c > 0). Along them the output on the data, and so the loss without decay, is
+    constant on a manifold through the point.
+
+    Args:
+        landscape: Fully readable, without batch norm.
+        pattern: Signs of all hidden kinks (those of the first layer's block), none active.
+    """
+    layers = _stages(landscape)
+    alive = _alive_units(landscape, pattern)
+    live_in = [np.ones(layers[0][0].weight.shape[1], dtype=np.bool_), *alive]
+    read = _read_units(layers, alive)
+    columns = [_unused(landscape, layers, live_in, read), _rescalings(landscape, layers, alive, read)]
+    directions = np.hstack(columns)
+    if directions.shape[1] == 0:
+        return directions
+    u, values, _ = np.linalg.svd(directions, full_matrices=False)
+    return np.asarray(u[:, values > 1e-10 * values.max(initial=1.0)])
+
+
+def is_plain(landscape: Landscape) -> bool:
+    """Whether the whole network is read, without batch norm, so that structure tells all."""
+    reading = landscape.reading
+    return reading is not None and not reading.opaque and not any(isinstance(layer, Scale) for layer in reading.network.layers)
+
+
+def _stages(landscape: Landscape) -> list[tuple[Affine, float | None]]:
+    """Affine layers with the slope of the rectifier that follows (None for none)."""
+    assert landscape.reading is not None
+    stages: list[tuple[Affine, float | None]] = []
+    for layer in landscape.reading.network.layers:
+        if isinstance(layer, Affine):
+            stages.append((layer, None))
+        elif isinstance(layer, Rectifier):
+            affine, before = stages[-1]
+            slope = layer.slope if before is None else before * layer.slope if before >= 0 else before
+            stages[-1] = (affine, slope)
+    return stages
+
+
+def _alive_units(landscape: Landscape, pattern: Bools) -> list[Bools]:
+    """For every affine layer, which of its units pass a signal on some sample."""
+    groups = iter(landscape.block(0).kink_groups)
+    alive = []
+    for affine, slope in _stages(landscape):
+        units = np.ones(len(affine.weight), dtype=np.bool_)
+        if slope is not None:
+            group = next(groups)
+            if slope == 0.0:
+                units = pattern[group.start : group.stop].reshape(-1, group.units).any(axis=0)
+        alive.append(units)
+    return alive
+
+
+def _read_units(layers: Sequence[tuple[Affine, float | None]], alive: Sequence[Bools]) -> list[Bools]:
+    """For every affine layer, which of its units reach the output through live units."""
+    read = [alive[-1]]
+    for units in alive[-2::-1]:
+        read.append(units & read[-1].any())
+    return read[::-1]
+
+
+def _unused(
+    landscape: Landscape, layers: Sequence[tuple[Affine, float | None]], live_in: Sequence[Bools], read: Sequence[Bools]
+) -> Floats:
+    """Unit vectors of the parameters that do not reach the output."""
+    chosen = []
+    for (affine, _), inputs, units in zip(layers, live_in, read, strict=False):
+        used = [(units[:, None] & inputs[None, :]).ravel()]
+        used += [] if affine.bias is None else [units]
+        chosen.append(landscape.positions(affine.name)[~np.concatenate(used)])
+    return np.eye(landscape.size)[:, np.concatenate(chosen)]
+
+
+def _rescalings(
+    landscape: Landscape, layers: Sequence[tuple[Affine, float | None]], alive: Sequence[Bools], read: Sequence[Bools]
+) -> Floats:
+    """One direction per live hidden unit: incoming weights up, outgoing weights down."""
+    rows = []
+    for (before, slope), (after, _), units in zip(layers[:-1], layers[1:], read[:-1], strict=True):
+        if slope is None:
+            continue
+        into, out = landscape.positions(before.name), landscape.positions(after.name)
+        count, inputs = before.weight.shape
+        outgoing = out[: after.weight.size].reshape(after.weight.shape)
+        for unit in np.flatnonzero(units):
+            row = np.zeros(landscape.size)
+            row[into[unit * inputs : (unit + 1) * inputs]] = before.weight[unit]
+            if before.bias is not None:
+                row[into[count * inputs + unit]] = before.bias[unit]
+            row[outgoing[:, unit]] = -after.weight[:, unit]
+            rows.append(row)
+    return np.array(rows).reshape(len(rows), landscape.size).T

@@ -1,0 +1,126 @@
+"""State dicts from weights files; no code of a file is ever run."""
+
+from __future__ import annotations
+
+import pickle
+import re
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from reluscape.errors import InputError
+
+__all__ = ["keeps_order", "read_state"]
+
+_SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt")
+_WRAPPERS = ("state_dict", "model_state_dict")
+_PREFIXES = ("module.", "_orig_mod.")  # of DataParallel and torch.compile
+
+
+def keeps_order(path: Path) -> bool:
+    """Whether the tensors of the file come in the order of the model's definition."""
+    return path.suffix.lower() != ".safetensors"
+
+
+def read_state(path: Path) -> dict[str, torch.Tensor]:
+    """Read names and tensors from a weights file without running code from it.
+
+    Args:
+        path: ``.safetensors``, or ``.pt``/``.pth``/``.ckpt`` holding a state dict, which may sit
+            under the key "state_dict" or "model_state_dict". Prefixes that DataParallel and
+            torch.compile add are dropped.
+
+    Returns:
+        Finite float64 tensors (counters stay integers), in the order of the file.
+
+    Raises:
+        InputError: no such file, damaged, pickled objects, or tensors that are no weights.
+    """
+    if path.is_dir():
+        raise InputError(f"expected a weights file, got the folder {path}: name a file in it")
+    if not path.exists():
+        raise InputError(f"{path} does not exist: check the name and the current folder")
+    if path.suffix.lower() not in _SUFFIXES:
+        raise InputError(
+            f"expected weights in a {', '.join(_SUFFIXES)} file, got {path}: "
+            "save model.state_dict() with torch.save or safetensors"
+        )
+    content = _unpickle(path) if keeps_order(path) else _read_safetensors(path)
+    if not isinstance(content, Mapping):
+        raise InputError(
+            f"{path} holds a {type(content).__name__}; expected a state dict: "
+            "save model.state_dict()"
+        )
+    for wrapper in _WRAPPERS:
+        content = content[wrapper] if isinstance(content.get(wrapper), Mapping) else content
+    for prefix in _PREFIXES:
+        if content and all(str(name).startswith(prefix) for name in content):
+            content = {str(name).removeprefix(prefix): tensor for name, tensor in content.items()}
+    if not content:
+        raise InputError(f"{path} holds no tensors: save model.state_dict()")
+    return {str(name): _as_double(path, str(name), value) for name, value in content.items()}
+
+
+def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError, KeyError, AttributeError) as error:
+        text = " ".join(str(error).split())[:200]
+        raise InputError(
+            f"{path} is not a complete .safetensors file ({text}): save it again"
+        ) from error
+
+
+def _unpickle(path: Path) -> object:
+    """The content of a ``.pt`` file without running any code from it."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # on foreign pickle protocols: refused or read below
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise InputError(_why_refused(path, error)) from error
+    # On damaged bytes the unpickler fails wherever it happens to stand, with any exception.
+    except Exception as error:
+        reason = str(error).strip().splitlines()[:1] or [type(error).__name__]
+        raise InputError(
+            f"{path} is not a complete PyTorch file ({reason[0][:120]}): "
+            "save model.state_dict() again"
+        ) from error
+
+
+def _why_refused(path: Path, error: pickle.UnpicklingError) -> str:
+    if path.read_bytes()[:1] not in (b"P", b"\x80"):
+        return f"{path} is not a PyTorch file: save model.state_dict() with torch.save"
+    found = re.search(r"GLOBAL ([\w.]+)", str(error))
+    what = f" ({found.group(1)})" if found else ""
+    return (
+        f"{path} holds pickled objects{what}, which are never loaded: "
+        "save model.state_dict() instead of the model"
+    )
+
+
+def _as_double(path: Path, name: str, value: object) -> torch.Tensor:
+    if not isinstance(value, torch.Tensor):
+        raise InputError(
+            f"{path} holds a {type(value).__name__} under {name!r}; expected only tensors: "
+            "save model.state_dict() alone"
+        )
+    if name.endswith("num_batches_tracked"):
+        return value
+    if value.is_quantized or value.layout != torch.strided or not value.is_floating_point():
+        raise InputError(
+            f"{path}: {name} is {value.dtype}, {value.layout}; expected dense float weights"
+        )
+    result = value.detach().to(torch.float64).clone()
+    bad = int((~torch.isfinite(result)).sum())
+    if bad:
+        raise InputError(
+            f"{path}: {name} holds {bad} values that are NaN or infinite: "
+            "the training diverged; use weights from before"
+        )
+    return result
