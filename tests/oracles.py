@@ -252,7 +252,9 @@ class Brute:
         """Whether every sign the claim needs is far from rounding."""
         signs = np.concatenate([self.slopes.ravel(), [self.rest, self.curvature]])
         signs = signs[np.isfinite(signs)]
-        return self.independent and bool(((np.abs(signs) > DECIDED) | (np.abs(signs) < 1e-12)).all())
+        return self.independent and bool(
+            ((np.abs(signs) > DECIDED) | (np.abs(signs) < 1e-12)).all()
+        )
 
     @property
     def zero_slope(self) -> bool:
@@ -277,11 +279,12 @@ def brute_force(instance: Instance, *, programmes: bool = True) -> Brute:
     worst, across, independent = 0.0, np.inf, True
     for sides in patterns(kinks):
         gradient, normals = frozen_gradient(instance, sides)
-        independent &= not kinks or np.linalg.matrix_rank(normals, tol=1e-9) == len(kinks)
-        if programmes:
+        independent &= not kinks or bool(np.linalg.matrix_rank(normals, tol=1e-9) == len(kinks))
+        if programmes and worst > -DECIDED:  # one descent is enough
             rows = np.array(list(sides.values())).reshape(-1, 1) * normals
             worst = min(worst, least(gradient, rows, size))
-            across = min(across, least_across(gradient, rows))
+            if worst > -1e-9:
+                across = min(across, least_across(gradient, rows))
     sides = dict.fromkeys(kinks, 1)
     gradient, normals = frozen_gradient(instance, sides)
     along = null_space(normals, size)

@@ -2,12 +2,12 @@
 
 Conventions. The block is the first layer unless `layer` says otherwise; `layer=None` is the whole
 network. r is a residual, output minus target, or for cross-entropy (two logits, the second held at
-zero) the probability of class 0 minus its indicator: either way the derivative of a sample's loss in
-its first output is a positive multiple of r. Slopes are given as (up, down) of a kink's value t,
+zero) the probability of class 0 minus its indicator: either way the derivative of a sample's loss
+in its first output is a positive multiple of r. Slopes are given as (up, down) of a kink's value t,
 without the positive factor that the loss puts in front of all of them.
 
-`claims` is what float64 may answer, `exact` what rational arithmetic may: the two differ only where a
-sign is zero through cancellation.
+`claims` is what float64 may answer, `exact` what rational arithmetic may: the two differ only where
+a sign is zero through cancellation.
 """
 
 from __future__ import annotations
@@ -59,7 +59,12 @@ class Problem:
 
 
 def problem(
-    name: str, layers: Layers, inputs: Sequence[object], targets: np.ndarray, loss: str, *claims: str
+    name: str,
+    layers: Layers,
+    inputs: Sequence[object],
+    targets: np.ndarray,
+    loss: str,
+    *claims: str,
 ) -> Problem:
     """Build a problem on one-feature samples unless `inputs` has rows."""
     samples = np.array(inputs, dtype=float).reshape(len(inputs), -1)
@@ -107,7 +112,7 @@ def smooth_points() -> list[Problem]:
         found += [
             problem("slope", bare, [1], one, loss, MOVING),  # df/dw = r = 1
             problem("dead", dead, [1], one, loss, PLATEAU),  # relu(-1) = 0 around w = -1
-            # the loss in w is sum r^2 (strictly convex), or |f| twice with opposite signs: constant.
+            # the loss in w is sum r^2 (strictly convex), or |r| twice with opposite signs: flat.
             problem("cancel", bare, [1, 1], both, loss, PLATEAU if loss == "l1" else STRICT),
             # with a bias only w + b matters: constant along (1, -1).
             problem("ridge", biased, [1, 1], both, loss, PLATEAU if loss == "l1" else LOCAL),
@@ -198,7 +203,9 @@ def hinges() -> list[Problem]:
                 found.append(refine(pair, active=2))
         # x = 4 alone: slopes 4 r1 and 0, and for dw > 0 the loss is constant.
         for name, sign, claim in (("rise", 1, LOCAL), ("fall", -1, SADDLE)):
-            alone = problem(f"hinge {name}", hinge(loss), [4], facing(loss, [0], [sign]), loss, claim)
+            alone = problem(
+                f"hinge {name}", hinge(loss), [4], facing(loss, [0], [sign]), loss, claim
+            )
             found.append(refine(alone, active=1))
     return found
 
@@ -248,7 +255,7 @@ def valleys() -> list[Problem]:
         problem("valley rise", wide, [0, 1, 2], outputs - signs, "l1", LOCAL),
         problem("valley fall", wide, [0, 1, 2], outputs + signs, "l1", SADDLE),
     ]
-    # cross-entropy with logit relu - 1: two samples x = 1 with both labels at p = 1/2 cancel: S = 0.
+    # cross-entropy with logit relu - 1: two samples x = 1 with both labels, p = 1/2, cancel: S = 0.
     # Slopes r0 and 0; with the kink's sample off, w + b is all that matters: flat.
     layers = [([[1.0]], [0.0]), head("cross_entropy", [1.0], -1.0)]
     for signs, claim in (((1, 1, -1), LOCAL), ((-1, 1, -1), SADDLE), ((1, 1, 1), MOVING)):
@@ -325,7 +332,9 @@ def lines() -> list[Problem]:
     """Least absolute deviations: f = w x + b, convex, so never a saddle."""
     single, line = [([[1.0]], None)], [([[1.0]], [0.0])]
 
-    def at(name: str, layers: Layers, x: Sequence[float], r: Sequence[int], *claims: str) -> Problem:
+    def at(
+        name: str, layers: Layers, x: Sequence[float], r: Sequence[int], *claims: str
+    ) -> Problem:
         return problem(name, layers, x, facing("l1", x, r), "l1", *claims)
 
     return [
@@ -427,9 +436,7 @@ def whole() -> list[Problem]:
         found += [
             problem("kink up", kink, [1], up, loss, LOCAL, UNDECIDED),
             problem("kink down", kink, [1], down, loss, MOVING, SADDLE),
-            problem(
-                "kink slope", hinge(loss), [4, 1], facing(loss, [0, 3], (1, 1)), loss, MOVING
-            ),
+            problem("kink slope", hinge(loss), [4, 1], facing(loss, [0, 3], (1, 1)), loss, MOVING),
         ]
     for loss in ("squared", "half_squared"):
         # f = v relu(w x): exact fit, or r = +1 and -1 at the same x; constant along w v = const.

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable
+from fractions import Fraction
 from functools import cache
 from pathlib import Path
 
@@ -20,8 +21,8 @@ from problems import BLOCKS, HARD, MINIMUM, PROBLEMS, WHOLE, Problem, refine
 
 import reluscape as rs
 from reluscape.certificate import CLAIMS, Certificate, hash_data, hash_network
-from reluscape.proof import certify
 from reluscape.errors import InputError
+from reluscape.proof import certify
 from reluscape.verification import verify
 
 BY_NAME = {problem.name: problem for problem in PROBLEMS}
@@ -59,7 +60,7 @@ def test_float64_certificates_are_accepted(problem: Problem, tmp_path: Path) -> 
     answer = verify(certificate, landscape)
     assert answer.valid, answer.reason
     path = certificate.save(tmp_path / "certificate.json")
-    answer = verify(path, landscape_of(problem))
+    answer = verify(path, landscape)
     assert answer.valid, answer.reason
 
 
@@ -69,7 +70,7 @@ def test_rational_certificates_are_accepted(problem: Problem, tmp_path: Path) ->
     answer = verify(certificate, landscape)
     assert answer.valid, answer.reason
     path = certificate.save(tmp_path / "certificate.json")
-    answer = verify(str(path), landscape_of(problem))
+    answer = verify(str(path), landscape)
     assert answer.valid, answer.reason
 
 
@@ -189,7 +190,7 @@ FORGERIES: list[tuple[str, str, Forger]] = [
     ("curvature raised", VALLEY, scale("curvature", 1.01)),
     ("curvature removed", VALLEY, put(curvature=None)),
     ("point moved", VALLEY, lambda c: changed(c, theta=c.theta + 1e-3)),
-    ("point slid along the kink", VALLEY, lambda c: changed(c, theta=c.theta + [1e-3, 0.0])),
+    ("point slid along the kink", VALLEY, lambda c: changed(c, theta=c.theta + np.eye(2)[0] / 1e3)),
     ("point too long", VALLEY, lambda c: changed(c, theta=np.append(c.theta, 0.0))),
     ("gradient norm", MOVING, scale("gradient_norm", 0.5)),
     ("rest norm", MOVING, scale("rest_norm", 0.5)),
@@ -231,7 +232,7 @@ def test_careful_forgeries_are_rejected(what: str, name: str, forge: Forger) -> 
     assert answer.reason
 
 
-@pytest.mark.parametrize("name", [p.name for p in [*BLOCKS[::3], *WHOLE]])
+@pytest.mark.parametrize("name", [p.name for p in [*BLOCKS[::5], *WHOLE]])
 def test_no_false_claim_is_accepted(name: str) -> None:
     certificate, landscape = certified(name)
     problem = BY_NAME[name]
@@ -253,12 +254,10 @@ def test_the_exact_point_and_multipliers_are_checked() -> None:
         assert verify(certificate, landscape).valid
         shifted = ("1/3", *certificate.exact_theta[1:])
         wrong = ("7/5", *certificate.exact_multipliers[1:])
-        nudge = str(certificate.exact_theta[0]) + "0000000001" if "/" in certificate.exact_theta[0] else (
-            f"{int(certificate.exact_theta[0]) * 10**40 + 1}/{10**40}"
-        )  # fmt: skip
+        nearby = str(Fraction(certificate.exact_theta[0]) + Fraction(1, 10**40))
         for fields in (
             {"exact_theta": shifted},
-            {"exact_theta": (nudge, *certificate.exact_theta[1:])},  # the same float64
+            {"exact_theta": (nearby, *certificate.exact_theta[1:])},  # the same float64
             {"exact_theta": ()},
             {"exact_theta": ("one", *certificate.exact_theta[1:])},
             {"exact_theta": ("1/0", *certificate.exact_theta[1:])},
@@ -324,7 +323,9 @@ def test_borrowed_hashes_do_not_help(what: str) -> None:
 
 def test_certificates_are_not_exchangeable() -> None:
     """A certificate with another problem's hashes is valid only if that problem has its claim."""
-    names = [p.name for p in BLOCKS if p.name.startswith(("hinge", "valley")) and p.loss == "squared"]
+    names = [
+        p.name for p in BLOCKS if p.name.startswith(("hinge", "valley")) and p.loss == "squared"
+    ]
     for mine in names:
         for other in names:
             certificate, _ = certified(mine)
@@ -386,6 +387,9 @@ def test_damaged_files_are_rejected(tmp_path: Path) -> None:
         "NaN alone": json.dumps({**json.loads(whole), "margin": float("nan")}),
         "infinite": json.dumps({**json.loads(whole), "gradient_norm": float("inf")}),
         "null point": json.dumps({**json.loads(whole), "theta": None}),
+        "number for a point": json.dumps({**json.loads(whole), "theta": 3}),
+        "number for a direction": json.dumps({**json.loads(whole), "direction": 3}),
+        "rows for multipliers": json.dumps({**json.loads(whole), "multipliers": [[1.0, 2.0]]}),
         "text in point": json.dumps({**json.loads(whole), "theta": ["a", "b"]}),
         "nested point": json.dumps({**json.loads(whole), "theta": [[1.0], [1.0, 2.0]]}),
         "slopes not in pairs": json.dumps({**json.loads(whole), "slopes": [1.0, 2.0, 3.0]}),

@@ -139,6 +139,45 @@ def test_survey_flattens_images_for_a_plain_network(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
 
 
+def test_survey_of_a_factory_and_of_regression(mine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code = """
+import torch
+from torch import nn
+def small():
+    generator = torch.Generator().manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 4), nn.LeakyReLU(), nn.Linear(4, 1))
+    for p in model.parameters():
+        nn.init.normal_(p, generator=generator)
+    return model
+"""
+    (mine / "cli_models_of_test.py").write_text(code)
+    monkeypatch.chdir(mine)
+    options = ("--data", "mine.npz", "--out", "r", "--layer", "0")
+    result = invoke("survey", "--model", "cli_models_of_test:small", *options)
+    assert result.exit_code == 0, result.output
+    assert "cli_models_of_test:small, whole network" in result.stdout
+    monkeypatch.setattr("reluscape.subjects.STEPS", 100)
+    trained = invoke("survey", "--data", "mine.npz", "--out", "t")
+    assert trained.exit_code == 0, trained.output
+    assert "seed 1, whole network" in trained.stdout
+
+
+def test_two_classes_and_one_output_use_squared(mine: Path) -> None:
+    np.savez(mine / "two.npz", x=RNG.normal(size=(9, 3)), y=np.arange(9) % 2)
+    options = ("--weights", mine / "mlp.safetensors", "--data", mine / "two.npz")
+    result = invoke("survey", *options, "--out", mine / "r")
+    assert "loss: squared (the default for one output)" in result.stdout
+    assert result.exit_code == 0
+
+
+def test_diverged_training_is_a_failed_analysis(
+    mine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("reluscape.subjects.RATE", 1e200)
+    options = ("--data", mine / "mine.npz", "--out", mine / "r")
+    assert "lower the rate" in refusal("survey", *options, code=1)
+
+
 # --- certify and verify -------------------------------------------------------------------------
 
 

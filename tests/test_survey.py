@@ -225,6 +225,8 @@ def test_every_file_is_there_and_nothing_else(written: tuple[Survey, Path, Data]
     assert files_below(out) == sorted([*first, *second, *weights, "report.html", "results.nc"])
 
 
+# PyTorch's own forward-mode AD imports code that it has deprecated.
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
 def test_certificates_hold_for_the_saved_weights(written: tuple[Survey, Path, Data]) -> None:
     found, out, data = written
     for model in found.models:

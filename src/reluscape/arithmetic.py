@@ -46,7 +46,7 @@ class Arithmetic(Protocol):
         """A basis, in columns, of the vectors orthogonal to all rows."""
 
     def multipliers(self, rows: Array, vector: Array) -> Array:
-        """mu that brings `rows^T mu` nearest to `vector`, for independent rows."""
+        """Mu that brings `rows^T mu` nearest to `vector`."""
 
     def smallest_eigenvalue(self, matrix: Array) -> tuple[bool, float]:
         """Whether a symmetric matrix is positive definite, and its smallest eigenvalue as a float."""
@@ -116,9 +116,13 @@ def left_inverse_sizes(normals: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(sizes)
 
 
-def eigenvalue_margin(values: NDArray[np.float64]) -> float:
+def eigenvalue_margin(values: NDArray[np.floating[Any]]) -> float:
     """Backward error of a symmetric eigensolver for a matrix with these eigenvalues."""
-    return TOLERANCES.eigenvalue * len(values) * float(np.finfo(float).eps * np.abs(values).max(initial=0.0))
+    return (
+        TOLERANCES.eigenvalue
+        * len(values)
+        * float(np.finfo(float).eps * np.abs(values).max(initial=0.0))
+    )
 
 
 class Rational:
@@ -138,7 +142,9 @@ class Rational:
         """The exact rationals that the floats are."""
         floats = np.asarray(values, dtype=np.float64)
         out = np.empty(floats.shape, dtype=object)
-        out.ravel()[:] = [self._flint.fmpq(*value.as_integer_ratio()) for value in floats.ravel().tolist()]
+        out.ravel()[:] = [
+            self._flint.fmpq(*value.as_integer_ratio()) for value in floats.ravel().tolist()
+        ]
         return out
 
     def precision(self) -> AbstractContextManager[None]:
@@ -167,7 +173,10 @@ class Rational:
 
     def floats(self, values: Array) -> NDArray[np.float64]:
         """Nearest float64 values (Python divides big integers with correct rounding)."""
-        flat = [int(v.p) / int(v.q) for v in map(self._rational, np.asarray(values, dtype=object).ravel())]
+        flat = [
+            int(v.p) / int(v.q)
+            for v in map(self._rational, np.asarray(values, dtype=object).ravel())
+        ]
         return np.array(flat, dtype=np.float64).reshape(np.shape(values))
 
     def independent(self, rows: Array) -> bool:
@@ -188,12 +197,19 @@ class Rational:
         return basis
 
     def multipliers(self, rows: Array, vector: Array) -> Array:
-        """Normal equations, solved exactly (for balls, with their enclosing midpoints' rationals)."""
+        """Normal equations over a maximal independent set of the rows, the others zero.
+
+        A vector of balls gives balls, which enclose the multipliers.
+        """
+        mu = self.array(np.zeros(len(rows)))
         if len(rows) == 0:
-            return np.empty(0, dtype=object)
-        right = np.empty(len(rows), dtype=object)
-        right[:] = [self._rational(value) for value in rows @ vector]
-        return self.solve(rows @ rows.T, right)
+            return mu
+        chosen = self._reduced(rows.T)[1]
+        gram = self._matrix(rows[chosen] @ rows[chosen].T).inv()
+        inverse = np.empty((len(chosen), len(chosen)), dtype=object)
+        inverse.ravel()[:] = gram.entries()
+        mu[chosen] = inverse @ (rows[chosen] @ vector)
+        return mu
 
     def solve(self, matrix: Array, right: Array) -> Array:
         """A solution of a consistent system, free variables zero.
@@ -217,7 +233,9 @@ class Rational:
         for k in range(len(rest)):
             if not rest[k, k] > 0:
                 return False, value
-            rest[k + 1 :, k:] = rest[k + 1 :, k:] - np.outer(rest[k + 1 :, k] / rest[k, k], rest[k, k:])
+            rest[k + 1 :, k:] = rest[k + 1 :, k:] - np.outer(
+                rest[k + 1 :, k] / rest[k, k], rest[k, k:]
+            )
         return True, value
 
     def _rational(self, value: Any) -> Any:
@@ -252,6 +270,8 @@ def _flint() -> ModuleType:
     try:
         import flint
     except ModuleNotFoundError as error:
-        raise InputError("rational arithmetic needs python-flint: pip install 'reluscape[rational]'") from error
+        raise InputError(
+            "rational arithmetic needs python-flint: pip install 'reluscape[rational]'"
+        ) from error
     module: ModuleType = flint
     return module

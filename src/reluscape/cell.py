@@ -105,13 +105,21 @@ class Cell:
             InputError: The pattern has no cell with an interior, or the constraint matrix is larger
                 than `MAX_CONSTRAINT_ENTRIES` (use `num_facets_seen` for a lower bound by rays).
         """
-        found = [self._facets_of(kinks, columns) for kinks, columns in self._parts()]
+        parts = list(self._parts())
+        base = self.reference.copy()
+        shapes = [self._shape_of(kinks, columns) for kinks, columns in parts]
+        for (_, columns), shape in zip(parts, shapes, strict=True):
+            base[columns] = shape[3]
+        found = [
+            self._facets_of(shape, columns, base)
+            for (_, columns), shape in zip(parts, shapes, strict=True)
+        ]
         if not found:
             empty = np.empty((0, self.block.size))
             return Facets(empty, np.empty(0), np.empty(0, dtype=np.intp), empty)
-        parts = [np.concatenate(part) for part in zip(*found, strict=True)]
-        order = np.argsort(parts[2], kind="stable")
-        return Facets(*(part[order] for part in parts))
+        fields = [np.concatenate(part) for part in zip(*found, strict=True)]
+        order = np.argsort(fields[2], kind="stable")
+        return Facets(*(field[order] for field in fields))
 
     def chebyshev_ball(self, *, box: float | None = None) -> tuple[Floats, float]:
         """Centre and radius of the largest ball inside the cell.
@@ -125,7 +133,9 @@ class Cell:
         """
         normals, offsets, _ = self._constraints(np.arange(self.block.num_kinks))
         size = self.block.size
-        half = max(1.0, float(np.abs(self.reference).max(initial=0.0))) if box is None else float(box)
+        half = (
+            max(1.0, float(np.abs(self.reference).max(initial=0.0))) if box is None else float(box)
+        )
         if len(normals) == 0:
             return self.reference.copy(), np.inf if box is None else half
         if box is None:
@@ -134,7 +144,7 @@ class Cell:
                 half = np.inf
         center, radius = _largest_ball(normals, offsets, half)
         if radius <= 0:
-            raise InputError("pattern must belong to a cell with an interior; no theta has these signs: take the pattern from block.pattern(theta)")
+            raise InputError(_EMPTY)
         return center[:size], radius if box is not None or np.isinf(half) else np.inf
 
     def chord(self, theta: ArrayLike, directions: ArrayLike) -> Chord:
@@ -159,16 +169,7 @@ class Cell:
             (infinity, -1) when the cell has no boundary.
         """
         point = self._inside(self.reference if theta is None else theta)
-        values = self.block.piecewise.frozen(self.pattern, point)[0]
-        best, kink = np.inf, -1
-        for chunk in self._chunks():
-            norms = self._norms(chunk)
-            with np.errstate(divide="ignore", invalid="ignore"):
-                distances = np.where(norms > 0, np.abs(values[chunk]) / norms, np.inf)
-            nearest = int(np.argmin(distances))
-            if distances[nearest] < best:
-                best, kink = float(distances[nearest]), int(chunk[nearest])
-        return best, kink
+        return self.block.piecewise.clearance(point, self.pattern, np.empty(0, dtype=np.intp))
 
     def num_facets_seen(self, theta: ArrayLike, rays: int, *, seed: int) -> int:
         """Number of different kinks that random rays from `theta` hit first.
@@ -185,7 +186,8 @@ class Cell:
             for side in times:
                 if side.size and np.isfinite(side.min()):
                     seen.add(int(np.argmin(side)))
-        return len(seen)
+        normals, offsets, _ = self._constraints(np.array(sorted(seen), dtype=np.intp))
+        return len(_first_of_coincident(normals, offsets))
 
     def neighbour(self, kink: int) -> Cell:
         """Return the cell across the facet of `kink`.
@@ -204,34 +206,39 @@ class Cell:
             same = _coincident(normals, offsets, int(row[0]))
             witness = _facet_point(normals, offsets, same)
         if witness is None:
-            raise InputError(f"kink must bound the cell; kink {kink} ({self.block.describe_kink(kink)}) does not: choose one of cell.facets().kinks")
-        pattern = self.pattern.copy()
-        pattern[kinks[same]] ^= True
-        return Cell(self.block, self._settle(pattern, witness, kinks), witness)
+            raise InputError(
+                f"kink must bound the cell; kink {kink} ({self.block.describe_kink(kink)}) does"
+                " not: choose one of cell.facets().kinks"
+            )
+        beyond = self.pattern.copy()
+        beyond[kinks[same]] ^= True
+        point = self._step_beyond(beyond, witness, -normals[row[0]])
+        values, bounds = self.block.kinks(point), self._rounding(point)
+        return Cell(self.block, values > bounds, point)
 
     # ---- private -----------------------------------------------------------------------------
 
-    def _settle(self, pattern: Bools, witness: Floats, moving: Indices) -> Bools:
-        """Give kinks that were identically zero in this cell the sign they take beyond the facet."""
-        values = self.block.piecewise.frozen(self.pattern, witness)[0]
-        still = np.setdiff1d(np.arange(self.block.num_kinks), moving)
-        loose = still[values[still] == 0.0]
-        if loose.size:
-            rows = self.block.piecewise.normals(loose, pattern)
-            center = Cell(self.block, pattern, witness)._interior_without(loose)
-            pattern[loose] = rows @ (center - witness) > 0
-        return pattern
+    def _step_beyond(self, pattern: Bools, witness: Floats, outward: Floats) -> Floats:
+        """A point of the next cell: half of the way from the facet to whatever comes next."""
+        other = Cell(self.block, pattern, witness)
+        values = self.block.piecewise.frozen(pattern, witness)[0]
+        times = other._times(values, outward)[0]
+        away = np.abs(values) > self._rounding(witness)
+        ahead = float(times[away].min(initial=np.inf))
+        return np.asarray(witness + outward * (0.5 * ahead if np.isfinite(ahead) else 1.0))
 
-    def _interior_without(self, ignored: Indices) -> Floats:
-        """An interior point of the cell when the given kinks are ignored."""
-        normals, offsets, _ = self._constraints(np.setdiff1d(np.arange(self.block.num_kinks), ignored))
-        return _largest_ball(normals, offsets, 1.0 + float(np.abs(self.reference).max()))[0]
+    def _rounding(self, theta: Floats) -> Floats:
+        """Bounds on the switching values' rounding errors."""
+        return self.block.piecewise.rounding_bounds(theta, TOLERANCES.rounding)[0]
 
     def _inside(self, theta: ArrayLike) -> Floats:
         """Return `theta` as a vector, or raise when it lies outside the cell."""
         point = check_theta(theta, self.block.size)
         if not self.contains(point):
-            raise InputError("theta must lie in the cell; some kinks have another sign there: use block.cell(theta)")
+            raise InputError(
+                "theta must lie in the cell; some kinks have another sign there: use"
+                " block.cell(theta)"
+            )
         return point
 
     def _times(self, values: Floats, direction: Floats) -> tuple[Floats, Floats]:
@@ -249,19 +256,6 @@ class Cell:
         forward, backward = self._times(values, direction)
         return float(forward.min(initial=np.inf)), float(backward.min(initial=np.inf))
 
-    def _chunks(self) -> Iterator[Indices]:
-        """Kink numbers in pieces that keep pulled-back vectors below 160 MB."""
-        step = max(1, int(2e7 // self.block.piecewise.width))
-        for start in range(0, self.block.num_kinks, step):
-            yield np.arange(start, min(start + step, self.block.num_kinks))
-
-    def _norms(self, kinks: Indices) -> Floats:
-        """Euclidean lengths of the kinks' normals."""
-        piecewise = self.block.piecewise
-        lengths = np.sqrt((piecewise.features**2).sum(axis=1) + piecewise.bias)
-        pulled = piecewise.pull_back(kinks, self.pattern)
-        return np.asarray(np.linalg.norm(pulled, axis=1) * lengths[piecewise.sample_of(kinks)])
-
     def _parts(self) -> Iterator[tuple[Indices, Indices]]:
         """Kinks and parameters that separate from the rest: one part per unit where possible."""
         piecewise = self.block.piecewise
@@ -275,38 +269,67 @@ class Cell:
         for unit in range(piecewise.width):
             weight = np.arange(unit * inputs, (unit + 1) * inputs)
             bias = [piecewise.width * inputs + unit] if piecewise.bias else []
-            yield np.arange(unit, self.block.num_kinks, piecewise.width), np.append(weight, bias).astype(np.intp)
+            yield (
+                np.arange(unit, self.block.num_kinks, piecewise.width),
+                np.append(weight, bias).astype(np.intp),
+            )
 
-    def _constraints(self, kinks: Indices, columns: Indices | None = None) -> tuple[Floats, Floats, Indices]:
+    def _constraints(
+        self, kinks: Indices, columns: Indices | None = None
+    ) -> tuple[Floats, Floats, Indices]:
         """Unit inward normals, offsets and numbers of the given kinks that are not constant."""
         size = self.block.size
         wide = len(kinks) * size
         if columns is None and wide > MAX_CONSTRAINT_ENTRIES:
-            raise InputError(f"the cell's {len(kinks)} x {size} constraint matrix must have at most {MAX_CONSTRAINT_ENTRIES} entries: use chord, nearest_kink or num_facets_seen")
+            raise InputError(
+                f"the cell's {len(kinks)} x {size} constraint matrix must have at most"
+                f" {MAX_CONSTRAINT_ENTRIES} entries: use chord, nearest_kink or num_facets_seen"
+            )
         piecewise = self.block.piecewise
         offsets = piecewise.frozen(self.pattern, np.zeros(size))[0][kinks]
-        step = len(kinks) if columns is None else max(1, 10**7 // size)
-        rows = [piecewise.normals(kinks[i : i + step], self.pattern) for i in range(0, len(kinks), step)]
-        normals = np.vstack([r if columns is None else r[:, columns] for r in rows])
+        step = max(1, len(kinks) if columns is None else 10**7 // size)
+        rows = [
+            piecewise.normals(kinks[i : i + step], self.pattern) for i in range(0, len(kinks), step)
+        ]
+        rows = [r if columns is None else r[:, columns] for r in rows]
+        width = size if columns is None else len(columns)
+        normals = np.vstack([np.empty((0, width)), *rows])
         lengths = np.linalg.norm(normals, axis=1)
         moving = lengths > 0
-        scale = np.where(self.pattern[kinks], 1.0, -1.0)[moving] / lengths[moving]
+        signs = np.where(self.pattern[kinks], 1.0, -1.0)
+        still = signs[~moving] * offsets[~moving]
+        if (still < -self._rounding(self.reference)[kinks][~moving]).any():
+            raise InputError(_EMPTY)
+        scale = signs[moving] / lengths[moving]
         return normals[moving] * scale[:, None], offsets[moving] * scale, kinks[moving]
 
-    def _facets_of(self, kinks: Indices, columns: Indices) -> tuple[Floats, Floats, Indices, Floats]:
-        """Facets among `kinks`, which depend only on the parameters in `columns`."""
+    def _shape_of(self, kinks: Indices, columns: Indices) -> tuple[Floats, Floats, Indices, Floats]:
+        """Constraints among `kinks`, which depend on `columns` only, and a strictly interior point."""
         whole = len(columns) == self.block.size
         normals, offsets, numbers = self._constraints(kinks, None if whole else columns)
-        start = self.reference[columns]
-        if len(normals) and (normals @ start + offsets).min() <= TOLERANCES.interior:
-            start, radius = _largest_ball(normals, offsets, 1.0 + float(np.abs(start).max()))
+        inside = self.reference[columns]
+        if len(normals) and (normals @ inside + offsets).min() <= TOLERANCES.interior:
+            inside, radius = _largest_ball(normals, offsets, 1.0 + float(np.abs(inside).max()))
             if radius <= 0:
-                raise InputError("pattern must belong to a cell with an interior; no theta has these signs: take the pattern from block.pattern(theta)")
-        rows, points = find_facets(normals, offsets, start)
+                raise InputError(_EMPTY)
+        return normals, offsets, numbers, inside
+
+    def _facets_of(
+        self, shape: tuple[Floats, Floats, Indices, Floats], columns: Indices, base: Floats
+    ) -> tuple[Floats, Floats, Indices, Floats]:
+        """Facets of one part, with witnesses that agree with `base` in all other parameters."""
+        normals, offsets, numbers, inside = shape
+        rows, points = find_facets(normals, offsets, inside)
         wide_normals = np.zeros((len(rows), self.block.size))
-        wide_points = np.tile(self.reference, (len(rows), 1))
+        wide_points = np.tile(base, (len(rows), 1))
         wide_normals[:, columns], wide_points[:, columns] = normals[rows], points
         return wide_normals, offsets[rows], numbers[rows], wide_points
+
+
+_EMPTY = (
+    "pattern must belong to a cell with an interior; no theta has these signs: take the pattern from"
+    " block.pattern(theta)"
+)
 
 
 def find_facets(normals: Floats, offsets: Floats, inside: Floats) -> tuple[Indices, Floats]:
@@ -325,13 +348,18 @@ def find_facets(normals: Floats, offsets: Floats, inside: Floats) -> tuple[Indic
     keep = _first_of_coincident(normals, offsets)
     rows, slack = normals[keep], normals[keep] @ inside + offsets[keep]
     known = _shoot(rows, slack, inside, -rows)
-    program = LinearProgram(rows[list(known)], -offsets[keep][list(known)], np.full(len(inside), np.inf))
+    program = LinearProgram(
+        rows[list(known)], -offsets[keep][list(known)], np.full(len(inside), np.inf)
+    )
     for row in range(len(rows)):
         while row not in known:
             program.add_row(rows[row], -offsets[keep][row] - 1.0)
             solution = program.minimise(rows[row])
             program.drop_last_row()
-            if solution.status != "optimal" or solution.value + offsets[keep][row] >= -TOLERANCES.interior:
+            if (
+                solution.status != "optimal"
+                or solution.value + offsets[keep][row] >= -TOLERANCES.interior
+            ):
                 break
             hit = _shoot(rows, slack, inside, (solution.point - inside)[None], ties=True)
             fresh = {r: p for r, p in hit.items() if r not in known}
@@ -344,7 +372,9 @@ def find_facets(normals: Floats, offsets: Floats, inside: Floats) -> tuple[Indic
     return keep[order], np.array([known[r] for r in order]).reshape(len(order), len(inside))
 
 
-def _shoot(rows: Floats, slack: Floats, inside: Floats, directions: Floats, *, ties: bool = False) -> dict[int, Floats]:
+def _shoot(
+    rows: Floats, slack: Floats, inside: Floats, directions: Floats, *, ties: bool = False
+) -> dict[int, Floats]:
     """First rows that rays from `inside` hit, each with its hit point; ties are skipped by default."""
     found: dict[int, Floats] = {}
     step = max(1, int(2e7 // len(rows)))
@@ -380,7 +410,9 @@ def _facet_point(normals: Floats, offsets: Floats, same: Bools) -> Floats | None
     row = int(np.argmax(same))
     others = normals[~same]
     size = normals.shape[1]
-    matrix = np.vstack([np.append(normals[row], 0.0), np.hstack([others, -np.ones((len(others), 1))])])
+    matrix = np.vstack(
+        [np.append(normals[row], 0.0), np.hstack([others, -np.ones((len(others), 1))])]
+    )
     lower = -np.append(offsets[row], offsets[~same])
     upper = np.append(lower[0], np.full(len(others), np.inf))
     program = LinearProgram(matrix, lower, np.append(np.full(size, np.inf), 1.0), upper)
@@ -416,4 +448,4 @@ def _check_directions(directions: ArrayLike, size: int) -> Floats:
     norms = np.linalg.norm(rows, axis=1, keepdims=True)
     if not np.isfinite(rows).all() or (norms == 0).any():
         raise InputError("directions must be finite and non-zero")
-    return rows / norms
+    return np.asarray(rows / norms)

@@ -42,8 +42,17 @@ Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 Indices = NDArray[np.intp]
 
-Claim = Literal["strict_local_minimum", "local_minimum", "not_stationary", "saddle", "plateau", "undecided"]
-CLAIMS: tuple[Claim, ...] = ("strict_local_minimum", "local_minimum", "not_stationary", "saddle", "plateau", "undecided")
+Claim = Literal[
+    "strict_local_minimum", "local_minimum", "not_stationary", "saddle", "plateau", "undecided"
+]
+CLAIMS: tuple[Claim, ...] = (
+    "strict_local_minimum",
+    "local_minimum",
+    "not_stationary",
+    "saddle",
+    "plateau",
+    "undecided",
+)
 MINIMA = ("strict_local_minimum", "local_minimum", "plateau")
 
 #: What a certificate is about: one layer; all layers, by gradient and Hessian; or all layers, on the
@@ -81,6 +90,8 @@ class Certificate(Result):
         loss: Name of the loss.
         weight_decay: Its lambda.
         theta: The certified point, shape (params,).
+        radius: An exact point with the claimed property lies within this distance of `theta`; 0
+            where theta itself has it, up to the rounding of its active kinks.
         moved: Distance from the point that was asked about; above zero when the point was re-solved
             from its active set.
         pattern: The kinks' signs as packed bits in hexadecimal, active kinks as negative.
@@ -112,6 +123,7 @@ class Certificate(Result):
     weight_decay: float
     theta: Floats
     moved: float
+    radius: float
     pattern: str
     num_kinks: int
     active_kinks: Indices
@@ -136,7 +148,9 @@ class Certificate(Result):
         """Write the certificate as JSON, whole or not at all, and return the path."""
         target = Path(path)
         text = json.dumps(to_json(self), indent=1, allow_nan=False)
-        write_then_rename(target, lambda temporary: temporary.write_text(text + "\n", encoding="utf-8"))
+        write_then_rename(
+            target, lambda temporary: temporary.write_text(text + "\n", encoding="utf-8")
+        )
         return target
 
     @classmethod
@@ -149,7 +163,9 @@ class Certificate(Result):
         try:
             record = json.loads(Path(path).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise InputError(f"expected a certificate in JSON; could not read {str(path)!r}: {error}") from error
+            raise InputError(
+                f"expected a certificate in JSON; could not read {str(path)!r}: {error}"
+            ) from error
         return cls(**_from_json(record))
 
     def sentence(self) -> str:
@@ -162,17 +178,24 @@ class Certificate(Result):
         lines = [
             f"{self.sentence()} ({self.tier}, {self.arithmetic})",
             f"  because {self.reason}",
-            f"  gradient norm {self.gradient_norm:.3g}, active kinks {len(self.active_kinks)} of {self.num_kinks}, margin {self.margin:.3g}",
+            (
+                f"  gradient norm {self.gradient_norm:.3g}, active kinks {len(self.active_kinks)}"
+                f" of {self.num_kinks}, margin {self.margin:.3g}"
+            ),
         ]
         if self.moved:
-            lines.append(f"  certified at the re-solved point, {self.moved:.3g} away from the given one")
+            lines.append(
+                f"  certified at the re-solved point, {self.moved:.3g} away from the given one"
+            )
         return "\n".join(lines)
 
     def plot(self) -> go.Figure:
         """The slopes on both sides of every active kink: all above zero at a minimum."""
         figure = go.Figure()
         for side, name in enumerate(("negative side", "positive side")):
-            figure.add_scatter(x=np.arange(len(self.slopes)), y=self.slopes[:, side], mode="markers", name=name)
+            figure.add_scatter(
+                x=np.arange(len(self.slopes)), y=self.slopes[:, side], mode="markers", name=name
+            )
         return figure.update_layout(xaxis_title="active kink", yaxis_title="slope of the loss")
 
 
@@ -191,7 +214,9 @@ class Verification:
 # ---- what the claims mean ------------------------------------------------------------------------
 
 
-def claim_of_slopes(signs: Sequence[tuple[int | None, int | None]], *, strict: bool, constant: bool) -> Claim:
+def claim_of_slopes(
+    signs: Sequence[tuple[int | None, int | None]], *, strict: bool, constant: bool
+) -> Claim:
     """Return the claim at a point with independent active normals and rest = 0.
 
     Args:
@@ -227,7 +252,8 @@ def sign(value: Any, error: Any) -> int | None:
 
 
 def strictly_curved(
-    signs: Sequence[tuple[int | None, int | None]], definite: Callable[[Sequence[int]], tuple[bool, float]]
+    signs: Sequence[tuple[int | None, int | None]],
+    definite: Callable[[Sequence[int]], tuple[bool, float]],
 ) -> tuple[bool, float]:
     """Whether a minimum is strict by its curvature, and the smallest eigenvalue seen.
 
@@ -244,7 +270,9 @@ def strictly_curved(
     if len(free) > TOLERANCES.max_active:
         return False, float("nan")
     smallest = float("inf")
-    choices = [[side for side, slope in zip((-1, 1), signs[k], strict=True) if slope == 0] for k in free]
+    choices = [
+        [side for side, slope in zip((-1, 1), signs[k], strict=True) if slope == 0] for k in free
+    ]
     for sides in product(*choices):
         plan = [0] * len(signs)
         for k, side in zip(free, sides, strict=True):
@@ -302,16 +330,28 @@ def unpack_pattern(text: str, count: int) -> Bools:
 def to_json(certificate: Certificate) -> dict[str, Any]:
     """The certificate as plain JSON values; floats keep all their digits."""
     record = {f.name: getattr(certificate, f.name) for f in fields(certificate)}
-    return {k: v.tolist() if isinstance(v, np.ndarray) else list(v) if isinstance(v, tuple) else v for k, v in record.items()}
+    return {
+        k: v.tolist() if isinstance(v, np.ndarray) else list(v) if isinstance(v, tuple) else v
+        for k, v in record.items()
+    }
 
 
 def _from_json(record: Any) -> dict[str, Any]:
     """Fields of a certificate from JSON values, each checked for its type."""
     names = [f.name for f in fields(Certificate)]
     if not isinstance(record, dict) or set(record) != set(names):
-        raise InputError("expected a certificate's fields; the file lacks some or has others: write it with Certificate.save")
+        raise InputError(
+            "expected a certificate's fields; the file lacks some or has others: write it with"
+            " Certificate.save"
+        )
     values = dict(record)
-    arrays = {"direction": np.float64, "theta": np.float64, "multipliers": np.float64, "slopes": np.float64, "active_kinks": np.intp}
+    arrays = {
+        "direction": np.float64,
+        "theta": np.float64,
+        "multipliers": np.float64,
+        "slopes": np.float64,
+        "active_kinks": np.intp,
+    }
     try:
         for name, dtype in arrays.items():
             if values[name] is not None:
@@ -319,13 +359,31 @@ def _from_json(record: Any) -> dict[str, Any]:
         values["slopes"] = values["slopes"].reshape(-1, 2)
         for name in ("exact_theta", "exact_multipliers"):
             values[name] = tuple(str(v) for v in values[name])
-        for name in ("margin", "weight_decay", "moved", "gradient_norm", "rest_norm"):
+        for name in ("margin", "weight_decay", "moved", "radius", "gradient_norm", "rest_norm"):
             values[name] = float(values[name])
-        for name in ("claim", "tier", "reason", "arithmetic", "scope", "layer", "loss", "pattern", "network_hash", "data_hash", "version", "digest"):
+        for name in (
+            "claim",
+            "tier",
+            "reason",
+            "arithmetic",
+            "scope",
+            "layer",
+            "loss",
+            "pattern",
+            "network_hash",
+            "data_hash",
+            "version",
+            "digest",
+        ):
             if not isinstance(values[name], str):
-                raise InputError(f"certificate field {name!r} must be text; received {values[name]!r}")
+                raise InputError(
+                    f"certificate field {name!r} must be text; received {values[name]!r}"
+                )
     except (TypeError, ValueError, AttributeError) as error:
-        raise InputError(f"certificate fields must have the types that Certificate.save writes; received otherwise: {error}") from error
+        raise InputError(
+            "certificate fields must have the types that Certificate.save writes; received"
+            f" otherwise: {error}"
+        ) from error
     if values["claim"] not in CLAIMS:
         raise InputError(f"claim must be one of {', '.join(CLAIMS)}; received {values['claim']!r}")
     return values

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reluscape.arithmetic import Float64, Rational
-from reluscape.certificate import Certificate, unpack_pattern
+from reluscape.certificate import MINIMA, Certificate, unpack_pattern
 from reluscape.errors import InputError
 from reluscape.landscape import Landscape
 from reluscape.local import Local
@@ -39,37 +39,71 @@ def require(condition: object, reason: str) -> None:
         raise RejectedError(reason)
 
 
-def check_block(certificate: Certificate, landscape: Landscape, theta: Floats, numbers: Float64 | Rational) -> None:
+def check_block(
+    certificate: Certificate, landscape: Landscape, theta: Floats, numbers: Float64 | Rational
+) -> None:
     """Recompute everything that a certificate states about its layer's block at `theta`."""
-    require(certificate.layer in landscape.layers, f"the network has no readable layer {certificate.layer!r}")
+    require(
+        certificate.layer in landscape.layers,
+        f"the network has no readable layer {certificate.layer!r}",
+    )
     block = landscape.block(certificate.layer)
-    require(theta.shape == (block.size,), f"its point has {theta.size} parameters, the layer {block.size}")
-    require(certificate.num_kinks == block.num_kinks, f"it counts {certificate.num_kinks} kinks, the layer has {block.num_kinks}")
+    require(
+        theta.shape == (block.size,),
+        f"its point has {theta.size} parameters, the layer {block.size}",
+    )
+    require(
+        certificate.num_kinks == block.num_kinks,
+        f"it counts {certificate.num_kinks} kinks, the layer has {block.num_kinks}",
+    )
     local, multipliers = _picture(certificate, landscape, theta, numbers)
     contradiction = local.contradiction() if numbers.exact else local.contradiction(2.0)
     require(not contradiction, contradiction)
     if certificate.claim == "undecided":
         return
     _check_norms(certificate, local, multipliers)
+    _check_radius(certificate, local, multipliers)
     _check_claim(certificate, local, multipliers)
     _check_direction(certificate, local)
 
 
-def _picture(certificate: Certificate, landscape: Landscape, theta: Floats, numbers: Float64 | Rational) -> tuple[Local, Array]:
+def _picture(
+    certificate: Certificate, landscape: Landscape, theta: Floats, numbers: Float64 | Rational
+) -> tuple[Local, Array]:
     """The local picture at the certified point, and the multipliers, in the right arithmetic."""
     active = certificate.active_kinks
     inside = active.size == 0 or (active.min() >= 0 and active.max() < certificate.num_kinks)
-    require(inside and (np.diff(active) > 0).all(), "its active kinks are not ascending kink numbers")
-    require(certificate.multipliers.shape == active.shape, "it does not give one multiplier per active kink")
+    require(
+        inside and (np.diff(active) > 0).all(), "its active kinks are not ascending kink numbers"
+    )
+    require(
+        certificate.multipliers.shape == active.shape,
+        "it does not give one multiplier per active kink",
+    )
     try:
         pattern = unpack_pattern(certificate.pattern, certificate.num_kinks)
         if isinstance(numbers, Rational):
-            point, multipliers = numbers.parse(certificate.exact_theta), numbers.parse(certificate.exact_multipliers)
-            require(point.shape == theta.shape and np.array_equal(numbers.floats(point), theta), "its exact point is not its point")
-            require(multipliers.shape == active.shape, "it does not give one exact multiplier per active kink")
-            require(np.array_equal(numbers.floats(multipliers), certificate.multipliers), "its exact multipliers are not its multipliers")
+            point, multipliers = (
+                numbers.parse(certificate.exact_theta),
+                numbers.parse(certificate.exact_multipliers),
+            )
+            require(
+                point.shape == theta.shape and np.array_equal(numbers.floats(point), theta),
+                "its exact point is not its point",
+            )
+            require(
+                multipliers.shape == active.shape,
+                "it does not give one exact multiplier per active kink",
+            )
+            require(
+                np.array_equal(numbers.floats(multipliers), certificate.multipliers),
+                "its exact multipliers are not its multipliers",
+            )
         else:
-            require(not certificate.exact_theta and not certificate.exact_multipliers, "float64 certificates hold no exact numbers")
+            require(
+                not certificate.exact_theta and not certificate.exact_multipliers,
+                "float64 certificates hold no exact numbers",
+            )
             point, multipliers = theta, certificate.multipliers
     except InputError as error:
         raise RejectedError(str(error)) from error
@@ -82,12 +116,33 @@ def _check_norms(certificate: Certificate, local: Local, multipliers: Array) -> 
     rest = local.rest(multipliers)
     lengths = [float(np.linalg.norm(numbers.floats(vector))) for vector in (local.gradient, rest)]
     noise = 0.0 if numbers.exact else 4.0 * local.rest_error(multipliers)
-    require(_agree(certificate.gradient_norm, lengths[0], noise), "its gradient norm is not the one computed")
-    require(_agree(certificate.rest_norm, lengths[1], noise), "its rest norm is not the one computed")
+    require(
+        _agree(certificate.gradient_norm, lengths[0], noise),
+        "its gradient norm is not the one computed",
+    )
+    require(
+        _agree(certificate.rest_norm, lengths[1], noise), "its rest norm is not the one computed"
+    )
     along = numbers.floats(local.normals @ rest)
     sizes = np.linalg.norm(numbers.floats(local.normals), axis=1)
     bound = 0.0 if numbers.exact else 2.0 * local.rest_error(multipliers) + AGREEMENT * lengths[1]
-    require((np.abs(along) <= sizes * bound).all(), "its multipliers do not split the gradient along the active kinks' normals")
+    require(
+        (np.abs(along) <= sizes * bound).all(),
+        "its multipliers do not split the gradient along the active kinks' normals",
+    )
+
+
+def _check_radius(certificate: Certificate, local: Local, multipliers: Array) -> None:
+    """The radius within which the exact point lies: not below what is proved, nor far above."""
+    if certificate.claim not in MINIMA:
+        require(certificate.radius == 0, "only minima come with a radius")
+        return
+    radius = local.stationary_radius(multipliers)
+    require(radius is not None, "no exact stationary point is proved next to its point")
+    assert radius is not None
+    # the bound is a sum of rounding bounds, which prover and checker add up in different orders
+    close = radius / 4 <= certificate.radius <= 4 * radius
+    require(close, "its radius is not the one computed")
 
 
 def _check_claim(certificate: Certificate, local: Local, multipliers: Array) -> None:
@@ -99,33 +154,66 @@ def _check_claim(certificate: Certificate, local: Local, multipliers: Array) -> 
     _, curvature, slopes = matching[0]
     numbers = local.block.arithmetic
     expected = numbers.floats(slopes)
-    require(certificate.slopes.shape == expected.shape, "it does not give two slopes per active kink")
+    require(
+        certificate.slopes.shape == expected.shape, "it does not give two slopes per active kink"
+    )
     errors = numbers.floats(local.slope_errors(multipliers)) if len(expected) else 0.0
     gap = np.abs(certificate.slopes - expected)
-    require((gap <= 2 * errors + AGREEMENT * np.abs(expected)).all(), "its slopes are not the ones computed")
+    require(
+        (gap <= 2 * errors + AGREEMENT * np.abs(expected)).all(),
+        "its slopes are not the ones computed",
+    )
     stated = certificate.curvature
-    require((stated is None) == (not np.isfinite(curvature)), "its curvature is not the one computed")
+    require(
+        (stated is None) == (not np.isfinite(curvature)), "its curvature is not the one computed"
+    )
     if stated is not None:
-        require(_agree(stated, curvature, AGREEMENT * abs(curvature)), "its curvature is not the one computed")
+        require(
+            _agree(stated, curvature, AGREEMENT * abs(curvature)),
+            "its curvature is not the one computed",
+        )
     if certificate.direction is None:
         least = [float(expected.min())] if expected.size else []
-        least += [curvature] if np.isfinite(curvature) and certificate.claim == "strict_local_minimum" else []
-        require(_is_margin(certificate.margin, min(least, default=0.0)), "its margin is not the one computed")
+        least += (
+            [curvature]
+            if np.isfinite(curvature) and certificate.claim == "strict_local_minimum"
+            else []
+        )
+        require(
+            _is_margin(certificate.margin, min(least, default=0.0)),
+            "its margin is not the one computed",
+        )
 
 
 def _check_direction(certificate: Certificate, local: Local) -> None:
     """A descent claim needs a unit direction along which the loss falls by the margin; others none."""
     descends = certificate.claim in ("not_stationary", "saddle")
-    require((certificate.direction is not None) == descends, "only not_stationary and saddle come with a descent direction")
+    require(
+        (certificate.direction is not None) == descends,
+        "only not_stationary and saddle come with a descent direction",
+    )
     if certificate.direction is None:
         return
     direction = certificate.direction
-    require(direction.shape == (len(local.theta),), "its direction has another length than its point")
-    require(_agree(float(np.linalg.norm(direction)), 1.0, 0.0), "its direction is not of unit length")
+    require(
+        direction.shape == (len(local.theta),), "its direction has another length than its point"
+    )
+    require(
+        _agree(float(np.linalg.norm(direction)), 1.0, 0.0), "its direction is not of unit length"
+    )
     numbers = local.block.arithmetic
-    slope = float(numbers.floats(np.array([local.directional_derivative(numbers.array(direction))], dtype=object if numbers.exact else float))[0])
+    slope = float(
+        numbers.floats(
+            np.array(
+                [local.directional_derivative(numbers.array(direction))],
+                dtype=object if numbers.exact else float,
+            )
+        )[0]
+    )
     require(slope < 0, "the loss does not fall along its direction")
-    require(_is_margin(certificate.margin, -slope), "its margin is not the slope along its direction")
+    require(
+        _is_margin(certificate.margin, -slope), "its margin is not the slope along its direction"
+    )
 
 
 def _agree(stated: float, computed: float, noise: float) -> bool:

@@ -7,6 +7,7 @@ used reverse mode; a claim that rests on one layer's block is checked as that bl
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,72 +16,120 @@ from torch.func import jvp
 
 from reluscape.arithmetic import Float64, Rational, eigenvalue_margin
 from reluscape.certificate import Certificate, unpack_pattern
-from reluscape.proof_landscape import (
-    convex_in_products,
-    gradient_error,
-    is_differentiable,
-    is_minimum_up_to_symmetry,
-    output_is_constant,
-)
 from reluscape.check_block import AGREEMENT, RejectedError, check_block, require
 from reluscape.errors import InputError
 from reluscape.landscape import Landscape
+from reluscape.proof_landscape import (
+    convex_in_products,
+    gradient_error,
+    gradient_of,
+    is_differentiable,
+    is_minimum_up_to_symmetry,
+    output_is_constant,
+    stationary_radius,
+)
 from reluscape.tolerances import TOLERANCES
 
 Floats = NDArray[np.float64]
 
 
-def check_landscape(certificate: Certificate, landscape: Landscape, numbers: Float64 | Rational) -> None:
+def check_landscape(
+    certificate: Certificate, landscape: Landscape, numbers: Float64 | Rational
+) -> None:
     """Recompute everything that a certificate states about all layers at once."""
-    require(certificate.theta.shape == (landscape.size,), f"its point has {certificate.theta.size} parameters, the network {landscape.size}")
+    require(
+        certificate.theta.shape == (landscape.size,),
+        f"its point has {certificate.theta.size} parameters, the network {landscape.size}",
+    )
     here = landscape.at(certificate.theta)
     if certificate.scope == "landscape_by_block":
         _check_evidence(certificate, here, numbers)
         return
-    require(here.layers and certificate.layer == here.layers[0], f"the network's first readable layer is not {certificate.layer!r}")
+    require(
+        here.layers and certificate.layer == here.layers[0],
+        f"the network's first readable layer is not {certificate.layer!r}",
+    )
     first = here.block(0)
-    require(certificate.num_kinks == first.num_kinks, f"it counts {certificate.num_kinks} kinks, the network has {first.num_kinks}")
+    require(
+        certificate.num_kinks == first.num_kinks,
+        f"it counts {certificate.num_kinks} kinks, the network has {first.num_kinks}",
+    )
     try:
         pattern = unpack_pattern(certificate.pattern, certificate.num_kinks)
     except InputError as error:
         raise RejectedError(str(error)) from error
     if certificate.claim == "undecided":
         return
-    require(is_differentiable(here) and certificate.active_kinks.size == 0, "a kink is active at its point, so gradient and Hessian do not decide")
+    require(
+        is_differentiable(here) and certificate.active_kinks.size == 0,
+        "a kink is active at its point, so gradient and Hessian do not decide",
+    )
     require(np.array_equal(pattern, first.pattern()), "its pattern is not that of its point")
-    gradient = here.gradient()
-    require(abs(certificate.gradient_norm - np.linalg.norm(gradient)) <= AGREEMENT * np.linalg.norm(gradient) + 4 * gradient_error(here), "its gradient norm is not the one computed")
-    require(certificate.rest_norm == certificate.gradient_norm, "its rest norm is not its gradient norm")
+    gradient = gradient_of(here)
+    require(
+        abs(certificate.gradient_norm - np.linalg.norm(gradient))
+        <= AGREEMENT * np.linalg.norm(gradient) + 4 * gradient_error(here),
+        "its gradient norm is not the one computed",
+    )
+    require(
+        certificate.rest_norm == certificate.gradient_norm, "its rest norm is not its gradient norm"
+    )
     if certificate.claim == "not_stationary":
         _check_slope(certificate, here)
     else:
         small = here.size <= TOLERANCES.max_dense
-        require(np.linalg.norm(_forward_gradient(here) if small else gradient) <= 2 * gradient_error(here), "the gradient does not vanish at its point")
+        require(
+            np.linalg.norm(_forward_gradient(here) if small else gradient)
+            <= 2 * gradient_error(here),
+            "the gradient does not vanish at its point",
+        )
         _check_second_order(certificate, here)
 
 
 def _check_evidence(certificate: Certificate, here: Landscape, numbers: Float64 | Rational) -> None:
     """Check a claim that rests on one layer as that layer's claim."""
-    require(certificate.layer in here.layers, f"the network has no readable layer {certificate.layer!r}")
-    require(certificate.claim in ("not_stationary", "saddle"), "one layer alone can only show a descent")
-    require(certificate.direction is not None and certificate.direction.shape == certificate.theta.shape, "its direction has another length than its point")
+    require(
+        certificate.layer in here.layers, f"the network has no readable layer {certificate.layer!r}"
+    )
+    require(
+        certificate.claim in ("not_stationary", "saddle"), "one layer alone can only show a descent"
+    )
+    require(
+        certificate.direction is not None
+        and certificate.direction.shape == certificate.theta.shape,
+        "its direction has another length than its point",
+    )
     positions = here.positions(certificate.layer)
     assert certificate.direction is not None
-    require(not np.delete(certificate.direction, positions).any(), "its direction leaves the layer that it names")
-    part = replace(certificate, scope="block", theta=certificate.theta[positions], direction=certificate.direction[positions])
+    require(
+        not np.delete(certificate.direction, positions).any(),
+        "its direction leaves the layer that it names",
+    )
+    part = replace(
+        certificate,
+        scope="block",
+        theta=certificate.theta[positions],
+        direction=certificate.direction[positions],
+    )
     check_block(part, here, part.theta, numbers)
 
 
 def _check_slope(certificate: Certificate, here: Landscape) -> None:
     """A descent along the stated unit direction, steep enough, by one Jacobian-vector product."""
     direction = certificate.direction
-    require(direction is not None and direction.shape == certificate.theta.shape, "its direction has another length than its point")
+    require(
+        direction is not None and direction.shape == certificate.theta.shape,
+        "its direction has another length than its point",
+    )
     assert direction is not None
     require(abs(np.linalg.norm(direction) - 1) <= AGREEMENT, "its direction is not of unit length")
     theta, objective = here.flat_objective()
     slope = float(jvp(objective, (theta,), (torch.from_numpy(direction).to(theta),))[1])
     require(slope < -gradient_error(here) / 2, "the loss does not fall along its direction")
-    require(0 <= certificate.margin <= -slope * (1 + AGREEMENT), "its margin is not the slope along its direction")
+    require(
+        0 <= certificate.margin <= -slope * (1 + AGREEMENT),
+        "its margin is not the slope along its direction",
+    )
     require(certificate.curvature is None, "a slope needs no curvature")
 
 
@@ -90,32 +139,67 @@ def _check_second_order(certificate: Certificate, here: Landscape) -> None:
         require(output_is_constant(here), "no dead layer makes the output constant")
         return
     if certificate.curvature is None:
-        require(certificate.claim == "local_minimum" and convex_in_products(here), "it gives no curvature, and the loss is not convex in products")
+        require(
+            certificate.claim == "local_minimum" and convex_in_products(here),
+            "it gives no curvature, and the loss is not convex in products",
+        )
         return
     require(here.size <= TOLERANCES.max_dense, "its Hessian is too large to examine")
-    values = np.linalg.eigvalsh(_hessian(here))
-    margin = 2 * eigenvalue_margin(values)
-    require(abs(certificate.curvature - values[0]) <= AGREEMENT * abs(values[0]) + margin, "its curvature is not the one computed")
+    hessian = _hessian(here)
+    values = np.linalg.eigvalsh(hessian)
+    margin = eigenvalue_margin(values)
+    require(
+        abs(certificate.curvature - values[0]) <= AGREEMENT * abs(values[0]) + margin,
+        "its curvature is not the one computed",
+    )
     if certificate.claim == "saddle":
-        _check_saddle(certificate, here)
-    elif certificate.claim == "strict_local_minimum":
-        require(values[0] > margin / 4, f"it claims {certificate.claim!r}; the Hessian's smallest eigenvalue is {values[0]:.3g}")
-        require(0 <= certificate.margin <= values[0] * (1 + AGREEMENT), "its margin is not the smallest eigenvalue")
+        _check_saddle(certificate, hessian)
     else:
-        require(certificate.claim == "local_minimum", f"second order does not give {certificate.claim!r}")
-        require(values[0] >= -margin and certificate.margin == 0, "the Hessian has a negative eigenvalue")
-        require(convex_in_products(here) or is_minimum_up_to_symmetry(here, values), "the Hessian has flat directions that no symmetry explains")
-    require((certificate.direction is not None) == (certificate.claim == "saddle"), "only a saddle comes with a descent direction here")
+        _check_minimum(certificate, here, hessian, values)
+    require(
+        (certificate.direction is not None) == (certificate.claim == "saddle"),
+        "only a saddle comes with a descent direction here",
+    )
 
 
-def _check_saddle(certificate: Certificate, here: Landscape) -> None:
+def _check_minimum(
+    certificate: Certificate, here: Landscape, hessian: Floats, values: NDArray[np.floating[Any]]
+) -> None:
+    """A minimum by curvature, by convexity in products, or up to symmetry."""
+    margin, radius = eigenvalue_margin(values), stationary_radius(here, hessian)
+    known = {"strict_local_minimum", "local_minimum"}
+    require(certificate.claim in known, f"second order does not give {certificate.claim!r}")
+    require(values[0] >= -2 * margin, "the Hessian has a negative eigenvalue")
+    if certificate.radius > 0 or certificate.claim == "strict_local_minimum":
+        require(radius is not None, "no exact stationary point is proved next to its point")
+        assert radius is not None
+        close = radius / 4 <= certificate.radius <= 4 * radius
+        require(close, "its radius is not the one computed")
+    if certificate.claim == "strict_local_minimum":
+        require(values[0] > margin / 2, f"the Hessian's smallest eigenvalue is {values[0]:.3g}")
+        within = 0 <= certificate.margin <= values[0] * (1 + AGREEMENT)
+        require(within, "its margin is not the smallest eigenvalue")
+        return
+    require(certificate.margin == 0, "its margin is not zero, where some direction is flat")
+    symmetric = certificate.radius > 0 and is_minimum_up_to_symmetry(here, values)
+    explained = convex_in_products(here) or symmetric
+    require(explained, "the Hessian has flat directions that no symmetry explains")
+
+
+def _check_saddle(certificate: Certificate, hessian: Floats) -> None:
     """Negative curvature along the stated unit direction."""
     direction = certificate.direction
-    require(direction is not None and direction.shape == certificate.theta.shape, "its direction has another length than its point")
+    require(
+        direction is not None and direction.shape == certificate.theta.shape,
+        "its direction has another length than its point",
+    )
     assert direction is not None
     require(abs(np.linalg.norm(direction) - 1) <= AGREEMENT, "its direction is not of unit length")
-    bend = float(direction @ (_hessian(here) @ direction))
-    require(bend < 0 and 0 <= certificate.margin <= -bend * (1 + AGREEMENT), "the loss does not bend down along its direction by its margin")
+    bend = float(direction @ (hessian @ direction))
+    require(
+        bend < 0 and 0 <= certificate.margin <= -bend * (1 + AGREEMENT),
+        "the loss does not bend down along its direction by its margin",
+    )
 
 
 def _forward_gradient(landscape: Landscape) -> Floats:
@@ -131,7 +215,8 @@ def _hessian(landscape: Landscape) -> Floats:
     theta, objective = landscape.flat_objective()
     eye = torch.eye(len(theta), dtype=theta.dtype, device=theta.device)
 
-    def column(direction: torch.Tensor) -> torch.Tensor:
-        return jvp(torch.func.grad(objective), (theta,), (direction,))[1]
+    def times(direction: torch.Tensor) -> torch.Tensor:
+        column: torch.Tensor = jvp(torch.func.grad(objective), (theta,), (direction,))[1]
+        return column
 
-    return np.asarray(torch.stack([column(row) for row in eye]).cpu().numpy())
+    return np.asarray(torch.stack([times(row) for row in eye]).cpu().numpy())

@@ -208,8 +208,8 @@ def certify(
     if layer == "all" and out is not None and out.suffix == ".json":
         raise InputError(f"--layer all makes several certificates: give a folder, not {out}")
     landscape = _landscape(data, target, standardise, weights, model, loss, weight_decay)
-    from reluscape.proof import certify as run
     from reluscape.progress import shown
+    from reluscape.proof import certify as run
 
     places = landscape.layers if layer == "all" else [layer]
     found: list[tuple[Certificate, Path | None]] = []

@@ -54,7 +54,14 @@ class FrozenBlock:
             of absolute terms that rounding bounds need.
     """
 
-    def __init__(self, landscape: Landscape, layer: str, arithmetic: Float64 | Rational, *, absolute: bool = False) -> None:
+    def __init__(
+        self,
+        landscape: Landscape,
+        layer: str,
+        arithmetic: Float64 | Rational,
+        *,
+        absolute: bool = False,
+    ) -> None:
         reading = landscape.reading
         if reading is None or layer not in landscape.layers:
             raise InputError(f"layer must be one of {landscape.layers}; received {layer!r}")
@@ -62,14 +69,18 @@ class FrozenBlock:
         self.loss = landscape.loss_name
         self.weight_decay = arithmetic.array(np.array(landscape.weight_decay))[()]
         layers = reading.network.layers
-        position = next(i for i, part in enumerate(layers) if isinstance(part, Affine) and part.name == layer)
+        position = next(
+            i for i, part in enumerate(layers) if isinstance(part, Affine) and part.name == layer
+        )
         own = layers[position]
         assert isinstance(own, Affine)
         self.width, self.bias = len(own.weight), own.bias is not None
         self._absolute = absolute
         self._tail = [self._convert(part) for part in merge_rectifiers(layers[position + 1 :])]
         self.features = self._features(reading.features, layers[:position])
-        self.targets = landscape.targets if self.loss == "cross_entropy" else self._number(landscape.targets)
+        self.targets = (
+            landscape.targets if self.loss == "cross_entropy" else self._number(landscape.targets)
+        )
         self.terms = sum(part.weight.shape[1] + 2 for part in layers if isinstance(part, Affine))
         self.widths, self.outputs = self._tail_widths()
         self.switches = sum(self.widths)
@@ -116,7 +127,9 @@ class FrozenBlock:
     def evaluate(self, theta: Array, bits: Bools, rows: Indices) -> Rows:
         """Evaluate the samples `rows` at theta with the patterns `bits` (one row each)."""
         z = self.outputs_of_block(theta, rows)
-        jacobian = np.broadcast_to(self._number(np.eye(self.width)), (len(rows), self.width, self.width))
+        jacobian = np.broadcast_to(
+            self._number(np.eye(self.width)), (len(rows), self.width, self.width)
+        )
         values, jacobians, column = [], [], 0
         for kind, first, second in self._tail:
             if kind is Rectifier:
@@ -145,7 +158,7 @@ class FrozenBlock:
 
     def rate_of(self, direction: Array, sample: int) -> Array:
         """Rate of one sample's z along a direction of theta."""
-        return self.outputs_of_block(direction, np.array([sample]))[0]
+        return np.asarray(self.outputs_of_block(direction, np.array([sample]))[0])
 
     def chunks(self) -> list[Indices]:
         """Samples in pieces whose Jacobians stay below 160 MB."""
@@ -161,11 +174,13 @@ class FrozenBlock:
             return signs[bits[:, self.switches :].astype(np.intp)] / count
         if self.loss == "cross_entropy":
             shifted = self.arithmetic.exp(outputs - outputs.max(axis=1, keepdims=True))
-            slope = shifted / shifted.sum(axis=1, keepdims=True)
-            slope[np.arange(len(rows)), self.targets[rows]] -= 1.0
-            return np.asarray(slope / count)
+            here = np.arange(len(rows)), self.targets[rows]
+            total = shifted.sum(axis=1)
+            shifted[here] = shifted[here] * 0
+            shifted[here] = -shifted.sum(axis=1)
+            return np.asarray(shifted / total[:, None] / count)
         difference = outputs - self.targets[rows]
-        return difference * 2 / count if self.loss == "squared" else difference / count
+        return np.asarray(difference * 2 / count if self.loss == "squared" else difference / count)
 
     def spread(self, units: Array, rows: Indices) -> Array:
         """Sum over samples of `units_i (x) x~_i` in theta's order."""
@@ -174,22 +189,31 @@ class FrozenBlock:
 
     def wide(self, units: Array, rows: Indices) -> Array:
         """Rows `units_k (x) x~_{rows[k]}` in theta's order, shape (k, params)."""
-        weight = (units[:, :, None] * self.features[rows][:, None, :]).reshape(len(rows), self.width * self.features.shape[1])
+        weight = (units[:, :, None] * self.features[rows][:, None, :]).reshape(
+            len(rows), self.width * self.features.shape[1]
+        )
         return np.hstack([weight, units]) if self.bias else weight
 
     def curvature(self, outputs: Array) -> Array:
         """Second derivative of the mean loss by each sample's outputs."""
         count, width = len(self.features), outputs.shape[1]
         if self.loss == "cross_entropy":
-            shifted = np.exp(outputs - outputs.max(axis=1, keepdims=True))
+            shifted = self.arithmetic.exp(outputs - outputs.max(axis=1, keepdims=True))
             p = shifted / shifted.sum(axis=1, keepdims=True)
-            return np.asarray((np.eye(width) * p[:, None, :] - p[:, :, None] * p[:, None, :]) / count)
+            return np.asarray(
+                (np.eye(width, dtype=int) * p[:, None, :] - p[:, :, None] * p[:, None, :]) / count
+            )
         scale = {"squared": 2.0, "half_squared": 1.0, "l1": 0.0}[self.loss]
         single = self.arithmetic.array(np.eye(width) * scale) / count
         return np.broadcast_to(single, (len(outputs), width, width))
 
-    def hessian(self, theta: Array, bits: Bools, basis: Array) -> Array:
-        """Hessian on the cell in the columns of `basis`, weight decay included."""
+    def hessian(
+        self, theta: Array, bits: Bools, basis: Array, curvature: Array | None = None
+    ) -> Array:
+        """Hessian on the cell in the columns of `basis`, weight decay included.
+
+        `curvature`, one matrix (outputs, outputs), replaces the loss's second derivatives.
+        """
         size = basis.shape[1]
         total = self.arithmetic.array(np.zeros((size, size)))
         for rows in self.chunks():
@@ -199,10 +223,13 @@ class FrozenBlock:
             for start in range(0, len(rows), step):
                 here = slice(start, min(start + step, len(rows)))
                 units = part.output_jacobians[here]
-                flat = self.wide(units.reshape(-1, self.width), np.repeat(rows[here], outputs)) @ basis
-                bent = np.matmul(self.curvature(part.outputs[here]), flat.reshape(-1, outputs, size))
+                flat = (
+                    self.wide(units.reshape(-1, self.width), np.repeat(rows[here], outputs)) @ basis
+                )
+                inner = self.curvature(part.outputs[here]) if curvature is None else curvature
+                bent = np.matmul(inner, flat.reshape(-1, outputs, size))
                 total = total + flat.T @ bent.reshape(-1, size)
-        return total + self.weight_decay * (basis.T @ basis)
+        return np.asarray(total + self.weight_decay * (basis.T @ basis))
 
     # ---- private -----------------------------------------------------------------------------
 
@@ -243,7 +270,9 @@ class FrozenBlock:
         return widths, width
 
 
-def merge_rectifiers(layers: Sequence[Affine | Scale | Rectifier]) -> list[Affine | Scale | Rectifier]:
+def merge_rectifiers(
+    layers: Sequence[Affine | Scale | Rectifier],
+) -> list[Affine | Scale | Rectifier]:
     """Join neighbouring rectifiers, whose kinks coincide, into one."""
     merged: list[Affine | Scale | Rectifier] = []
     for part in layers:

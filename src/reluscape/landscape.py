@@ -115,7 +115,7 @@ class Landscape:
         return int(self._evaluate(self._parameters).shape[1])
 
     @property
-    def inputs(self) -> NDArray[np.generic]:
+    def inputs(self) -> NDArray[Any]:
         """The inputs as the model receives them."""
         return np.asarray(self._inputs.cpu().numpy())
 
@@ -180,10 +180,12 @@ class Landscape:
         Cost: params double backward passes; meant for up to some 2000 parameters.
         """
         flat, objective = self.flat_objective(theta)
-        matrix = torch.autograd.functional.hessian(objective, flat, vectorize=True)
+        matrix = torch.autograd.functional.hessian(objective, flat, vectorize=True)  # type: ignore[no-untyped-call]
         return np.asarray(matrix.cpu().numpy())
 
-    def flat_objective(self, theta: ArrayLike | None = None) -> tuple[torch.Tensor, Callable[[torch.Tensor], torch.Tensor]]:
+    def flat_objective(
+        self, theta: ArrayLike | None = None
+    ) -> tuple[torch.Tensor, Callable[[torch.Tensor], torch.Tensor]]:
         """The flat parameter tensor and the loss as a differentiable function of it."""
         flat = torch.cat([p.reshape(-1) for p in self._split(theta).values()])
         return flat, lambda vector: self._objective(self._split_tensor(vector))
@@ -216,11 +218,13 @@ class Landscape:
                 else ""
             )
             raise InputError(
-                f"layer must be one of {', '.join(map(repr, self.layers))}; received {layer!r}{hint}"
+                f"layer must be one of {', '.join(map(repr, self.layers))}; received"
+                f" {layer!r}{hint}"
             )
         if isinstance(layer, bool) or not -len(self.layers) <= layer < len(self.layers):
             raise InputError(
-                f"layer must be an index in 0..{len(self.layers) - 1} or one of {', '.join(map(repr, self.layers))}; received {layer!r}"
+                f"layer must be an index in 0..{len(self.layers) - 1} or one of"
+                f" {', '.join(map(repr, self.layers))}; received {layer!r}"
             )
         return self.layers[layer]
 
@@ -234,8 +238,8 @@ class Landscape:
         keys = [f"{prefix}weight", f"{prefix}bias"]
         if keys[0] not in offsets:
             raise UnsupportedModelError(
-                f"layer {name!r} must own its weight; received a tied or re-parametrised one: untie it or call "
-                "torch.nn.utils.parametrize.remove_parametrizations first"
+                f"layer {name!r} must own its weight; received a tied or re-parametrised one: untie"
+                " it or call torch.nn.utils.parametrize.remove_parametrizations first"
             )
         return np.concatenate([offsets[key] for key in keys if key in offsets])
 
@@ -291,7 +295,8 @@ class Landscape:
                     else type(error).__name__
                 )
                 raise InputError(
-                    f"model must accept inputs of shape (samples, {', '.join(map(str, shape))}); its forward failed with: {line}"
+                    f"model must accept inputs of shape (samples, {', '.join(map(str, shape))});"
+                    f" its forward failed with: {line}"
                 ) from error
         if (
             not isinstance(first, torch.Tensor)
@@ -302,25 +307,32 @@ class Landscape:
                 tuple(first.shape) if isinstance(first, torch.Tensor) else type(first).__name__
             )
             raise InputError(
-                f"model must return one row of outputs per sample ({len(self._inputs)} rows); received {received}"
+                f"model must return one row of outputs per sample ({len(self._inputs)} rows);"
+                f" received {received}"
             )
         if first.ndim > 2:
             raise InputError(
-                f"model must return outputs of shape (samples, outputs); received {tuple(first.shape)}: flatten or pool them first"
+                "model must return outputs of shape (samples, outputs); received"
+                f" {tuple(first.shape)}: flatten or pool them first"
             )
         if not torch.isfinite(first).all():
             raise InputError(
-                "model must give finite outputs on the data; received NaN or infinite values: check weights and the scale of the inputs"
+                "model must give finite outputs on the data; received NaN or infinite values: check"
+                " weights and the scale of the inputs"
             )
         if not torch.equal(first, second):
             raise InputError(
-                "model must be deterministic in eval mode; two evaluations differ: remove random layers from forward"
+                "model must be deterministic in eval mode; two evaluations differ: remove random"
+                " layers from forward"
             )
         return np.asarray(first.reshape(len(self._inputs), -1).to(torch.float64).cpu().numpy())
 
     def __repr__(self) -> str:
         """One line: sizes, loss and layers."""
-        return f"Landscape({self.size} parameters, {self.num_samples} samples, loss={self.loss_name!r}, layers={list(self.layers)})"
+        return (
+            f"Landscape({self.size} parameters, {self.num_samples} samples,"
+            f" loss={self.loss_name!r}, layers={list(self.layers)})"
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -349,7 +361,8 @@ class Block:
         """Build the block of the layer called `name`."""
         if landscape.is_shared(name):
             raise UnsupportedModelError(
-                f"layer {name!r} must own its weight; received one shared with another layer: give each its own copy"
+                f"layer {name!r} must own its weight; received one shared with another layer: give"
+                " each its own copy"
             )
         layers = reading.network.layers
         position = next(
@@ -441,7 +454,10 @@ class Block:
         for group in self.kink_groups:
             if group.start <= kink < group.stop:
                 sample, unit = divmod(kink - group.start, group.units)
-                return f"sample {sample}, {group.label}, {'output' if group.label == 'residual' else 'unit'} {unit}"
+                return (
+                    f"sample {sample}, {group.label},"
+                    f" {'output' if group.label == 'residual' else 'unit'} {unit}"
+                )
         raise InputError(f"kink must lie in 0..{self.num_kinks - 1}; received {kink}")
 
     def embed(self, direction: Floats) -> Floats:
@@ -459,13 +475,17 @@ class Block:
         bits = np.asarray(pattern)
         if bits.dtype != np.bool_ or bits.shape != (self.num_kinks,):
             raise InputError(
-                f"pattern must be boolean of shape ({self.num_kinks},); received {bits.dtype} of shape {bits.shape}"
+                f"pattern must be boolean of shape ({self.num_kinks},); received {bits.dtype} of"
+                f" shape {bits.shape}"
             )
         return bits
 
     def __repr__(self) -> str:
         """One line: layer and sizes."""
-        return f"Block({self.layer!r}, {self.size} parameters, {self.num_kinks} kinks, loss={self.landscape.loss_name!r})"
+        return (
+            f"Block({self.layer!r}, {self.size} parameters, {self.num_kinks} kinks,"
+            f" loss={self.landscape.loss_name!r})"
+        )
 
 
 def check_theta(theta: ArrayLike, size: int) -> Floats:
@@ -475,7 +495,8 @@ def check_theta(theta: ArrayLike, size: int) -> Floats:
         raise InputError(f"theta must have shape ({size},); received {vector.shape}")
     if not np.isfinite(vector).all():
         raise InputError(
-            f"theta must be finite; received {int((~np.isfinite(vector)).sum())} NaN or infinite entries"
+            f"theta must be finite; received {int((~np.isfinite(vector)).sum())} NaN or infinite"
+            " entries"
         )
     return np.ascontiguousarray(vector)
 
@@ -529,18 +550,20 @@ def _private_copy(model: nn.Module, device: str) -> nn.Module:
     """A float64 eval-mode copy of the model, with finite parameters, on `device`."""
     if not isinstance(model, nn.Module):
         raise InputError(
-            f"model must be a torch.nn.Module; received {type(model).__name__}: pass the module itself, not its class or weights"
+            f"model must be a torch.nn.Module; received {type(model).__name__}: pass the module"
+            " itself, not its class or weights"
         )
     module = copy.deepcopy(model).double().eval().to(device)
     for name, parameter in module.named_parameters():
         if not torch.isfinite(parameter).all():
             raise InputError(
-                f"parameters must be finite; received NaN or infinite values in {name!r}: training diverged, use an earlier checkpoint"
+                f"parameters must be finite; received NaN or infinite values in {name!r}: training"
+                " diverged, use an earlier checkpoint"
             )
     return module
 
 
-def _as_array(values: ArrayLike | torch.Tensor) -> NDArray[np.generic]:
+def _as_array(values: ArrayLike | torch.Tensor) -> NDArray[Any]:
     """NumPy view of an array-like or tensor."""
     if isinstance(values, torch.Tensor):
         return np.asarray(values.detach().cpu().numpy())
@@ -557,13 +580,15 @@ def _check_inputs(inputs: ArrayLike | torch.Tensor, module: nn.Module) -> torch.
     array = _as_array(inputs)
     if array.ndim < 2 or array.size == 0:
         raise InputError(
-            f"inputs must have shape (samples, features) with at least one of each; received {array.shape}"
+            "inputs must have shape (samples, features) with at least one of each; received"
+            f" {array.shape}"
         )
     tokens = array.dtype.kind in "iu" and any(isinstance(m, nn.Embedding) for m in module.modules())
     values = array.astype(np.int64 if tokens else np.float64)
     if not np.isfinite(values).all():
         bad = np.argwhere(~np.isfinite(values))[0]
         raise InputError(
-            f"inputs must be finite; received NaN or infinite values, first at sample {bad[0]}, feature {bad[1]}: remove or impute them"
+            f"inputs must be finite; received NaN or infinite values, first at sample {bad[0]},"
+            f" feature {bad[1]}: remove or impute them"
         )
     return torch.from_numpy(values)

@@ -17,6 +17,7 @@ from reluscape.arithmetic import Float64, Rational, left_inverse_sizes
 from reluscape.certificate import Claim, claim_of_slopes, sign, strictly_curved
 from reluscape.frozen import FrozenBlock, Rows
 from reluscape.landscape import Landscape
+from reluscape.nearby import distance_to_stationary, radius_of, rank_of
 from reluscape.tolerances import TOLERANCES
 
 Array = NDArray[Any]
@@ -41,6 +42,8 @@ class Local:
         gradient: Gradient of the adjacent cell (params,).
         gradient_error: Bound on its rounding error.
         flat: Whether the outputs do not depend on theta in this cell at all.
+        sway: Largest change of any sample's outputs per unit of theta (float64 only).
+        clearance: Distance to the nearest kink that is not at zero (float64 only).
     """
 
     landscape: Landscape
@@ -55,9 +58,19 @@ class Local:
     gradient: Array
     gradient_error: Array
     flat: bool
+    sway: float
+    clearance: float
 
     @classmethod
-    def at(cls, landscape: Landscape, layer: str, arithmetic: Float64 | Rational, theta: Array, pattern: Bools, active: Indices) -> Local:
+    def at(
+        cls,
+        landscape: Landscape,
+        layer: str,
+        arithmetic: Float64 | Rational,
+        theta: Array,
+        pattern: Bools,
+        active: Indices,
+    ) -> Local:
         """Evaluate the block at `theta` with the given pattern."""
         block = FrozenBlock(landscape, layer, arithmetic)
         bits = block.bits_of(pattern)
@@ -65,18 +78,38 @@ class Local:
         size = len(theta)
         normals = arithmetic.array(np.zeros((len(active), size)))
         gradient = arithmetic.array(np.zeros(size))
-        values, flat = [], True
+        errors, gradient_error = _rounding(landscape, layer, arithmetic, theta, bits, active)
+        values, flat, sway, clearance = [], True, 0.0, float("inf")
         for rows in block.chunks():
             part = block.evaluate(theta, bits[rows], rows)
             values.append(part.values)
             slope = block.output_slope(part.outputs, bits[rows], rows)
             gradient = gradient + block.spread(_pull(part.output_jacobians, slope), rows)
             flat = flat and not _moves(part.output_jacobians, block, rows)
+            if not arithmetic.exact:
+                sway = max(sway, _sway(block, part, rows))
+                clearance = min(clearance, _clearance(block, part, rows, errors[rows]))
             here = np.flatnonzero((samples >= rows[0]) & (samples <= rows[-1]))
-            normals[here] = block.wide(part.jacobians[samples[here] - rows[0], switches[here]], samples[here])
+            normals[here] = block.wide(
+                part.jacobians[samples[here] - rows[0], switches[here]], samples[here]
+            )
         gradient = gradient + block.weight_decay * theta
-        errors, gradient_error = _rounding(landscape, layer, arithmetic, theta, bits, active)
-        return cls(landscape, layer, block, theta, bits, active, np.concatenate(values), errors, normals, gradient, gradient_error, flat)
+        return cls(
+            landscape,
+            layer,
+            block,
+            theta,
+            bits,
+            active,
+            np.concatenate(values),
+            errors,
+            normals,
+            gradient,
+            gradient_error,
+            flat,
+            sway,
+            clearance,
+        )
 
     # ---- which kinks are at zero -------------------------------------------------------------
 
@@ -115,7 +148,9 @@ class Local:
         if silent:
             return True
         constant = not base.jacobians[0, switch].astype(bool).any()
-        return constant and not any(self._flipped(sample, [s]).jacobians[0, switch].astype(bool).any() for s in mine)
+        return constant and not any(
+            self._flipped(sample, [s]).jacobians[0, switch].astype(bool).any() for s in mine
+        )
 
     # ---- slopes ------------------------------------------------------------------------------
 
@@ -129,9 +164,13 @@ class Local:
         samples, switches = self.block.place(self.active)
         for k, (sample, switch) in enumerate(zip(samples, switches, strict=True)):
             base, across = self._flipped(sample, []), self._flipped(sample, [switch])
-            change = self._sample_gradient(across, sample, [switch]) - self._sample_gradient(base, sample, [])
+            change = self._sample_gradient(across, sample, [switch]) - self._sample_gradient(
+                base, sample, []
+            )
             for q in np.flatnonzero((samples == sample) & (np.arange(len(samples)) != k)):
-                change = change - multipliers[q] * (across.jacobians[0, switches[q]] - base.jacobians[0, switches[q]])
+                change = change - multipliers[q] * (
+                    across.jacobians[0, switches[q]] - base.jacobians[0, switches[q]]
+                )
             normal = base.jacobians[0, switch]
             slopes[k] = -multipliers[k], multipliers[k] + (normal @ change) / (normal @ normal)
         return slopes
@@ -155,7 +194,11 @@ class Local:
             return 0.0
         base, across = self._flipped(samples[k], []), self._flipped(samples[k], [switches[k]])
         normal = base.jacobians[0, switches[k]]
-        bends = (across.jacobians[0, switches[others]] - base.jacobians[0, switches[others]]) @ normal / (normal @ normal)
+        bends = (
+            (across.jacobians[0, switches[others]] - base.jacobians[0, switches[others]])
+            @ normal
+            / (normal @ normal)
+        )
         return float(np.abs(bends) @ spread[others])
 
     def directional_derivative(self, direction: Array) -> Any:
@@ -173,7 +216,9 @@ class Local:
                     flips.append(int(switch))
             if flips:
                 across = self._flipped(sample, flips)
-                change = self._sample_gradient(across, sample, flips) - self._sample_gradient(base, sample, [])
+                change = self._sample_gradient(across, sample, flips) - self._sample_gradient(
+                    base, sample, []
+                )
                 total = total + change @ rate
         return total
 
@@ -188,7 +233,11 @@ class Local:
         if len(self.active) == 0:
             return float(np.linalg.norm(self.gradient_error))
         split = TOLERANCES.rounding * len(self.active) * float(np.finfo(np.float64).eps)
-        return float(np.linalg.norm(self.gradient_error + split * (np.abs(multipliers) @ np.abs(self.normals))))
+        return float(
+            np.linalg.norm(
+                self.gradient_error + split * (np.abs(multipliers) @ np.abs(self.normals))
+            )
+        )
 
     def claim(self, multipliers: Array, scale: float = 1.0) -> tuple[Claim, float, Array]:
         """Return the claim that holds here, the curvature it uses (or NaN), and the slopes.
@@ -198,17 +247,25 @@ class Local:
             scale: Factor on the rounding bounds.
         """
         exact = self.block.arithmetic.exact
+        if exact and self.block.loss == "cross_entropy":
+            multipliers = self.block.arithmetic.multipliers(self.normals, self.gradient)
         rest = self.rest(multipliers)
         length = rest @ rest if exact else float(np.linalg.norm(rest))
         if length > (0 if exact else scale * self.rest_error(multipliers)):
             return "not_stationary", float("nan"), np.empty((0, 2))
-        if exact and not all(bool(entry == 0) for entry in rest):
-            return "undecided", float("nan"), np.empty((0, 2))
         if not self.block.arithmetic.independent(self.normals):
+            return "undecided", float("nan"), np.empty((0, 2))
+        spanned = len(self.active) == len(self.theta)
+        if exact and not spanned and not all(bool(entry == 0) for entry in rest):
+            return "undecided", float("nan"), np.empty((0, 2))
+        if self.stationary_radius(multipliers) is None:
             return "undecided", float("nan"), np.empty((0, 2))
         slopes = self.slopes(multipliers)
         errors = self.slope_errors(multipliers) * (1 if exact else scale)
-        signs = [(sign(low, e), sign(high, f)) for (low, high), (e, f) in zip(slopes, errors, strict=True)]
+        signs = [
+            (sign(low, e), sign(high, f))
+            for (low, high), (e, f) in zip(slopes, errors, strict=True)
+        ]
         if any(-1 in pair or None in pair for pair in signs):
             return claim_of_slopes(signs, strict=False, constant=False), float("nan"), slopes
         if self._constant(signs):
@@ -216,12 +273,49 @@ class Local:
         strict, curvature = self._strictness(signs)
         return claim_of_slopes(signs, strict=strict, constant=False), curvature, slopes
 
+    def stationary_radius(self, multipliers: Array) -> float | None:
+        """Radius within which an exact stationary point is proved; None where none is.
+
+        Zero where the rest vanishes exactly: in exact arithmetic, for the piecewise-affine loss, at a
+        vertex, and where nothing depends on theta.
+        """
+        smooth = self.block.loss != "l1" or self.block.weight_decay > 0
+        free = len(self.theta) - len(self.active)
+        if self.block.arithmetic.exact or not smooth or free == 0:
+            return 0.0
+        if self.flat and self.block.weight_decay == 0:
+            return 0.0
+        if free > TOLERANCES.max_dense:
+            return None
+        basis = self.block.arithmetic.complement(self.normals)
+        transcendental = self.block.loss == "cross_entropy"
+        rank = None
+        if transcendental and self.block.weight_decay == 0:
+            centred = np.eye(self.block.outputs) - 1.0 / self.block.outputs
+            rank = rank_of(self.block.hessian(self.theta, self.bits, basis, centred))
+        distance = distance_to_stationary(
+            self.block.hessian(self.theta, self.bits, basis),
+            basis.T @ self.rest(multipliers),
+            np.abs(basis.T) @ self.gradient_error,
+            rank,
+        )
+        scale = 1.0 + float(np.linalg.norm(self.theta))
+        return radius_of(
+            distance,
+            quadratic=not transcendental,
+            sway=self.sway,
+            clearance=self.clearance,
+            scale=scale,
+        )
+
     def _strictness(self, signs: Sequence[tuple[int | None, int | None]]) -> tuple[bool, float]:
         """Whether a minimum with these slopes is strict, and the curvature that shows it."""
         if self.block.weight_decay > 0:
             return True, float(self.block.arithmetic.floats(np.array([self.block.weight_decay]))[0])
         if self.block.loss == "l1":
-            return len(self.active) == len(self.theta) and not any(0 in pair for pair in signs), float("nan")
+            return len(self.active) == len(self.theta) and not any(
+                0 in pair for pair in signs
+            ), float("nan")
         if len(self.theta) - len(self.active) > TOLERANCES.max_dense:
             return False, float("nan")
         return strictly_curved(signs, self._definite)
@@ -238,7 +332,11 @@ class Local:
             part = self.block.evaluate(self.theta, bits[samples[k]][None], samples[k : k + 1])
             rows[row] = self.block.wide(part.jacobians[:, switches[k]], samples[k : k + 1])[0]
         basis = self.block.arithmetic.complement(rows)
-        return self.block.arithmetic.smallest_eigenvalue(self.block.hessian(self.theta, bits, basis))
+        if basis.shape[1] == 0:
+            return True, float("inf")
+        return self.block.arithmetic.smallest_eigenvalue(
+            self.block.hessian(self.theta, bits, basis)
+        )
 
     def _constant(self, signs: Sequence[tuple[int | None, int | None]]) -> bool:
         """Whether the loss is constant around the point."""
@@ -253,7 +351,7 @@ class Local:
     def _of_sample(self, sample: int) -> Indices:
         """Switches of the active kinks of a sample."""
         samples, switches = self.block.place(self.active)
-        return switches[samples == sample]
+        return np.asarray(switches[samples == sample])
 
     def _flipped(self, sample: int, switches: Sequence[int]) -> Rows:
         """Evaluate one sample with some of its switches on the positive side."""
@@ -266,7 +364,7 @@ class Local:
         bits = self.bits[sample].copy()
         bits[list(flips)] = True
         slope = self.block.output_slope(part.outputs, bits[None], np.array([sample]))
-        return _pull(part.output_jacobians, slope)[0]
+        return np.asarray(_pull(part.output_jacobians, slope)[0])
 
 
 def _pull(jacobians: Array, slope: Array) -> Array:
@@ -281,8 +379,31 @@ def _moves(jacobians: Array, block: FrozenBlock, rows: Indices) -> bool:
     return bool((alive & inputs).any())
 
 
+def _lengths(block: FrozenBlock, rows: Indices) -> Array:
+    """Euclidean lengths of the samples' inputs, the bias's one included."""
+    return np.asarray(np.sqrt((block.features[rows] ** 2).sum(axis=1) + block.bias))
+
+
+def _sway(block: FrozenBlock, part: Rows, rows: Indices) -> float:
+    """Largest change of these samples' outputs per unit of theta."""
+    sizes = np.sqrt((part.output_jacobians**2).sum(axis=(1, 2)))
+    return float((sizes * _lengths(block, rows)).max(initial=0.0))
+
+
+def _clearance(block: FrozenBlock, part: Rows, rows: Indices, errors: Array) -> float:
+    """Distance to the nearest of these samples' kinks that is neither at zero nor constant."""
+    norms = np.sqrt((part.jacobians**2).sum(axis=2)) * _lengths(block, rows)[:, None]
+    counted = (norms > 0) & (np.abs(part.values) > errors)
+    return float((np.abs(part.values[counted]) / norms[counted]).min(initial=np.inf))
+
+
 def _rounding(
-    landscape: Landscape, layer: str, arithmetic: Float64 | Rational, theta: Array, bits: Bools, active: Indices
+    landscape: Landscape,
+    layer: str,
+    arithmetic: Float64 | Rational,
+    theta: Array,
+    bits: Bools,
+    active: Indices,
 ) -> tuple[Array, Array]:
     """Bounds on the rounding errors of switching values and gradient; zeros when exact."""
     shape = bits.shape
@@ -317,5 +438,7 @@ def _slope_error(block: FrozenBlock, outputs: Array, errors: Array, count: int) 
     if block.loss == "cross_entropy":
         shifted = np.exp(outputs - outputs.max(axis=1, keepdims=True))
         p = shifted / shifted.sum(axis=1, keepdims=True)
-        return np.asarray(2.0 * p * (errors.max(axis=1, keepdims=True) + 8 * np.finfo(float).eps) / count)
+        widest = errors.max(axis=1, keepdims=True) + 8 * np.finfo(float).eps
+        others = p @ (1.0 - np.eye(p.shape[1]))
+        return np.asarray((2.0 * p * others * widest + np.finfo(float).tiny) / count)
     return errors * (2.0 if block.loss == "squared" else 1.0) / count

@@ -14,7 +14,7 @@ one sample's outputs) and a bound on the slope's error when the outputs carry an
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,10 +35,10 @@ class Loss(Protocol):
     def name(self) -> str:
         """Name in the public contract."""
 
-    def value(self, outputs: Floats, targets: NDArray[np.generic]) -> float:
+    def value(self, outputs: Floats, targets: NDArray[Any]) -> float:
         """Mean loss over the samples."""
 
-    def slope(self, outputs: Floats, targets: NDArray[np.generic]) -> Floats:
+    def slope(self, outputs: Floats, targets: NDArray[Any]) -> Floats:
         """Derivative of the mean loss by the outputs, shape (samples, outputs)."""
 
     def slope_error(self, outputs: Floats, errors: Floats) -> Floats:
@@ -55,12 +55,12 @@ class SquaredLoss:
     name: str
     scale: float
 
-    def value(self, outputs: Floats, targets: NDArray[np.generic]) -> float:
+    def value(self, outputs: Floats, targets: NDArray[Any]) -> float:
         """Mean loss over the samples."""
         residuals = (outputs - targets).ravel()
         return float(self.scale / len(outputs) * (residuals @ residuals))
 
-    def slope(self, outputs: Floats, targets: NDArray[np.generic]) -> Floats:
+    def slope(self, outputs: Floats, targets: NDArray[Any]) -> Floats:
         """`2 scale / N (f - y)`."""
         slope: Floats = outputs - targets
         slope *= 2.0 * self.scale / len(outputs)
@@ -83,11 +83,11 @@ class L1Loss:
 
     name: str = "l1"
 
-    def value(self, outputs: Floats, targets: NDArray[np.generic]) -> float:
+    def value(self, outputs: Floats, targets: NDArray[Any]) -> float:
         """Mean loss over the samples."""
         return float(np.abs(outputs - targets).sum() / len(outputs))
 
-    def slope(self, outputs: Floats, targets: NDArray[np.generic]) -> Floats:
+    def slope(self, outputs: Floats, targets: NDArray[Any]) -> Floats:
         """`+1/N` where the residual is positive, `-1/N` elsewhere."""
         return np.where(outputs > targets, 1.0, -1.0) / len(outputs)
 
@@ -107,23 +107,26 @@ class CrossEntropyLoss:
 
     name: str = "cross_entropy"
 
-    def value(self, outputs: Floats, targets: NDArray[np.generic]) -> float:
+    def value(self, outputs: Floats, targets: NDArray[Any]) -> float:
         """Mean loss over the samples."""
         rows = np.arange(len(outputs))
         return float(-log_softmax(outputs, axis=1)[rows, targets].mean())
 
-    def slope(self, outputs: Floats, targets: NDArray[np.generic]) -> Floats:
+    def slope(self, outputs: Floats, targets: NDArray[Any]) -> Floats:
         """`(softmax(f_i) - e_{y_i}) / N`."""
         slope: Floats = softmax(outputs, axis=1)
-        slope[np.arange(len(outputs)), targets] -= 1.0
+        rows = np.arange(len(outputs))
+        slope[rows, targets] = 0.0
+        slope[rows, targets] = -slope.sum(axis=1)  # p - 1 without cancellation
         slope /= len(outputs)
         return slope
 
     def slope_error(self, outputs: Floats, errors: Floats) -> Floats:
-        """`2 p max(errors) / N`, since the softmax p moves by at most p (1 - p) per unit twice."""
-        probabilities = softmax(outputs, axis=1)
+        """`2 p (1 - p) max(errors) / N`, the most that the softmax p moves, and what underflow hides."""
+        p = softmax(outputs, axis=1)
+        others = p @ (1.0 - np.eye(p.shape[1]))
         widest = errors.max(axis=1, keepdims=True) + 8 * np.finfo(float).eps
-        return np.asarray(2.0 * probabilities * widest / len(outputs))
+        return np.asarray((2.0 * p * others * widest + np.finfo(float).tiny) / len(outputs))
 
     def curvature(self, outputs: Floats) -> Floats:
         """`(diag(p) - p p^T) / N`."""
@@ -146,9 +149,7 @@ def make_loss(name: str) -> Loss:
     raise InputError(f"loss must be one of {', '.join(LOSSES)}; received {name!r}")
 
 
-def check_targets(
-    name: str, targets: NDArray[np.generic], shape: tuple[int, int]
-) -> NDArray[np.generic]:
+def check_targets(name: str, targets: NDArray[Any], shape: tuple[int, int]) -> NDArray[Any]:
     """Return `targets` in the form that the loss needs.
 
     Args:
@@ -166,7 +167,8 @@ def check_targets(
     samples, outputs = shape
     if len(targets) != samples:
         raise InputError(
-            f"inputs and targets must have one row per sample; received {samples} inputs and {len(targets)} targets"
+            f"inputs and targets must have one row per sample; received {samples} inputs and"
+            f" {len(targets)} targets"
         )
     if name == "cross_entropy":
         return _check_labels(targets, outputs)
@@ -177,26 +179,30 @@ def check_targets(
     values = targets.astype(np.float64).reshape(samples, -1)
     if values.shape != shape:
         raise InputError(
-            f"targets must have shape {shape} like the network's outputs for loss {name!r}; received "
-            f"{targets.shape}: encode class labels as one-hot or ±1, or use loss 'cross_entropy'"
+            f"targets must have shape {shape} like the network's outputs for loss {name!r};"
+            f" received {targets.shape}: encode class labels as one-hot or ±1, or use loss"
+            " 'cross_entropy'"
         )
     if not np.isfinite(values).all():
         raise InputError(
-            f"targets must be finite; received {int((~np.isfinite(values)).sum())} NaN or infinite values: remove or impute those samples"
+            f"targets must be finite; received {int((~np.isfinite(values)).sum())} NaN or infinite"
+            " values: remove or impute those samples"
         )
     return values
 
 
-def _check_labels(targets: NDArray[np.generic], outputs: int) -> NDArray[np.int64]:
+def _check_labels(targets: NDArray[Any], outputs: int) -> NDArray[np.int64]:
     """Return class indices as int64, or raise InputError."""
     if outputs < 2:
         raise InputError(
-            "cross_entropy needs a network with at least 2 outputs (one logit per class); received 1: use 'squared' with ±1 targets"
+            "cross_entropy needs a network with at least 2 outputs (one logit per class); received"
+            " 1: use 'squared' with ±1 targets"
         )
     labels = targets.reshape(len(targets), -1)
     if labels.shape[1] != 1:
         raise InputError(
-            f"cross_entropy needs one class index per sample; received targets of shape {targets.shape}: pass targets.argmax(1)"
+            "cross_entropy needs one class index per sample; received targets of shape"
+            f" {targets.shape}: pass targets.argmax(1)"
         )
     flat = labels[:, 0]
     if flat.dtype.kind not in "iub" and not (
@@ -207,6 +213,7 @@ def _check_labels(targets: NDArray[np.generic], outputs: int) -> NDArray[np.int6
         )
     if flat.min() < 0 or flat.max() >= outputs:
         raise InputError(
-            f"class indices must lie in 0..{outputs - 1} for {outputs} outputs; received {flat.min()}..{flat.max()}: map the labels to 0..{outputs - 1}"
+            f"class indices must lie in 0..{outputs - 1} for {outputs} outputs; received"
+            f" {flat.min()}..{flat.max()}: map the labels to 0..{outputs - 1}"
         )
     return flat.astype(np.int64)

@@ -17,13 +17,15 @@ and in reverse (`normals`: of chosen kinks; `gradient`: of the loss).
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from reluscape.errors import InputError
 from reluscape.losses import L1Loss, Loss, SquaredLoss
+from reluscape.nearby import rank_of
 from reluscape.network import Affine, Rectifier, Scale
 
 Floats = NDArray[np.float64]
@@ -159,7 +161,7 @@ class Piecewise:
     slopes: tuple[float, ...]
     labels: tuple[str, ...]
     loss: Loss
-    targets: NDArray[np.generic]
+    targets: NDArray[Any]
     weight_decay: float
     other_decay: float
     depth_terms: int
@@ -174,7 +176,7 @@ class Piecewise:
     @property
     def num_params(self) -> int:
         """Number of parameters of the block."""
-        return self.width * (self.features.shape[1] + self.bias)
+        return self.width * (int(self.features.shape[1]) + self.bias)
 
     @property
     def has_residuals(self) -> bool:
@@ -228,7 +230,9 @@ class Piecewise:
 
     def outer(self, units: Floats, rows: Indices) -> Floats:
         """Flatten `units[k] (x) x~_{rows[k]}` into theta's order, shape (k, params)."""
-        weight = (units[:, :, None] * self.features[rows][:, None, :]).reshape(len(rows), self.width * self.features.shape[1])
+        weight = (units[:, :, None] * self.features[rows][:, None, :]).reshape(
+            len(rows), self.width * self.features.shape[1]
+        )
         return np.hstack([weight, units]) if self.bias else weight
 
     # ---- forward -----------------------------------------------------------------------------
@@ -405,12 +409,21 @@ class Piecewise:
         flat = step.adjoint(stack.reshape(-1, stack.shape[-1]))
         return flat.reshape(*stack.shape[:-1], -1)
 
-    def hessian(self, theta: Floats, pattern: Bools, basis: Floats | None = None) -> Floats:
+    def hessian(
+        self,
+        theta: Floats,
+        pattern: Bools,
+        basis: Floats | None = None,
+        curvature: Floats | None = None,
+    ) -> Floats:
         """Hessian of the loss on the cell, in the columns of `basis` if given.
+
+        `curvature` replaces the loss's second derivatives by each sample's outputs.
 
         Cost: O(samples * outputs * params^2) time; blocks of samples keep memory at O(params^2).
         """
-        curvature = self.loss.curvature(self.frozen(pattern, theta)[1])
+        if curvature is None:
+            curvature = self.loss.curvature(self.frozen(pattern, theta)[1])
         jacobian = self.output_jacobian(pattern)
         size = self.num_params if basis is None else basis.shape[1]
         total = np.zeros((size, size))
@@ -425,6 +438,43 @@ class Piecewise:
             total += flat.T @ bent
         identity = np.eye(size) if basis is None else basis.T @ basis
         return total + self.weight_decay * identity
+
+    def flat_rank(self, pattern: Bools, basis: Floats) -> int:
+        """Number of directions in `basis` along which some sample's logits change, up to a shift.
+
+        All others are flat for the cross-entropy by structure, however saturated it is.
+        """
+        outputs = self.maps[-1].width_after(self.groups[-1].units if self.slopes else self.width)
+        centred = np.eye(outputs) - 1.0 / outputs
+        stack = np.broadcast_to(centred, (self.num_samples, outputs, outputs))
+        zero = np.zeros(self.num_params)
+        plain = replace(self, weight_decay=0.0)
+        return rank_of(plain.hessian(zero, pattern, basis, stack))
+
+    def sway(self, pattern: Bools) -> float:
+        """Largest change of any sample's outputs per unit of theta, on the cell."""
+        lengths = np.sqrt((self.features**2).sum(axis=1) + self.bias)
+        return float((np.linalg.norm(self.output_jacobian(pattern), axis=(1, 2)) * lengths).max())
+
+    def clearance(self, theta: Floats, pattern: Bools, ignored: Indices) -> tuple[float, int]:
+        """Euclidean distance from theta to the nearest kink of its cell, and that kink.
+
+        Kinks in `ignored` and constant ones do not count; (infinity, -1) when none is left.
+        """
+        distances = np.abs(self.frozen(pattern, theta)[0])
+        step = max(1, int(2e7 // self.width))
+        lengths = np.sqrt((self.features**2).sum(axis=1) + self.bias)
+        for start in range(0, self.num_kinks, step):
+            kinks = np.arange(start, min(start + step, self.num_kinks))
+            norms = np.linalg.norm(self.pull_back(kinks, pattern), axis=1)
+            norms *= lengths[self.sample_of(kinks)]
+            with np.errstate(divide="ignore", invalid="ignore"):
+                distances[kinks] = np.where(norms > 0, distances[kinks] / norms, np.inf)
+        distances[ignored] = np.inf
+        if not np.isfinite(distances).any():
+            return np.inf, -1
+        nearest = int(np.argmin(distances))
+        return float(distances[nearest]), nearest
 
     def hessian_trace(self, theta: Floats, pattern: Bools) -> float:
         """Trace of the data part of the Hessian, a bound on its norm; O(samples) memory."""
@@ -444,7 +494,8 @@ class Piecewise:
             return CellLoss(constant, linear, self.hessian(zero, pattern))
         if not self.has_residuals:
             raise InputError(
-                "the cross-entropy is convex on a cell but neither affine nor quadratic: use 'squared', 'half_squared' or 'l1'"
+                "the cross-entropy is convex on a cell but neither affine nor quadratic: use"
+                " 'squared', 'half_squared' or 'l1'"
             )
         residuals = outputs - np.asarray(self.targets, dtype=np.float64)
         constant = float((self.output_slope(pattern, outputs) * residuals).sum()) + self.other_decay
@@ -490,8 +541,12 @@ class Piecewise:
     ) -> tuple[list[Floats], Floats]:
         """Bounds on the errors of `sensitivities` and of the gradient, recursively in absolute values."""
         slope = np.abs(self.loss.slope(outputs, self.targets))
-        back = [self.maps[-1].absolute().adjoint(self.loss.slope_error(outputs, errors) + unit * slope)]
+        back = [
+            self.maps[-1].absolute().adjoint(self.loss.slope_error(outputs, errors) + unit * slope)
+        ]
         for step, mask in zip(self.maps[-2::-1], masks[::-1], strict=True):
             back.append(step.absolute().adjoint(back[-1] * mask))
-        gradient = self.assemble(back[-1], self.magnitudes) + unit * self.weight_decay * np.abs(theta)
+        gradient = self.assemble(back[-1], self.magnitudes) + unit * self.weight_decay * np.abs(
+            theta
+        )
         return back[::-1], gradient

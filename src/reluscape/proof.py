@@ -13,7 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from reluscape.arithmetic import Float64, Rational, arithmetic_called, eigenvalue_margin, left_inverse_sizes
+from reluscape.arithmetic import (
+    Float64,
+    Rational,
+    arithmetic_called,
+    eigenvalue_margin,
+    left_inverse_sizes,
+)
 from reluscape.certificate import (
     Certificate,
     Claim,
@@ -26,7 +32,7 @@ from reluscape.certificate import (
 )
 from reluscape.errors import InputError
 from reluscape.landscape import Block, Landscape
-from reluscape.local import Local
+from reluscape.nearby import distance_to_stationary, radius_of
 from reluscape.tolerances import TOLERANCES
 
 Floats = NDArray[np.float64]
@@ -36,7 +42,10 @@ Signs = list[tuple[int | None, int | None]]
 
 
 def certify(
-    block_or_landscape: Block | Landscape, theta: ArrayLike | None = None, *, arithmetic: str = "float64"
+    block_or_landscape: Block | Landscape,
+    theta: ArrayLike | None = None,
+    *,
+    arithmetic: str = "float64",
 ) -> Certificate:
     """Certify what `theta` is: a minimum (strict or not), a saddle, a plateau, or not stationary.
 
@@ -84,7 +93,9 @@ def certify(
         from reluscape.proof_landscape import certify_landscape  # builds on block certificates
 
         return certify_landscape(block_or_landscape, theta, numbers)
-    raise InputError(f"certify needs a Block or a Landscape; received {type(block_or_landscape).__name__}")
+    raise InputError(
+        f"certify needs a Block or a Landscape; received {type(block_or_landscape).__name__}"
+    )
 
 
 def _certify_block(block: Block, theta: Floats, numbers: Float64 | Rational) -> Certificate:
@@ -110,6 +121,7 @@ class Point:
         block: The block.
         theta: The point.
         pattern: Its pattern, active kinks as negative.
+        bounds: Bounds on the switching values' rounding errors.
         active: Active kinks that have a say, ascending.
         normals: Their normals (k, params).
         independent: Whether LIKQ holds.
@@ -125,6 +137,7 @@ class Point:
     block: Block
     theta: Floats
     pattern: Bools
+    bounds: Floats
     active: Indices
     normals: Floats
     independent: bool
@@ -141,7 +154,9 @@ class Point:
         """Find the active kinks at `theta` and split the gradient."""
         piecewise = block.piecewise
         values, outputs = piecewise.forward(theta)
-        bounds, sensitivity_errors, gradient_error = piecewise.rounding_bounds(theta, TOLERANCES.rounding)
+        bounds, sensitivity_errors, gradient_error = piecewise.rounding_bounds(
+            theta, TOLERANCES.rounding
+        )
         zero = np.abs(values) <= bounds
         pattern = (values > 0) & ~zero
         active = _with_a_say(block, pattern, np.flatnonzero(zero))
@@ -159,15 +174,31 @@ class Point:
             spread = np.full(len(active), np.inf)
         rest = gradient - normals.T @ multipliers
         return cls(
-            block, theta, pattern, active, normals, independent, gradient, gradient_error, multipliers, spread, rest,
-            sensitivities, sensitivity_errors,
-        )  # fmt: skip
+            block=block,
+            theta=theta,
+            pattern=pattern,
+            bounds=bounds,
+            active=active,
+            normals=normals,
+            independent=independent,
+            gradient=gradient,
+            gradient_error=gradient_error,
+            multipliers=multipliers,
+            spread=spread,
+            rest=rest,
+            sensitivities=sensitivities,
+            sensitivity_errors=sensitivity_errors,
+        )
 
     @property
     def rest_error(self) -> float:
         """Bound on the rounding error of `||rest||`: the gradient's and that of the split."""
         split = TOLERANCES.rounding * len(self.active) * float(np.finfo(np.float64).eps)
-        return float(np.linalg.norm(self.gradient_error + split * (np.abs(self.multipliers) @ np.abs(self.normals))))
+        return float(
+            np.linalg.norm(
+                self.gradient_error + split * (np.abs(self.multipliers) @ np.abs(self.normals))
+            )
+        )
 
     @property
     def is_stationary(self) -> bool:
@@ -230,7 +261,7 @@ def _with_a_say(block: Block, pattern: Bools, zero: Indices) -> Indices:
     moving = (piecewise.normals(zero, pattern) != 0).any(axis=1)
     for q in np.argsort(piecewise.level_of(zero), kind="stable"):
         moving[q] |= (bends[q] & moving).any()
-    return zero[~silent & moving]
+    return np.asarray(zero[~silent & moving])
 
 
 def _bends(block: Block, kinks: Indices, pushed: Sequence[Floats | None]) -> Floats:
@@ -261,7 +292,9 @@ def _resolved(point: Point) -> Point:
         if np.linalg.norm(best.theta + step - point.theta) > reach:
             return point
         moved = Point.at(point.block, best.theta + step)
-        if not np.array_equal(moved.active, point.active) or np.linalg.norm(moved.rest) >= np.linalg.norm(best.rest):
+        if not np.array_equal(moved.active, point.active) or np.linalg.norm(
+            moved.rest
+        ) >= np.linalg.norm(best.rest):
             break
         best = moved
     return best if best.is_stationary else point
@@ -269,7 +302,10 @@ def _resolved(point: Point) -> Point:
 
 def _is_near(point: Point, reach: float) -> bool:
     """Whether a Newton step shorter than `reach` is possible and affordable at all."""
-    trace = point.block.piecewise.hessian_trace(point.theta, point.pattern) + point.block.landscape.weight_decay
+    trace = (
+        point.block.piecewise.hessian_trace(point.theta, point.pattern)
+        + point.block.landscape.weight_decay
+    )
     affordable = point.block.size - len(point.active) <= TOLERANCES.max_dense
     return affordable and float(np.linalg.norm(point.rest)) <= trace * reach
 
@@ -294,31 +330,103 @@ def _float64_certificate(point: Point, moved: float) -> Certificate:
     """Decide the claim at `point` in float64."""
     rest = float(np.linalg.norm(point.rest))
     if rest > point.rest_error:
-        reason = f"the gradient has a part of length {rest:.3g} outside the span of {len(point.active)} active kinks (rounding error at most {point.rest_error:.1e})"
-        return write(point, "not_stationary", reason, moved, margin=rest - point.rest_error, direction=-point.rest / rest)
+        reason = (
+            f"the gradient has a part of length {rest:.3g} outside the span of {len(point.active)}"
+            f" active kinks (rounding error at most {point.rest_error:.1e})"
+        )
+        return write(
+            point,
+            "not_stationary",
+            reason,
+            moved,
+            margin=rest - point.rest_error,
+            direction=-point.rest / rest,
+        )
+    radius = 0.0
+    if point.independent and _needs_existence(point):
+        found = _stationary_radius(point)
+        if found is None:
+            reason = (
+                f"the gradient outside the active kinks, {rest:.3g} long, lies within its rounding"
+                f" error of {point.rest_error:.1e}, but no exact stationary point is proved nearby"
+            )
+            return write(point, "undecided", reason, moved)
+        radius = found
     if not point.independent:
-        reason = f"the normals of the {len(point.active)} active kinks are dependent (LIKQ fails), so first-order slopes do not decide"
+        reason = (
+            f"the normals of the {len(point.active)} active kinks are dependent (LIKQ fails), so"
+            " first-order slopes do not decide"
+        )
         return write(point, "undecided", reason, moved)
     slopes, errors = point.slopes()
-    signs: Signs = [(sign(low, e), sign(high, f)) for (low, high), (e, f) in zip(slopes, errors, strict=True)]
+    signs: Signs = [
+        (sign(low, e), sign(high, f)) for (low, high), (e, f) in zip(slopes, errors, strict=True)
+    ]
     claim = claim_of_slopes(signs, strict=False, constant=False)
     if claim in ("not_stationary", "saddle"):
         return _descending(point, slopes, errors, signs, claim, moved)
     if claim == "undecided":
         return write(point, claim, _why_undecided(signs), moved, slopes=slopes)
-    return _minimum(point, slopes, errors, signs, moved)
+    return _minimum(point, slopes, errors, signs, moved, radius)
+
+
+def _needs_existence(point: Point) -> bool:
+    """Whether the rest must vanish on directions along which the loss is curved."""
+    smooth = point.block.landscape.loss_name != "l1" or point.block.landscape.weight_decay > 0
+    return smooth and len(point.active) < point.block.size
+
+
+def _stationary_radius(point: Point) -> float | None:
+    """Radius within which an exact stationary point of the cell and active set is proved."""
+    piecewise, landscape = point.block.piecewise, point.block.landscape
+    if point.block.size - len(point.active) > TOLERANCES.max_dense:
+        return None
+    if not piecewise.output_jacobian(point.pattern).any() and landscape.weight_decay == 0:
+        return 0.0
+    basis = Float64().complement(point.normals)
+    transcendental = landscape.loss_name == "cross_entropy"
+    rank = None
+    if transcendental and landscape.weight_decay == 0:
+        rank = piecewise.flat_rank(point.pattern, basis)
+    distance = distance_to_stationary(
+        piecewise.hessian(point.theta, point.pattern, basis),
+        basis.T @ point.rest,
+        np.abs(basis.T) @ point.gradient_error,
+        rank,
+    )
+    zero = np.flatnonzero(np.abs(piecewise.forward(point.theta)[0]) <= point.bounds)
+    return radius_of(
+        distance,
+        quadratic=not transcendental,
+        sway=piecewise.sway(point.pattern),
+        clearance=piecewise.clearance(point.theta, point.pattern, zero)[0],
+        scale=1.0 + float(np.linalg.norm(point.theta)),
+    )
 
 
 def _why_undecided(signs: Signs) -> str:
     """One sentence for slopes within float64's error of zero."""
     hidden = sum(None in pair for pair in signs)
-    falling = " (the loss falls along another edge, so the point is no minimum)" if any(-1 in pair for pair in signs) else ""
-    return f"{hidden} kinks have a slope within float64's error of zero{falling}; rational arithmetic decides them"
+    falling = (
+        " (the loss falls along another edge, so the point is no minimum)"
+        if any(-1 in pair for pair in signs)
+        else ""
+    )
+    return (
+        f"{hidden} kinks have a slope within float64's error of zero{falling}; rational arithmetic"
+        " decides them"
+    )
 
 
-def _descending(point: Point, slopes: Floats, errors: Floats, signs: Signs, claim: Claim, moved: float) -> Certificate:
+def _descending(
+    point: Point, slopes: Floats, errors: Floats, signs: Signs, claim: Claim, moved: float
+) -> Certificate:
     """Certificate for a stationary rest with a negative slope: steepest such edge as direction."""
-    wanted = [k for k, pair in enumerate(signs) if ({-1, 1} == set(pair) if claim == "not_stationary" else -1 in pair)]
+    wanted = [
+        k
+        for k, pair in enumerate(signs)
+        if ({-1, 1} == set(pair) if claim == "not_stationary" else -1 in pair)
+    ]
     edges = []
     for k in wanted:
         for column, side in enumerate((-1, 1)):
@@ -328,15 +436,22 @@ def _descending(point: Point, slopes: Floats, errors: Floats, signs: Signs, clai
                 edges.append((rate * (slopes[k, column] + errors[k, column]), k, side, direction))
     slope, k, side, direction = min(edges, key=lambda edge: edge[0])
     where = point.block.describe_kink(int(point.active[k]))
-    reason = f"the loss falls along the edge into the {'positive' if side > 0 else 'negative'} side of the kink of {where}, slope {slope:.3g} per unit step"
+    reason = (
+        f"the loss falls along the edge into the {'positive' if side > 0 else 'negative'} side of"
+        f" the kink of {where}, slope {slope:.3g} per unit step"
+    )
     return write(point, claim, reason, moved, margin=-slope, direction=direction, slopes=slopes)
 
 
-def _minimum(point: Point, slopes: Floats, errors: Floats, signs: Signs, moved: float) -> Certificate:
+def _minimum(
+    point: Point, slopes: Floats, errors: Floats, signs: Signs, moved: float, radius: float
+) -> Certificate:
     """Certificate for a point where no slope is negative."""
     landscape, piecewise = point.block.landscape, point.block.piecewise
     strict, curvature = False, float("nan")
-    constant = landscape.weight_decay == 0 and _is_constant(point, signs, piecewise.output_jacobian(point.pattern))
+    constant = landscape.weight_decay == 0 and _is_constant(
+        point, signs, piecewise.output_jacobian(point.pattern)
+    )
     if landscape.weight_decay > 0:
         strict, curvature = True, landscape.weight_decay
     elif landscape.loss_name == "l1":
@@ -348,28 +463,53 @@ def _minimum(point: Point, slopes: Floats, errors: Floats, signs: Signs, moved: 
     if strict and np.isfinite(curvature):
         margins.append(curvature)
     margin = max(0.0, float(min(margins, default=0.0)))
-    return write(point, claim, _why_minimum(point, claim, curvature), moved, margin=margin, slopes=slopes, curvature=curvature)
+    return write(
+        point,
+        claim,
+        _why_minimum(point, claim, curvature),
+        moved,
+        margin=margin,
+        slopes=slopes,
+        curvature=curvature,
+        radius=radius,
+    )
 
 
 def _is_constant(point: Point, signs: Signs, jacobian: Floats) -> bool:
     """Whether the loss is constant around a point without decay where no slope is negative."""
     if point.block.landscape.loss_name == "l1":
         return all(pair == (0, 0) for pair in signs)
-    alive = jacobian.any(axis=(1, 2)) & (point.block.piecewise.features.any(axis=1) | point.block.piecewise.bias)
+    alive = jacobian.any(axis=(1, 2)) & (
+        point.block.piecewise.features.any(axis=1) | point.block.piecewise.bias
+    )
     return len(point.active) == 0 and not alive.any()
 
 
 def _why_minimum(point: Point, claim: Claim, curvature: float) -> str:
     """One sentence for a minimum or plateau."""
-    kinks = f"all {2 * len(point.active)} slopes at {len(point.active)} active kinks are positive" if len(point.active) else "no kink is active"
+    kinks = (
+        f"all {2 * len(point.active)} slopes at {len(point.active)} active kinks are positive"
+        if len(point.active)
+        else "no kink is active"
+    )
     if claim == "plateau":
         return "the loss does not depend on the layer's weights around the point"
     if claim == "strict_local_minimum":
-        rest = f", and the smallest curvature left is {curvature:.3g}" if np.isfinite(curvature) else ""
+        rest = (
+            f", and the smallest curvature left is {curvature:.3g}"
+            if np.isfinite(curvature)
+            else ""
+        )
         return f"the gradient vanishes outside the active kinks, {kinks}{rest}"
     if point.block.size - len(point.active) > TOLERANCES.max_dense:
-        return f"the gradient vanishes outside the active kinks and no slope is negative; strictness was not examined for {point.block.size} parameters"
-    return "the gradient vanishes outside the active kinks and no slope is negative; some direction is flat"
+        return (
+            "the gradient vanishes outside the active kinks and no slope is negative; strictness"
+            f" was not examined for {point.block.size} parameters"
+        )
+    return (
+        "the gradient vanishes outside the active kinks and no slope is negative; some direction is"
+        " flat"
+    )
 
 
 def _definite(point: Point, sides: Sequence[int]) -> tuple[bool, float]:
@@ -403,6 +543,7 @@ def write(point: Point, claim: Claim, reason: str, moved: float, **evidence: Any
         weight_decay=landscape.weight_decay,
         theta=point.theta.copy(),
         moved=moved,
+        radius=float(evidence.get("radius", 0.0)),
         pattern=pack_pattern(point.pattern),
         num_kinks=point.block.num_kinks,
         active_kinks=point.active,

@@ -9,6 +9,7 @@ everything that is not exactly zero.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,9 +17,9 @@ from numpy.typing import NDArray
 
 from reluscape.arithmetic import Rational
 from reluscape.certificate import Certificate, Claim, claim_of_slopes, sign
-from reluscape.proof import Point, write
 from reluscape.errors import InputError
 from reluscape.local import Local
+from reluscape.proof import Point, write
 from reluscape.tolerances import TOLERANCES
 
 Floats = NDArray[np.float64]
@@ -36,9 +37,21 @@ def certify_exact(point: Point, asked: Floats, numbers: Rational) -> Certificate
     with numbers.precision():
         local = _solve(point, numbers)
         if local is None:
-            return write(point, "undecided", "no exact point with this active set lies next to the given one", 0.0, **_evidence(point, None, numbers))
+            return write(
+                point,
+                "undecided",
+                "no exact point with this active set lies next to the given one",
+                0.0,
+                **_evidence(point, None, numbers),
+            )
         multipliers = _multipliers(local, numbers)
         claim, curvature, slopes = local.claim(multipliers)
+        if (
+            claim == "not_stationary"
+            and point.is_stationary
+            and local.block.loss == "cross_entropy"
+        ):
+            claim = "undecided"  # the exact stationary point is next to this one, and not rational
         return _write(point, asked, local, multipliers, claim, curvature, slopes, numbers)
 
 
@@ -57,7 +70,9 @@ def _solve(point: Point, numbers: Rational) -> Local | None:
             if changed:
                 continue
         step = _step(point, local, values, numbers)
-        if step is None or float(np.linalg.norm(numbers.floats(step))) > 2 * TOLERANCES.resolve * (1 + float(np.linalg.norm(point.theta))):
+        if step is None or float(np.linalg.norm(numbers.floats(step))) > 2 * TOLERANCES.resolve * (
+            1 + float(np.linalg.norm(point.theta))
+        ):
             return local if settled else None
         theta = theta + step
     return None
@@ -71,8 +86,17 @@ def _exact_pattern(local: Local) -> tuple[Bools, Indices, bool]:
     listed = np.zeros(bits.shape, dtype=np.bool_)
     listed[samples, switches] = True
     every = local.block.numbers_of(np.argwhere(zero))
-    widest = Local.at(local.landscape, local.layer, local.block.arithmetic, local.theta, local.block.vector_of(bits), every)
-    keep = [not widest.is_void(int(s), int(w)) for s, w in zip(*local.block.place(every), strict=True)]
+    widest = Local.at(
+        local.landscape,
+        local.layer,
+        local.block.arithmetic,
+        local.theta,
+        local.block.vector_of(bits),
+        every,
+    )
+    keep = [
+        not widest.is_void(int(s), int(w)) for s, w in zip(*local.block.place(every), strict=True)
+    ]
     active = every[np.array(keep, dtype=np.bool_)]
     changed = bool((bits != local.bits)[~zero].any()) or not np.array_equal(active, local.active)
     return local.block.vector_of(bits), active, changed
@@ -80,7 +104,9 @@ def _exact_pattern(local: Local) -> tuple[Bools, Indices, bool]:
 
 def _wants_minimiser(point: Point, local: Local, numbers: Rational) -> bool:
     """Whether the stationarity equations remain to be solved exactly at this point."""
-    quadratic = local.block.loss in ("squared", "half_squared") or (local.block.loss == "l1" and local.block.weight_decay > 0)
+    quadratic = local.block.loss in ("squared", "half_squared") or (
+        local.block.loss == "l1" and local.block.weight_decay > 0
+    )
     if not quadratic or not point.is_stationary or not numbers.independent(local.normals):
         return False
     return any(bool(entry != 0) for entry in local.rest(_multipliers(local, numbers)))
@@ -93,7 +119,9 @@ def _step(point: Point, local: Local, values: Array, numbers: Rational) -> Array
         if not _wants_minimiser(point, local, numbers):
             return local.normals.T @ numbers.solve(local.normals @ local.normals.T, -values)
         system = numbers.array(np.zeros((size + count, size + count)))
-        system[:size, :size] = local.block.hessian(local.theta, local.bits, numbers.array(np.eye(size)))
+        system[:size, :size] = local.block.hessian(
+            local.theta, local.bits, numbers.array(np.eye(size))
+        )
         system[:size, size:], system[size:, :size] = local.normals.T, local.normals
         return numbers.solve(system, np.concatenate([-local.gradient, -values]))[:size]
     except InputError:
@@ -101,14 +129,19 @@ def _step(point: Point, local: Local, values: Array, numbers: Rational) -> Array
 
 
 def _multipliers(local: Local, numbers: Rational) -> Array:
-    """Exact multipliers, least squares where the gradient leaves the span; zeros without LIKQ."""
-    if not numbers.independent(local.normals):
-        return numbers.array(np.zeros(len(local.active)))
+    """Exact multipliers, least squares where the gradient leaves the span."""
     return numbers.multipliers(local.normals, local.gradient)
 
 
 def _write(
-    point: Point, asked: Floats, local: Local, multipliers: Array, claim: Claim, curvature: float, slopes: Array, numbers: Rational
+    point: Point,
+    asked: Floats,
+    local: Local,
+    multipliers: Array,
+    claim: Claim,
+    curvature: float,
+    slopes: Array,
+    numbers: Rational,
 ) -> Certificate:
     """Certificate of an exact claim."""
     rest = numbers.floats(local.rest(multipliers))
@@ -117,29 +150,69 @@ def _write(
     at = evidence.pop("at")
     moved = float(np.linalg.norm(at.theta - asked))
     if claim in ("not_stationary", "saddle"):
-        direction = -rest / np.linalg.norm(rest) if len(slopes) == 0 else _steepest(at, slopes, floats, claim)
+        direction = (
+            -rest / np.linalg.norm(rest)
+            if len(slopes) == 0
+            else _steepest(at, slopes, floats, claim)
+        )
         slope = local.directional_derivative(numbers.array(direction))
         margin = -float(numbers.floats(np.array([slope], dtype=object))[0])
-        reason = "the exact gradient leaves the span of the active kinks" if len(slopes) == 0 else "the loss falls along an exact edge"
-        return write(at, claim, reason, moved, margin=margin, direction=direction, slopes=floats, **evidence)
+        reason = (
+            "the exact gradient leaves the span of the active kinks"
+            if len(slopes) == 0
+            else "the loss falls along an exact edge"
+        )
+        return write(
+            at, claim, reason, moved, margin=margin, direction=direction, slopes=floats, **evidence
+        )
     margin = 0.0
     if claim == "strict_local_minimum":
-        margin = max(0.0, min([*floats.ravel(), *([curvature] if np.isfinite(curvature) else [])], default=0.0))
-    return write(at, claim, _why(local, claim), moved, margin=margin, slopes=floats, curvature=curvature, **evidence)
+        margin = max(
+            0.0,
+            min([*floats.ravel(), *([curvature] if np.isfinite(curvature) else [])], default=0.0),
+        )
+    return write(
+        at,
+        claim,
+        _why(local, claim),
+        moved,
+        margin=margin,
+        slopes=floats,
+        curvature=curvature,
+        **evidence,
+    )
 
 
-def _evidence(point: Point, local: Local | None, numbers: Rational, multipliers: Array | None = None) -> dict[str, Any]:
+def _evidence(
+    point: Point, local: Local | None, numbers: Rational, multipliers: Array | None = None
+) -> dict[str, Any]:
     """Fields that every exact certificate has, and the float64 image of the exact point as `at`."""
     if local is None or multipliers is None:
         theta, mu = numbers.array(point.theta), numbers.array(point.multipliers)
-        return {"arithmetic": "rational", "tier": "exact", "exact_theta": numbers.texts(theta), "exact_multipliers": numbers.texts(mu)}
-    at = Point(
-        point.block, numbers.floats(local.theta), local.block.vector_of(local.bits), local.active,
-        numbers.floats(local.normals), True, numbers.floats(local.gradient), point.gradient_error,
-        numbers.floats(multipliers), np.zeros(len(local.active)), numbers.floats(local.rest(multipliers)), point.sensitivities, point.sensitivity_errors,
-    )  # fmt: skip
+        return {
+            "arithmetic": "rational",
+            "tier": "exact",
+            "exact_theta": numbers.texts(theta),
+            "exact_multipliers": numbers.texts(mu),
+        }
+    at = replace(
+        point,
+        theta=numbers.floats(local.theta),
+        pattern=local.block.vector_of(local.bits),
+        active=local.active,
+        normals=numbers.floats(local.normals),
+        gradient=numbers.floats(local.gradient),
+        multipliers=numbers.floats(multipliers),
+        rest=numbers.floats(local.rest(multipliers)),
+    )
     texts = (numbers.texts(local.theta), numbers.texts(multipliers))
-    return {"arithmetic": "rational", "tier": "exact", "exact_theta": texts[0], "exact_multipliers": texts[1], "at": at}
+    return {
+        "arithmetic": "rational",
+        "tier": "exact",
+        "exact_theta": texts[0],
+        "exact_multipliers": texts[1],
+        "at": at,
+    }
 
 
 def _steepest(at: Point, slopes: Array, floats: Floats, claim: Claim) -> Floats:
@@ -152,7 +225,9 @@ def _steepest(at: Point, slopes: Array, floats: Floats, claim: Claim) -> Floats:
         for column, side in enumerate((-1, 1)):
             if signs[column] == -1:
                 direction = at.edge(k, side)
-                edges.append((floats[k, column] * abs(float(at.normals[k] @ direction)), k, side, direction))
+                edges.append(
+                    (floats[k, column] * abs(float(at.normals[k] @ direction)), k, side, direction)
+                )
     steepest: Floats = min(edges, key=lambda edge: edge[0])[3]
     return steepest
 
@@ -160,22 +235,38 @@ def _steepest(at: Point, slopes: Array, floats: Floats, claim: Claim) -> Floats:
 def _why(local: Local, claim: Claim) -> str:
     """One sentence for a claim without a descent direction."""
     if claim == "undecided" and not local.block.arithmetic.independent(local.normals):
-        return f"the normals of the {len(local.active)} active kinks are exactly dependent (LIKQ fails)"
+        return (
+            f"the normals of the {len(local.active)} active kinks are exactly dependent (LIKQ"
+            " fails)"
+        )
     if claim == "undecided":
-        return "a ball of the cross-entropy's slopes holds zero: its stationarity is no rational equation"
+        return (
+            "a ball of the cross-entropy's slopes holds zero: its stationarity is no rational"
+            " equation"
+        )
     if claim == "plateau":
         return "the loss does not depend on the layer's weights around the point"
-    return "solved and checked exactly: rest zero, no slope negative" + (", all decided strictly" if claim == "strict_local_minimum" else "")
+    return "solved and checked exactly: rest zero, no slope negative" + (
+        ", all decided strictly" if claim == "strict_local_minimum" else ""
+    )
 
 
 def _check_cost(point: Point) -> None:
     """Refuse what exact arithmetic cannot do in reasonable time."""
     piecewise = point.block.piecewise
     units = [group.units for group in piecewise.groups] or [1]
-    work = piecewise.num_samples * (piecewise.num_params + piecewise.width * sum(a * b for a, b in zip(units, [*units[1:], 1], strict=True)))
-    work += 0 if point.block.landscape.loss_name in ("l1", "cross_entropy") else piecewise.num_samples * piecewise.num_params**2
+    work = piecewise.num_samples * (
+        piecewise.num_params
+        + piecewise.width * sum(a * b for a, b in zip(units, [*units[1:], 1], strict=True))
+    )
+    work += (
+        0
+        if point.block.landscape.loss_name in ("l1", "cross_entropy")
+        else piecewise.num_samples * piecewise.num_params**2
+    )
     if work > MAX_OPERATIONS or point.block.size > 200:
         raise InputError(
-            f"rational arithmetic is for up to 200 parameters and {MAX_OPERATIONS:.0e} operations; layer {point.block.layer!r} has "
-            f"{point.block.size} parameters and needs {work:.0e}: use arithmetic='float64', or fewer samples"
+            f"rational arithmetic is for up to 200 parameters and {MAX_OPERATIONS:.0e} operations;"
+            f" layer {point.block.layer!r} has {point.block.size} parameters and needs {work:.0e}:"
+            " use arithmetic='float64', or fewer samples"
         )

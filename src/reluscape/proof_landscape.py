@@ -7,15 +7,17 @@ the point is no minimum; the converse needs all layers and stays undecided.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from reluscape.arithmetic import Float64, Rational, eigenvalue_margin
 from reluscape.certificate import Certificate, Claim, hash_data, hash_network, pack_pattern
-from reluscape.proof import Point, certify
 from reluscape.errors import UnsupportedModelError
 from reluscape.landscape import Landscape, check_theta
 from reluscape.network import Affine
+from reluscape.proof import Point, certify
 from reluscape.symmetry import flat_directions, is_plain
 from reluscape.tolerances import TOLERANCES
 
@@ -23,7 +25,9 @@ Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
 
-def certify_landscape(landscape: Landscape, theta: ArrayLike | None, numbers: Float64 | Rational) -> Certificate:
+def certify_landscape(
+    landscape: Landscape, theta: ArrayLike | None, numbers: Float64 | Rational
+) -> Certificate:
     """Certificate for all parameters at `theta` (default: the model's own)."""
     here = landscape if theta is None else landscape.at(check_theta(theta, landscape.size))
     if here.reading is None:
@@ -36,7 +40,10 @@ def certify_landscape(landscape: Landscape, theta: ArrayLike | None, numbers: Fl
             return _by_blocks(landscape, here, numbers)
         return _sloping(landscape, near)
     if numbers.exact:
-        reason = "stationarity in all layers at once is not solved in rational arithmetic; certify the blocks exactly, or use float64"
+        reason = (
+            "stationarity in all layers at once is not solved in rational arithmetic; certify the"
+            " blocks exactly, or use float64"
+        )
         return _write(landscape, here, "undecided", reason, arithmetic=numbers.name)
     moved = float(np.linalg.norm(near.theta - here.theta))
     return _stationary(landscape, near, moved)
@@ -56,19 +63,54 @@ def is_differentiable(landscape: Landscape) -> bool:
     return bool((np.abs(values) > bounds).all())
 
 
+def gradient_of(landscape: Landscape) -> Floats:
+    """Gradient over all parameters: the blocks' own, autograd's for batch norm's parameters."""
+    gradient = landscape.gradient()
+    for name in landscape.layers:
+        gradient[landscape.positions(name)] = landscape.block(name).gradient()
+    return gradient
+
+
 def gradient_norm(landscape: Landscape) -> float:
     """Length of the gradient over all parameters."""
-    return float(np.linalg.norm(landscape.gradient()))
+    return float(np.linalg.norm(gradient_of(landscape)))
 
 
-def gradient_error(landscape: Landscape) -> float:
-    """Bound on the gradient's rounding error: the blocks' bounds, the largest one for batch norm."""
+def gradient_errors(landscape: Landscape) -> Floats:
+    """Bounds on the gradient's rounding errors: the blocks', and the largest one for batch norm."""
     errors = np.full(landscape.size, -1.0)
     for name in landscape.layers:
         block = landscape.block(name)
-        errors[landscape.positions(name)] = block.piecewise.rounding_bounds(block.theta, TOLERANCES.rounding)[2]
+        errors[landscape.positions(name)] = block.piecewise.rounding_bounds(
+            block.theta, TOLERANCES.rounding
+        )[2]
     errors[errors < 0] = errors.max(initial=0.0)
-    return float(np.linalg.norm(errors))
+    return errors
+
+
+def gradient_error(landscape: Landscape) -> float:
+    """Bound on the rounding error of the gradient's length."""
+    return float(np.linalg.norm(gradient_errors(landscape)))
+
+
+def stationary_radius(landscape: Landscape, hessian: Floats) -> float | None:
+    """Radius within which Newton's method has an exact stationary point, or None.
+
+    Flat directions must be explained by structure. The loss is no longer convex, so the radius is
+    kept to half of float64's digits, over which the curvature changes by as little.
+    """
+    flat = 0
+    if is_plain(landscape) and landscape.weight_decay == 0:
+        flat = flat_directions(landscape, landscape.block(0).pattern()).shape[1]
+    values, vectors = np.linalg.eigh(hessian)
+    curved = np.abs(values) > eigenvalue_margin(values)
+    if curved.sum() != len(values) - flat:
+        return None
+    error = np.abs(vectors.T) @ gradient_errors(landscape)
+    size = np.abs(vectors.T @ gradient_of(landscape)) + error
+    radius = 2.0 * float(np.linalg.norm(size[curved] / values[curved]))
+    scale = 1.0 + float(np.linalg.norm(landscape.theta))
+    return radius if radius <= TOLERANCES.resolve * scale else None
 
 
 def convex_in_products(landscape: Landscape) -> bool:
@@ -81,7 +123,12 @@ def convex_in_products(landscape: Landscape) -> bool:
         return False
     affine = landscape.reading.network.affine
     hidden = len(landscape.block(0).kink_groups) - (landscape.loss_name == "l1")
-    return len(affine) == 2 and hidden == 1 and len(affine[1].weight) == 1 and bool((affine[1].weight != 0).all())
+    return (
+        len(affine) == 2
+        and hidden == 1
+        and len(affine[1].weight) == 1
+        and bool((affine[1].weight != 0).all())
+    )
 
 
 def output_is_constant(landscape: Landscape) -> bool:
@@ -92,9 +139,18 @@ def output_is_constant(landscape: Landscape) -> bool:
     groups = list(landscape.block(0).kink_groups)
     affine = [layer for layer in landscape.reading.network.layers if isinstance(layer, Affine)]
     for group in groups:
-        behind = affine[1 + [layer.name for layer in affine].index(group.label.removeprefix("layer ")) :] if group.label != "residual" else []
+        behind = (
+            affine[1 + [layer.name for layer in affine].index(group.label.removeprefix("layer ")) :]
+            if group.label != "residual"
+            else []
+        )
         dead = not pattern[group.start : group.stop].any()
-        if group.label != "residual" and dead and _is_relu(landscape, groups.index(group)) and all(layer.bias is None for layer in behind):
+        if (
+            group.label != "residual"
+            and dead
+            and _is_relu(landscape, groups.index(group))
+            and all(layer.bias is None for layer in behind)
+        ):
             return True
     return False
 
@@ -104,7 +160,7 @@ def _is_relu(landscape: Landscape, level: int) -> bool:
     return landscape.block(0).piecewise.slopes[level] == 0.0
 
 
-def is_minimum_up_to_symmetry(landscape: Landscape, eigenvalues: Floats) -> bool:
+def is_minimum_up_to_symmetry(landscape: Landscape, eigenvalues: NDArray[np.floating[Any]]) -> bool:
     """Whether the Hessian is positive on all but the flat directions that structure explains.
 
     Then the critical points form a manifold through the point, the loss is constant along it and
@@ -113,7 +169,7 @@ def is_minimum_up_to_symmetry(landscape: Landscape, eigenvalues: Floats) -> bool
     if not is_plain(landscape) or landscape.weight_decay > 0:
         return False
     flat = flat_directions(landscape, landscape.block(0).pattern()).shape[1]
-    return int((eigenvalues > eigenvalue_margin(eigenvalues)).sum()) == len(eigenvalues) - flat
+    return bool((eigenvalues > eigenvalue_margin(eigenvalues)).sum() == len(eigenvalues) - flat)
 
 
 # ---- the certificates ------------------------------------------------------------------------------
@@ -128,9 +184,13 @@ def _resolved(landscape: Landscape) -> Landscape:
     for _ in range(3):
         if norm <= gradient_error(best) or norm > reach * max(1.0, norm_bound(best)):
             break
-        step = np.linalg.pinv(best.hessian(), rcond=1e-13, hermitian=True) @ best.gradient()
+        step = np.linalg.pinv(best.hessian(), rcond=1e-13, hermitian=True) @ gradient_of(best)
         moved = best.at(best.theta - step)
-        if np.linalg.norm(moved.theta - landscape.theta) > reach or not is_differentiable(moved) or gradient_norm(moved) >= norm:
+        if (
+            np.linalg.norm(moved.theta - landscape.theta) > reach
+            or not is_differentiable(moved)
+            or gradient_norm(moved) >= norm
+        ):
             break
         best, norm = moved, gradient_norm(moved)
     return best if norm <= gradient_error(best) else landscape
@@ -147,38 +207,92 @@ def norm_bound(landscape: Landscape) -> float:
 
 def _sloping(landscape: Landscape, here: Landscape) -> Certificate:
     """Certificate at a differentiable point with a nonzero gradient."""
-    gradient, error = here.gradient(), gradient_error(here)
+    gradient, error = gradient_of(here), gradient_error(here)
     norm = float(np.linalg.norm(gradient))
-    reason = f"no kink is active and the gradient has length {norm:.3g} (rounding error at most {error:.1e})"
-    return _write(landscape, here, "not_stationary", reason, margin=norm - error, direction=-gradient / norm)
+    reason = (
+        f"no kink is active and the gradient has length {norm:.3g} (rounding error at most"
+        f" {error:.1e})"
+    )
+    return _write(
+        landscape, here, "not_stationary", reason, margin=norm - error, direction=-gradient / norm
+    )
 
 
 def _stationary(landscape: Landscape, here: Landscape, moved: float) -> Certificate:
     """Certificate at a differentiable stationary point."""
     if output_is_constant(here):
-        return _write(landscape, here, "plateau", "a layer is dead on all samples and nothing behind it has a bias: the output is constant", moved=moved)
+        return _write(
+            landscape,
+            here,
+            "plateau",
+            "a layer is dead on all samples and nothing behind it has a bias: the output is"
+            " constant",
+            moved=moved,
+        )
     if here.size > TOLERANCES.max_dense:
         if convex_in_products(here):
             return _write(landscape, here, "local_minimum", _CONVEX, moved=moved)
-        return _write(landscape, here, "undecided", f"the gradient vanishes; the Hessian of {here.size} parameters is too large to examine", moved=moved)
-    values, vectors = np.linalg.eigh(here.hessian())
+        return _write(
+            landscape,
+            here,
+            "undecided",
+            f"the gradient vanishes; the Hessian of {here.size} parameters is too large to examine",
+            moved=moved,
+        )
+    hessian = here.hessian()
+    values, vectors = np.linalg.eigh(hessian)
     margin, smallest = eigenvalue_margin(values), float(values[0])
     if smallest < -margin:
-        reason = f"the gradient vanishes and the Hessian has the negative eigenvalue {smallest:.3g}"
-        return _write(landscape, here, "saddle", reason, margin=-smallest - margin, direction=vectors[:, 0], curvature=smallest, moved=moved)
-    if smallest > margin:
+        return _write(
+            landscape,
+            here,
+            "saddle",
+            f"the gradient vanishes and the Hessian has the negative eigenvalue {smallest:.3g}",
+            margin=-smallest - margin,
+            direction=vectors[:, 0],
+            curvature=smallest,
+            moved=moved,
+        )
+    claim, reason, radius = _minimum(here, hessian, values)
+    margin = smallest - margin if claim == "strict_local_minimum" else 0.0
+    return _write(
+        landscape,
+        here,
+        claim,
+        reason,
+        margin=margin,
+        curvature=smallest,
+        moved=moved,
+        radius=radius,
+    )
+
+
+def _minimum(here: Landscape, hessian: Floats, values: Floats) -> tuple[Claim, str, float]:
+    """Claim, reason and radius at a stationary point without negative curvature."""
+    smallest = float(values[0])
+    radius = stationary_radius(here, hessian)
+    if radius is not None and smallest > eigenvalue_margin(values):
         reason = f"the gradient vanishes and the Hessian's smallest eigenvalue is {smallest:.3g}"
-        return _write(landscape, here, "strict_local_minimum", reason, margin=smallest - margin, curvature=smallest, moved=moved)
+        return "strict_local_minimum", reason, radius
     if convex_in_products(here):
-        return _write(landscape, here, "local_minimum", _CONVEX, curvature=smallest, moved=moved)
-    if is_minimum_up_to_symmetry(here, values):
-        reason = "the gradient vanishes and the Hessian is positive on all but the directions along which rescaling or dead units leave the output unchanged"
-        return _write(landscape, here, "local_minimum", reason, curvature=smallest, moved=moved)
-    reason = f"the gradient vanishes and the Hessian is singular (smallest eigenvalue {smallest:.1e}); second order does not decide, see the verdict of every block"
-    return _write(landscape, here, "undecided", reason, curvature=smallest, moved=moved)
+        return "local_minimum", _CONVEX, 0.0
+    if radius is not None and is_minimum_up_to_symmetry(here, values):
+        reason = (
+            "the gradient vanishes and the Hessian is positive on all but the directions along"
+            " which symmetry or dead units leave the loss unchanged"
+        )
+        return "local_minimum", reason, radius
+    reason = (
+        f"the gradient is zero to rounding and the Hessian singular (smallest eigenvalue"
+        f" {smallest:.1e}); second order does not decide, see the verdict of every block"
+    )
+    return "undecided", reason, 0.0
 
 
-_CONVEX = "one hidden layer, one output, all output weights nonzero: the loss is convex in the products of incoming and outgoing weights, and its gradient vanishes"
+_CONVEX = (
+    "one hidden layer, one output, all output weights nonzero: the loss is convex in the products"
+    " of incoming and outgoing weights, and its gradient vanishes"
+)
 
 
 def _by_blocks(landscape: Landscape, here: Landscape, numbers: Float64 | Rational) -> Certificate:
@@ -189,9 +303,19 @@ def _by_blocks(landscape: Landscape, here: Landscape, numbers: Float64 | Rationa
         descending = [c for c in found if c.claim == claim]
         if descending:
             return _lift(landscape, here, max(descending, key=lambda c: c.margin))
-    why = "the body of the network is a black box" if here.reading and here.reading.opaque else "some kink is active, or the point is stationary"
+    why = (
+        "the body of the network is a black box"
+        if here.reading and here.reading.opaque
+        else "some kink is active, or the point is stationary"
+    )
     verdicts = ", ".join(f"{c.layer!r}: {c.claim}" for c in found)
-    return _write(landscape, here, "undecided", f"{why}, and no single layer descends ({verdicts})", arithmetic=numbers.name)
+    return _write(
+        landscape,
+        here,
+        "undecided",
+        f"{why}, and no single layer descends ({verdicts})",
+        arithmetic=numbers.name,
+    )
 
 
 def _lift(landscape: Landscape, here: Landscape, certificate: Certificate) -> Certificate:
@@ -222,6 +346,7 @@ def _write(
     direction: Floats | None = None,
     curvature: float | None = None,
     moved: float = 0.0,
+    radius: float = 0.0,
     arithmetic: str = "float64",
 ) -> Certificate:
     """Assemble a certificate of all layers at once."""
@@ -241,6 +366,7 @@ def _write(
         weight_decay=here.weight_decay,
         theta=here.theta,
         moved=moved,
+        radius=radius,
         pattern=pack_pattern(point.pattern),
         num_kinks=first.num_kinks,
         active_kinks=point.active,

@@ -36,13 +36,16 @@ class Result:
 
     def to_dataset(self) -> xr.Dataset:
         """Return the result as an xarray dataset."""
-        variables, attributes = {}, {"result": type(self).__name__}
+        variables: dict[str, xr.Variable] = {}
+        attributes: dict[str, Any] = {"result": type(self).__name__}
         for f in fields(self):
             value = getattr(self, f.name)
             if isinstance(value, np.ndarray):
                 data = value.astype(np.int8) if value.dtype == np.bool_ else value
                 dims = tuple(f"{f.name}_{axis}" for axis in range(value.ndim))
-                variables[f.name] = xr.Variable(dims, data, {"boolean": int(value.dtype == np.bool_)})
+                variables[f.name] = xr.Variable(
+                    dims, data, {"boolean": int(value.dtype == np.bool_)}
+                )
             elif value is not None:
                 attributes[f.name] = int(value) if isinstance(value, bool) else value
         return xr.Dataset(variables, attrs=attributes)
@@ -65,10 +68,18 @@ class Result:
             with xr.open_dataset(path, engine="h5netcdf", decode_cf=False) as file:
                 dataset = file.load()
         except (OSError, ValueError) as error:
-            raise InputError(f"expected a NetCDF file with a {cls.__name__}; could not read {str(path)!r}: {error}") from error
+            raise InputError(
+                f"expected a NetCDF file with a {cls.__name__}; could not read {str(path)!r}:"
+                f" {error}"
+            ) from error
         if dataset.attrs.get("result") != cls.__name__:
-            raise InputError(f"expected a file with a {cls.__name__}; {str(path)!r} holds {dataset.attrs.get('result')!r}")
-        return cls(**{f.name: _restore(dataset, f.name, str(f.type)) for f in fields(cast(Any, cls))})
+            raise InputError(
+                f"expected a file with a {cls.__name__}; {str(path)!r} holds"
+                f" {dataset.attrs.get('result')!r}"
+            )
+        return cls(
+            **{f.name: _restore(dataset, f.name, str(f.type)) for f in fields(cast(Any, cls))}
+        )
 
 
 def write_then_rename(target: Path, write: Any) -> None:

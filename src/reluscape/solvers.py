@@ -7,7 +7,7 @@ free unless a box is given.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import highspy
 import numpy as np
@@ -49,8 +49,10 @@ class LinearProgram:
         upper: Optional upper sides of the rows (equalities where equal to `lower`).
     """
 
-    def __init__(self, matrix: Floats, lower: Floats, box: Floats, upper: Floats | None = None) -> None:
-        self._highs = highspy.Highs()
+    def __init__(
+        self, matrix: Floats, lower: Floats, box: Floats, upper: Floats | None = None
+    ) -> None:
+        self._highs: Any = highspy.Highs()  # type: ignore[no-untyped-call]
         self._highs.setOptionValue("output_flag", False)
         self._highs.setOptionValue("threads", 1)
         for name in ("primal_feasibility_tolerance", "dual_feasibility_tolerance"):
@@ -63,7 +65,9 @@ class LinearProgram:
         lp.row_lower_ = lower
         lp.row_upper_ = np.full(len(lower), np.inf) if upper is None else upper
         lp.a_matrix_.format_ = highspy.MatrixFormat.kRowwise
-        lp.a_matrix_.start_ = np.arange(0, matrix.size + 1, columns) if columns else np.zeros(1, dtype=int)
+        lp.a_matrix_.start_ = (
+            np.arange(0, matrix.size + 1, columns) if columns else np.zeros(1, dtype=int)
+        )
         lp.a_matrix_.index_ = np.tile(np.arange(columns), len(lower))
         lp.a_matrix_.value_ = matrix.ravel()
         self._highs.passModel(lp)
@@ -92,7 +96,10 @@ class LinearProgram:
             self._highs.run()
             status = self._highs.getModelStatus()
         if status not in _STATUS:
-            raise AnalysisError(f"linear program must end optimal, infeasible or unbounded; HiGHS ended with {status}: rescale the data (--standardise)")
+            raise AnalysisError(
+                "linear program must end optimal, infeasible or unbounded; HiGHS ended with"
+                f" {status}: rescale the data (--standardise)"
+            )
         if _STATUS[status] != "optimal":
             return Solution(_STATUS[status], float("nan"), np.empty(0), np.empty(0))
         solution = self._highs.getSolution()

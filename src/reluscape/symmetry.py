@@ -17,10 +17,10 @@ Bools = NDArray[np.bool_]
 def flat_directions(landscape: Landscape, pattern: Bools) -> Floats:
     """Orthonormal basis, in columns, of the flat directions at a differentiable point.
 
-    Two kinds: parameters that nothing reads because units are dead on every sample, and, for every
+    Three kinds: parameters that nothing reads because units are dead on every sample; for every
     live hidden unit, scaling its incoming weights up and its outgoing weights down (`relu(c z) =
-    c relu(z)` for c > 0). Along them the output on the data, and so the loss without decay, is
-    constant on a manifold through the point.
+    c relu(z)` for c > 0); and for the cross-entropy, adding the same to all logits. Along them the
+    loss without decay is constant on a manifold through the point.
 
     Args:
         landscape: Fully readable, without batch norm.
@@ -30,7 +30,11 @@ def flat_directions(landscape: Landscape, pattern: Bools) -> Floats:
     alive = _alive_units(landscape, pattern)
     live_in = [np.ones(layers[0][0].weight.shape[1], dtype=np.bool_), *alive]
     read = _read_units(layers, alive)
-    columns = [_unused(landscape, layers, live_in, read), _rescalings(landscape, layers, alive, read)]
+    columns = [
+        _unused(landscape, layers, live_in, read),
+        _rescalings(landscape, layers, alive, read),
+        _shifts(landscape, layers),
+    ]
     directions = np.hstack(columns)
     if directions.shape[1] == 0:
         return directions
@@ -41,7 +45,11 @@ def flat_directions(landscape: Landscape, pattern: Bools) -> Floats:
 def is_plain(landscape: Landscape) -> bool:
     """Whether the whole network is read, without batch norm, so that structure tells all."""
     reading = landscape.reading
-    return reading is not None and not reading.opaque and not any(isinstance(layer, Scale) for layer in reading.network.layers)
+    return (
+        reading is not None
+        and not reading.opaque
+        and not any(isinstance(layer, Scale) for layer in reading.network.layers)
+    )
 
 
 def _stages(landscape: Landscape) -> list[tuple[Affine, float | None]]:
@@ -53,7 +61,9 @@ def _stages(landscape: Landscape) -> list[tuple[Affine, float | None]]:
             stages.append((layer, None))
         elif isinstance(layer, Rectifier):
             affine, before = stages[-1]
-            slope = layer.slope if before is None else before * layer.slope if before >= 0 else before
+            slope = (
+                layer.slope if before is None else before * layer.slope if before >= 0 else before
+            )
             stages[-1] = (affine, slope)
     return stages
 
@@ -67,21 +77,27 @@ def _alive_units(landscape: Landscape, pattern: Bools) -> list[Bools]:
         if slope is not None:
             group = next(groups)
             if slope == 0.0:
-                units = pattern[group.start : group.stop].reshape(-1, group.units).any(axis=0)
+                signs = pattern[group.start : group.stop].reshape(-1, group.units)
+                units = np.asarray(signs.any(axis=0))
         alive.append(units)
     return alive
 
 
-def _read_units(layers: Sequence[tuple[Affine, float | None]], alive: Sequence[Bools]) -> list[Bools]:
+def _read_units(
+    layers: Sequence[tuple[Affine, float | None]], alive: Sequence[Bools]
+) -> list[Bools]:
     """For every affine layer, which of its units reach the output through live units."""
-    read = [alive[-1]]
+    read: list[Bools] = [alive[-1]]
     for units in alive[-2::-1]:
-        read.append(units & read[-1].any())
+        read.append(units if read[-1].any() else np.zeros_like(units))
     return read[::-1]
 
 
 def _unused(
-    landscape: Landscape, layers: Sequence[tuple[Affine, float | None]], live_in: Sequence[Bools], read: Sequence[Bools]
+    landscape: Landscape,
+    layers: Sequence[tuple[Affine, float | None]],
+    live_in: Sequence[Bools],
+    read: Sequence[Bools],
 ) -> Floats:
     """Unit vectors of the parameters that do not reach the output."""
     chosen = []
@@ -93,7 +109,10 @@ def _unused(
 
 
 def _rescalings(
-    landscape: Landscape, layers: Sequence[tuple[Affine, float | None]], alive: Sequence[Bools], read: Sequence[Bools]
+    landscape: Landscape,
+    layers: Sequence[tuple[Affine, float | None]],
+    alive: Sequence[Bools],
+    read: Sequence[Bools],
 ) -> Floats:
     """One direction per live hidden unit: incoming weights up, outgoing weights down."""
     rows = []
@@ -111,3 +130,18 @@ def _rescalings(
             row[outgoing[:, unit]] = -after.weight[:, unit]
             rows.append(row)
     return np.array(rows).reshape(len(rows), landscape.size).T
+
+
+def _shifts(landscape: Landscape, layers: Sequence[tuple[Affine, float | None]]) -> Floats:
+    """For the cross-entropy: the same change in the weights of all logits, or in their biases."""
+    last, slope = layers[-1]
+    if landscape.loss_name != "cross_entropy" or slope is not None:
+        return np.empty((landscape.size, 0))
+    outputs, inputs = last.weight.shape
+    positions = landscape.positions(last.name)
+    columns = np.zeros((landscape.size, inputs + (last.bias is not None)))
+    for column in range(inputs):
+        columns[positions[column : outputs * inputs : inputs], column] = 1.0
+    if last.bias is not None:
+        columns[positions[outputs * inputs :], inputs] = 1.0
+    return columns

@@ -22,6 +22,9 @@ class Tolerances:
         resolve: A point is re-solved from its active set when the exact stationary point lies within
             this distance, relative to `1 + ||theta||`. sqrt(eps): half of float64's digits, which
             is where descent methods that compare losses stall.
+        existence: A minimum is claimed at a numerically stationary point only when an exact one is
+            proved within this distance, relative to `1 + ||theta||`: eps^(1/4), so that losses
+            differ by less than about sqrt(eps) of the curvature times it.
         eigenvalue: Factor on `params * eps * ||H||`, the backward error of a symmetric eigensolver.
         max_dense: Largest number of parameters for which a dense Hessian is formed
             (2000^2 numbers are 32 MB, one eigendecomposition takes seconds).
@@ -34,6 +37,7 @@ class Tolerances:
     rounding: float = 16.0
     independence: float = _EPS**0.5
     resolve: float = _EPS**0.5
+    existence: float = _EPS**0.25
     eigenvalue: float = 16.0
     max_dense: int = 2000
     max_active: int = 10

@@ -8,6 +8,7 @@ is valid only if all of it comes out again.
 from __future__ import annotations
 
 import os
+
 import numpy as np
 
 from reluscape.arithmetic import arithmetic_called
@@ -26,7 +27,10 @@ from reluscape.check_landscape import check_landscape
 from reluscape.errors import InputError
 from reluscape.landscape import Landscape
 
-def verify(path_or_certificate: str | os.PathLike[str] | Certificate, landscape: Landscape) -> Verification:
+
+def verify(
+    path_or_certificate: str | os.PathLike[str] | Certificate, landscape: Landscape
+) -> Verification:
     """Check a certificate against a landscape; never calls a solver.
 
     Recomputed from the landscape's network and data: the hashes, the pattern and active kinks at the
@@ -46,12 +50,17 @@ def verify(path_or_certificate: str | os.PathLike[str] | Certificate, landscape:
         InputError: The file does not exist, or rational arithmetic without python-flint.
     """
     if not isinstance(landscape, Landscape):
-        raise InputError(f"verify needs the Landscape that the certificate is about; received {type(landscape).__name__}")
+        raise InputError(
+            "verify needs the Landscape that the certificate is about; received"
+            f" {type(landscape).__name__}"
+        )
     if isinstance(path_or_certificate, Certificate):
         certificate = path_or_certificate
     else:
         if not os.path.exists(path_or_certificate):
-            raise InputError(f"expected a certificate file; {str(path_or_certificate)!r} does not exist")
+            raise InputError(
+                f"expected a certificate file; {str(path_or_certificate)!r} does not exist"
+            )
         try:
             certificate = Certificate.load(path_or_certificate)
         except InputError as error:
@@ -75,15 +84,47 @@ def _check_identity(certificate: Certificate, landscape: Landscape) -> None:
     """The certificate is intact, and is about this network, data and loss."""
     require(certificate.format == FORMAT, f"format {certificate.format!r} is not {FORMAT}")
     require(certificate.claim in CLAIMS, f"unknown claim {certificate.claim!r}")
-    finite = [certificate.margin, certificate.moved, certificate.gradient_norm, certificate.rest_norm, *certificate.theta]
-    finite += [*certificate.multipliers, *certificate.slopes.ravel(), *([] if certificate.direction is None else certificate.direction)]
+    finite = [
+        certificate.margin,
+        certificate.moved,
+        certificate.radius,
+        certificate.gradient_norm,
+        certificate.rest_norm,
+        *certificate.theta,
+    ]
+    finite += [
+        *certificate.multipliers,
+        *certificate.slopes.ravel(),
+        *([] if certificate.direction is None else certificate.direction),
+    ]
     require(np.isfinite(finite).all(), "it holds NaN or infinite numbers")
-    require(certificate.digest == digest_of(certificate), "its digest does not match its fields: it was changed after it was written")
-    require(certificate.loss == landscape.loss_name, f"it is about loss {certificate.loss!r}, not {landscape.loss_name!r}")
-    require(certificate.weight_decay == landscape.weight_decay, f"it is about weight decay {certificate.weight_decay!r}, not {landscape.weight_decay!r}")
-    require(certificate.network_hash == hash_network(landscape), "it is about another network: the weights differ")
-    require(certificate.data_hash == hash_data(landscape), "it is about other data: inputs or targets differ")
+    require(
+        certificate.digest == digest_of(certificate),
+        "its digest does not match its fields: it was changed after it was written",
+    )
+    require(
+        certificate.loss == landscape.loss_name,
+        f"it is about loss {certificate.loss!r}, not {landscape.loss_name!r}",
+    )
+    require(
+        certificate.weight_decay == landscape.weight_decay,
+        f"it is about weight decay {certificate.weight_decay!r}, not {landscape.weight_decay!r}",
+    )
+    require(
+        certificate.network_hash == hash_network(landscape),
+        "it is about another network: the weights differ",
+    )
+    require(
+        certificate.data_hash == hash_data(landscape),
+        "it is about other data: inputs or targets differ",
+    )
     require(certificate.scope in SCOPES, f"unknown scope {certificate.scope!r}")
-    require(certificate.arithmetic in ("float64", "rational"), f"unknown arithmetic {certificate.arithmetic!r}")
+    require(
+        certificate.arithmetic in ("float64", "rational"),
+        f"unknown arithmetic {certificate.arithmetic!r}",
+    )
     tier = "exact" if certificate.arithmetic == "rational" else "certified"
-    require(certificate.tier == tier, f"{certificate.arithmetic} arithmetic gives tier {tier!r}, not {certificate.tier!r}")
+    require(
+        certificate.tier == tier,
+        f"{certificate.arithmetic} arithmetic gives tier {tier!r}, not {certificate.tier!r}",
+    )

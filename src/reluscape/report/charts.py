@@ -166,11 +166,11 @@ def _log_axis(values: np.ndarray) -> dict[str, object]:
 
 
 def _round_ticks(low: float, high: float) -> list[float]:
-    """Powers of ten between two exponents; with few of them also their multiples by 2 and 5."""
+    """Powers of ten between two exponents; with few of them also multiples."""
     powers = range(int(np.floor(low)), int(np.ceil(high)) + 1)
     span = high - low
-    factors = (1,) if span > 3 else (1, 3) if span > 1.4 else (1, 2, 5)
-    factors = (1, 2, 3, 4, 5, 7) if span < 0.7 else factors
+    many, some = [1, 2, 3, 4, 5, 7], [1, 2, 5]
+    factors = many if span < 1 else some if span < 1.4 else [1, 3] if span < 3 else [1]
     ticks = [factor * 10.0**power for power in powers for factor in factors]
     inside = [tick for tick in ticks if low <= np.log10(tick) <= high]
     return inside[:: -(-len(inside) // 6)]

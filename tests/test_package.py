@@ -1,0 +1,88 @@
+"""The package from outside: its names, what importing it costs, and the examples in its docs."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import importlib.resources
+import subprocess
+import sys
+from importlib import metadata
+
+import pytest
+
+import reluscape
+from reluscape.errors import AnalysisError, InputError, ReluscapeError, UnsupportedModelError
+
+PUBLIC = [
+    "AnalysisError",
+    "Block",
+    "Cell",
+    "Certificate",
+    "Chord",
+    "Facets",
+    "InputError",
+    "Landscape",
+    "ReluscapeError",
+    "UnsupportedModelError",
+    "Verification",
+    "certify",
+    "verify",
+]
+
+
+def test_public_names_are_pinned_and_all_there():
+    assert list(reluscape.__all__) == PUBLIC
+    for name in PUBLIC:
+        assert getattr(reluscape, name).__name__ == name
+        assert getattr(reluscape, name).__doc__
+    assert set(PUBLIC) <= set(dir(reluscape))
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = reluscape.nothing
+
+
+def test_the_version_is_the_distributions():
+    assert reluscape.__version__ == metadata.version("reluscape")
+
+
+def imported_by(statement: str) -> set[str]:
+    code = f"{statement}\nimport sys\nprint(*sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(run.stdout.split())
+
+
+def test_importing_the_package_imports_nothing_heavy():
+    heavy = {"torch", "numpy", "scipy", "plotly", "xarray", "sklearn", "highspy"}
+    assert not heavy & imported_by("import reluscape")
+    assert not {"torch", "scipy", "plotly", "xarray", "sklearn"} & imported_by(
+        "import reluscape.cli"
+    )
+
+
+def test_public_names_import_on_first_use():
+    assert "torch" in imported_by("import reluscape; reluscape.Landscape")
+    assert "torch" not in imported_by("import reluscape; reluscape.InputError")
+
+
+def test_the_tree_of_errors():
+    assert issubclass(InputError, ReluscapeError)
+    assert issubclass(InputError, ValueError)
+    assert issubclass(UnsupportedModelError, InputError)
+    assert issubclass(AnalysisError, ReluscapeError)
+    assert not issubclass(AnalysisError, InputError)
+
+
+@pytest.mark.parametrize("name", ["landscape", "proof"])
+def test_examples_in_docstrings_run(name):
+    module = importlib.import_module(f"reluscape.{name}")
+    outcome = doctest.testmod(module)
+    assert outcome.attempted > 0
+    assert outcome.failed == 0
+
+
+def test_the_package_is_marked_as_typed():
+    files = {str(file) for file in importlib.resources.files(reluscape).iterdir()}
+    assert any(file.endswith("py.typed") for file in files)
