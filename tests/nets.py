@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -23,7 +24,7 @@ def dense(
 ) -> nn.Sequential:
     """Return Linear, rectifier, ..., Linear in float64 with normal weights and biases."""
     parts: list[nn.Module] = []
-    for inputs, outputs in zip(widths[:-1], widths[1:], strict=True):
+    for inputs, outputs in pairwise(widths):
         parts += [nn.Linear(inputs, outputs, bias=bias).double()]
         parts += [nn.LeakyReLU(slope) if slope else nn.ReLU()]
     module = nn.Sequential(*parts[:-1])

@@ -376,7 +376,7 @@ def test_some_cells_of_deeper_networks_are_bounded():
         case((2, 2, 2, 1), loss="l1", position=2, seed=seed, count=12).cell.chebyshev_ball()[1]
         for seed in range(6)
     ]
-    assert 0 < np.isfinite(found).sum()
+    assert np.isfinite(found).any()
     assert min(found) > 0
 
 

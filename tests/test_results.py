@@ -105,7 +105,9 @@ def test_a_result_is_readable_by_xarray_alone(tmp_path):
 
 def test_a_file_of_another_class_is_refused(tmp_path):
     path = chord().save(tmp_path / "chord.nc")
-    with pytest.raises(InputError, match="expected a file with a Facets; .* holds 'Chord'") as error:
+    with pytest.raises(
+        InputError, match=r"expected a file with a Facets; .* holds 'Chord'"
+    ) as error:
         Facets.load(path)
     assert "\n" not in str(error.value)
 

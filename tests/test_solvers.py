@@ -103,7 +103,10 @@ def test_a_grown_program_is_the_one_built_whole(seed):
     for row, side in zip(matrix[1:], lower[1:], strict=True):
         program.minimise(objective)
         program.add_row(row, side)
-    grown, whole = program.minimise(objective), LinearProgram(matrix, lower, box).minimise(objective)
+    grown, whole = (
+        program.minimise(objective),
+        LinearProgram(matrix, lower, box).minimise(objective),
+    )
     assert grown.status == whole.status
     if whole.status == "optimal":
         assert grown.value == pytest.approx(whole.value, abs=1e-8)

@@ -338,48 +338,16 @@ def to_json(certificate: Certificate) -> dict[str, Any]:
 
 def _from_json(record: Any) -> dict[str, Any]:
     """Fields of a certificate from JSON values, each checked for its type."""
-    names = [f.name for f in fields(Certificate)]
-    if not isinstance(record, dict) or set(record) != set(names):
+    names = {f.name for f in fields(Certificate)}
+    if not isinstance(record, dict) or set(record) != names:
         raise InputError(
             "expected a certificate's fields; the file lacks some or has others: write it with"
             " Certificate.save"
         )
-    values = dict(record)
-    arrays = {
-        "direction": np.float64,
-        "theta": np.float64,
-        "multipliers": np.float64,
-        "slopes": np.float64,
-        "active_kinks": np.intp,
-    }
     try:
-        for name, dtype in arrays.items():
-            if values[name] is not None:
-                values[name] = np.array(values[name], dtype=dtype)
+        values = {f.name: _typed(str(f.type), record[f.name]) for f in fields(Certificate)}
         values["slopes"] = values["slopes"].reshape(-1, 2)
-        for name in ("exact_theta", "exact_multipliers"):
-            values[name] = tuple(str(v) for v in values[name])
-        for name in ("margin", "weight_decay", "moved", "radius", "gradient_norm", "rest_norm"):
-            values[name] = float(values[name])
-        for name in (
-            "claim",
-            "tier",
-            "reason",
-            "arithmetic",
-            "scope",
-            "layer",
-            "loss",
-            "pattern",
-            "network_hash",
-            "data_hash",
-            "version",
-            "digest",
-        ):
-            if not isinstance(values[name], str):
-                raise InputError(
-                    f"certificate field {name!r} must be text; received {values[name]!r}"
-                )
-    except (TypeError, ValueError, AttributeError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise InputError(
             "certificate fields must have the types that Certificate.save writes; received"
             f" otherwise: {error}"
@@ -387,3 +355,23 @@ def _from_json(record: Any) -> dict[str, Any]:
     if values["claim"] not in CLAIMS:
         raise InputError(f"claim must be one of {', '.join(CLAIMS)}; received {values['claim']!r}")
     return values
+
+
+def _typed(kind: str, value: Any) -> Any:
+    """A JSON value as the type that a field's annotation names; raises TypeError otherwise."""
+    if value is None and kind.endswith("| None"):
+        return None
+    if kind == "str" and isinstance(value, str):
+        return value
+    if kind == "int" and type(value) is int:
+        return value
+    if kind.startswith("float") and type(value) in (int, float):
+        return float(value)
+    if kind.startswith("tuple") and isinstance(value, list):
+        return tuple(_typed("str", entry) for entry in value)
+    if kind.startswith("Floats") and isinstance(value, list):
+        rows = [_typed("Floats", entry) if isinstance(entry, list) else entry for entry in value]
+        return np.array(rows, dtype=np.float64)
+    if kind == "Indices" and isinstance(value, list):
+        return np.array([_typed("int", entry) for entry in value], dtype=np.intp)
+    raise TypeError(f"expected {kind}, received {type(value).__name__}")

@@ -258,16 +258,19 @@ class Local:
         spanned = len(self.active) == len(self.theta)
         if exact and not spanned and not all(bool(entry == 0) for entry in rest):
             return "undecided", float("nan"), np.empty((0, 2))
-        if self.stationary_radius(multipliers) is None:
-            return "undecided", float("nan"), np.empty((0, 2))
         slopes = self.slopes(multipliers)
         errors = self.slope_errors(multipliers) * (1 if exact else scale)
         signs = [
             (sign(low, e), sign(high, f))
             for (low, high), (e, f) in zip(slopes, errors, strict=True)
         ]
-        if any(-1 in pair or None in pair for pair in signs):
-            return claim_of_slopes(signs, strict=False, constant=False), float("nan"), slopes
+        claim = claim_of_slopes(signs, strict=False, constant=False)
+        if claim in ("not_stationary", "undecided"):
+            return claim, float("nan"), slopes
+        if self.stationary_radius(multipliers) is None:
+            return "undecided", float("nan"), slopes
+        if claim == "saddle":
+            return claim, float("nan"), slopes
         if self._constant(signs):
             return "plateau", float("nan"), slopes
         strict, curvature = self._strictness(signs)
@@ -281,7 +284,7 @@ class Local:
         """
         smooth = self.block.loss != "l1" or self.block.weight_decay > 0
         free = len(self.theta) - len(self.active)
-        if self.block.arithmetic.exact or not smooth or free == 0:
+        if self.block.arithmetic.exact or not smooth or free <= 0:
             return 0.0
         if self.flat and self.block.weight_decay == 0:
             return 0.0
@@ -440,5 +443,6 @@ def _slope_error(block: FrozenBlock, outputs: Array, errors: Array, count: int) 
         p = shifted / shifted.sum(axis=1, keepdims=True)
         widest = errors.max(axis=1, keepdims=True) + 8 * np.finfo(float).eps
         others = p @ (1.0 - np.eye(p.shape[1]))
-        return np.asarray((2.0 * p * others * widest + np.finfo(float).tiny) / count)
+        moved = p * others * np.expm1(2.0 * widest)
+        return np.asarray((moved + np.finfo(float).tiny) / count)
     return errors * (2.0 if block.loss == "squared" else 1.0) / count

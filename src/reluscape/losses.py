@@ -122,11 +122,16 @@ class CrossEntropyLoss:
         return slope
 
     def slope_error(self, outputs: Floats, errors: Floats) -> Floats:
-        """`2 p (1 - p) max(errors) / N`, the most that the softmax p moves, and what underflow hides."""
+        """`p (1 - p) (exp(2 max(errors)) - 1) / N`, the most that the softmax p moves.
+
+        The odds of a class change by at most exp(2 max(errors)); the smallest normal number is added
+        for what underflow hides.
+        """
         p = softmax(outputs, axis=1)
         others = p @ (1.0 - np.eye(p.shape[1]))
         widest = errors.max(axis=1, keepdims=True) + 8 * np.finfo(float).eps
-        return np.asarray((2.0 * p * others * widest + np.finfo(float).tiny) / len(outputs))
+        moved = p * others * np.expm1(2.0 * widest)
+        return np.asarray((moved + np.finfo(float).tiny) / len(outputs))
 
     def curvature(self, outputs: Floats) -> Floats:
         """`(diag(p) - p p^T) / N`."""

@@ -334,24 +334,8 @@ def _float64_certificate(point: Point, moved: float) -> Certificate:
             f"the gradient has a part of length {rest:.3g} outside the span of {len(point.active)}"
             f" active kinks (rounding error at most {point.rest_error:.1e})"
         )
-        return write(
-            point,
-            "not_stationary",
-            reason,
-            moved,
-            margin=rest - point.rest_error,
-            direction=-point.rest / rest,
-        )
-    radius = 0.0
-    if point.independent and _needs_existence(point):
-        found = _stationary_radius(point)
-        if found is None:
-            reason = (
-                f"the gradient outside the active kinks, {rest:.3g} long, lies within its rounding"
-                f" error of {point.rest_error:.1e}, but no exact stationary point is proved nearby"
-            )
-            return write(point, "undecided", reason, moved)
-        radius = found
+        evidence = {"margin": rest - point.rest_error, "direction": -point.rest / rest}
+        return write(point, "not_stationary", reason, moved, **evidence)
     if not point.independent:
         reason = (
             f"the normals of the {len(point.active)} active kinks are dependent (LIKQ fails), so"
@@ -363,22 +347,30 @@ def _float64_certificate(point: Point, moved: float) -> Certificate:
         (sign(low, e), sign(high, f)) for (low, high), (e, f) in zip(slopes, errors, strict=True)
     ]
     claim = claim_of_slopes(signs, strict=False, constant=False)
-    if claim in ("not_stationary", "saddle"):
-        return _descending(point, slopes, errors, signs, claim, moved)
     if claim == "undecided":
         return write(point, claim, _why_undecided(signs), moved, slopes=slopes)
+    radius = 0.0 if claim == "not_stationary" else _stationary_radius(point)
+    if radius is None:
+        reason = (
+            f"the gradient outside the active kinks, {rest:.3g} long, lies within its rounding"
+            f" error of {point.rest_error:.1e}, but no exact stationary point is proved nearby"
+        )
+        return write(point, "undecided", reason, moved, slopes=slopes)
+    if claim in ("not_stationary", "saddle"):
+        return _descending(point, slopes, errors, signs, claim, moved)
     return _minimum(point, slopes, errors, signs, moved, radius)
 
 
-def _needs_existence(point: Point) -> bool:
-    """Whether the rest must vanish on directions along which the loss is curved."""
-    smooth = point.block.landscape.loss_name != "l1" or point.block.landscape.weight_decay > 0
-    return smooth and len(point.active) < point.block.size
-
-
 def _stationary_radius(point: Point) -> float | None:
-    """Radius within which an exact stationary point of the cell and active set is proved."""
+    """Radius within which an exact stationary point of the cell and active set is proved.
+
+    Zero where the rest vanishes without further ado: at a vertex, for the piecewise-affine loss (whose
+    gradients are finitely many), and where nothing depends on theta.
+    """
     piecewise, landscape = point.block.piecewise, point.block.landscape
+    affine = landscape.loss_name == "l1" and landscape.weight_decay == 0
+    if affine or len(point.active) == point.block.size:
+        return 0.0
     if point.block.size - len(point.active) > TOLERANCES.max_dense:
         return None
     if not piecewise.output_jacobian(point.pattern).any() and landscape.weight_decay == 0:

@@ -46,13 +46,14 @@ def certify_exact(point: Point, asked: Floats, numbers: Rational) -> Certificate
             )
         multipliers = _multipliers(local, numbers)
         claim, curvature, slopes = local.claim(multipliers)
-        if (
-            claim == "not_stationary"
-            and point.is_stationary
-            and local.block.loss == "cross_entropy"
-        ):
+        if claim == "not_stationary" and len(slopes) == 0 and _is_beside(point):
             claim = "undecided"  # the exact stationary point is next to this one, and not rational
         return _write(point, asked, local, multipliers, claim, curvature, slopes, numbers)
+
+
+def _is_beside(point: Point) -> bool:
+    """Whether a stationary point that is no rational one may lie next to the point."""
+    return point.is_stationary and point.block.landscape.loss_name == "cross_entropy"
 
 
 def _solve(point: Point, numbers: Rational) -> Local | None:

@@ -100,6 +100,8 @@ def _restore(dataset: xr.Dataset, name: str, kind: str) -> Any:
         values = np.asarray(variable.values)
         return values.astype(np.bool_) if variable.attrs.get("boolean") else values
     value = dataset.attrs.get(name)
+    if value is None and not kind.endswith("None"):
+        raise InputError(f"expected a result with field {name!r}; the file lacks it")
     if value is not None and kind.startswith(("bool", "float", "int", "str")):
         return {"bool": bool, "float": float, "int": int, "str": str}[kind.split()[0]](value)
     return value

@@ -82,6 +82,11 @@ class LinearProgram:
         last = self._highs.getNumRow() - 1
         self._highs.deleteRows(1, np.array([last], dtype=np.int32))
 
+    def _run(self) -> Any:
+        """Solve as the model stands and return HiGHS's status."""
+        self._highs.run()
+        return self._highs.getModelStatus()
+
     def minimise(self, objective: Floats) -> Solution:
         """Solve for `objective`, warm from the last basis.
 
@@ -89,12 +94,14 @@ class LinearProgram:
             AnalysisError: The solver broke down; the message carries its status.
         """
         self._highs.changeColsCost(len(objective), self._columns, objective)
-        self._highs.run()
-        status = self._highs.getModelStatus()
-        if status == highspy.HighsModelStatus.kUnboundedOrInfeasible:
-            self._highs.setOptionValue("presolve", "off")
-            self._highs.run()
-            status = self._highs.getModelStatus()
+        status = self._run()
+        for option, value in (("presolve", "off"), ("solver", "ipm")):
+            if status in _STATUS:
+                break
+            # a warm start can stall, and presolve may not tell infeasible from unbounded
+            self._highs.clearSolver()
+            self._highs.setOptionValue(option, value)
+            status = self._run()
         if status not in _STATUS:
             raise AnalysisError(
                 "linear program must end optimal, infeasible or unbounded; HiGHS ended with"

@@ -84,6 +84,9 @@ def _check_identity(certificate: Certificate, landscape: Landscape) -> None:
     """The certificate is intact, and is about this network, data and loss."""
     require(certificate.format == FORMAT, f"format {certificate.format!r} is not {FORMAT}")
     require(certificate.claim in CLAIMS, f"unknown claim {certificate.claim!r}")
+    for name in ("theta", "multipliers", "active_kinks", "direction"):
+        value = getattr(certificate, name)
+        require(value is None or value.ndim == 1, f"its {name} is not a plain list")
     finite = [
         certificate.margin,
         certificate.moved,
