@@ -11,7 +11,7 @@ from nets import LOSSES, Layer, dense, sample
 from scipy.optimize import linprog
 from torch import nn
 
-from reluscape.cell import Cell, Chord, Facets
+from reluscape.cell import Cell, Chord, Facets, find_facets
 from reluscape.errors import InputError
 from reluscape.landscape import Landscape
 
@@ -61,9 +61,14 @@ def depths(given: Case) -> np.ndarray:
     The margin is maximised by a linear program in the displacement from theta; kinks with the same
     hyperplane as the one asked about are left out.
     """
-    normals, slacks, kinks = given.half_spaces()
-    found = np.empty(len(kinks))
-    for row in range(len(kinks)):
+    normals, slacks, _ = given.half_spaces()
+    return depths_of(normals, slacks)
+
+
+def depths_of(normals: np.ndarray, slacks: np.ndarray) -> np.ndarray:
+    """The same for unit normals and the slacks of some interior point."""
+    found = np.empty(len(normals))
+    for row in range(len(normals)):
         others = ~twins(normals, slacks, row)
         size = normals.shape[1]
         answer = linprog(
@@ -540,6 +545,62 @@ def test_bounded_cells_far_from_their_reference_are_found(position):
         moved = Cell(given.cell.block, given.cell.pattern, witness)
         assert set(moved.facets().kinks.tolist()) == set(facets.kinks.tolist())
         assert moved.chebyshev_ball()[1] == pytest.approx(given.cell.chebyshev_ball()[1], rel=1e-6)
+
+
+def polyhedron(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Unit rows from small integers, offsets and an interior point: many rows meet in corners."""
+    rng = np.random.default_rng(seed)
+    size = int(rng.integers(2, 5))
+    rows = rng.integers(-2, 3, size=(int(rng.integers(size, 12)), size)).astype(float)
+    offsets = (rng.integers(0, 2, size=len(rows)) * rng.integers(0, 3, size=len(rows))).astype(
+        float
+    )
+    inside = rng.integers(-2, 4, size=size).astype(float)
+    lengths = np.linalg.norm(rows, axis=1)
+    keep = (lengths > 0) & (rows @ inside + offsets > 1e-9)
+    return rows[keep] / lengths[keep, None], offsets[keep] / lengths[keep], inside
+
+
+@pytest.mark.parametrize("start", range(0, 200, 50))
+def test_irredundant_rows_where_many_meet_in_a_corner(start):
+    for seed in range(start, start + 50):
+        rows, offsets, inside = polyhedron(seed)
+        slacks = rows @ inside + offsets
+        first = [r for r in range(len(rows)) if twins(rows, slacks, r).argmax() == r]
+        rows, offsets, slacks = rows[first], offsets[first], slacks[first]
+        depth = depths_of(rows, slacks)
+        assert not ((np.abs(depth) > 1e-9) & (np.abs(depth) < 1e-6)).any()
+        found, points = find_facets(rows, offsets, inside)
+        np.testing.assert_array_equal(found, np.flatnonzero(depth > 1e-6), err_msg=str(seed))
+        slack = points @ rows.T + offsets
+        own = (np.arange(len(found)), found)
+        np.testing.assert_allclose(slack[own], 0.0, atol=1e-8)
+        slack[own] = np.inf
+        assert (slack > 1e-9).all(), seed
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [
+        {"widths": (1, 3, 2, 2), "loss": "l1", "bias": False, "seed": 692541, "count": 6},
+        {"widths": (2, 2, 1, 2), "loss": "l1", "bias": False, "seed": 214010, "count": 6},
+        {"widths": (3, 3, 4, 2), "position": 2, "seed": 104985, "count": 7},
+        {"widths": (2, 1, 4, 2, 2), "position": 2, "slope": 0.2, "seed": 502653, "count": 2},
+        {"widths": (3, 3, 2), "loss": "l1", "slope": 0.2, "seed": 807739, "count": 3},
+    ],
+    ids=["unit wakes", "unit wakes 2", "ray through a corner", "leaky corner", "stalled program"],
+)  # fmt: skip
+def test_neighbours_that_random_search_found_hard(plan):
+    given = case(**plan)
+    for kink in given.cell.facets().kinks[:6]:
+        other = given.cell.neighbour(int(kink))
+        np.testing.assert_array_equal(given.layer.pattern(other.reference), other.pattern)
+        facets = other.facets()
+        assert kink in facets.kinks
+        slack = facets.witnesses @ facets.normals.T + facets.offsets
+        np.fill_diagonal(slack, np.inf)
+        assert (slack > 0).all()
+        np.testing.assert_array_equal(other.neighbour(int(kink)).pattern, given.cell.pattern)
 
 
 def test_small_and_large_data_have_the_same_facets():

@@ -9,7 +9,8 @@ from nets import LOSSES, loss_of
 
 from reluscape import losses as package
 from reluscape.errors import InputError
-from reluscape.losses import check_targets, make_loss
+from reluscape.losses import make_loss
+from reluscape.validation import check_targets
 
 
 def draw(loss: str, seed: int, samples: int = 6, outputs: int = 3, scale: float = 1.0):

@@ -10,10 +10,10 @@ import torch
 from nets import LOSSES, Layer, dense, sample
 from torch import nn
 
+from reluscape.affine import AffineMap, fold
 from reluscape.errors import InputError
 from reluscape.landscape import Block, Landscape
 from reluscape.network import Affine, Rectifier, Scale
-from reluscape.piecewise import AffineMap, fold
 
 
 def block_of(layer: Layer, decay: float = 0.0) -> Block:

@@ -10,14 +10,24 @@ import plotly.graph_objects as go
 from numpy.typing import ArrayLike, NDArray
 
 from reluscape.errors import InputError
-from reluscape.landscape import Block, check_theta
+from reluscape.landscape import Block
+from reluscape.polyhedron import (
+    coincident_with,
+    facet_point,
+    find_facets,
+    first_of_coincident,
+    largest_ball,
+)
 from reluscape.results import Result
-from reluscape.solvers import LinearProgram
 from reluscape.tolerances import TOLERANCES
+from reluscape.validation import check_theta
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 Indices = NDArray[np.intp]
+
+#: Rounds in which a step into a neighbouring cell may be shortened; each halves it at least.
+_MAX_HALVINGS = 30
 
 #: Largest dense constraint matrix (kinks x params) that facets and balls may form: 1.6 GB.
 MAX_CONSTRAINT_ENTRIES = 2 * 10**8
@@ -137,12 +147,12 @@ class Cell:
             max(1.0, float(np.abs(self.reference).max(initial=0.0))) if box is None else float(box)
         )
         if len(normals) == 0:
-            return self.reference.copy(), np.inf if box is None else half
+            return (self.reference.copy(), np.inf) if box is None else (np.zeros(size), half)
         if box is None:
-            opening = _largest_ball(normals, np.zeros(len(normals)), 1.0)[1]
+            opening = largest_ball(normals, np.zeros(len(normals)), 1.0)[1]
             if opening <= TOLERANCES.interior:
                 half = np.inf
-        center, radius = _largest_ball(normals, offsets, half)
+        center, radius = largest_ball(normals, offsets, half)
         if radius <= 0:
             raise InputError(_EMPTY)
         return center[:size], radius if box is not None or np.isinf(half) else np.inf
@@ -187,7 +197,7 @@ class Cell:
                 if side.size and np.isfinite(side.min()):
                     seen.add(int(np.argmin(side)))
         normals, offsets, _ = self._constraints(np.array(sorted(seen), dtype=np.intp))
-        return len(_first_of_coincident(normals, offsets))
+        return len(first_of_coincident(normals, offsets))
 
     def neighbour(self, kink: int) -> Cell:
         """Return the cell across the facet of `kink`.
@@ -203,8 +213,8 @@ class Cell:
         row = np.flatnonzero(kinks == kink)
         witness = None
         if row.size:
-            same = _coincident(normals, offsets, int(row[0]))
-            witness = _facet_point(normals, offsets, same)
+            same = coincident_with(normals, offsets, int(row[0]))
+            witness = facet_point(normals, offsets, same)
         if witness is None:
             raise InputError(
                 f"kink must bound the cell; kink {kink} ({self.block.describe_kink(kink)}) does"
@@ -219,13 +229,25 @@ class Cell:
     # ---- private -----------------------------------------------------------------------------
 
     def _step_beyond(self, pattern: Bools, witness: Floats, outward: Floats) -> Floats:
-        """A point of the next cell: half of the way from the facet to whatever comes next."""
-        other = Cell(self.block, pattern, witness)
+        """A point of the next cell: half of the way from the facet to whatever comes next.
+
+        Kinks that were constant in this cell may move in the next, and move others; so the point's
+        true cell is asked whether it reaches back to the facet, and the step halved until it does.
+        """
         values = self.block.piecewise.frozen(pattern, witness)[0]
-        times = other._times(values, outward)[0]
-        away = np.abs(values) > self._rounding(witness)
-        ahead = float(times[away].min(initial=np.inf))
-        return np.asarray(witness + outward * (0.5 * ahead if np.isfinite(ahead) else 1.0))
+        times = Cell(self.block, pattern, witness)._times(values, outward)[0]
+        ahead = float(times[np.abs(values) > self._rounding(witness)].min(initial=np.inf))
+        step = 0.5 * ahead if np.isfinite(ahead) else 1.0
+        for _ in range(_MAX_HALVINGS):
+            point = np.asarray(witness + step * outward)
+            there = Cell(self.block, self.block.kinks(point) > self._rounding(point), point)
+            values = self.block.piecewise.frozen(there.pattern, point)[0]
+            back = there._times(values, -outward)[0]
+            reach = float(back[np.abs(values) > self._rounding(point)].min(initial=np.inf))
+            if reach >= step * (1.0 - TOLERANCES.interior):
+                break
+            step = 0.5 * (step - reach)
+        return point
 
     def _rounding(self, theta: Floats) -> Floats:
         """Bounds on the switching values' rounding errors."""
@@ -309,7 +331,7 @@ class Cell:
         normals, offsets, numbers = self._constraints(kinks, None if whole else columns)
         inside = self.reference[columns]
         if len(normals) and (normals @ inside + offsets).min() <= TOLERANCES.interior:
-            inside, radius = _largest_ball(normals, offsets, 1.0 + float(np.abs(inside).max()))
+            inside, radius = largest_ball(normals, offsets, 1.0 + float(np.abs(inside).max()))
             if radius <= 0:
                 raise InputError(_EMPTY)
         return normals, offsets, numbers, inside
@@ -330,114 +352,6 @@ _EMPTY = (
     "pattern must belong to a cell with an interior; no theta has these signs: take the pattern from"
     " block.pattern(theta)"
 )
-
-
-def find_facets(normals: Floats, offsets: Floats, inside: Floats) -> tuple[Indices, Floats]:
-    """Irredundant rows of `normals @ x + offsets >= 0` (unit normals), with a point on each facet.
-
-    Args:
-        normals: Shape (rows, variables).
-        offsets: Shape (rows,).
-        inside: A point that satisfies every row strictly.
-
-    Returns:
-        Row numbers in ascending order, and the points, shape (facets, variables).
-    """
-    if len(normals) == 0:
-        return np.empty(0, dtype=np.intp), np.empty((0, len(inside)))
-    keep = _first_of_coincident(normals, offsets)
-    rows, slack = normals[keep], normals[keep] @ inside + offsets[keep]
-    known = _shoot(rows, slack, inside, -rows)
-    program = LinearProgram(
-        rows[list(known)], -offsets[keep][list(known)], np.full(len(inside), np.inf)
-    )
-    for row in range(len(rows)):
-        while row not in known:
-            program.add_row(rows[row], -offsets[keep][row] - 1.0)
-            solution = program.minimise(rows[row])
-            program.drop_last_row()
-            if (
-                solution.status != "optimal"
-                or solution.value + offsets[keep][row] >= -TOLERANCES.interior
-            ):
-                break
-            hit = _shoot(rows, slack, inside, (solution.point - inside)[None], ties=True)
-            fresh = {r: p for r, p in hit.items() if r not in known}
-            if not fresh:
-                break
-            for new in fresh:
-                program.add_row(rows[new], -offsets[keep][new])
-            known |= fresh
-    order = sorted(known)
-    return keep[order], np.array([known[r] for r in order]).reshape(len(order), len(inside))
-
-
-def _shoot(
-    rows: Floats, slack: Floats, inside: Floats, directions: Floats, *, ties: bool = False
-) -> dict[int, Floats]:
-    """First rows that rays from `inside` hit, each with its hit point; ties are skipped by default."""
-    found: dict[int, Floats] = {}
-    step = max(1, int(2e7 // len(rows)))
-    for start in range(0, len(directions), step):
-        block = directions[start : start + step]
-        rates = block @ rows.T
-        with np.errstate(divide="ignore"):
-            times = np.where(rates < 0, slack / -rates, np.inf)
-        first = np.argmin(times, axis=1)
-        ray = np.arange(len(block))
-        time = times[ray, first].copy()
-        times[ray, first] = np.inf
-        clear = np.isfinite(time) & (ties | (times.min(axis=1) > time * (1 + TOLERANCES.interior)))
-        for i in np.flatnonzero(clear):
-            found.setdefault(int(first[i]), inside + time[i] * block[i])
-    return found
-
-
-def _first_of_coincident(normals: Floats, offsets: Floats) -> Indices:
-    """Row numbers without repetitions of the same half-space (equal to about 10 digits)."""
-    keys = np.round(np.hstack([normals, offsets[:, None]]), 10) + 0.0
-    return np.sort(np.unique(keys, axis=0, return_index=True)[1])
-
-
-def _coincident(normals: Floats, offsets: Floats, row: int) -> Bools:
-    """Rows that bound the same half-space as `row`."""
-    gap = np.abs(normals - normals[row]).max(axis=1) + np.abs(offsets - offsets[row])
-    return np.asarray(gap <= 1e-10 * (1.0 + abs(float(offsets[row]))))
-
-
-def _facet_point(normals: Floats, offsets: Floats, same: Bools) -> Floats | None:
-    """A point on the hyperplane of the rows `same` with a margin to all others, or None."""
-    row = int(np.argmax(same))
-    others = normals[~same]
-    size = normals.shape[1]
-    matrix = np.vstack(
-        [np.append(normals[row], 0.0), np.hstack([others, -np.ones((len(others), 1))])]
-    )
-    lower = -np.append(offsets[row], offsets[~same])
-    upper = np.append(lower[0], np.full(len(others), np.inf))
-    program = LinearProgram(matrix, lower, np.append(np.full(size, np.inf), 1.0), upper)
-    solution = program.minimise(np.append(np.zeros(size), -1.0))
-    if solution.status != "optimal" or -solution.value <= TOLERANCES.interior:
-        return None
-    return solution.point[:size]
-
-
-def _largest_ball(normals: Floats, offsets: Floats, half: float) -> tuple[Floats, float]:
-    """Centre and radius of the largest ball in `normals @ x + offsets >= 0`, centred within the box.
-
-    The radius is <= 0 where no point satisfies every row strictly.
-    """
-    size = normals.shape[1]
-    matrix = np.hstack([normals, -np.ones((len(normals), 1))])
-    lower, box = -offsets, np.append(np.full(size, half), np.inf)
-    if np.isfinite(half):
-        sides = np.vstack([np.eye(size), -np.eye(size)])
-        matrix = np.vstack([matrix, np.hstack([sides, -np.ones((2 * size, 1))])])
-        lower = np.append(lower, np.full(2 * size, -half))
-    solution = LinearProgram(matrix, lower, box).minimise(np.append(np.zeros(size), -1.0))
-    if solution.status != "optimal":
-        return np.zeros(size), 0.0
-    return solution.point[:size], -solution.value
 
 
 def _check_directions(directions: ArrayLike, size: int) -> Floats:

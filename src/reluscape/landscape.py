@@ -18,10 +18,20 @@ from numpy.typing import ArrayLike, NDArray
 from torch import nn
 from torch.func import functional_call
 
+from reluscape.affine import fold
 from reluscape.errors import InputError, UnsupportedModelError
-from reluscape.losses import check_targets, make_loss
+from reluscape.losses import make_loss
 from reluscape.network import Affine, Reading, Rectifier, read_network
-from reluscape.piecewise import CellLoss, KinkGroup, Piecewise, fold
+from reluscape.piecewise import CellLoss, KinkGroup, Piecewise
+from reluscape.validation import (
+    as_array,
+    check_decay,
+    check_inputs,
+    check_targets,
+    check_theta,
+    is_index,
+    private_copy,
+)
 
 if TYPE_CHECKING:
     from reluscape.cell import Cell
@@ -80,16 +90,16 @@ class Landscape:
         device: str = "cpu",
     ) -> None:
         self._loss = make_loss(loss)
-        self.weight_decay = _check_decay(weight_decay)
-        self._module = _private_copy(model, device)
-        self._inputs = _check_inputs(inputs, self._module).to(device)
+        self.weight_decay = check_decay(weight_decay)
+        self._module = private_copy(model, device)
+        self._inputs = check_inputs(inputs, self._module).to(device)
         self._parameters = {name: p.detach() for name, p in self._module.named_parameters()}
         if not self._parameters:
             raise InputError(
                 "model must have parameters to have a landscape; received one with none"
             )
         outputs = self._probe()
-        self.targets = check_targets(loss, _as_array(targets), outputs.shape)
+        self.targets = check_targets(loss, as_array(targets), outputs.shape)
         self._torch_targets = torch.from_numpy(self.targets).to(device)
         self.reading: Reading | None = None
         self.unreadable: str | None = None
@@ -221,7 +231,7 @@ class Landscape:
                 f"layer must be one of {', '.join(map(repr, self.layers))}; received"
                 f" {layer!r}{hint}"
             )
-        if isinstance(layer, bool) or not -len(self.layers) <= layer < len(self.layers):
+        if not is_index(layer) or not -len(self.layers) <= layer < len(self.layers):
             raise InputError(
                 f"layer must be an index in 0..{len(self.layers) - 1} or one of"
                 f" {', '.join(map(repr, self.layers))}; received {layer!r}"
@@ -255,7 +265,7 @@ class Landscape:
         if theta is None:
             return self._parameters
         vector = check_theta(theta, self.size)
-        return self._split_tensor(torch.from_numpy(vector).to(self._inputs.device))
+        return self._split_tensor(torch.tensor(vector, device=self._inputs.device))
 
     def _split_tensor(self, vector: torch.Tensor) -> dict[str, torch.Tensor]:
         """Cut a flat tensor into the parameters' shapes."""
@@ -488,19 +498,6 @@ class Block:
         )
 
 
-def check_theta(theta: ArrayLike, size: int) -> Floats:
-    """Return `theta` as a finite float64 vector with `size` entries, or raise InputError."""
-    vector = np.asarray(theta, dtype=np.float64)
-    if vector.shape != (size,):
-        raise InputError(f"theta must have shape ({size},); received {vector.shape}")
-    if not np.isfinite(vector).all():
-        raise InputError(
-            f"theta must be finite; received {int((~np.isfinite(vector)).sum())} NaN or infinite"
-            " entries"
-        )
-    return np.ascontiguousarray(vector)
-
-
 def _flatten(affine: Affine) -> Floats:
     """Weight row-major, then bias."""
     parts = [affine.weight.ravel()] + ([] if affine.bias is None else [affine.bias])
@@ -536,59 +533,3 @@ def _labels(reading: Reading, position: int, count: int) -> tuple[str, ...]:
         elif not isinstance(layer, Rectifier):
             plain = True
     return (*labels[: count - 1], "residual")
-
-
-def _check_decay(weight_decay: float) -> float:
-    """Return the decay as a float >= 0, or raise InputError."""
-    value = float(weight_decay)
-    if not np.isfinite(value) or value < 0:
-        raise InputError(f"weight_decay must be a finite number >= 0; received {weight_decay!r}")
-    return value
-
-
-def _private_copy(model: nn.Module, device: str) -> nn.Module:
-    """A float64 eval-mode copy of the model, with finite parameters, on `device`."""
-    if not isinstance(model, nn.Module):
-        raise InputError(
-            f"model must be a torch.nn.Module; received {type(model).__name__}: pass the module"
-            " itself, not its class or weights"
-        )
-    module = copy.deepcopy(model).double().eval().to(device)
-    for name, parameter in module.named_parameters():
-        if not torch.isfinite(parameter).all():
-            raise InputError(
-                f"parameters must be finite; received NaN or infinite values in {name!r}: training"
-                " diverged, use an earlier checkpoint"
-            )
-    return module
-
-
-def _as_array(values: ArrayLike | torch.Tensor) -> NDArray[Any]:
-    """NumPy view of an array-like or tensor."""
-    if isinstance(values, torch.Tensor):
-        return np.asarray(values.detach().cpu().numpy())
-    array: NDArray[Any] = np.asarray(values)
-    if array.dtype.kind not in "fiub":
-        raise InputError(
-            f"data must be real numbers; received dtype {array.dtype}: convert it to float64"
-        )
-    return array
-
-
-def _check_inputs(inputs: ArrayLike | torch.Tensor, module: nn.Module) -> torch.Tensor:
-    """Inputs as a tensor: float64, or integers for a model with an embedding."""
-    array = _as_array(inputs)
-    if array.ndim < 2 or array.size == 0:
-        raise InputError(
-            "inputs must have shape (samples, features) with at least one of each; received"
-            f" {array.shape}"
-        )
-    tokens = array.dtype.kind in "iu" and any(isinstance(m, nn.Embedding) for m in module.modules())
-    values = array.astype(np.int64 if tokens else np.float64)
-    if not np.isfinite(values).all():
-        bad = np.argwhere(~np.isfinite(values))[0]
-        raise InputError(
-            f"inputs must be finite; received NaN or infinite values, first at sample {bad[0]},"
-            f" feature {bad[1]}: remove or impute them"
-        )
-    return torch.from_numpy(values)

@@ -19,7 +19,8 @@ from reluscape.arithmetic import Rational
 from reluscape.certificate import Certificate, Claim, claim_of_slopes, sign
 from reluscape.errors import InputError
 from reluscape.local import Local
-from reluscape.proof import Point, write
+from reluscape.point import Point
+from reluscape.proof import write
 from reluscape.tolerances import TOLERANCES
 
 Floats = NDArray[np.float64]

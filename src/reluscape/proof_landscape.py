@@ -15,11 +15,13 @@ from numpy.typing import ArrayLike, NDArray
 from reluscape.arithmetic import Float64, Rational, eigenvalue_margin
 from reluscape.certificate import Certificate, Claim, hash_data, hash_network, pack_pattern
 from reluscape.errors import UnsupportedModelError
-from reluscape.landscape import Landscape, check_theta
+from reluscape.landscape import Landscape
 from reluscape.network import Affine
-from reluscape.proof import Point, certify
+from reluscape.point import Point
+from reluscape.proof import certify
 from reluscape.symmetry import flat_directions, is_plain
 from reluscape.tolerances import TOLERANCES
+from reluscape.validation import check_theta
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]

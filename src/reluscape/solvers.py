@@ -95,12 +95,12 @@ class LinearProgram:
         """
         self._highs.changeColsCost(len(objective), self._columns, objective)
         status = self._run()
-        for option, value in (("presolve", "off"), ("solver", "ipm")):
+        for option, choice in (("presolve", "off"), ("solver", "ipm")):
             if status in _STATUS:
                 break
             # a warm start can stall, and presolve may not tell infeasible from unbounded
             self._highs.clearSolver()
-            self._highs.setOptionValue(option, value)
+            self._highs.setOptionValue(option, choice)
             status = self._run()
         if status not in _STATUS:
             raise AnalysisError(
