@@ -11,9 +11,10 @@ from nets import LOSSES, Layer, dense, sample
 from scipy.optimize import linprog
 from torch import nn
 
-from reluscape.cell import Cell, Chord, Facets, find_facets
+from reluscape.cell import Cell, Chord, Facets
 from reluscape.errors import InputError
 from reluscape.landscape import Landscape
+from reluscape.polyhedron import find_facets
 
 
 @dataclass(frozen=True)
@@ -561,9 +562,9 @@ def polyhedron(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return rows[keep] / lengths[keep, None], offsets[keep] / lengths[keep], inside
 
 
-@pytest.mark.parametrize("start", range(0, 200, 50))
+@pytest.mark.parametrize("start", range(0, 120, 40))
 def test_irredundant_rows_where_many_meet_in_a_corner(start):
-    for seed in range(start, start + 50):
+    for seed in range(start, start + 40):
         rows, offsets, inside = polyhedron(seed)
         slacks = rows @ inside + offsets
         first = [r for r in range(len(rows)) if twins(rows, slacks, r).argmax() == r]

@@ -553,7 +553,7 @@ def width_of(norm: nn.BatchNorm1d) -> int:
 
 
 @given(networks(), st.integers(0, 100))
-@settings(max_examples=80, deadline=None, derandomize=True)
+@settings(max_examples=60, deadline=None, derandomize=True)
 def test_blocks_of_random_architectures_are_torchs(network, seed):
     layer, decay = network
     landscape = Landscape(

@@ -399,3 +399,18 @@ def test_takes_flat_inputs() -> None:
     assert not takes_flat_inputs(network(4, 2), images)
     assert not takes_flat_inputs(network(12, 2), images.reshape(2, 12))
     assert not takes_flat_inputs(nn.Sequential(nn.Conv1d(3, 2, 2), *network(12, 2)), images)
+
+
+def test_the_order_of_layers_survives_a_safetensors_file(tmp_path: Path) -> None:
+    """Two square layers: without the order that was written, either could come first."""
+    from reluscape.weights import write_state
+
+    rng = np.random.default_rng(0)
+    shapes = {"second.weight": (4, 4), "second.bias": (4,), "a_first.weight": (4, 4)}
+    state = {name: rng.normal(size=shape) for name, shape in shapes.items()}
+    write_state(tmp_path / "w.safetensors", state)
+    model = load_model(tmp_path / "w.safetensors", None)
+    inputs = rng.normal(size=(5, 4))
+    hidden = np.maximum(inputs @ state["second.weight"].T + state["second.bias"], 0.0)
+    expected = hidden @ state["a_first.weight"].T
+    np.testing.assert_allclose(model(torch.from_numpy(inputs)).detach().numpy(), expected)

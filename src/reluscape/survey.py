@@ -13,6 +13,7 @@ import re
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from os.path import relpath
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -20,7 +21,6 @@ from time import perf_counter
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import save
 from torch import nn
 
 from reluscape import __version__
@@ -42,6 +42,7 @@ from reluscape.report.findings import (
 from reluscape.results import write_then_rename
 from reluscape.survey_steps import at_point, chords, facets, flips, radius, unit_activity
 from reluscape.train import Training
+from reluscape.weights import write_state
 
 __all__ = ["Subject", "Survey", "load_survey", "survey"]
 
@@ -357,8 +358,7 @@ def _write(result: Survey, notebook: _Notebook, folder: Path) -> None:
     for file, certificate in notebook.certificates.items():
         write_then_rename(folder / file, certificate.save)
     for file, state in notebook.weights.items():
-        content = save({name: np.ascontiguousarray(values) for name, values in state.items()})
-        write_then_rename(folder / file, _writer(content))
+        write_then_rename(folder / file, partial(write_state, state=state))
     result.save(folder / "results.nc")
     write_then_rename(folder / "report.html", _writer(render(result).encode()))
 

@@ -2,26 +2,41 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
 
 from reluscape.errors import InputError
 
-__all__ = ["keeps_order", "read_state"]
+__all__ = ["keeps_order", "read_state", "write_state"]
 
 _SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt")
 _WRAPPERS = ("state_dict", "model_state_dict")
 _PREFIXES = ("module.", "_orig_mod.")  # of DataParallel and torch.compile
 
 
+#: Key of a .safetensors file's metadata under which `write_state` keeps the order of its tensors.
+_ORDER = "order"
+
+
 def keeps_order(path: Path) -> bool:
     """Whether the tensors of the file come in the order of the model's definition."""
-    return path.suffix.lower() != ".safetensors"
+    return not _is_safetensors(path) or bool(_read_safetensors(path)[1])
+
+
+def write_state(path: Path, state: Mapping[str, NDArray[np.float64]]) -> None:
+    """Write tensors to a ``.safetensors`` file together with their order, which the format drops."""
+    tensors = {name: np.ascontiguousarray(values) for name, values in state.items()}
+    path.write_bytes(save(tensors, metadata={_ORDER: json.dumps(list(state))}))
 
 
 def read_state(path: Path) -> dict[str, torch.Tensor]:
@@ -47,7 +62,7 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
             f"expected weights in a {', '.join(_SUFFIXES)} file, got {path}: "
             "save model.state_dict() with torch.save or safetensors"
         )
-    content = _unpickle(path) if keeps_order(path) else _read_safetensors(path)
+    content = _read_safetensors(path)[0] if _is_safetensors(path) else _unpickle(path)
     if not isinstance(content, Mapping):
         raise InputError(
             f"{path} holds a {type(content).__name__}; expected a state dict: "
@@ -63,17 +78,24 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
     return {str(name): _as_double(path, str(name), value) for name, value in content.items()}
 
 
-def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+def _is_safetensors(path: Path) -> bool:
+    return path.suffix.lower() == ".safetensors"
 
+
+def _read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], bool]:
+    """The tensors, and whether they come in an order that was written with them."""
     try:
-        return load_file(path)
+        with safe_open(path, framework="pt") as file:
+            content = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            order = json.loads((file.metadata() or {}).get(_ORDER, "null"))
     except (SafetensorError, OSError, ValueError, KeyError, AttributeError) as error:
         text = " ".join(str(error).split())[:200]
         raise InputError(
             f"{path} is not a complete .safetensors file ({text}): save it again"
         ) from error
+    if isinstance(order, list) and sorted(map(str, order)) == sorted(content):
+        return {name: content[name] for name in order}, True
+    return content, False
 
 
 def _unpickle(path: Path) -> object:
