@@ -84,9 +84,22 @@ class Float64:
         return bool(np.linalg.svd(rows / lengths, compute_uv=False).min() > TOLERANCES.independence)
 
     def complement(self, rows: Array) -> Array:
-        """An orthonormal basis of the null space of independent rows."""
-        full = np.linalg.qr(rows.T, mode="complete")[0] if len(rows) else np.eye(rows.shape[1])
-        return np.asarray(full[:, len(rows) :])
+        """An orthonormal basis of the rows' null space: by QR, or by SVD where they are dependent."""
+        if len(rows) == 0:
+            return np.eye(rows.shape[1])
+        if self.independent(rows):
+            full = np.linalg.qr(rows.T, mode="complete")[0]
+            return np.asarray(full[:, len(rows) :])
+        return np.asarray(np.linalg.svd(rows)[2][self.rank(rows) :].T)
+
+    def rank(self, rows: Array) -> int:
+        """Number of independent rows, to the tolerance of `independent`."""
+        if len(rows) == 0:
+            return 0
+        lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+        scaled = rows / np.where(lengths > 0, lengths, 1.0)
+        singular = np.linalg.svd(scaled, compute_uv=False)
+        return int((singular > TOLERANCES.independence * max(1.0, singular[0])).sum())
 
     def multipliers(self, rows: Array, vector: Array) -> Array:
         """Least squares through QR."""

@@ -11,7 +11,10 @@ loss is to first order separable in bent edge coordinates, one per active kink, 
     strict_local_minimum  rest = 0, all slopes > 0, and the loss is strictly convex on what remains
     local_minimum         rest = 0, all slopes >= 0 (strictness fails or is not shown)
     plateau               the loss is constant around the point
-    undecided             LIKQ fails, or a needed sign lies within float64's margin
+    undecided             a needed sign lies within float64's margin, or LIKQ fails
+
+Where LIKQ fails, a minimum is shown by multipliers for every pattern of the active kinks (`cells`),
+and a descent by a direction along which the loss falls in all of them.
 
 For all layers at once the claims rest on the gradient and Hessian at a differentiable point. A
 certificate never says more than its `claim`; `verify` recomputes all of it from the network and data.
@@ -99,6 +102,9 @@ class Certificate(Result):
         active_kinks: Numbers of the active kinks, shape (k,).
         multipliers: mu, shape (k,).
         slopes: Slopes into the negative and the positive side of each active kink, shape (k, 2).
+        cells: Where the active normals are dependent: for each of the 2^k patterns of the active
+            kinks, in binary order, k multipliers >= 0 that write its gradient as a sum of its inward
+            normals (Farkas); else empty, shape (0, k).
         gradient_norm: Length of the adjacent cell's gradient.
         rest_norm: Length of its part outside the span of the active normals.
         curvature: Smallest eigenvalue of the Hessian that the claim uses, or None.
@@ -129,6 +135,7 @@ class Certificate(Result):
     active_kinks: Indices
     multipliers: Floats
     slopes: Floats
+    cells: Floats
     gradient_norm: float
     rest_norm: float
     curvature: float | None
@@ -251,6 +258,12 @@ def sign(value: Any, error: Any) -> int | None:
     return 0 if error == 0 and value == 0 else None
 
 
+def is_non_negative(multipliers: Floats, errors: Floats) -> bool:
+    """Whether all numbers exceed their errors, or are zero without error."""
+    exact = (multipliers == 0) & (errors == 0)
+    return bool(((multipliers > errors) | exact).all())
+
+
 def strictly_curved(
     signs: Sequence[tuple[int | None, int | None]],
     definite: Callable[[Sequence[int]], tuple[bool, float]],
@@ -347,6 +360,7 @@ def _from_json(record: Any) -> dict[str, Any]:
     try:
         values = {f.name: _typed(str(f.type), record[f.name]) for f in fields(Certificate)}
         values["slopes"] = values["slopes"].reshape(-1, 2)
+        values["cells"] = values["cells"].reshape(-1, len(values["active_kinks"]))
     except (TypeError, ValueError, OverflowError) as error:
         raise InputError(
             "certificate fields must have the types that Certificate.save writes; received"

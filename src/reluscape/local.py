@@ -6,15 +6,22 @@ arithmetic (`piecewise.py`), so a float64 certificate is computed twice by unrel
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from reluscape.arithmetic import Float64, Rational, left_inverse_sizes
-from reluscape.certificate import Claim, claim_of_slopes, sign, strictly_curved
+from reluscape.certificate import (
+    Claim,
+    claim_of_slopes,
+    is_non_negative,
+    sign,
+    strictly_curved,
+)
 from reluscape.frozen import FrozenBlock, Rows
 from reluscape.landscape import Landscape
 from reluscape.nearby import distance_to_stationary, radius_of, rank_of
@@ -41,6 +48,7 @@ class Local:
         normals: Normals of the active kinks (k, params).
         gradient: Gradient of the adjacent cell (params,).
         gradient_error: Bound on its rounding error.
+        widest_error: The same for the gradient of any adjacent cell.
         flat: Whether the outputs do not depend on theta in this cell at all.
         sway: Largest change of any sample's outputs per unit of theta (float64 only).
         clearance: Distance to the nearest kink that is not at zero (float64 only).
@@ -57,6 +65,7 @@ class Local:
     normals: Array
     gradient: Array
     gradient_error: Array
+    widest_error: Array
     flat: bool
     sway: float
     clearance: float
@@ -78,7 +87,9 @@ class Local:
         size = len(theta)
         normals = arithmetic.array(np.zeros((len(active), size)))
         gradient = arithmetic.array(np.zeros(size))
-        errors, gradient_error = _rounding(landscape, layer, arithmetic, theta, bits, active)
+        errors, gradient_error, widest_error = _rounding(
+            landscape, layer, arithmetic, theta, bits, active
+        )
         values, flat, sway, clearance = [], True, 0.0, float("inf")
         for rows in block.chunks():
             part = block.evaluate(theta, bits[rows], rows)
@@ -106,6 +117,7 @@ class Local:
             normals,
             gradient,
             gradient_error,
+            widest_error,
             flat,
             sway,
             clearance,
@@ -230,21 +242,24 @@ class Local:
 
     def rest_error(self, multipliers: Array) -> float:
         """Bound on the rounding error of `||rest||` in float64."""
-        if len(self.active) == 0:
-            return float(np.linalg.norm(self.gradient_error))
-        split = TOLERANCES.rounding * len(self.active) * float(np.finfo(np.float64).eps)
-        return float(
-            np.linalg.norm(
-                self.gradient_error + split * (np.abs(multipliers) @ np.abs(self.normals))
-            )
-        )
+        return float(np.linalg.norm(self.gradient_error)) + self._split_error(multipliers)
 
-    def claim(self, multipliers: Array, scale: float = 1.0) -> tuple[Claim, float, Array]:
+    def _split_error(self, multipliers: Array) -> float:
+        """Bound on the rounding error of a sum of normals with these multipliers."""
+        if len(self.active) == 0:
+            return 0.0
+        noise = TOLERANCES.rounding * len(self.active) * float(np.finfo(np.float64).eps)
+        return noise * float(np.linalg.norm(np.abs(multipliers) @ np.abs(self.normals)))
+
+    def claim(
+        self, multipliers: Array, scale: float = 1.0, cells: Array | None = None
+    ) -> tuple[Claim, float, Array]:
         """Return the claim that holds here, the curvature it uses (or NaN), and the slopes.
 
         Args:
             multipliers: mu with `gradient - normals^T mu` orthogonal to the normals.
             scale: Factor on the rounding bounds.
+            cells: Multipliers for every pattern of dependent active kinks (`Certificate.cells`).
         """
         exact = self.block.arithmetic.exact
         if exact and self.block.loss == "cross_entropy":
@@ -254,7 +269,8 @@ class Local:
         if length > (0 if exact else scale * self.rest_error(multipliers)):
             return "not_stationary", float("nan"), np.empty((0, 2))
         if not self.block.arithmetic.independent(self.normals):
-            return "undecided", float("nan"), np.empty((0, 2))
+            claim, curvature = self._claim_of_cells(multipliers, scale, cells)
+            return claim, curvature, np.empty((0, 2))
         spanned = len(self.active) == len(self.theta)
         if exact and not spanned and not all(bool(entry == 0) for entry in rest):
             return "undecided", float("nan"), np.empty((0, 2))
@@ -276,6 +292,65 @@ class Local:
         strict, curvature = self._strictness(signs)
         return claim_of_slopes(signs, strict=strict, constant=False), curvature, slopes
 
+    def _claim_of_cells(
+        self, multipliers: Array, scale: float, cells: Array | None
+    ) -> tuple[Claim, float]:
+        """The claim where the active normals are dependent, and the curvature it uses."""
+        if (
+            self.block.arithmetic.exact
+            or cells is None
+            or self.stationary_radius(multipliers) is None
+        ):
+            return "undecided", float("nan")
+        patterns = list(self.adjacent_patterns())
+        if cells.shape != (len(patterns), len(self.active)):
+            return "undecided", float("nan")
+        for number, (weights, (gradient, rows)) in enumerate(zip(cells, patterns, strict=True)):
+            bound = self.widest_error if number else self.gradient_error
+            error = scale * (left_inverse_sizes(rows) @ bound) * weights.any()
+            gap = float(np.linalg.norm(gradient - rows.T @ weights))
+            split = 2 * float(np.linalg.norm(bound)) + self._split_error(weights)
+            if gap > scale * split or not is_non_negative(weights, error):
+                return "undecided", float("nan")
+        if (cells == 0).any():
+            return "local_minimum", float("nan")
+        strict, curvature = self._strict_all_round()
+        return ("strict_local_minimum" if strict else "local_minimum"), curvature
+
+    def falls_in_all_patterns(self, direction: Array) -> bool:
+        """Whether the loss falls along `direction` in every pattern of dependent active kinks."""
+        if len(self.active) > TOLERANCES.max_active:
+            return False
+        error = float(self.widest_error @ np.abs(direction)) / 2
+        return all(gradient @ direction < -error for gradient, _ in self.adjacent_patterns())
+
+    def _strict_all_round(self) -> tuple[bool, float]:
+        """Strictness where all multipliers of all patterns are positive, and the curvature."""
+        if self.block.weight_decay > 0:
+            return True, float(self.block.weight_decay)
+        basis = self.block.arithmetic.complement(self.normals)
+        if basis.shape[1] == 0:
+            return True, float("inf")
+        if self.block.loss == "l1":
+            return False, float("nan")
+        return self._definite([0] * len(self.active))
+
+    def adjacent_patterns(self) -> Iterator[tuple[Array, Array]]:
+        """Gradient and inward normals in every pattern of the active kinks, in binary order."""
+        samples, switches = self.block.place(self.active)
+        for sides in product([False, True], repeat=len(self.active)):
+            gradient, rows = self.gradient.copy(), self.normals.copy()
+            up = np.array(sides, dtype=np.bool_)
+            for sample in np.unique(samples[up]):
+                flips = switches[up & (samples == sample)].tolist()
+                base, across = self._flipped(sample, []), self._flipped(sample, flips)
+                change = self._sample_gradient(across, sample, flips)
+                change = change - self._sample_gradient(base, sample, [])
+                gradient = gradient + self.block.wide(change[None], np.array([sample]))[0]
+                mine = np.flatnonzero(samples == sample)
+                rows[mine] = self.block.wide(across.jacobians[0, switches[mine]], samples[mine])
+            yield gradient, rows * np.where(up, 1.0, -1.0)[:, None]
+
     def stationary_radius(self, multipliers: Array) -> float | None:
         """Radius within which an exact stationary point is proved; None where none is.
 
@@ -283,14 +358,16 @@ class Local:
         vertex, and where nothing depends on theta.
         """
         smooth = self.block.loss != "l1" or self.block.weight_decay > 0
-        free = len(self.theta) - len(self.active)
-        if self.block.arithmetic.exact or not smooth or free <= 0:
+        if self.block.arithmetic.exact or not smooth:
+            return 0.0
+        basis = self.block.arithmetic.complement(self.normals)
+        free = basis.shape[1]
+        if free == 0:
             return 0.0
         if self.flat and self.block.weight_decay == 0:
             return 0.0
         if free > TOLERANCES.max_dense:
             return None
-        basis = self.block.arithmetic.complement(self.normals)
         transcendental = self.block.loss == "cross_entropy"
         rank = None
         if transcendental and self.block.weight_decay == 0:
@@ -407,11 +484,12 @@ def _rounding(
     theta: Array,
     bits: Bools,
     active: Indices,
-) -> tuple[Array, Array]:
-    """Bounds on the rounding errors of switching values and gradient; zeros when exact."""
+) -> tuple[Array, Array, Array]:
+    """Bounds on the rounding errors of switching values, gradient and any adjacent gradient."""
     shape = bits.shape
     if arithmetic.exact:
-        return arithmetic.array(np.zeros(shape)), arithmetic.array(np.zeros(len(theta)))
+        zero = arithmetic.array(np.zeros(len(theta)))
+        return arithmetic.array(np.zeros(shape)), zero, zero
     block = FrozenBlock(landscape, layer, arithmetic, absolute=True)
     plain = FrozenBlock(landscape, layer, arithmetic)
     wide = bits.copy()
@@ -420,6 +498,7 @@ def _rounding(
     unit = TOLERANCES.rounding * block.terms * float(np.finfo(np.float64).eps)
     size = np.abs(theta)
     errors, gradient = [], unit * landscape.weight_decay * size
+    widest = gradient
     for rows in block.chunks():
         part = block.evaluate(size, wide[rows], rows)
         values = part.values.copy()
@@ -431,7 +510,8 @@ def _rounding(
         slope = unit * slope + _slope_error(plain, outputs, unit * part.outputs, len(bits))
         sides = block.evaluate(size, bits[rows], rows).output_jacobians
         gradient = gradient + block.spread(_pull(sides, slope), rows)
-    return np.concatenate(errors), gradient
+        widest = widest + block.spread(_pull(part.output_jacobians, slope), rows)
+    return np.concatenate(errors), gradient, widest
 
 
 def _slope_error(block: FrozenBlock, outputs: Array, errors: Array, count: int) -> Array:

@@ -433,13 +433,18 @@ class Piecewise:
 
     # ---- rounding bounds ---------------------------------------------------------------------
 
-    def rounding_bounds(self, theta: Floats, factor: float) -> tuple[Floats, list[Floats], Floats]:
+    def rounding_bounds(
+        self, theta: Floats, factor: float, *, widest: bool = False
+    ) -> tuple[Floats, list[Floats], Floats]:
         """Bounds on the float64 rounding errors of switching values, sensitivities and gradient.
 
         Each computed number is a sum of products; its error is at most `factor * n * eps` times the
         sum of the absolute values of its terms, with n the longest chain of additions (Higham,
         Accuracy and Stability of Numerical Algorithms, section 3.1). A bound of exactly zero means
         that the number is zero by structure, not by cancellation.
+
+        The gradient is that of the adjacent cell on whose side all kinks within their bounds are
+        negative, or, with `widest`, that of any adjacent cell.
 
         Returns:
             Arrays like `forward`'s values (kinks,), `sensitivities` and `gradient` (params,).
@@ -456,10 +461,11 @@ class Piecewise:
             sizes = step.absolute()(hidden)
             bounds[group.start : group.stop] = unit * sizes.ravel()
             before = values[group.start : group.stop].reshape(sizes.shape)
-            # a kink within its bound may let its magnitude through; the gradient is that of the
-            # adjacent cell on whose side it is negative
-            hidden = sizes * np.where(before < -unit * sizes, abs(slope), max(1.0, abs(slope)))
-            masks.append(np.where(before > unit * sizes, 1.0, abs(slope)))
+            # a kink within its bound may let its magnitude through
+            through = np.where(before < -unit * sizes, abs(slope), max(1.0, abs(slope)))
+            hidden = sizes * through
+            one_sided = np.where(before > unit * sizes, 1.0, abs(slope))
+            masks.append(through if widest else one_sided)
         sizes = self.maps[-1].absolute()(hidden)
         if self.has_residuals:
             bounds[self.groups[-1].start :] = unit * (sizes + np.abs(self.targets)).ravel()

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from reluscape.adjacent import Adjacent
 from reluscape.arithmetic import (
     Float64,
     Rational,
@@ -24,6 +25,7 @@ from reluscape.certificate import (
     claim_of_slopes,
     hash_data,
     hash_network,
+    is_non_negative,
     pack_pattern,
     sign,
     strictly_curved,
@@ -123,11 +125,7 @@ def _float64_certificate(point: Point, moved: float) -> Certificate:
         evidence = {"margin": rest - point.rest_error, "direction": -point.rest / rest}
         return write(point, "not_stationary", reason, moved, **evidence)
     if not point.independent:
-        reason = (
-            f"the normals of the {len(point.active)} active kinks are dependent (LIKQ fails), so"
-            " first-order slopes do not decide"
-        )
-        return write(point, "undecided", reason, moved)
+        return _dependent(point, moved)
     slopes, errors = point.slopes()
     signs: Signs = [
         (sign(low, e), sign(high, f)) for (low, high), (e, f) in zip(slopes, errors, strict=True)
@@ -147,6 +145,55 @@ def _float64_certificate(point: Point, moved: float) -> Certificate:
     return _minimum(point, slopes, errors, signs, moved, radius)
 
 
+def _dependent(point: Point, moved: float) -> Certificate:
+    """Certificate where LIKQ fails: by the adjacent cells, if they are few enough."""
+    count = len(point.active)
+    failing = f"the normals of the {count} active kinks are dependent (LIKQ fails)"
+    radius = _stationary_radius(point)
+    if count > TOLERANCES.max_active or radius is None:
+        reason = f"{failing}, so slopes do not decide, and the adjacent cells are not examined"
+        return write(point, "undecided", reason, moved)
+    adjacent = Adjacent.of(point)
+    found = adjacent.multipliers()
+    if found is not None and is_non_negative(*found):
+        strict, curvature = (False, float("nan"))
+        if (found[0] > 0).all():
+            strict, curvature = _is_strict_all_round(point)
+        claim: Claim = "strict_local_minimum" if strict else "local_minimum"
+        margin = float(min((found[0] - found[1]).min(), curvature if strict else np.inf))
+        how = "rises" if (found[0] > 0).all() else "does not fall"
+        reason = f"{failing}, but in each of the {len(found[0])} adjacent patterns the loss {how}"
+        return write(
+            point,
+            claim,
+            reason,
+            moved,
+            margin=margin,
+            cells=found[0],
+            curvature=curvature,
+            radius=radius,
+        )
+    descent = adjacent.common_descent()
+    if descent is not None:
+        reason = f"{failing}, and the loss falls along one direction in all adjacent patterns"
+        direction, slope = descent
+        return write(point, "not_stationary", reason, moved, margin=-slope, direction=direction)
+    reason = f"{failing}, and the adjacent cells show neither a minimum nor a common descent"
+    return write(point, "undecided", reason, moved)
+
+
+def _is_strict_all_round(point: Point) -> tuple[bool, float]:
+    """Strictness where all multipliers of all adjacent patterns are positive, and the curvature."""
+    landscape = point.block.landscape
+    if landscape.weight_decay > 0:
+        return True, landscape.weight_decay
+    if Float64().rank(point.normals) == point.block.size:
+        return True, float("inf")
+    if landscape.loss_name == "l1":
+        return False, float("nan")
+    return _definite(point, [0] * len(point.active))
+
+
 def _stationary_radius(point: Point) -> float | None:
     """Radius within which an exact stationary point of the cell and active set is proved.
 
@@ -155,9 +202,10 @@ def _stationary_radius(point: Point) -> float | None:
     """
     piecewise, landscape = point.block.piecewise, point.block.landscape
     affine = landscape.loss_name == "l1" and landscape.weight_decay == 0
-    if affine or len(point.active) == point.block.size:
+    free = point.block.size - Float64().rank(point.normals)
+    if affine or free == 0:
         return 0.0
-    if point.block.size - len(point.active) > TOLERANCES.max_dense:
+    if free > TOLERANCES.max_dense:
         return None
     if not piecewise.output_jacobian(point.pattern).any() and landscape.weight_decay == 0:
         return 0.0
@@ -307,7 +355,7 @@ def write(point: Point, claim: Claim, reason: str, moved: float, **evidence: Any
     """Assemble a block's certificate."""
     landscape = point.block.landscape
     curvature = evidence.get("curvature")
-    slopes = evidence.get("slopes")
+    slopes, cells = evidence.get("slopes"), evidence.get("cells")
     return Certificate(
         claim=claim,
         tier=evidence.get("tier", "certified"),
@@ -327,6 +375,7 @@ def write(point: Point, claim: Claim, reason: str, moved: float, **evidence: Any
         active_kinks=point.active,
         multipliers=point.multipliers,
         slopes=np.empty((0, 2)) if slopes is None else slopes,
+        cells=np.empty((0, len(point.active))) if cells is None else cells,
         gradient_norm=float(np.linalg.norm(point.gradient)),
         rest_norm=float(np.linalg.norm(point.rest)),
         curvature=float(curvature) if curvature is not None and np.isfinite(curvature) else None,

@@ -374,6 +374,7 @@ def _write(
         active_kinks=point.active,
         multipliers=np.zeros(len(point.active)),
         slopes=np.empty((0, 2)),
+        cells=np.empty((0, len(point.active))),
         gradient_norm=norm,
         rest_norm=norm,
         curvature=curvature,
