@@ -19,12 +19,8 @@ from reluscape.tolerances import TOLERANCES
 Array = NDArray[Any]
 
 
-class Arithmetic(Protocol):
-    """What the independent evaluation needs of a number system."""
-
-    @property
-    def name(self) -> str:
-        """Name in the public contract: "float64" or "rational"."""
+class Evaluating(Protocol):
+    """What evaluating a network needs of a number system."""
 
     @property
     def exact(self) -> bool:
@@ -33,23 +29,8 @@ class Arithmetic(Protocol):
     def array(self, values: Array) -> Array:
         """Numbers of this system from float64 values."""
 
-    def floats(self, values: Array) -> NDArray[np.float64]:
-        """Nearest float64 values."""
-
     def exp(self, values: Array) -> Array:
         """Exponentials, or balls that enclose them."""
-
-    def independent(self, rows: Array) -> bool:
-        """Whether the rows are linearly independent."""
-
-    def complement(self, rows: Array) -> Array:
-        """A basis, in columns, of the vectors orthogonal to all rows."""
-
-    def multipliers(self, rows: Array, vector: Array) -> Array:
-        """Mu that brings `rows^T mu` nearest to `vector`."""
-
-    def smallest_eigenvalue(self, matrix: Array) -> tuple[bool, float]:
-        """Whether a symmetric matrix is positive definite, and its smallest eigenvalue as a float."""
 
 
 class Float64:
@@ -130,12 +111,13 @@ def left_inverse_sizes(normals: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def eigenvalue_margin(values: NDArray[np.floating[Any]]) -> float:
-    """Backward error of a symmetric eigensolver for a matrix with these eigenvalues."""
-    return (
-        TOLERANCES.eigenvalue
-        * len(values)
-        * float(np.finfo(float).eps * np.abs(values).max(initial=0.0))
-    )
+    """Backward error of a symmetric eigensolver for a matrix with these eigenvalues.
+
+    Below the square root of the smallest normal number, products have underflowed.
+    """
+    largest = float(np.abs(values).max(initial=0.0))
+    noise = TOLERANCES.eigenvalue * len(values) * float(np.finfo(float).eps) * largest
+    return noise + float(np.finfo(float).tiny) ** 0.5
 
 
 class Rational:

@@ -360,7 +360,8 @@ def _from_json(record: Any) -> dict[str, Any]:
     try:
         values = {f.name: _typed(str(f.type), record[f.name]) for f in fields(Certificate)}
         values["slopes"] = values["slopes"].reshape(-1, 2)
-        values["cells"] = values["cells"].reshape(-1, len(values["active_kinks"]))
+        count = len(values["active_kinks"])
+        values["cells"] = values["cells"].reshape(-1 if count else 0, count)
     except (TypeError, ValueError, OverflowError) as error:
         raise InputError(
             "certificate fields must have the types that Certificate.save writes; received"

@@ -112,7 +112,7 @@ def _picture(
 
 def _check_norms(certificate: Certificate, local: Local, multipliers: Array) -> None:
     """Gradient, its split and the orthogonality of the rest."""
-    numbers = local.block.arithmetic
+    numbers = local.numbers
     rest = local.rest(multipliers)
     lengths = [float(np.linalg.norm(numbers.floats(vector))) for vector in (local.gradient, rest)]
     noise = 0.0 if numbers.exact else 4.0 * local.rest_error(multipliers)
@@ -149,12 +149,12 @@ def _check_claim(certificate: Certificate, local: Local, multipliers: Array) -> 
     """The claim, its slopes, curvature and margin."""
     if certificate.claim == "not_stationary" and _falls_all_round(certificate, local, multipliers):
         return
-    scales = (1.0,) if local.block.arithmetic.exact else SCALES
+    scales = (1.0,) if local.numbers.exact else SCALES
     found = [local.claim(multipliers, scale, certificate.cells) for scale in scales]
     matching = [item for item in found if item[0] == certificate.claim]
     require(matching, f"it claims {certificate.claim!r}; recomputed: {found[0][0]!r}")
     _, curvature, slopes = matching[0]
-    numbers = local.block.arithmetic
+    numbers = local.numbers
     expected = numbers.floats(slopes)
     require(
         certificate.slopes.shape == expected.shape, "it does not give two slopes per active kink"
@@ -189,7 +189,7 @@ def _check_claim(certificate: Certificate, local: Local, multipliers: Array) -> 
 
 def _falls_all_round(certificate: Certificate, local: Local, multipliers: Array) -> bool:
     """Whether dependent active kinks leave a rest of zero, and the direction falls in all patterns."""
-    numbers = local.block.arithmetic
+    numbers = local.numbers
     if numbers.exact or numbers.independent(local.normals) or certificate.direction is None:
         return False
     rest = float(np.linalg.norm(local.rest(multipliers)))
@@ -216,7 +216,7 @@ def _check_direction(certificate: Certificate, local: Local) -> None:
     require(
         _agree(float(np.linalg.norm(direction)), 1.0, 0.0), "its direction is not of unit length"
     )
-    numbers = local.block.arithmetic
+    numbers = local.numbers
     slope = float(
         numbers.floats(
             np.array(

@@ -25,6 +25,7 @@ from reluscape.proof_landscape import (
     gradient_of,
     is_differentiable,
     is_minimum_up_to_symmetry,
+    is_stationary,
     output_is_constant,
     stationary_radius,
 )
@@ -153,6 +154,7 @@ def _check_second_order(certificate: Certificate, here: Landscape) -> None:
         "its curvature is not the one computed",
     )
     if certificate.claim == "saddle":
+        require(is_stationary(here, hessian), "no exact stationary point is proved near its point")
         _check_saddle(certificate, hessian)
     else:
         _check_minimum(certificate, here, hessian, values)

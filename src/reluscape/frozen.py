@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from reluscape.arithmetic import Float64, Rational
+from reluscape.arithmetic import Evaluating
 from reluscape.errors import InputError
 from reluscape.landscape import Landscape
 from reluscape.network import Affine, Rectifier, Scale
@@ -58,7 +58,7 @@ class FrozenBlock:
         self,
         landscape: Landscape,
         layer: str,
-        arithmetic: Float64 | Rational,
+        arithmetic: Evaluating,
         *,
         absolute: bool = False,
     ) -> None:
@@ -207,13 +207,8 @@ class FrozenBlock:
         single = self.arithmetic.array(np.eye(width) * scale) / count
         return np.broadcast_to(single, (len(outputs), width, width))
 
-    def hessian(
-        self, theta: Array, bits: Bools, basis: Array, curvature: Array | None = None
-    ) -> Array:
-        """Hessian on the cell in the columns of `basis`, weight decay included.
-
-        `curvature`, one matrix (outputs, outputs), replaces the loss's second derivatives.
-        """
+    def hessian(self, theta: Array, bits: Bools, basis: Array) -> Array:
+        """Hessian on the cell in the columns of `basis`, weight decay included."""
         size = basis.shape[1]
         total = self.arithmetic.array(np.zeros((size, size)))
         for rows in self.chunks():
@@ -226,7 +221,7 @@ class FrozenBlock:
                 flat = (
                     self.wide(units.reshape(-1, self.width), np.repeat(rows[here], outputs)) @ basis
                 )
-                inner = self.curvature(part.outputs[here]) if curvature is None else curvature
+                inner = self.curvature(part.outputs[here])
                 bent = np.matmul(inner, flat.reshape(-1, outputs, size))
                 total = total + flat.T @ bent.reshape(-1, size)
         return np.asarray(total + self.weight_decay * (basis.T @ basis))

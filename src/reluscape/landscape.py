@@ -169,6 +169,11 @@ class Landscape:
         with torch.no_grad():
             return float(self._objective(self._split(theta)))
 
+    def outputs(self) -> Floats:
+        """The model's outputs on the data, shape (samples, outputs)."""
+        with torch.no_grad():
+            return np.asarray(self._evaluate(self._parameters).cpu().numpy())
+
     def gradient(self, theta: ArrayLike | None = None) -> Floats:
         """Gradient by autograd, shape (params,).
 
@@ -282,7 +287,7 @@ class Landscape:
         """The loss as a torch scalar."""
         outputs, targets = self._evaluate(parameters), self._torch_targets
         if self.loss_name == "cross_entropy":
-            value = nn.functional.cross_entropy(outputs, targets)
+            value = _cross_entropy(outputs, targets)
         elif self.loss_name == "l1":
             value = (outputs - targets).abs().sum() / len(outputs)
         else:
@@ -496,6 +501,18 @@ class Block:
             f"Block({self.layer!r}, {self.size} parameters, {self.num_kinks} kinks,"
             f" loss={self.landscape.loss_name!r})"
         )
+
+
+def _cross_entropy(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Mean of `log(1 + sum_{j != y} exp(f_j - f_y))`.
+
+    The usual form subtracts nearly equal numbers where a class is certain, so that its gradient is
+    lost in rounding long before it vanishes.
+    """
+    own = targets[:, None]
+    others = (outputs - outputs.gather(1, own)).scatter(1, own, -torch.inf)
+    margins = torch.logsumexp(others, dim=1)
+    return torch.logaddexp(margins, torch.zeros_like(margins)).mean()
 
 
 def _flatten(affine: Affine) -> Floats:

@@ -22,9 +22,10 @@ from reluscape.certificate import (
     sign,
     strictly_curved,
 )
+from reluscape.exactly import rest_is_zero
 from reluscape.frozen import FrozenBlock, Rows
 from reluscape.landscape import Landscape
-from reluscape.nearby import distance_to_stationary, radius_of, rank_of
+from reluscape.nearby import distance_to_stationary, radius_of, rank_of, triangle_of
 from reluscape.tolerances import TOLERANCES
 
 Array = NDArray[Any]
@@ -39,6 +40,7 @@ class Local:
     Attributes:
         landscape: The landscape.
         layer: Name of the block's layer.
+        numbers: The arithmetic.
         block: The evaluation.
         theta: The point, in the evaluation's arithmetic.
         bits: Pattern (samples, switches), active kinks as negative.
@@ -56,6 +58,7 @@ class Local:
 
     landscape: Landscape
     layer: str
+    numbers: Float64 | Rational
     block: FrozenBlock
     theta: Array
     bits: Bools
@@ -108,6 +111,7 @@ class Local:
         return cls(
             landscape,
             layer,
+            arithmetic,
             block,
             theta,
             bits,
@@ -189,8 +193,8 @@ class Local:
 
     def slope_errors(self, multipliers: Array) -> Array:
         """Bounds on the slopes' rounding errors, shape (k, 2); zero in exact arithmetic."""
-        if self.block.arithmetic.exact or len(self.active) == 0:
-            return self.block.arithmetic.array(np.zeros((len(self.active), 2)))
+        if self.numbers.exact or len(self.active) == 0:
+            return self.numbers.array(np.zeros((len(self.active), 2)))
         spread = left_inverse_sizes(self.normals) @ self.gradient_error
         noise = TOLERANCES.rounding * self.block.terms * np.finfo(float).eps
         slopes = self.slopes(multipliers)
@@ -261,14 +265,14 @@ class Local:
             scale: Factor on the rounding bounds.
             cells: Multipliers for every pattern of dependent active kinks (`Certificate.cells`).
         """
-        exact = self.block.arithmetic.exact
+        exact = self.numbers.exact
         if exact and self.block.loss == "cross_entropy":
-            multipliers = self.block.arithmetic.multipliers(self.normals, self.gradient)
+            multipliers = self.numbers.multipliers(self.normals, self.gradient)
         rest = self.rest(multipliers)
         length = rest @ rest if exact else float(np.linalg.norm(rest))
         if length > (0 if exact else scale * self.rest_error(multipliers)):
             return "not_stationary", float("nan"), np.empty((0, 2))
-        if not self.block.arithmetic.independent(self.normals):
+        if not self.numbers.independent(self.normals):
             claim, curvature = self._claim_of_cells(multipliers, scale, cells)
             return claim, curvature, np.empty((0, 2))
         spanned = len(self.active) == len(self.theta)
@@ -296,11 +300,7 @@ class Local:
         self, multipliers: Array, scale: float, cells: Array | None
     ) -> tuple[Claim, float]:
         """The claim where the active normals are dependent, and the curvature it uses."""
-        if (
-            self.block.arithmetic.exact
-            or cells is None
-            or self.stationary_radius(multipliers) is None
-        ):
+        if self.numbers.exact or cells is None or self.stationary_radius(multipliers) is None:
             return "undecided", float("nan")
         patterns = list(self.adjacent_patterns())
         if cells.shape != (len(patterns), len(self.active)):
@@ -328,7 +328,7 @@ class Local:
         """Strictness where all multipliers of all patterns are positive, and the curvature."""
         if self.block.weight_decay > 0:
             return True, float(self.block.weight_decay)
-        basis = self.block.arithmetic.complement(self.normals)
+        basis = self.numbers.complement(self.normals)
         if basis.shape[1] == 0:
             return True, float("inf")
         if self.block.loss == "l1":
@@ -354,25 +354,25 @@ class Local:
     def stationary_radius(self, multipliers: Array) -> float | None:
         """Radius within which an exact stationary point is proved; None where none is.
 
-        Zero where the rest vanishes exactly: in exact arithmetic, for the piecewise-affine loss, at a
-        vertex, and where nothing depends on theta.
+        Zero where the rest vanishes exactly: in exact arithmetic, at a vertex, where nothing depends
+        on theta, and for the piecewise-affine loss when exact sums say so.
         """
-        smooth = self.block.loss != "l1" or self.block.weight_decay > 0
-        if self.block.arithmetic.exact or not smooth:
+        if self.numbers.exact:
             return 0.0
-        basis = self.block.arithmetic.complement(self.normals)
+        basis = self.numbers.complement(self.normals)
         free = basis.shape[1]
         if free == 0:
             return 0.0
         if self.flat and self.block.weight_decay == 0:
             return 0.0
+        if self.block.loss == "l1" and self.block.weight_decay == 0:
+            pattern = self.block.vector_of(self.bits)
+            zero = rest_is_zero(self.landscape, self.layer, self.theta, pattern, self.active)
+            return 0.0 if zero else None
         if free > TOLERANCES.max_dense:
             return None
         transcendental = self.block.loss == "cross_entropy"
-        rank = None
-        if transcendental and self.block.weight_decay == 0:
-            centred = np.eye(self.block.outputs) - 1.0 / self.block.outputs
-            rank = rank_of(self.block.hessian(self.theta, self.bits, basis, centred))
+        rank = free if self.block.weight_decay > 0 else rank_of(self._triangle(basis))
         distance = distance_to_stationary(
             self.block.hessian(self.theta, self.bits, basis),
             basis.T @ self.rest(multipliers),
@@ -388,10 +388,26 @@ class Local:
             scale=scale,
         )
 
+    def _triangle(self, basis: Array) -> Array:
+        """Triangle of the outputs' Jacobian in `basis` (of the centred logits' for cross-entropy)."""
+
+        def blocks() -> Iterator[Array]:
+            for rows in self.block.chunks():
+                part = self.block.evaluate(self.theta, self.bits[rows], rows).output_jacobians
+                if self.block.loss == "cross_entropy":
+                    part = part - part.mean(axis=1, keepdims=True)
+                flat, owners = part.reshape(-1, self.block.width), np.repeat(rows, part.shape[1])
+                step = max(1, 2 * 10**7 // len(basis))
+                for start in range(0, len(flat), step):
+                    here = slice(start, start + step)
+                    yield self.block.wide(flat[here], owners[here]) @ basis
+
+        return triangle_of(blocks(), basis.shape[1])
+
     def _strictness(self, signs: Sequence[tuple[int | None, int | None]]) -> tuple[bool, float]:
         """Whether a minimum with these slopes is strict, and the curvature that shows it."""
         if self.block.weight_decay > 0:
-            return True, float(self.block.arithmetic.floats(np.array([self.block.weight_decay]))[0])
+            return True, float(self.numbers.floats(np.array([self.block.weight_decay]))[0])
         if self.block.loss == "l1":
             return len(self.active) == len(self.theta) and not any(
                 0 in pair for pair in signs
@@ -407,16 +423,14 @@ class Local:
         crossed = np.array(sides, dtype=np.intp) == 1
         bits[samples[crossed], switches[crossed]] = True
         kept = np.flatnonzero(np.array(sides, dtype=np.intp) == 0)
-        rows = self.block.arithmetic.array(np.zeros((len(kept), len(self.theta))))
+        rows = self.numbers.array(np.zeros((len(kept), len(self.theta))))
         for row, k in enumerate(kept):
             part = self.block.evaluate(self.theta, bits[samples[k]][None], samples[k : k + 1])
             rows[row] = self.block.wide(part.jacobians[:, switches[k]], samples[k : k + 1])[0]
-        basis = self.block.arithmetic.complement(rows)
+        basis = self.numbers.complement(rows)
         if basis.shape[1] == 0:
             return True, float("inf")
-        return self.block.arithmetic.smallest_eigenvalue(
-            self.block.hessian(self.theta, bits, basis)
-        )
+        return self.numbers.smallest_eigenvalue(self.block.hessian(self.theta, bits, basis))
 
     def _constant(self, signs: Sequence[tuple[int | None, int | None]]) -> bool:
         """Whether the loss is constant around the point."""

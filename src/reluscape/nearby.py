@@ -8,7 +8,7 @@ where the curvature may halve on the way). Directions of no curvature must be fl
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,7 @@ Floats = NDArray[np.float64]
 
 
 def distance_to_stationary(
-    hessian: Floats, gradient: Floats, error: Floats, rank: int | None
+    hessian: Floats, gradient: Floats, error: Floats, rank: int
 ) -> float | None:
     """Bound on the distance to the stationary point of a quadratic with this Hessian.
 
@@ -28,8 +28,7 @@ def distance_to_stationary(
         hessian: Positive semidefinite up to rounding, shape (n, n).
         gradient: Shape (n,).
         error: Bounds on its entries' errors, shape (n,).
-        rank: Number of directions that must be curved, all others being flat by structure; None
-            where flat directions need no proof (a sum of squares attains its minimum).
+        rank: Number of directions that must be curved, all others being flat by structure.
 
     Returns:
         The bound, or None where curvature that should be there is lost in rounding.
@@ -38,18 +37,31 @@ def distance_to_stationary(
         return 0.0
     values, vectors = np.linalg.eigh(hessian)
     curved = values > eigenvalue_margin(values)
-    if rank is not None and curved.sum() != rank:
+    if curved.sum() != rank:
         return None
     size = np.abs(vectors.T @ gradient) + np.abs(vectors.T) @ error
     return float(np.linalg.norm(size[curved] / values[curved]))
 
 
-def rank_of(matrix: NDArray[Any]) -> int:
-    """Number of eigenvalues of a positive semidefinite matrix above rounding."""
-    if len(matrix) == 0:
+def rank_of(triangle: Floats) -> int:
+    """Numerical rank of a matrix from the triangle of its QR factorisation.
+
+    Singular values of the outputs' Jacobian are seen down to rounding, where its square, the
+    Hessian, has lost the smaller half of them.
+    """
+    if triangle.size == 0:
         return 0
-    values = np.linalg.eigvalsh(matrix)
-    return int((values > eigenvalue_margin(values)).sum())
+    values = np.linalg.svd(triangle, compute_uv=False)
+    margin = TOLERANCES.eigenvalue * max(triangle.shape) * float(np.finfo(float).eps)
+    return int((values > margin * values[0]).sum())
+
+
+def triangle_of(blocks: Iterable[Floats], size: int) -> Floats:
+    """Triangle R of the QR factorisation of stacked blocks, one block at a time."""
+    triangle = np.empty((0, size))
+    for block in blocks:
+        triangle = np.asarray(np.linalg.qr(np.vstack([triangle, block]), mode="r"))
+    return triangle
 
 
 def radius_of(

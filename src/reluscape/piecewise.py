@@ -17,7 +17,7 @@ and in reverse (`normals`: of chosen kinks; `gradient`: of the loss).
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from reluscape.affine import AffineMap
 from reluscape.errors import InputError
 from reluscape.losses import L1Loss, Loss, SquaredLoss
-from reluscape.nearby import rank_of
+from reluscape.nearby import rank_of, triangle_of
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -343,16 +343,12 @@ class Piecewise:
         theta: Floats,
         pattern: Bools,
         basis: Floats | None = None,
-        curvature: Floats | None = None,
     ) -> Floats:
         """Hessian of the loss on the cell, in the columns of `basis` if given.
 
-        `curvature` replaces the loss's second derivatives by each sample's outputs.
-
         Cost: O(samples * outputs * params^2) time; blocks of samples keep memory at O(params^2).
         """
-        if curvature is None:
-            curvature = self.loss.curvature(self.frozen(pattern, theta)[1])
+        curvature = self.loss.curvature(self.frozen(pattern, theta)[1])
         jacobian = self.output_jacobian(pattern)
         size = self.num_params if basis is None else basis.shape[1]
         total = np.zeros((size, size))
@@ -368,17 +364,28 @@ class Piecewise:
         identity = np.eye(size) if basis is None else basis.T @ basis
         return total + self.weight_decay * identity
 
-    def flat_rank(self, pattern: Bools, basis: Floats) -> int:
-        """Number of directions in `basis` along which some sample's logits change, up to a shift.
+    def curved_rank(self, pattern: Bools, basis: Floats) -> int:
+        """Number of directions in `basis` along which the loss is curved, however slightly.
 
-        All others are flat for the cross-entropy by structure, however saturated it is.
+        Without weight decay these are the directions along which some sample's outputs change (for
+        the cross-entropy up to a shift of all logits); all others are flat by structure.
         """
-        outputs = self.maps[-1].width_after(self.groups[-1].units if self.slopes else self.width)
-        centred = np.eye(outputs) - 1.0 / outputs
-        stack = np.broadcast_to(centred, (self.num_samples, outputs, outputs))
-        zero = np.zeros(self.num_params)
-        plain = replace(self, weight_decay=0.0)
-        return rank_of(plain.hessian(zero, pattern, basis, stack))
+        if self.weight_decay > 0:
+            return int(basis.shape[1])
+        jacobian = self.output_jacobian(pattern)
+        if not isinstance(self.loss, SquaredLoss):
+            jacobian = jacobian - jacobian.mean(axis=1, keepdims=True)
+        outputs = jacobian.shape[1]
+        step = max(1, int(2e7 // (self.num_params * outputs)))
+        blocks = (
+            self.outer(
+                jacobian[start : start + step].reshape(-1, self.width),
+                np.repeat(np.arange(start, min(start + step, self.num_samples)), outputs),
+            )
+            @ basis
+            for start in range(0, self.num_samples, step)
+        )
+        return rank_of(triangle_of(blocks, basis.shape[1]))
 
     def sway(self, pattern: Bools) -> float:
         """Largest change of any sample's outputs per unit of theta, on the cell."""

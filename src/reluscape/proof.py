@@ -31,6 +31,7 @@ from reluscape.certificate import (
     strictly_curved,
 )
 from reluscape.errors import InputError
+from reluscape.exactly import rest_is_zero
 from reluscape.landscape import Block, Landscape
 from reluscape.nearby import distance_to_stationary, radius_of
 from reluscape.point import Point, resolved
@@ -197,35 +198,34 @@ def _is_strict_all_round(point: Point) -> tuple[bool, float]:
 def _stationary_radius(point: Point) -> float | None:
     """Radius within which an exact stationary point of the cell and active set is proved.
 
-    Zero where the rest vanishes without further ado: at a vertex, for the piecewise-affine loss (whose
-    gradients are finitely many), and where nothing depends on theta.
+    Zero where the rest vanishes exactly: at a vertex, where nothing depends on theta, and for the
+    piecewise-affine loss when exact sums say so.
     """
     piecewise, landscape = point.block.piecewise, point.block.landscape
-    affine = landscape.loss_name == "l1" and landscape.weight_decay == 0
     free = point.block.size - Float64().rank(point.normals)
-    if affine or free == 0:
+    if free == 0 or not (point.rest.any() or point.gradient_error.any()):
         return 0.0
+    if landscape.loss_name == "l1" and landscape.weight_decay == 0:
+        zero = rest_is_zero(landscape, point.block.layer, point.theta, point.pattern, point.active)
+        return 0.0 if zero else None
     if free > TOLERANCES.max_dense:
         return None
     if not piecewise.output_jacobian(point.pattern).any() and landscape.weight_decay == 0:
         return 0.0
     basis = Float64().complement(point.normals)
     transcendental = landscape.loss_name == "cross_entropy"
-    rank = None
-    if transcendental and landscape.weight_decay == 0:
-        rank = piecewise.flat_rank(point.pattern, basis)
     distance = distance_to_stationary(
         piecewise.hessian(point.theta, point.pattern, basis),
         basis.T @ point.rest,
         np.abs(basis.T) @ point.gradient_error,
-        rank,
+        piecewise.curved_rank(point.pattern, basis),
     )
-    zero = np.flatnonzero(np.abs(piecewise.forward(point.theta)[0]) <= point.bounds)
+    at_zero = np.flatnonzero(np.abs(piecewise.forward(point.theta)[0]) <= point.bounds)
     return radius_of(
         distance,
         quadratic=not transcendental,
         sway=piecewise.sway(point.pattern),
-        clearance=piecewise.clearance(point.theta, point.pattern, zero)[0],
+        clearance=piecewise.clearance(point.theta, point.pattern, at_zero)[0],
         scale=1.0 + float(np.linalg.norm(point.theta)),
     )
 

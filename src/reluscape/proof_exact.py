@@ -91,7 +91,7 @@ def _exact_pattern(local: Local) -> tuple[Bools, Indices, bool]:
     widest = Local.at(
         local.landscape,
         local.layer,
-        local.block.arithmetic,
+        local.numbers,
         local.theta,
         local.block.vector_of(bits),
         every,
@@ -236,7 +236,7 @@ def _steepest(at: Point, slopes: Array, floats: Floats, claim: Claim) -> Floats:
 
 def _why(local: Local, claim: Claim) -> str:
     """One sentence for a claim without a descent direction."""
-    if claim == "undecided" and not local.block.arithmetic.independent(local.normals):
+    if claim == "undecided" and not local.numbers.independent(local.normals):
         return (
             f"the normals of the {len(local.active)} active kinks are exactly dependent (LIKQ"
             " fails)"

@@ -1,0 +1,84 @@
+"""Exact zeros for the piecewise-affine loss, decided with the standard library's fractions.
+
+The L1 loss has finitely many gradients, each a sum of products of the floats at hand. Whether one
+lies exactly in the span of the active normals is a finite question that no rounding bound answers.
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reluscape.frozen import FrozenBlock
+from reluscape.landscape import Landscape
+
+Array = NDArray[Any]
+Bools = NDArray[np.bool_]
+Indices = NDArray[np.intp]
+
+#: Largest number of multiplications of fractions, about a minute.
+MAX_OPERATIONS = 2 * 10**7
+
+
+class Fractions:
+    """Number system of `fractions.Fraction`, for evaluations only."""
+
+    exact = True
+
+    def array(self, values: Array) -> Array:
+        """The exact rationals that the floats are."""
+        floats = np.asarray(values, dtype=np.float64)
+        out = np.empty(floats.shape, dtype=object)
+        out.ravel()[:] = [Fraction(value) for value in floats.ravel().tolist()]
+        return out
+
+    def exp(self, values: Array) -> Array:
+        """Refuse: no fraction is an exponential."""
+        raise ArithmeticError("exponentials are not rational")
+
+
+def rest_is_zero(
+    landscape: Landscape, layer: str, theta: Array, pattern: Bools, active: Indices
+) -> bool:
+    """Whether the L1 loss's gradient lies exactly in the span of the active kinks' normals.
+
+    False also where the sums are too long to be added up exactly.
+    """
+    numbers = Fractions()
+    block = FrozenBlock(landscape, layer, numbers)
+    depth = [block.width, *block.widths, block.outputs]
+    work = len(block.features) * sum(block.width * a * b for a, b in pairwise(depth))
+    if work + len(active) ** 2 * len(theta) > MAX_OPERATIONS:
+        return False
+    bits = block.bits_of(pattern)
+    samples, switches = block.place(active)
+    point = numbers.array(theta)
+    gradient, normals = numbers.array(np.zeros(len(theta))), []
+    for rows in block.chunks():
+        part = block.evaluate(point, bits[rows], rows)
+        slope = block.output_slope(part.outputs, bits[rows], rows)
+        units = (part.output_jacobians * slope[:, :, None]).sum(axis=1)
+        gradient = gradient + block.spread(units, rows)
+        here = np.flatnonzero((samples >= rows[0]) & (samples <= rows[-1]))
+        normals.append(
+            block.wide(part.jacobians[samples[here] - rows[0], switches[here]], samples[here])
+        )
+    return _spans(np.vstack(normals), gradient)
+
+
+def _spans(rows: Array, vector: Array) -> bool:
+    """Whether `vector` is a combination of `rows`, by exact elimination."""
+    rest, pivots = vector.copy(), list(rows.copy())
+    while pivots:
+        row = pivots.pop()
+        column = next((j for j, entry in enumerate(row) if entry != 0), None)
+        if column is None:
+            continue
+        row = row / row[column]
+        pivots = [other - other[column] * row for other in pivots]
+        rest = rest - rest[column] * row
+    return not any(entry != 0 for entry in rest)
