@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -508,3 +509,67 @@ def test_whole_network_saddle_is_the_most_negative_curvature() -> None:
 def test_softmax_oracle_sums_to_one() -> None:
     share = softmax(np.array([[1000.0, 1000.0], [0.0, np.log(3.0)]]))
     np.testing.assert_allclose(share, [[0.5, 0.5], [0.25, 0.75]])
+
+
+# --- dependent active kinks ----------------------------------------------------------------------
+# Doubling all samples leaves the loss as it is, but LIKQ fails at every kink. So the certificate of
+# the doubled data, which examines all adjacent cells, must say what the single one says, which rests
+# on slopes: the two share no argument.
+
+Pair = tuple[rs.Certificate, rs.Certificate, rs.Landscape]
+
+
+@cache
+def doubled_pairs() -> tuple[Pair, ...]:
+    """Certificates at one or two active kinks, as they are and with every sample twice."""
+    found = []
+    for (instance, _), single in zip(random_instances(), random_certificates(), strict=True):
+        stationary = single.rest_norm < 1e-9 and single.claim != "undecided"
+        if not stationary or not 0 < len(single.active_kinks) <= 2:
+            continue
+        rows = np.repeat(np.arange(len(instance.inputs)), 2)
+        doubled = replace(instance, inputs=instance.inputs[rows], targets=instance.targets[rows])
+        block = block_of(doubled)
+        found.append((single, rs.certify(block), block.landscape))
+    return tuple(found)
+
+
+def test_doubling_the_samples_changes_no_verdict() -> None:
+    agreed = 0
+    for single, double, _ in doubled_pairs():
+        assert len(double.active_kinks) == 2 * len(single.active_kinks)
+        if double.claim == "undecided":
+            continue
+        assert (double.claim in MINIMA) == (single.claim in MINIMA), (single, double)
+        if double.claim == "strict_local_minimum":
+            assert single.claim == "strict_local_minimum"
+        agreed += 1
+    assert agreed >= 40
+
+
+def test_strict_minima_stay_strict_on_doubled_data() -> None:
+    strict = [
+        double for single, double, _ in doubled_pairs() if single.claim == "strict_local_minimum"
+    ]
+    assert sum(double.claim == "strict_local_minimum" for double in strict) >= 0.9 * len(strict)
+    assert len(strict) >= 20
+
+
+def test_verify_accepts_doubled_data() -> None:
+    for _, double, landscape in doubled_pairs():
+        verdict = rs.verify(double, landscape)
+        assert verdict.valid, (double, verdict)
+
+
+def test_verify_rejects_forged_cell_multipliers() -> None:
+    cases = [pair for pair in doubled_pairs() if pair[1].cells.size]
+    for _, double, landscape in cases[:20]:
+        forged = (
+            replace(double, cells=-double.cells - 1.0),
+            replace(double, cells=double.cells + 1e-6),
+            replace(double, cells=double.cells[:-1]),
+            replace(double, cells=double.cells[::-1].copy()),
+        )
+        different = [f for f in forged if not np.array_equal(f.cells, double.cells)]
+        assert not any(rs.verify(f.signed(), landscape).valid for f in different[:3])
+    assert len(cases) >= 20

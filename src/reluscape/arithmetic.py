@@ -117,7 +117,7 @@ def eigenvalue_margin(values: NDArray[np.floating[Any]]) -> float:
     """
     largest = float(np.abs(values).max(initial=0.0))
     noise = TOLERANCES.eigenvalue * len(values) * float(np.finfo(float).eps) * largest
-    return noise + float(np.finfo(float).tiny) ** 0.5
+    return float(noise + float(np.finfo(float).tiny) ** 0.5)
 
 
 class Rational:

@@ -60,11 +60,20 @@ def check_block(
     contradiction = local.contradiction() if numbers.exact else local.contradiction(2.0)
     require(not contradiction, contradiction)
     if certificate.claim == "undecided":
+        check_silent(certificate)
+        if not numbers.exact:
+            _check_norms(certificate, local, multipliers)
         return
     _check_norms(certificate, local, multipliers)
     _check_radius(certificate, local, multipliers)
     _check_claim(certificate, local, multipliers)
-    _check_direction(certificate, local)
+    _check_direction(certificate, local, multipliers)
+
+
+def check_silent(certificate: Certificate) -> None:
+    """An undecided certificate states no evidence for any claim."""
+    bare = certificate.direction is None and certificate.cells.size == 0
+    require(bare and certificate.margin == 0 and certificate.radius == 0, "it claims nothing")
 
 
 def _picture(
@@ -176,14 +185,12 @@ def _check_claim(certificate: Certificate, local: Local, multipliers: Array) -> 
         )
     if certificate.direction is None:
         least = [float(part.min()) for part in (expected, certificate.cells) if part.size]
-        least += (
-            [curvature]
-            if np.isfinite(curvature) and certificate.claim == "strict_local_minimum"
-            else []
-        )
+        strict = certificate.claim == "strict_local_minimum"
+        least += [curvature] if strict and np.isfinite(curvature) else []
+        noise = _noise(local, multipliers) if strict else np.inf
+        computed = min(least, default=0.0)
         require(
-            _is_margin(certificate.margin, min(least, default=0.0)),
-            "its margin is not the one computed",
+            _is_margin(certificate.margin, computed, noise), "its margin is not the one computed"
         )
 
 
@@ -200,7 +207,7 @@ def _falls_all_round(certificate: Certificate, local: Local, multipliers: Array)
     return local.falls_in_all_patterns(certificate.direction)
 
 
-def _check_direction(certificate: Certificate, local: Local) -> None:
+def _check_direction(certificate: Certificate, local: Local, multipliers: Array) -> None:
     """A descent claim needs a unit direction along which the loss falls by the margin; others none."""
     descends = certificate.claim in ("not_stationary", "saddle")
     require(
@@ -227,7 +234,8 @@ def _check_direction(certificate: Certificate, local: Local) -> None:
     )
     require(slope < 0, "the loss does not fall along its direction")
     require(
-        _is_margin(certificate.margin, -slope), "its margin is not the slope along its direction"
+        _is_margin(certificate.margin, -slope, _noise(local, multipliers)),
+        "its margin is not the slope along its direction",
     )
 
 
@@ -236,10 +244,22 @@ def _agree(stated: float, computed: float, noise: float) -> bool:
     return abs(stated - computed) <= AGREEMENT * abs(computed) + noise
 
 
-def _is_margin(stated: float, computed: float) -> bool:
-    """Whether a margin claims no more than was computed, and is no mere understatement.
+def _noise(local: Local, multipliers: Array) -> float:
+    """How far below the computed number a margin may lie: the error bounds that it has given up."""
+    if local.numbers.exact:
+        return 0.0
+    if not local.numbers.independent(local.normals):
+        return np.inf  # the least of many patterns' numbers, less their largest errors
+    slopes = local.slope_errors(multipliers).max(axis=1, initial=0.0)
+    lengths = np.linalg.norm(local.normals, axis=1)
+    worst = float((slopes * np.maximum(lengths, 1.0)).max(initial=0.0))
+    return 4.0 * (local.rest_error(multipliers) + worst)
 
-    A margin is a computed number less its error bound, and a claim holds only where the error is
-    smaller than the number: so it lies between 0 and the number.
+
+def _is_margin(stated: float, computed: float, noise: float) -> bool:
+    """Whether a margin is the computed number less no more than its error bounds, and not negative.
+
+    A claim holds only where the error is smaller than the number, so margins are never negative.
     """
-    return 0.0 <= stated <= computed * (1 + AGREEMENT) + 1e-300
+    slack = AGREEMENT * abs(computed)
+    return max(0.0, computed - noise - slack) <= stated <= computed + slack + 1e-300

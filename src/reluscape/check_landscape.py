@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from torch.func import jvp
 
 from reluscape.arithmetic import Float64, Rational, eigenvalue_margin
-from reluscape.certificate import Certificate, unpack_pattern
-from reluscape.check_block import AGREEMENT, RejectedError, check_block, require
+from reluscape.certificate import MINIMA, Certificate, unpack_pattern
+from reluscape.check_block import AGREEMENT, RejectedError, check_block, check_silent, require
 from reluscape.errors import InputError
 from reluscape.landscape import Landscape
 from reluscape.proof_landscape import (
@@ -59,7 +59,9 @@ def check_landscape(
         pattern = unpack_pattern(certificate.pattern, certificate.num_kinks)
     except InputError as error:
         raise RejectedError(str(error)) from error
+    _check_unused(certificate)
     if certificate.claim == "undecided":
+        check_silent(certificate)
         return
     require(
         is_differentiable(here) and certificate.active_kinks.size == 0,
@@ -85,6 +87,15 @@ def check_landscape(
             "the gradient does not vanish at its point",
         )
         _check_second_order(certificate, here)
+
+
+def _check_unused(certificate: Certificate) -> None:
+    """Fields that only a block's certificate uses are neutral."""
+    used = [certificate.multipliers.any(), certificate.slopes.size, certificate.cells.size]
+    used += [len(certificate.exact_theta), len(certificate.exact_multipliers)]
+    require(not any(used), "it fills fields that a claim about all layers does not use")
+    minimum = certificate.claim in MINIMA
+    require(minimum or certificate.radius == 0, "only minima come with a radius")
 
 
 def _check_evidence(certificate: Certificate, here: Landscape, numbers: Float64 | Rational) -> None:
@@ -127,8 +138,9 @@ def _check_slope(certificate: Certificate, here: Landscape) -> None:
     theta, objective = here.flat_objective()
     slope = float(jvp(objective, (theta,), (torch.from_numpy(direction).to(theta),))[1])
     require(slope < -gradient_error(here) / 2, "the loss does not fall along its direction")
+    least = -slope * (1 - AGREEMENT) - 4 * gradient_error(here)
     require(
-        0 <= certificate.margin <= -slope * (1 + AGREEMENT),
+        max(0.0, least) <= certificate.margin <= -slope * (1 + AGREEMENT),
         "its margin is not the slope along its direction",
     )
     require(certificate.curvature is None, "a slope needs no curvature")
@@ -138,12 +150,16 @@ def _check_second_order(certificate: Certificate, here: Landscape) -> None:
     """Claims at a stationary point: by structure, by curvature, or both."""
     if certificate.claim == "plateau":
         require(output_is_constant(here), "no dead layer makes the output constant")
+        bare = certificate.direction is None and certificate.curvature is None
+        require(bare and certificate.margin == certificate.radius == 0, "a plateau has no numbers")
         return
     if certificate.curvature is None:
         require(
             certificate.claim == "local_minimum" and convex_in_products(here),
             "it gives no curvature, and the loss is not convex in products",
         )
+        require(here.size > TOLERANCES.max_dense, "it leaves out the curvature")
+        require(certificate.margin == certificate.radius == 0, "it states an unproved margin")
         return
     require(here.size <= TOLERANCES.max_dense, "its Hessian is too large to examine")
     hessian = _hessian(here)

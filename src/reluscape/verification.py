@@ -44,7 +44,8 @@ def verify(
 
     Returns:
         Whether it is valid, and the reason. A file that is not a certificate is not valid either. An
-        "undecided" certificate is valid when untouched: it claims nothing.
+        "undecided" certificate is valid when untouched: it claims nothing. `reason`, `version` and
+        `moved` are told, not proved: only the digest guards them.
 
     Raises:
         InputError: The file does not exist, or rational arithmetic without python-flint.
@@ -100,6 +101,7 @@ def _check_identity(certificate: Certificate, landscape: Landscape) -> None:
         *certificate.slopes.ravel(),
         *([] if certificate.direction is None else certificate.direction),
     ]
+    require(certificate.moved >= 0, "it has moved by a negative distance")
     require(np.isfinite(finite).all(), "it holds NaN or infinite numbers")
     require(
         certificate.digest == digest_of(certificate),
