@@ -169,7 +169,7 @@ class Certificate(Result):
         """
         try:
             record = json.loads(Path(path).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise InputError(
                 f"expected a certificate in JSON; could not read {str(path)!r}: {error}"
             ) from error
@@ -362,7 +362,7 @@ def _from_json(record: Any) -> dict[str, Any]:
         values["slopes"] = values["slopes"].reshape(-1, 2)
         count = len(values["active_kinks"])
         values["cells"] = values["cells"].reshape(-1 if count else 0, count)
-    except (TypeError, ValueError, OverflowError) as error:
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise InputError(
             "certificate fields must have the types that Certificate.save writes; received"
             f" otherwise: {error}"

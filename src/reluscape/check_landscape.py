@@ -18,6 +18,7 @@ from reluscape.arithmetic import Float64, Rational, eigenvalue_margin
 from reluscape.certificate import MINIMA, Certificate, unpack_pattern
 from reluscape.check_block import AGREEMENT, RejectedError, check_block, check_silent, require
 from reluscape.errors import InputError
+from reluscape.jets import Jets, exact_verdict, is_exactly_stationary
 from reluscape.landscape import Landscape
 from reluscape.proof_landscape import (
     convex_in_products,
@@ -79,14 +80,43 @@ def check_landscape(
     )
     if certificate.claim == "not_stationary":
         _check_slope(certificate, here)
+    elif isinstance(numbers, Rational):
+        _check_exact(certificate, here, numbers)
     else:
         small = here.size <= TOLERANCES.max_dense
-        require(
-            np.linalg.norm(_forward_gradient(here) if small else gradient)
-            <= 2 * gradient_error(here),
-            "the gradient does not vanish at its point",
-        )
+        length = np.linalg.norm(_forward_gradient(here) if small else gradient)
+        vanishes = length <= 2 * gradient_error(here)
+        require(vanishes, "the gradient does not vanish at its point")
         _check_second_order(certificate, here)
+
+
+def _check_exact(certificate: Certificate, here: Landscape, numbers: Rational) -> None:
+    """A claim at an exactly stationary point, decided once more in rational arithmetic."""
+    require(certificate.radius == 0 and certificate.moved == 0, "an exact point has not moved")
+    if certificate.claim == "plateau":
+        _check_second_order(certificate, here)
+        return
+    verdict = exact_verdict(here, numbers)
+    if certificate.claim == "local_minimum" and verdict.claim == "undecided":
+        convex = convex_in_products(here) and is_exactly_stationary(here, numbers)
+        require(convex, "the loss is not convex in products, or the gradient not exactly zero")
+    else:
+        require(verdict.claim == certificate.claim, f"recomputed: {verdict.claim!r}")
+    require(_close(certificate.margin, verdict.margin), "its margin is not the one computed")
+    stated, found = certificate.curvature, verdict.curvature
+    same = stated is found or (stated is not None and found is not None and _close(stated, found))
+    require(same, "its curvature is not the one computed")
+    require((certificate.direction is None) == (verdict.direction is None), "its direction is odd")
+    if certificate.direction is not None and verdict.direction is not None:
+        require(certificate.direction.shape == verdict.direction.shape, "its direction is odd")
+        bend = Jets(here, numbers).along(numbers.array(certificate.direction))
+        unit = abs(np.linalg.norm(certificate.direction) - 1) <= AGREEMENT
+        require(bend < 0 and unit, "the loss does not bend down along its unit direction")
+
+
+def _close(stated: float, computed: float) -> bool:
+    """Whether two floats agree to `AGREEMENT`, relative to one or to their size."""
+    return abs(stated - computed) <= AGREEMENT * max(abs(computed), AGREEMENT)
 
 
 def _check_unused(certificate: Certificate) -> None:

@@ -18,6 +18,7 @@ from reluscape.errors import InputError
 __all__ = ["RawData", "read_csv", "read_npz"]
 
 _INTEGER = re.compile(r"[+-]?[0-9]+")
+_ARRAY_FILES = (b"PK", b"\x93NUMPY")  # how .npz and .npy files begin
 _MISSING = ("", "na", "n/a", "nan", "null", "none", "?")
 _BROKEN_ARCHIVE = (
     OSError,
@@ -103,7 +104,11 @@ def _check_keys(path: Path, keys: Sequence[str]) -> None:
 
 def _why_broken(path: Path, error: BaseException) -> str:
     text = " ".join(str(error).split())
-    if "pickle" in text:
+    with path.open("rb") as file:
+        is_array = file.read(6).startswith(_ARRAY_FILES)
+    if not is_array:  # numpy takes every other file for a pickle
+        text = "it is no zip archive of arrays"
+    elif "pickle" in text:
         return (
             f"{path} holds pickled objects, which are never loaded: "
             "save plain number or text arrays with numpy.savez(file, x=x, y=y)"

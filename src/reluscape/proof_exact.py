@@ -266,9 +266,14 @@ def _check_cost(point: Point) -> None:
         if point.block.landscape.loss_name in ("l1", "cross_entropy")
         else piecewise.num_samples * piecewise.num_params**2
     )
-    if work > MAX_OPERATIONS or point.block.size > 200:
+    layer = point.block.layer
+    if point.block.size > MAX_PARAMS:
         raise InputError(
-            f"rational arithmetic is for up to 200 parameters and {MAX_OPERATIONS:.0e} operations;"
-            f" layer {point.block.layer!r} has {point.block.size} parameters and needs {work:.0e}:"
-            " use arithmetic='float64', or fewer samples"
+            f"rational arithmetic is for layers of up to {MAX_PARAMS} parameters; layer {layer!r}"
+            f" has {point.block.size}: use arithmetic='float64'"
+        )
+    if work > MAX_OPERATIONS:
+        raise InputError(
+            f"rational arithmetic is for up to {MAX_OPERATIONS:.0e} operations; layer {layer!r}"
+            f" needs {work:.1e}: use arithmetic='float64', or fewer samples"
         )

@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from reluscape.arithmetic import Float64, Rational, eigenvalue_margin
 from reluscape.certificate import Certificate, Claim, hash_data, hash_network, pack_pattern
 from reluscape.errors import UnsupportedModelError
+from reluscape.jets import exact_verdict, is_exactly_stationary
 from reluscape.landscape import Landscape
 from reluscape.majorant import Majorant
 from reluscape.network import Affine
@@ -42,12 +43,8 @@ def certify_landscape(
         if numbers.exact:
             return _by_blocks(landscape, here, numbers)
         return _sloping(landscape, near)
-    if numbers.exact:
-        reason = (
-            "stationarity in all layers at once is not solved in rational arithmetic; certify the"
-            " blocks exactly, or use float64"
-        )
-        return _write(landscape, here, "undecided", reason, arithmetic=numbers.name)
+    if isinstance(numbers, Rational):
+        return _exact(landscape, here, numbers)
     moved = float(np.linalg.norm(near.theta - here.theta))
     return _stationary(landscape, near, moved)
 
@@ -225,6 +222,26 @@ def norm_bound(landscape: Landscape) -> float:
     return 10.0 * total + 1.0
 
 
+def _exact(landscape: Landscape, here: Landscape, numbers: Rational) -> Certificate:
+    """Certificate in rational arithmetic at a point whose gradient is zero to rounding."""
+    if output_is_constant(here):
+        return _write(landscape, here, "plateau", _DEAD, arithmetic=numbers.name)
+    verdict = exact_verdict(here, numbers)
+    claim, reason = verdict.claim, verdict.reason
+    if claim == "undecided" and is_exactly_stationary(here, numbers) and convex_in_products(here):
+        claim, reason = "local_minimum", _CONVEX
+    return _write(
+        landscape,
+        here,
+        claim,
+        reason,
+        margin=verdict.margin,
+        direction=verdict.direction,
+        curvature=verdict.curvature,
+        arithmetic=numbers.name,
+    )
+
+
 def _sloping(landscape: Landscape, here: Landscape) -> Certificate:
     """Certificate at a differentiable point with a nonzero gradient."""
     gradient, error = gradient_of(here), gradient_error(here)
@@ -245,8 +262,7 @@ def _stationary(landscape: Landscape, here: Landscape, moved: float) -> Certific
             landscape,
             here,
             "plateau",
-            "a layer is dead on all samples and nothing behind it has a bias: the output is"
-            " constant",
+            _DEAD,
             moved=moved,
         )
     if here.size > TOLERANCES.max_dense:
@@ -314,6 +330,8 @@ def _minimum(here: Landscape, hessian: Floats, values: Floats) -> tuple[Claim, s
     )
     return "undecided", reason, 0.0
 
+
+_DEAD = "a layer is dead on all samples and nothing behind it has a bias: the output is constant"
 
 _CONVEX = (
     "one hidden layer, one output, all output weights nonzero: the loss is convex in the products"

@@ -24,12 +24,12 @@ import numpy as np
 from torch import nn
 
 from reluscape import __version__
+from reluscape.arithmetic import arithmetic_called
 from reluscape.certificate import Certificate
 from reluscape.data import Data
 from reluscape.errors import AnalysisError, InputError, ReluscapeError, UnsupportedModelError
 from reluscape.landscape import Block, Landscape
 from reluscape.models import num_outputs, takes_flat_inputs
-from reluscape.proof import certify
 from reluscape.report import render
 from reluscape.report.findings import (
     DataSummary,
@@ -40,7 +40,16 @@ from reluscape.report.findings import (
     load_survey,
 )
 from reluscape.results import write_then_rename
-from reluscape.survey_steps import at_point, chords, facets, flips, radius, unit_activity
+from reluscape.survey_steps import (
+    asked_layer,
+    at_point,
+    certified,
+    chords,
+    facets,
+    flips,
+    radius,
+    unit_activity,
+)
 from reluscape.train import Training
 from reluscape.weights import write_state
 
@@ -94,10 +103,12 @@ def survey(
         data: Inputs and targets; images are flattened for a model that starts with a Linear.
         loss: ``squared``, ``half_squared``, ``l1`` or ``cross_entropy``.
         weight_decay: Factor of ``‖theta‖²/2`` in the loss.
-        layer: Survey only this layer's block: a name, or an index among the readable layers.
+        layer: Survey only this layer's block: a name, or an index among the readable layers; a
+            text that names no layer may be an index too.
         out: Folder for ``report.html``, ``results.nc``, ``certificates/`` and ``weights/``.
         seed: Seed of the random directions and rays.
-        arithmetic: ``float64`` or ``rational``, for the certificates.
+        arithmetic: ``float64`` or ``rational``, for the certificates; what is too large for
+            rational arithmetic is certified in float64, with a note.
         data_options: Command-line options that load the data again, for the commands in the
             report; by default those of its name.
         progress: Called with what is being done and the fraction done.
@@ -112,7 +123,10 @@ def survey(
     names = [subject.name for subject in subjects]
     if not names or len(set(names)) < len(names):
         raise InputError(f"subjects must be at least one, with different names; received {names}")
-    folder = None if out is None else _prepared(Path(out))
+    arithmetic_called(arithmetic)  # refuses what there is not
+    folder = None if out is None else Path(out)
+    if folder is not None:
+        _check_writable(folder)
     notebook = _Notebook()
     task = _Task(data, loss, weight_decay, layer, seed, arithmetic, progress or _silent, notebook)
     complete = True
@@ -196,6 +210,7 @@ class _Task:
         self.notebook.models.append(ModelSurvey(subject.name, description=subject.description))
         module, training = self._build(subject)
         landscape = self._landscape(module)
+        names = self._names(landscape)
         self.notebook.weights[f"weights/{stem}.safetensors"] = landscape.state()
         options = f"{subject.options} --weights weights/{stem}.safetensors".strip()
         self.notebook.model(options=options, **_first_facts(landscape))
@@ -203,7 +218,7 @@ class _Task:
             self.notebook.model(notes=("the training was interrupted",))
             raise _Interrupted
         self._whole(landscape, training, stem)
-        self._layers(landscape, place, stem)
+        self._layers(landscape, names, place, stem)
         self.notebook.model(complete=True)
 
     def _build(self, subject: Subject) -> tuple[nn.Module, Training | None]:
@@ -224,22 +239,27 @@ class _Task:
             module, data.inputs, targets, loss=self.loss, weight_decay=self.weight_decay
         )
 
+    def _names(self, landscape: Landscape) -> tuple[str, ...]:
+        """The layers to survey; raises InputError for one that the model lacks."""
+        if self.layer is None:
+            return landscape.layers
+        return (landscape.block(asked_layer(self.layer, landscape.layers)).layer,)
+
     def _whole(self, landscape: Landscape, training: Training | None, stem: str) -> None:
         note = self.notebook.model
 
         def verdict() -> dict[str, Any]:
-            certificate = certify(landscape, arithmetic=self.arithmetic)
-            file = f"certificates/{stem}.json"
-            return {"verdict": self.notebook.verdict(certificate, file)}
+            certificate, remarks = certified(landscape, self.arithmetic)
+            told = self.notebook.verdict(certificate, f"certificates/{stem}.json")
+            return {"verdict": told, "notes": (*self.notebook.models[-1].notes, *remarks)}
 
         self._step("certificate of the whole network", 0.0, verdict, note)
         if training is not None and landscape.reading is not None:
             self._step("switching signs", 0.05, lambda: flips(landscape, training), note)
 
-    def _layers(self, landscape: Landscape, place: int, stem: str) -> None:
-        names = landscape.layers
-        if self.layer is not None:
-            names = (landscape.block(self.layer).layer,)
+    def _layers(
+        self, landscape: Landscape, names: tuple[str, ...], place: int, stem: str
+    ) -> None:
         activity = {} if landscape.reading is None else unit_activity(landscape.reading)
         for turn, name in enumerate(names):
             index = landscape.layers.index(name)
@@ -258,9 +278,10 @@ class _Task:
         self, block: Block, stem: str, seed: tuple[int, ...], begin: float, span: float
     ) -> None:
         def verdict() -> dict[str, Any]:
-            certificate = certify(block, arithmetic=self.arithmetic)
-            file = f"certificates/{stem}.json"
-            return {"verdict": self.notebook.verdict(certificate, file)}
+            certificate, remarks = certified(block, self.arithmetic)
+            told = self.notebook.verdict(certificate, f"certificates/{stem}.json")
+            notes = self.notebook.models[-1].layers[-1].notes
+            return {"verdict": told, "notes": (*notes, *remarks)}
 
         steps: tuple[tuple[str, Callable[[], dict[str, Any]]], ...] = (
             ("gradient and kinks", lambda: at_point(block)),
@@ -307,11 +328,19 @@ def _slug(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:40] or "model"
 
 
-def _prepared(folder: Path) -> Path:
-    """Make the folder and its subfolders and write to each once, before any work is done."""
+def _places(folder: Path) -> tuple[Path, Path, Path]:
+    """The folders of a survey's files."""
+    return folder, folder / "certificates", folder / "weights"
+
+
+def _check_writable(folder: Path) -> None:
+    """Write to the folder and its subfolders once, before any work is done, and leave no trace."""
+    made: list[Path] = []
     try:
-        for place in (folder, folder / "certificates", folder / "weights"):
-            place.mkdir(parents=True, exist_ok=True)
+        for place in _places(folder):
+            for missing in reversed([at for at in (place, *place.parents) if not at.exists()]):
+                missing.mkdir()
+                made.append(missing)
             with TemporaryFile(dir=place) as probe:
                 probe.write(b"0")
     except OSError as error:
@@ -319,7 +348,9 @@ def _prepared(folder: Path) -> Path:
             f"out must be a folder that can be written to; received {str(folder)!r} "
             f"({error.strerror}): choose another folder or change its permissions"
         ) from error
-    return folder
+    finally:
+        for place in reversed(made):
+            place.rmdir()
 
 
 def _summarise(data: Data, options: Sequence[str], folder: Path | None) -> DataSummary:
@@ -355,6 +386,8 @@ def _first_facts(landscape: Landscape) -> dict[str, Any]:
 
 def _write(result: Survey, notebook: _Notebook, folder: Path) -> None:
     """Write every file under a temporary name first, the report last, since it links the others."""
+    for place in _places(folder):
+        place.mkdir(parents=True, exist_ok=True)
     for file, certificate in notebook.certificates.items():
         write_then_rename(folder / file, certificate.save)
     for file, state in notebook.weights.items():

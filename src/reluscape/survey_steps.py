@@ -1,14 +1,18 @@
 """The steps of a survey: each measures one thing and returns it by its names in the record."""
 
+import re
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from reluscape.certificate import Certificate
 from reluscape.errors import AnalysisError, InputError
 from reluscape.landscape import Block, Landscape
 from reluscape.network import Affine, Reading, Rectifier, read_network
+from reluscape.proof import certify
 from reluscape.train import Training
 
 Bools = NDArray[np.bool_]
@@ -22,6 +26,27 @@ MAX_FACET_WORK = (1_000_000, 50_000)
 MAX_BALL_WORK = 500_000
 NUM_DIRECTIONS = 200
 NUM_RAYS = 400
+
+
+#: What is noted of a certificate that was asked for in rational arithmetic and is too large for it.
+TOO_LARGE = "too large for rational arithmetic: certified in float64"
+
+
+def asked_layer(layer: int | str, names: Sequence[str]) -> int | str:
+    """Return `layer` as `Landscape.block` takes it: a text that names none may be an index."""
+    if isinstance(layer, str) and layer not in names and re.fullmatch(r"[+-]?[0-9]{1,9}", layer):
+        return int(layer)
+    return layer
+
+
+def certified(point: Block | Landscape, arithmetic: str) -> tuple[Certificate, tuple[str, ...]]:
+    """Certify a point, in float64 where it is too large for rational arithmetic, with a note."""
+    try:
+        return certify(point, arithmetic=arithmetic), ()
+    except InputError:
+        if arithmetic == "float64":
+            raise
+        return certify(point), (TOO_LARGE,)
 
 
 def _switches(reading: Reading) -> list[tuple[str, Bools]]:
