@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from nets import LOSSES, Layer, dense, loss_of, randomise, sample
 from torch import nn
 
+from reluscape import certify, verify
 from reluscape.errors import InputError, UnsupportedModelError
 from reluscape.landscape import Landscape
 
@@ -581,3 +582,26 @@ def test_blocks_of_random_architectures_are_torchs(network, seed):
             expected,
             atol=1e-12 * scale,
         )
+
+
+def test_a_layer_before_an_unreadable_one_says_why() -> None:
+    model = nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 1))
+    landscape = Landscape(model, np.ones((4, 2)), np.ones(4))
+    with pytest.raises(UnsupportedModelError, match=r"'0'.*Tanh.*'2'.*sampled tier"):
+        landscape.block("0")
+
+
+def test_a_saddle_of_the_head_says_nothing_about_a_black_box() -> None:
+    """The body may have a slope of its own, so the whole network is not called stationary."""
+    head = [nn.Linear(1, 1), nn.ReLU(), nn.Linear(1, 1)]
+    model = nn.Sequential(nn.Linear(1, 1), nn.Tanh(), *head).double()
+    with torch.no_grad():
+        for layer, weight, bias in zip(
+            (model[0], head[0], head[2]), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0), strict=True
+        ):
+            layer.weight.fill_(weight)
+            layer.bias.fill_(bias)
+    landscape = Landscape(model, np.array([[0.0], [0.0]]), np.array([1.0, -1.0]))
+    certificate = certify(landscape)
+    assert certificate.claim in {"undecided", "not_stationary"}
+    assert verify(certificate, landscape).valid

@@ -487,7 +487,7 @@ def test_an_unreadable_end_names_itself_and_what_still_works(name):
     with pytest.raises(UnsupportedModelError) as caught:
         read_network(prepared(nn.Sequential(nn.Linear(4, 4), end)), points(4))
     message = str(caught.value)
-    for fragment in [*fragments, "sampled tier (connect, spectrum, curvature along training)"]:
+    for fragment in [*fragments, "sampled tier (loss and gradient of a Landscape, their survey)"]:
         assert fragment in message
     assert "\n" not in message
 

@@ -21,6 +21,7 @@ from reluscape.errors import InputError
 from reluscape.jets import Jets, exact_verdict, is_exactly_stationary
 from reluscape.landscape import Landscape
 from reluscape.proof_landscape import (
+    all_layers_rest,
     convex_in_products,
     gradient_error,
     gradient_of,
@@ -136,6 +137,8 @@ def _check_evidence(certificate: Certificate, here: Landscape, numbers: Float64 
     require(
         certificate.claim in ("not_stationary", "saddle"), "one layer alone can only show a descent"
     )
+    stationary = certificate.claim == "not_stationary" or all_layers_rest(here)
+    require(stationary, "another layer, or a black box, may have a slope: no saddle is shown")
     require(
         certificate.direction is not None
         and certificate.direction.shape == certificate.theta.shape,

@@ -227,6 +227,7 @@ class Landscape:
         if isinstance(layer, str):
             if layer in self.layers:
                 return layer
+            self._refuse_unread(layer)
             hint = (
                 f" (read as a black box: {', '.join(self.reading.opaque)})"
                 if self.reading and self.reading.opaque
@@ -242,6 +243,16 @@ class Landscape:
                 f" {', '.join(map(repr, self.layers))}; received {layer!r}"
             )
         return self.layers[layer]
+
+    def _refuse_unread(self, layer: str) -> None:
+        """Say why an affine layer of the model cannot be a block."""
+        known = isinstance(dict(self._module.named_modules()).get(layer), nn.Linear)
+        if known and self.reading is not None and self.reading.reason is not None:
+            raise UnsupportedModelError(
+                f"layer {layer!r} must be followed by affine and ReLU layers only;"
+                f" {self.reading.reason}: the layers {', '.join(map(repr, self.layers))} can be"
+                " analysed exactly, and the sampled tier (loss and gradient) takes any module"
+            )
 
     def positions(self, name: str) -> NDArray[np.intp]:
         """Positions of a layer's weight (row-major) and bias inside `theta`."""

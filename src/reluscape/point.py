@@ -193,7 +193,7 @@ def resolved(point: Point) -> Point:
         if best.is_stationary or not _is_near(best, reach):
             break
         step = _newton_step(best)
-        if np.linalg.norm(best.theta + step - point.theta) > reach:
+        if not np.linalg.norm(best.theta + step - point.theta) <= reach:  # nor where it overflows
             return point
         moved = Point.at(point.block, best.theta + step)
         if not np.array_equal(moved.active, point.active) or np.linalg.norm(

@@ -76,6 +76,14 @@ def gradient_norm(landscape: Landscape) -> float:
     return float(np.linalg.norm(gradient_of(landscape)))
 
 
+def all_layers_rest(landscape: Landscape) -> bool:
+    """Whether every layer is readable and its gradient lies in the span of its active normals."""
+    if landscape.reading is None or landscape.reading.opaque or not is_plain(landscape):
+        return False
+    blocks = [landscape.block(name) for name in landscape.layers]
+    return all(Point.at(block, block.theta).is_stationary for block in blocks)
+
+
 def gradient_errors(landscape: Landscape) -> Floats:
     """Bounds on the gradient's rounding errors: the blocks', and the largest one for batch norm."""
     errors = np.full(landscape.size, -1.0)
@@ -202,12 +210,10 @@ def _resolved(landscape: Landscape) -> Landscape:
         if norm <= gradient_error(best) or norm > reach * max(1.0, norm_bound(best)):
             break
         step = np.linalg.pinv(best.hessian(), rcond=1e-13, hermitian=True) @ gradient_of(best)
+        if not np.linalg.norm(best.theta - step - landscape.theta) <= reach:
+            break  # also where the step overflows
         moved = best.at(best.theta - step)
-        if (
-            np.linalg.norm(moved.theta - landscape.theta) > reach
-            or not is_differentiable(moved)
-            or gradient_norm(moved) >= norm
-        ):
+        if not is_differentiable(moved) or gradient_norm(moved) >= norm:
             break
         best, norm = moved, gradient_norm(moved)
     return best if norm <= gradient_error(best) else landscape
@@ -342,10 +348,10 @@ _CONVEX = (
 def _by_blocks(landscape: Landscape, here: Landscape, numbers: Float64 | Rational) -> Certificate:
     """Certificate on the evidence of the layer that shows most: not stationary, else a saddle."""
     found = [certify(here.block(name), arithmetic=numbers.name) for name in here.layers]
-    order: tuple[Claim, ...] = ("not_stationary", "saddle")
-    for claim in order:
+    for claim in ("not_stationary", "saddle"):
         descending = [c for c in found if c.claim == claim]
-        if descending:
+        # a saddle asserts that no other layer has a slope, which a black box may
+        if descending and (claim == "not_stationary" or all_layers_rest(here)):
             return _lift(landscape, here, max(descending, key=lambda c: c.margin))
     why = (
         "the body of the network is a black box"
@@ -357,7 +363,7 @@ def _by_blocks(landscape: Landscape, here: Landscape, numbers: Float64 | Rationa
         landscape,
         here,
         "undecided",
-        f"{why}, and no single layer descends ({verdicts})",
+        f"{why}, and no single layer decides for all ({verdicts})",
         arithmetic=numbers.name,
     )
 

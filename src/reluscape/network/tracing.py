@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from reluscape.errors import InputError, UnsupportedModelError
 
 STILL_WORKS: Final = (
-    "the sampled tier (connect, spectrum, curvature along training) takes any module"
+    "the sampled tier (loss and gradient of a Landscape, their survey) takes any module"
 )
 
 
