@@ -399,6 +399,8 @@ def test_damaged_files_are_rejected(tmp_path: Path) -> None:
         "text for a count": json.dumps({**json.loads(whole), "num_kinks": "many"}),
         "null exact point": json.dumps({**json.loads(whole), "exact_theta": None}),
         "huge kink": json.dumps({**json.loads(whole), "active_kinks": [10**30]}),
+        "nested": "[" * 100_000,
+        "nested field": whole.replace('"theta": [', '"theta": ' + "[" * 480 + "]" * 479 + ", [", 1),
     }
     for what, text in texts.items():
         path = tmp_path / f"{what}.json"

@@ -290,17 +290,115 @@ def test_unwritable_output(mine: Path) -> None:
     assert "choose another place" in refusal("certify", *subject, "--out", below)
 
 
+def test_a_full_disk_is_told_with_the_folder(mine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("reluscape.survey.write_then_rename", full)
+    subject = ("--weights", mine / "mlp.safetensors", "--data", mine / "mine.npz")
+    result = invoke("survey", *subject, "--out", mine / "r")
+    assert result.exit_code == 2
+    assert result.stderr == (
+        "error: No space left on device: choose another place or make room; "
+        f"written by then: whole files in {mine / 'r'}, if any\n"
+    )
+
+
 def test_weights_given_twice_or_three_times(mine: Path) -> None:
     file, data = mine / "mlp.safetensors", ("--data", mine / "mine.npz")
     assert "given twice" in refusal("survey", "--weights", file, "--weights", file, *data)
     assert "one or two models" in refusal("survey", *["--weights", file] * 3, *data)
 
 
-def test_usage_errors_exit_2() -> None:
-    assert invoke("survey", "--loss", "hinge").exit_code == 2
-    assert invoke("survey", "--weight-decay", "-1").exit_code == 2
-    assert invoke("nonsense").exit_code == 2
-    assert "finite weight decay" in refusal("survey", "--weight-decay", "inf")
+USAGE = {
+    "--loss hinge": "'--loss': 'hinge' is not one of 'squared'",
+    "--weight-decay -1": "expected a finite weight decay of at least 0, got -1.0",
+    "--weight-decay nan": "expected a finite weight decay of at least 0, got nan",
+    "--weight-decay inf": "expected a finite weight decay of at least 0, got inf",
+    "--seed x": "valid integer",
+    "--seed -3": "greater than or equal to 0; received '-3'",
+    "--seed": "requires an argument",
+    "--frobnicate": "No such option: --frobnicate",
+    "more": "unexpected extra argument",
+}
+
+
+@pytest.mark.parametrize("options", USAGE)
+def test_usage_errors_are_one_line(options: str) -> None:
+    text = refusal("survey", *options.split())
+    assert USAGE[options] in text
+    assert "Value error" not in text
+
+
+def test_usage_errors_of_commands() -> None:
+    assert "No such command 'certifi'. Did you mean 'certify'" in refusal("certifi")
+    assert "No such option" in refusal("--nonsense")
+    assert "Missing argument 'certificate' (see " in refusal("verify")
+    assert "weight decay" in refusal("verify", "c.json", "--weight-decay", "nan")
+    bare = invoke()
+    assert bare.exit_code == 2
+    assert bare.stdout == ""
+    assert "Example: reluscape survey" in bare.stderr
+
+
+def test_the_installed_command_refuses_in_one_line() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "reluscape", "survey", "--loss", "hinge"],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_layer_is_a_name_or_an_index(mine: Path) -> None:
+    subject = ("--weights", mine / "mlp.safetensors", "--data", mine / "mine.npz", "--json")
+
+    def certified(layer: object) -> str:
+        result = invoke("certify", *subject, "--layer", layer)
+        assert result.exit_code == 0, result.output
+        return str(json.loads(result.stdout)["certificates"][0]["layer"])
+
+    assert [certified(layer) for layer in ("0", "2", "-1", "-2", "1")] == ["0", "2", "2", "0", "2"]
+    text = refusal("certify", *subject, "--layer", "7")
+    assert "layer must be an index in 0..1 or one of '0', '2'; received 7" in text
+    out = mine / "r"
+    assert invoke("survey", *subject, "--layer", "-1", "--out", out).exit_code == 0
+    assert {name for name in files(out) if "mlp-" in name} == {"certificates/1-mlp-2-2.json"}
+
+
+@pytest.mark.parametrize("layer", ["nope", "9", "-4"])
+def test_a_wrong_layer_leaves_nothing_behind(mine: Path, layer: str) -> None:
+    out = ("--out", mine / "new" / "r", "--layer", layer)
+    subject = ("--weights", mine / "mlp.safetensors", "--data", mine / "mine.npz")
+    assert "layer must be" in refusal("survey", *subject, *out)
+    assert not (mine / "new").exists()
+
+
+def test_a_wrong_layer_is_refused_before_training(
+    mine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("trained for a layer that there is not")
+
+    monkeypatch.setattr("reluscape.subjects.train", never)
+    options = ("--data", mine / "mine.npz", "--out", mine / "r")
+    assert "'0', '2', '4'" in refusal("survey", *options, "--layer", "fc9")
+    assert not (mine / "r").exists()
+
+
+def test_too_large_for_rational_arithmetic(mine: Path) -> None:
+    pytest.importorskip("flint", reason="rational arithmetic needs python-flint")
+    torch.save(mlp((3, 70, 1), seed=0).state_dict(), mine / "wide.pt")
+    subject = ("--weights", mine / "wide.pt", "--data", mine / "mine.npz")
+    rational = ("--arithmetic", "rational", "--loss", "l1")
+    text = refusal("certify", *subject, *rational, "--layer", "0")
+    assert "up to 200 parameters; layer '0' has 280" in text
+    assert "operations" not in text
+    result = invoke("survey", *subject, *rational, "--out", mine / "r")
+    assert result.exit_code == 0, result.output
 
 
 def test_constant_columns_and_duplicates_work(mine: Path) -> None:
@@ -353,12 +451,10 @@ def test_ctrl_c_leaves_an_incomplete_report(tmp_path: Path) -> None:
     )
     assert process.stdout is not None
     lines = [process.stdout.readline() for _ in range(2)]  # the data is read, training begins
-    while not (out / "weights").is_dir():
-        assert process.poll() is None
-        time.sleep(0.02)
-    time.sleep(0.5)
+    time.sleep(1.0)
+    assert process.poll() is None
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=30)
+    _, errors = process.communicate(timeout=90)
     assert "digits" in lines[0]
     assert process.returncode == 130, errors
     assert "interrupted: an incomplete report of what was done is in" in errors

@@ -158,6 +158,15 @@ def test_truncated_npz(tmp_path: Path, keep: int) -> None:
     assert "not a complete .npz" in refusal(str(path)) or "pickled" in refusal(str(path))
 
 
+@pytest.mark.parametrize("content", [b"hello" * 100, b"", b"P", b"\x80\x04K\x01."])
+def test_another_file_named_npz_is_called_that(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "a.npz"
+    path.write_bytes(content)
+    text = refusal(str(path))
+    assert "not a complete .npz file (it is no zip archive of arrays)" in text
+    assert "pickle" not in text
+
+
 def test_damaged_npz_never_escapes_as_another_error(tmp_path: Path) -> None:
     path = tmp_path / "a.npz"
     np.savez_compressed(path, x=X, y=Y)

@@ -59,7 +59,7 @@ def layer(index: int, units: int, kinks: int, rng: np.random.Generator, **more: 
         "chord_lengths": lengths,
         "chord_angles": lengths / 4,
         "num_facets": 210 if kinks else 0,
-        "facets_exact": not kinks,
+        "all_facets": not kinks,
         "radius": None if kinks else np.inf,
     }
     return LayerSurvey(f"body.{2 * index}", index, **(defaults | more))
@@ -272,6 +272,35 @@ def test_an_unreadable_module_is_told_what_is_out_of_reach(record: Survey) -> No
     page = render(record)
     assert "expected a model that ends in Linear and ReLU layers" in page
     assert "record of the training" in page
+
+
+def test_counted_facets_are_not_called_exact(record: Survey) -> None:
+    counted = replace(record.models[0].layers[0], num_facets=459, all_facets=True)
+    first = replace(record.models[0], layers=(counted, record.models[0].layers[1]))
+    section = build_sections(replace(record, models=(first,)))[2]
+    cells = [row[2] for row in section.tables[0].rows]
+    assert [(cell.text, cell.tier) for cell in cells] == [
+        ("459", ""),
+        ("at least\u00a0210", "sampled"),
+    ]
+    assert "computed, not proved" in section.method[0]
+
+
+def test_the_whole_network_is_no_further_from_a_kink_than_its_layers(record: Survey) -> None:
+    def distance(*distances: float) -> str:
+        layers = [replace(record.models[0].layers[0], nearest_distance=at) for at in distances]
+        one = replace(record.models[0], layers=tuple(layers))
+        return build_sections(replace(record, models=(one,)))[1].tables[0].rows[0][4].text
+
+    assert distance(0.25, 0.5) == "at most\u00a00.250"
+    assert distance(0.25, 0.0) == "0"
+    assert distance(np.inf) == distance() == "–"
+
+
+def test_two_sizes_are_no_chart(record: Survey) -> None:
+    assert [figure.key for figure in build_sections(record)[-1].figures] == ["cell-sizes"]
+    alone = replace(record, models=record.models[:1])
+    assert build_sections(alone)[-1].figures == ()
 
 
 # ---- the page --------------------------------------------------------------------------------

@@ -95,7 +95,7 @@ def test_the_cell_of_a_hidden_layer_is_that_of_its_hyperplanes() -> None:
     sample, unit = np.unravel_index(distances.argmin(), distances.shape)
     assert layer.nearest_kink == f"sample {sample}, layer 0, unit {unit}"
     count = sum(num_facets(rows * np.sign(rows @ weights)[:, None]) for weights in theta)
-    assert (layer.num_facets, layer.facets_exact) == (count, True)
+    assert (layer.num_facets, layer.all_facets) == (count, True)
     assert layer.radius == np.inf
 
 
@@ -152,7 +152,7 @@ def test_large_cells_are_bounded_and_say_so(monkeypatch: pytest.MonkeyPatch) -> 
     bounded = survey([ready(model)], data, loss="squared").models[0].layers[0]
     monkeypatch.undo()
     exact = survey([ready(model)], data, loss="squared").models[0].layers[0]
-    assert not bounded.facets_exact
+    assert not bounded.all_facets
     assert 0 < bounded.num_facets <= exact.num_facets
     assert bounded.radius is None
 
@@ -318,11 +318,61 @@ def test_a_folder_that_cannot_be_written_is_found_out_first(tmp_path: Path) -> N
         survey([Subject("x", never)], regression(), loss="squared", out=tmp_path / "file" / "out")
 
 
-def test_bad_input_writes_no_results(tmp_path: Path) -> None:
-    subjects = [ready(mlp((7, 4, 1), seed=0))]
-    with pytest.raises(InputError):
-        survey(subjects, regression(), loss="squared", out=tmp_path)
-    assert files_below(tmp_path) == []
+def test_bad_input_leaves_nothing_behind(tmp_path: Path) -> None:
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    for out in (kept, tmp_path / "new" / "folder"):
+        with pytest.raises(InputError):
+            survey([ready(mlp((7, 4, 1), seed=0))], regression(), loss="squared", out=out)
+    assert list(tmp_path.rglob("*")) == [kept]
+
+
+def test_what_can_be_refused_at_once_is(tmp_path: Path) -> None:
+    def never(_: Any) -> tuple[nn.Module, None]:
+        raise AssertionError("the model was built before the arguments were checked")
+
+    with pytest.raises(InputError, match="arithmetic must be"):
+        survey([Subject("x", never)], regression(), loss="l1", arithmetic="real", out=tmp_path)
+    with pytest.raises(InputError, match="File name too long"):
+        survey([Subject("x", never)], regression(), loss="l1", out=tmp_path / "a" / ("b" * 300))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_wrong_layer_is_refused_before_any_certificate(tmp_path: Path) -> None:
+    seen: list[str] = []
+    with pytest.raises(InputError, match="received 'nowhere'"):
+        survey(
+            [ready(mlp((3, 4, 1), seed=0))],
+            regression(),
+            loss="squared",
+            layer="nowhere",
+            out=tmp_path / "r",
+            progress=lambda what, _: seen.append(what),
+        )
+    assert seen == ["net: building"]
+    assert not (tmp_path / "r").exists()
+
+
+def test_a_layer_may_be_an_index_in_text_and_names_win() -> None:
+    data, model = regression(10), mlp((3, 4, 4, 1), seed=0)  # layers "0", "2" and "4"
+    for text, expected in (("-3", "0"), ("1", "2"), ("2", "2"), ("4", "4")):
+        found = survey([ready(model)], data, loss="squared", layer=text)
+        assert [layer.name for layer in found.models[0].layers] == [expected]
+
+
+def test_what_is_too_large_for_rationals_is_certified_in_float64(tmp_path: Path) -> None:
+    pytest.importorskip("flint", reason="rational arithmetic needs python-flint")
+    model = mlp((3, 70, 1), seed=0)  # 280 parameters, more than exact arithmetic takes, and 71
+    found = survey(
+        [ready(model)], regression(6), loss="l1", out=tmp_path, arithmetic="rational"
+    ).models[0]
+    note = "too large for rational arithmetic: certified in float64"
+    assert [layer.notes for layer in found.layers] == [(note,), ()]
+    for layer, expected in zip(found.layers, ("float64", "rational"), strict=True):
+        assert layer.verdict is not None
+        written = json.loads((tmp_path / layer.verdict.file).read_text())
+        assert written["arithmetic"] == expected
+    assert note in (tmp_path / "report.html").read_text("utf-8")
 
 
 def test_subjects_need_different_names() -> None:

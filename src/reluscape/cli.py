@@ -8,7 +8,9 @@ certificate, 2 usage and bad input, 130 after Ctrl-C.
 from __future__ import annotations
 
 import json
+import math
 import re
+import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -42,8 +44,26 @@ class Arithmetic(StrEnum):
     rational = "rational"
 
 
+# Typer has no public name for what it raises on wrong usage, and moved it between versions.
+_UsageError: type[Any] = typer.BadParameter.__mro__[1]
+
+
 class _Commands(TyperGroup):
     """Turns the failures that users can mend into one line and an exit code."""
+
+    def main(self, *args: Any, **settings: Any) -> Any:
+        try:
+            code = super().main(*args, **{**settings, "standalone_mode": False})
+        except _UsageError as error:
+            _complain(f"error: {_usage(error)}")
+            code = 2
+        sys.exit(code)
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if not args:
+            typer.echo(ctx.get_help(), err=True)
+            raise typer.Exit(2)
+        return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -59,7 +79,9 @@ class _Commands(TyperGroup):
             raise
         except OSError as error:
             place = f"{error.filename}: " if error.filename else ""
-            _complain(f"error: {place}{error.strerror or error}: choose another place or make room")
+            written = f"; written by then: {', '.join(ctx.obj)}" if ctx.obj else ""
+            what = f"{place}{error.strerror or error}"
+            _complain(f"error: {what}: choose another place or make room{written}")
             raise typer.Exit(2) from error
         except MemoryError as error:
             _complain("error: not enough memory: use fewer samples or a smaller model")
@@ -71,11 +93,18 @@ app = typer.Typer(
     cls=_Commands,
     help="Exact and certified answers about the loss landscape of a ReLU network on its data.",
     epilog="Example: reluscape survey",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+
+def _checked_decay(value: float | None) -> float | None:
+    """A weight decay that makes sense, or none."""
+    if value is not None and not 0 <= value < math.inf:
+        raise InputError(f"expected a finite weight decay of at least 0, got {value}")
+    return value
+
 
 WEIGHTS = "Weights: .safetensors, or .pt with a state dict (read without running code)."
 MODEL = "module:factory that builds the model; needed unless it is a plain ReLU network."
@@ -95,7 +124,12 @@ Loss = Annotated[
     typer.Option(help="Default: cross_entropy for class labels, squared for other targets."),
 ]
 Decay = Annotated[
-    float, typer.Option("--weight-decay", min=0.0, help="Adds this times half the squared norm.")
+    float,
+    typer.Option(
+        "--weight-decay",
+        callback=_checked_decay,
+        help="Adds this times half the squared norm; at least 0.",
+    ),
 ]
 ArithmeticOption = Annotated[
     Arithmetic, typer.Option("--arithmetic", help="float64 with margins, or exact rationals.")
@@ -132,7 +166,10 @@ def survey(
     standardise: Standardise = False,
     loss: Loss = None,
     weight_decay: Decay = 0.0,
-    layer: Annotated[str | None, typer.Option(help="Survey only the layer of this name.")] = None,
+    layer: Annotated[
+        str | None,
+        typer.Option(help="Survey only this layer: its name, or its index (from 0 or -1)."),
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the report, results and certificates.")] = (
         Path("reluscape-report")
     ),
@@ -155,6 +192,8 @@ def survey(
     from reluscape.survey import survey as run
 
     loaded = load_data(data or "digits", target=target, standardise=standardise)
+    if layer is not None and not weights and model is None:
+        _check_layer_to_train(layer)
     choice = choose(weights or [], model, loaded, loss and loss.value, weight_decay, seed)
     if not as_json:
         typer.echo(f"{loaded.summary()}\nloss: {choice.loss} ({choice.why})")
@@ -196,7 +235,7 @@ def certify(
     weight_decay: Decay = 0.0,
     layer: Annotated[
         str | None,
-        typer.Option(help="Name of a layer, or 'all' for each; default: the whole network."),
+        typer.Option(help="A layer's name or index, or 'all'; default: the whole network."),
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="FILE.json for the certificate, or a folder.")
@@ -211,7 +250,7 @@ def certify(
     from reluscape.progress import shown
     from reluscape.proof import certify as run
 
-    places = landscape.layers if layer == "all" else [layer]
+    places = _layers(landscape, layer)
     found: list[tuple[Certificate, Path | None]] = []
     with shown() as progress:
         for turn, place in enumerate(places):
@@ -242,7 +281,8 @@ def verify(
     standardise: Standardise = False,
     loss: Loss = None,
     weight_decay: Annotated[
-        float | None, typer.Option(min=0.0, help="Default: as the certificate says.")
+        float | None,
+        typer.Option(callback=_checked_decay, help="Default: as the certificate says."),
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -308,6 +348,29 @@ def _landscape(
     return landscape_of(load_model(weights, model), loaded, loss and loss.value, weight_decay)
 
 
+def _check_layer_to_train(layer: str) -> None:
+    """Refuse a layer that the small networks will not have, before they are trained."""
+    import numpy as np
+
+    from reluscape.landscape import Landscape
+    from reluscape.subjects import HIDDEN
+    from reluscape.train import mlp
+
+    shape = mlp((1, *HIDDEN, 1), seed=0)
+    _layers(Landscape(shape, np.zeros((2, 1)), np.zeros((2, 1))), layer)
+
+
+def _layers(landscape: Landscape, layer: str | None) -> tuple[str | None, ...]:
+    """The layers to certify, by name; None is the whole network."""
+    from reluscape.survey_steps import asked_layer
+
+    if layer is None:
+        return (None,)
+    if layer == "all":
+        return landscape.layers
+    return (landscape.block(asked_layer(layer, landscape.layers)).layer,)
+
+
 def _data_options(data: str, target: str | None, standardise: bool) -> list[str]:
     return [
         "--data",
@@ -335,6 +398,17 @@ def _certificate_record(certificate: Certificate, path: Path | None) -> dict[str
         "active_kinks": len(certificate.active_kinks),
         "file": None if path is None else str(path),
     }
+
+
+def _usage(error: Any) -> str:
+    """What is wrong with the command line, what was received, and where to read on."""
+    text = str(error.format_message()).replace("Value error, ", "").rstrip(".")
+    found: list[dict[str, Any]] = getattr(error.__cause__, "errors", list)()
+    received = found[0].get("input") if found else None
+    if received is not None and repr(received) not in text:
+        text += f"; received {received!r}"
+    where = f" (see {error.ctx.command_path} --help)" if error.ctx is not None else ""
+    return text + where
 
 
 def _complain(text: str) -> None:

@@ -30,6 +30,8 @@ Indices = NDArray[np.intp]
 
 #: Largest number of exact multiplications behind one evaluation; about ten minutes.
 MAX_OPERATIONS = 10**9
+#: Largest layer whose curvature is worth eliminating exactly.
+MAX_PARAMS = 200
 
 
 def certify_exact(point: Point, asked: Floats, numbers: Rational) -> Certificate:

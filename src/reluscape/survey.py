@@ -12,6 +12,7 @@ import logging
 import re
 import shlex
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from os.path import relpath
@@ -257,9 +258,7 @@ class _Task:
         if training is not None and landscape.reading is not None:
             self._step("switching signs", 0.05, lambda: flips(landscape, training), note)
 
-    def _layers(
-        self, landscape: Landscape, names: tuple[str, ...], place: int, stem: str
-    ) -> None:
+    def _layers(self, landscape: Landscape, names: tuple[str, ...], place: int, stem: str) -> None:
         activity = {} if landscape.reading is None else unit_activity(landscape.reading)
         for turn, name in enumerate(names):
             index = landscape.layers.index(name)
@@ -338,9 +337,10 @@ def _check_writable(folder: Path) -> None:
     made: list[Path] = []
     try:
         for place in _places(folder):
-            for missing in reversed([at for at in (place, *place.parents) if not at.exists()]):
-                missing.mkdir()
-                made.append(missing)
+            for at in reversed((place, *place.parents)):
+                if not at.exists():
+                    at.mkdir()
+                    made.append(at)
             with TemporaryFile(dir=place) as probe:
                 probe.write(b"0")
     except OSError as error:
@@ -349,8 +349,9 @@ def _check_writable(folder: Path) -> None:
             f"({error.strerror}): choose another folder or change its permissions"
         ) from error
     finally:
-        for place in reversed(made):
-            place.rmdir()
+        for at in reversed(made):
+            with suppress(OSError):  # not empty: someone else has begun to use it
+                at.rmdir()
 
 
 def _summarise(data: Data, options: Sequence[str], folder: Path | None) -> DataSummary:

@@ -110,7 +110,7 @@ def facets(block: Block, seed: tuple[int, ...]) -> Found:
     limit = MAX_FACET_WORK[0 if len(block.kink_groups) == 1 else 1]
     if block.num_kinks * block.size <= limit:
         try:
-            return {"num_facets": len(cell.facets().kinks), "facets_exact": True}
+            return {"num_facets": len(cell.facets().kinks), "all_facets": True}
         except InputError as error:
             raise AnalysisError(str(error)) from error
     ray_seed = int(np.random.SeedSequence(seed).generate_state(1)[0])

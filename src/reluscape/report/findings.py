@@ -80,7 +80,7 @@ class LayerSurvey:
         chord_lengths: (directions,) length of the cell along random lines through the point.
         chord_angles: (directions,) the same divided by the norm of the layer's parameters.
         num_facets: Facets of the cell: their number, or a lower bound.
-        facets_exact: Whether ``num_facets`` is the exact number.
+        all_facets: Whether ``num_facets`` counts all facets, by linear programs in float64.
         radius: Radius of the largest ball in the cell; inf for an unbounded one.
         notes: Sentences on what could not be computed here, and why.
     """
@@ -107,7 +107,7 @@ class LayerSurvey:
         metadata=_series("direction", "length of the chord over the norm of theta"),
     )
     num_facets: int | None = _number("facets of the cell")
-    facets_exact: bool = False
+    all_facets: bool = False
     radius: float | None = _number("radius of the largest ball in the cell", "parameter")
     notes: tuple[str, ...] = ()
 

@@ -30,9 +30,10 @@ def section(survey: Survey) -> Section:
         method=(
             "A cell is the set of a layer's parameters for which no switching value changes its "
             "sign; it is bounded by facets, one per kink that can be reached without crossing "
-            "another first. Facets marked exact were counted by solving one small problem per "
-            "kink; those marked sampled are the different kinks that random rays from the point "
-            "meet first, so there are at least that many.",
+            "another first. A plain number counts all facets: one linear program per kink says "
+            "whether it is one. The solver works in float64 with tolerances near 1e-9, so the "
+            "count is computed, not proved. Those marked sampled are the different kinks that "
+            "random rays from the point meet first, so there are at least that many.",
             "A chord is the piece of a random line through the point that lies in the cell. "
             "Divided by the norm ‖θ‖ of the layer's parameters it does not depend on their scale. "
             "An open line meets no kink on at least one side, and its chord has no end. "
@@ -146,8 +147,8 @@ def _row(layer: LayerSurvey) -> tuple[Cell, ...]:
 def _facets(layer: LayerSurvey) -> Cell:
     if layer.num_facets is None:
         return Cell(NONE, numeric=True)
-    if layer.facets_exact:
-        return Cell(count(layer.num_facets), tier="exact", numeric=True)
+    if layer.all_facets:
+        return Cell(count(layer.num_facets), numeric=True)
     text = f"at least{NO_BREAK}{count(layer.num_facets)}"
     return Cell(text, tier="sampled", numeric=True)
 

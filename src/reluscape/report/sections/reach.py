@@ -60,7 +60,7 @@ def _figures(survey: Survey) -> tuple[Figure, ...]:
         work = [(at.label, at.num_kinks * at.num_params) for at in model.layers if at.num_kinks]
         if work:
             series.append(Series(model.name, [size for _, size in work], [at for at, _ in work]))
-    if not series:
+    if sum(len(one.y) for one in series) < 3:  # a table says as much
         return ()
     caption = (
         "How large the question of the cell's facets is for each layer: kinks times parameters. "
@@ -127,7 +127,7 @@ def _layer_limits(model: ModelSurvey) -> list[Limit]:
         for layer in model.layers
         for note in layer.notes
     ]
-    uncounted = [at for at in model.layers if at.num_facets is not None and not at.facets_exact]
+    uncounted = [at for at in model.layers if at.num_facets is not None and not at.all_facets]
     balls = [at for at in model.layers if at.num_facets is not None and at.radius is None]
     facets, radius = "a lower bound from random rays", "chords along random lines"
     return [

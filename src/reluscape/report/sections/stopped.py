@@ -1,11 +1,13 @@
 """Section: where training stopped, for the whole network and for each layer."""
 
+import math
 import shlex
 
 from reluscape.report.charts import Series, dots, histograms
 from reluscape.report.findings import LayerSurvey, ModelSurvey, Survey, Verdict
 from reluscape.report.section import Cell, Figure, Section, Table
 from reluscape.report.wording import (
+    NO_BREAK,
     NONE,
     count,
     moved_phrase,
@@ -111,11 +113,21 @@ def _table(model: ModelSurvey) -> Table:
         _claim(model.verdict),
         Cell(number(model.gradient_norm), numeric=True),
         Cell(count(model.verdict.num_active_kinks) if model.verdict else NONE, numeric=True),
-        *(Cell(NONE, numeric=True) for _ in range(3)),
+        Cell(_nearest(model), numeric=True),
+        *(Cell(NONE, numeric=True) for _ in range(2)),
         _file(model.verdict),
     )
     rows = (whole, *(_row(layer) for layer in model.layers))
     return Table(f"{model.name}: verdicts and what they rest on", COLUMNS, rows)
+
+
+def _nearest(model: ModelSurvey) -> str:
+    """All parameters together reach a kink at least as soon as those of one layer."""
+    known = [at.nearest_distance for at in model.layers if at.nearest_distance is not None]
+    nearest = min(known, default=math.inf)
+    if not math.isfinite(nearest):
+        return NONE
+    return f"at most{NO_BREAK}{number(nearest)}" if nearest else number(nearest)
 
 
 def _row(layer: LayerSurvey) -> tuple[Cell, ...]:
