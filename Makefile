@@ -1,5 +1,5 @@
 # make survey   sets up, then runs the main job on the digits; the report is report/report.html
-# make test     sets up, then runs the tests
+# make test     sets up, then runs the tests (with CI set, also their coverage)
 # make check    formatting, lint, types
 # make bench    every benchmark
 
@@ -24,7 +24,7 @@ survey: setup
 	$(BIN)/reluscape survey --out report
 
 test: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --cov
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(if $(CI),--cov)
 
 check: setup
 	$(BIN)/ruff format --check .

@@ -70,17 +70,6 @@ def test_nothing_heavy_is_imported_at_start() -> None:
     assert done.stderr.strip() == "set()"
 
 
-def test_help_is_fast() -> None:
-    times = []
-    for _ in range(3):
-        start = time.perf_counter()
-        subprocess.run(
-            [sys.executable, "-m", "reluscape", "--help"], check=True, capture_output=True
-        )
-        times.append(time.perf_counter() - start)
-    assert min(times) < 0.5
-
-
 def test_losses_are_those_of_the_library() -> None:
     assert tuple(cli.LossName) == losses.LOSSES
 

@@ -13,6 +13,7 @@ import torch
 from scipy.optimize import linprog
 from torch import nn
 
+import reluscape.survey as survey_module
 from reluscape.data import Data
 from reluscape.errors import InputError, UnsupportedModelError
 from reluscape.landscape import Landscape
@@ -381,3 +382,20 @@ def test_subjects_need_different_names() -> None:
         survey(twice, regression(), loss="squared")
     with pytest.raises(InputError, match="at least one"):
         survey([], regression(), loss="squared")
+
+
+def test_ctrl_c_while_writing_does_not_cost_the_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, calls = survey_module._write, []
+
+    def interrupted_once(*arguments: Any) -> None:
+        calls.append(arguments)
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        write(*arguments)
+
+    monkeypatch.setattr(survey_module, "_write", interrupted_once)
+    result = survey([ready(mlp((3, 4, 1), seed=0))], regression(), loss="squared", out=tmp_path)
+    assert result.complete
+    assert (tmp_path / "report.html").is_file()

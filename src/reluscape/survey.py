@@ -149,7 +149,10 @@ def survey(
         version=__version__,
     )
     if folder is not None:
-        _write(result, notebook, folder)
+        try:
+            _write(result, notebook, folder)
+        except KeyboardInterrupt:  # the work is done: one Ctrl-C does not cost its report
+            _write(result, notebook, folder)
     return result
 
 
