@@ -228,7 +228,8 @@ def _check_minimum(
         require(close, "its radius is not the one computed")
     if certificate.claim == "strict_local_minimum":
         require(values[0] > margin / 2, f"the Hessian's smallest eigenvalue is {values[0]:.3g}")
-        within = 0 <= certificate.margin <= values[0] * (1 + AGREEMENT)
+        least = values[0] * (1 - AGREEMENT) - 4 * margin
+        within = max(0.0, least) <= certificate.margin <= values[0] * (1 + AGREEMENT)
         require(within, "its margin is not the smallest eigenvalue")
         return
     require(certificate.margin == 0, "its margin is not zero, where some direction is flat")
@@ -247,8 +248,9 @@ def _check_saddle(certificate: Certificate, hessian: Floats) -> None:
     assert direction is not None
     require(abs(np.linalg.norm(direction) - 1) <= AGREEMENT, "its direction is not of unit length")
     bend = float(direction @ (hessian @ direction))
+    least = -bend * (1 - AGREEMENT) - 4 * eigenvalue_margin(np.linalg.eigvalsh(hessian))
     require(
-        bend < 0 and 0 <= certificate.margin <= -bend * (1 + AGREEMENT),
+        bend < 0 and max(0.0, least) <= certificate.margin <= -bend * (1 + AGREEMENT),
         "the loss does not bend down along its direction by its margin",
     )
 

@@ -523,7 +523,7 @@ def _cross_entropy(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor
     own = targets[:, None]
     others = (outputs - outputs.gather(1, own)).scatter(1, own, -torch.inf)
     margins = torch.logsumexp(others, dim=1)
-    return torch.logaddexp(margins, torch.zeros_like(margins)).mean()
+    return nn.functional.softplus(margins, threshold=50.0).mean()  # beyond, log(1 + e^m) is m
 
 
 def _flatten(affine: Affine) -> Floats:
