@@ -461,3 +461,23 @@ def test_ctrl_c_before_anything_is_written(monkeypatch: pytest.MonkeyPatch, mine
     result = invoke("survey", *options, "--out", mine / "r")
     assert result.exit_code == 130
     assert result.stderr == "interrupted; written by then: nothing\n"
+
+
+# --- the published subset, where it is ------------------------------------------------------------
+
+SUBSETS = Path(os.environ.get("RELUSCAPE_DATA", Path(__file__).parents[2] / "shared" / "data"))
+MNIST = SUBSETS / "mnist_train_first100_zeros_ones.npz"
+
+
+@pytest.mark.skipif(not MNIST.is_file(), reason="set RELUSCAPE_DATA to the folder of subsets")
+def test_survey_of_weights_on_mnist_zeros_and_ones(tmp_path: Path) -> None:
+    state = mlp((784, 6, 2), seed=0).state_dict()
+    save_file(state, tmp_path / "mlp.safetensors")
+    out = tmp_path / "r"
+    arguments = ("--weights", tmp_path / "mlp.safetensors", "--data", MNIST, "--out", out)
+    result = invoke("survey", *arguments, "--standardise", "--json")
+    assert result.exit_code == 0, result.output
+    assert (out / "report.html").is_file()
+    for certificate in (out / "certificates").iterdir():
+        checked = invoke("verify", certificate, *arguments[:4], "--standardise")
+        assert checked.exit_code == 0, checked.output

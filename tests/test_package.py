@@ -62,6 +62,12 @@ def test_importing_the_package_imports_nothing_heavy():
     )
 
 
+def test_verification_imports_no_solver():
+    modules = imported_by("from reluscape import verify")
+    assert "reluscape.verification" in modules
+    assert not {"highspy", "reluscape.solvers", "reluscape.proof"} & modules
+
+
 def test_public_names_import_on_first_use():
     assert "torch" in imported_by("import reluscape; reluscape.Landscape")
     assert "torch" not in imported_by("import reluscape; reluscape.InputError")

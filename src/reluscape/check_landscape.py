@@ -20,7 +20,8 @@ from reluscape.check_block import AGREEMENT, RejectedError, check_block, check_s
 from reluscape.errors import InputError
 from reluscape.jets import Jets, exact_verdict, is_exactly_stationary
 from reluscape.landscape import Landscape
-from reluscape.proof_landscape import (
+from reluscape.tolerances import TOLERANCES
+from reluscape.whole import (
     all_layers_rest,
     convex_in_products,
     gradient_error,
@@ -31,7 +32,6 @@ from reluscape.proof_landscape import (
     output_is_constant,
     stationary_radius,
 )
-from reluscape.tolerances import TOLERANCES
 
 Floats = NDArray[np.float64]
 

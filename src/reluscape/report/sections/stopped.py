@@ -26,7 +26,7 @@ COLUMNS = (
     "nearest kink",
     "dead units",
     "always active",
-    "certificate",
+    "file",
 )
 
 
