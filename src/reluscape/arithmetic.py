@@ -200,11 +200,19 @@ class Rational:
         if len(rows) == 0:
             return mu
         chosen = self._reduced(rows.T)[1]
-        gram = self._matrix(rows[chosen] @ rows[chosen].T).inv()
-        inverse = np.empty((len(chosen), len(chosen)), dtype=object)
-        inverse.ravel()[:] = gram.entries()
-        mu[chosen] = inverse @ (rows[chosen] @ vector)
+        mu[chosen] = self.inverse(rows[chosen] @ rows[chosen].T) @ (rows[chosen] @ vector)
         return mu
+
+    def inverse(self, matrix: Array) -> Array:
+        """Inverse of a nonsingular rational matrix."""
+        inverse = np.empty(matrix.shape, dtype=object)
+        inverse.ravel()[:] = self._matrix(matrix).inv().entries()
+        return inverse
+
+    def row_basis(self, rows: Array) -> Array:
+        """Independent rows with the same span."""
+        reduced, pivots = self._reduced(rows)
+        return reduced[: len(pivots)]
 
     def solve(self, matrix: Array, right: Array) -> Array:
         """A solution of a consistent system, free variables zero.
@@ -223,15 +231,26 @@ class Rational:
         """Positive definiteness by the exact signs of Gaussian pivots; the eigenvalue in float64."""
         if len(matrix) == 0:
             return True, float("inf")
-        value = float(np.linalg.eigvalsh(self.floats(matrix))[0])
+        return self.is_definite(matrix), float(np.linalg.eigvalsh(self.floats(matrix))[0])
+
+    def is_definite(self, matrix: Array) -> bool:
+        """Whether Gaussian elimination shows only positive pivots, for certain where they are balls."""
         rest = matrix.copy()
         for k in range(len(rest)):
             if not rest[k, k] > 0:
-                return False, value
+                return False
             rest[k + 1 :, k:] = rest[k + 1 :, k:] - np.outer(
                 rest[k + 1 :, k] / rest[k, k], rest[k, k:]
             )
-        return True, value
+        return True
+
+    def ball(self, radius: float) -> Any:
+        """The ball of this radius around zero."""
+        return self._flint.arb(0, radius)
+
+    def upper(self, value: Any) -> float:
+        """A float above the value, a rational or a ball."""
+        return float(self._flint.arb(value).upper()) * (1.0 + 2.0**-50)
 
     def _rational(self, value: Any) -> Any:
         """A rational as it is; a ball's midpoint, which is a dyadic rational."""

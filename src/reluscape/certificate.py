@@ -93,8 +93,9 @@ class Certificate(Result):
         loss: Name of the loss.
         weight_decay: Its lambda.
         theta: The certified point, shape (params,).
-        radius: An exact point with the claimed property lies within this distance of `theta`; 0
-            where theta itself has it, up to the rounding of its active kinks.
+        radius: An exact point with the claimed property lies within this distance of `theta` (of
+            `exact_theta` where there is one); 0 where that point itself has it, in float64 up to the
+            rounding of its active kinks.
         moved: Distance from the point that was asked about; above zero when the point was re-solved
             from its active set.
         pattern: The kinks' signs as packed bits in hexadecimal, active kinks as negative.

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from reluscape import enclosure
 from reluscape.arithmetic import Float64, Rational, left_inverse_sizes
 from reluscape.certificate import (
     Claim,
@@ -31,6 +32,8 @@ from reluscape.tolerances import TOLERANCES
 Array = NDArray[Any]
 Bools = NDArray[np.bool_]
 Indices = NDArray[np.intp]
+
+_NO_SLOPES = np.empty((0, 2))
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,19 +270,36 @@ class Local:
         """
         exact = self.numbers.exact
         if exact and self.block.loss == "cross_entropy":
-            multipliers = self.numbers.multipliers(self.normals, self.gradient)
+            return self._enclosed_claim(cells)
         rest = self.rest(multipliers)
         length = rest @ rest if exact else float(np.linalg.norm(rest))
         if length > (0 if exact else scale * self.rest_error(multipliers)):
-            return "not_stationary", float("nan"), np.empty((0, 2))
+            return "not_stationary", float("nan"), _NO_SLOPES
+        return self._stationary_claim(multipliers, scale, cells)
+
+    def _enclosed_claim(self, cells: Array | None) -> tuple[Claim, float, Array]:
+        """The claim where gradients are balls, with slopes that hold in all of the point's radius."""
+        assert isinstance(self.numbers, Rational)
+        multipliers = self.numbers.multipliers(self.normals, self.gradient)
+        radius = self.stationary_radius(multipliers)
+        if radius is None:
+            rest = self.rest(multipliers)
+            return "not_stationary" if rest @ rest > 0 else "undecided", float("nan"), _NO_SLOPES
+        pattern = self.block.vector_of(self.bits)
+        box = enclosure.boxed(self.numbers, self.theta, radius) if radius else self.theta
+        around = Local.at(self.landscape, self.layer, self.numbers, box, pattern, self.active)
+        multipliers = self.numbers.multipliers(around.normals, around.gradient)
+        return around._stationary_claim(multipliers, 1.0, cells)
+
+    def _stationary_claim(
+        self, multipliers: Array, scale: float, cells: Array | None
+    ) -> tuple[Claim, float, Array]:
+        """The claim where the rest vanishes: by slopes, or by cells where the normals are dependent."""
         if not self.numbers.independent(self.normals):
             claim, curvature = self._claim_of_cells(multipliers, scale, cells)
-            return claim, curvature, np.empty((0, 2))
-        spanned = len(self.active) == len(self.theta)
-        if exact and not spanned and not all(bool(entry == 0) for entry in rest):
-            return "undecided", float("nan"), np.empty((0, 2))
+            return claim, curvature, _NO_SLOPES
         slopes = self.slopes(multipliers)
-        errors = self.slope_errors(multipliers) * (1 if exact else scale)
+        errors = self.slope_errors(multipliers) * (1 if self.numbers.exact else scale)
         signs = [
             (sign(low, e), sign(high, f))
             for (low, high), (e, f) in zip(slopes, errors, strict=True)
@@ -287,7 +307,7 @@ class Local:
         claim = claim_of_slopes(signs, strict=False, constant=False)
         if claim in ("not_stationary", "undecided"):
             return claim, float("nan"), slopes
-        if self.stationary_radius(multipliers) is None:
+        if not self.numbers.exact and self.stationary_radius(multipliers) is None:
             return "undecided", float("nan"), slopes
         if claim == "saddle":
             return claim, float("nan"), slopes
@@ -300,29 +320,57 @@ class Local:
         self, multipliers: Array, scale: float, cells: Array | None
     ) -> tuple[Claim, float]:
         """The claim where the active normals are dependent, and the curvature it uses."""
-        if self.numbers.exact or cells is None or self.stationary_radius(multipliers) is None:
+        exact = self.numbers.exact
+        if cells is None or not (exact or self.stationary_radius(multipliers) is not None):
+            return "undecided", float("nan")
+        if len(self.active) > TOLERANCES.max_active:
             return "undecided", float("nan")
         patterns = list(self.adjacent_patterns())
         if cells.shape != (len(patterns), len(self.active)):
             return "undecided", float("nan")
         for number, (weights, (gradient, rows)) in enumerate(zip(cells, patterns, strict=True)):
-            bound = self.widest_error if number else self.gradient_error
-            error = scale * (left_inverse_sizes(rows) @ bound) * weights.any()
-            gap = float(np.linalg.norm(gradient - rows.T @ weights))
-            split = 2 * float(np.linalg.norm(bound)) + self._split_error(weights)
-            if gap > scale * split or not is_non_negative(weights, error):
+            holds = (
+                self._sums_exactly(weights, gradient, rows)
+                if exact
+                else self._sums(weights, gradient, rows, scale, number)
+            )
+            if not holds:
                 return "undecided", float("nan")
         if (cells == 0).any():
             return "local_minimum", float("nan")
         strict, curvature = self._strict_all_round()
         return ("strict_local_minimum" if strict else "local_minimum"), curvature
 
+    def _sums(
+        self, weights: Array, gradient: Array, rows: Array, scale: float, number: int
+    ) -> bool:
+        """Whether non-negative weights write a pattern's gradient as a sum of its inward normals."""
+        bound = self.widest_error if number else self.gradient_error
+        error = scale * (left_inverse_sizes(rows) @ bound) * weights.any()
+        gap = float(np.linalg.norm(gradient - rows.T @ weights))
+        split = 2 * float(np.linalg.norm(bound)) + self._split_error(weights)
+        return gap <= scale * split and is_non_negative(weights, error)
+
+    def _sums_exactly(self, weights: Array, gradient: Array, rows: Array) -> bool:
+        """Whether non-negative weights next to the given ones do so exactly.
+
+        Where the gradient is a ball, it lies in the normals' span because the point is stationary.
+        """
+        numbers = self.numbers
+        assert isinstance(numbers, Rational)
+        nearby = numbers.array(weights)
+        nearby = nearby + numbers.multipliers(rows, gradient - rows.T @ nearby)
+        rational = self.block.loss != "cross_entropy"
+        if rational and any(bool(entry != 0) for entry in gradient - rows.T @ nearby):
+            return False
+        return all(bool(entry >= 0) for entry in nearby)
+
     def falls_in_all_patterns(self, direction: Array) -> bool:
         """Whether the loss falls along `direction` in every pattern of dependent active kinks."""
         if len(self.active) > TOLERANCES.max_active:
             return False
-        error = float(self.widest_error @ np.abs(direction)) / 2
-        return all(gradient @ direction < -error for gradient, _ in self.adjacent_patterns())
+        error = self.widest_error @ np.abs(direction) / 2
+        return all(bool(g @ direction < -error) for g, _ in self.adjacent_patterns())
 
     def _strict_all_round(self) -> tuple[bool, float]:
         """Strictness where all multipliers of all patterns are positive, and the curvature."""
@@ -349,7 +397,8 @@ class Local:
                 gradient = gradient + self.block.wide(change[None], np.array([sample]))[0]
                 mine = np.flatnonzero(samples == sample)
                 rows[mine] = self.block.wide(across.jacobians[0, switches[mine]], samples[mine])
-            yield gradient, rows * np.where(up, 1.0, -1.0)[:, None]
+            rows[~up] = -rows[~up]
+            yield gradient, rows
 
     def stationary_radius(self, multipliers: Array) -> float | None:
         """Radius within which an exact stationary point is proved; None where none is.
@@ -357,8 +406,12 @@ class Local:
         Zero where the rest vanishes exactly: in exact arithmetic, at a vertex, where nothing depends
         on theta, and for the piecewise-affine loss when exact sums say so.
         """
-        if self.numbers.exact:
-            return 0.0
+        if isinstance(self.numbers, Rational):
+            if self.block.loss != "cross_entropy" or self._rest_is_zero(multipliers):
+                return 0.0
+            return enclosure.stationary_radius(
+                self.block, self.theta, self.bits, self.normals, self.gradient
+            )
         basis = self.numbers.complement(self.normals)
         free = basis.shape[1]
         if free == 0:
@@ -387,6 +440,11 @@ class Local:
             clearance=self.clearance,
             scale=scale,
         )
+
+    def _rest_is_zero(self, multipliers: Array) -> bool:
+        """Whether the exact rest vanishes, by its numbers or because the normals span everything."""
+        spanned = len(self.active) == len(self.theta) and self.numbers.independent(self.normals)
+        return spanned or all(bool(entry == 0) for entry in self.rest(multipliers))
 
     def _triangle(self, basis: Array) -> Array:
         """Triangle of the outputs' Jacobian in `basis` (of the centred logits' for cross-entropy)."""

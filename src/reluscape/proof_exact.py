@@ -4,7 +4,8 @@ The floats of network and data are taken as the exact rationals that they are. S
 float64 picture of the point, its active kinks are put to exactly zero and, for a squared loss at a
 numerically stationary point, the stationarity equations of the cell are solved exactly. The
 cross-entropy is transcendental: its slopes are enclosed in balls of 256 bits, which decide
-everything that is not exactly zero.
+everything that is not exactly zero, and the point is one next to which an exact stationary point is
+proved (`enclosure.py`).
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from reluscape.arithmetic import Rational
-from reluscape.certificate import Certificate, Claim, claim_of_slopes, sign
+from reluscape.adjacent import Adjacent
+from reluscape.arithmetic import Float64, Rational
+from reluscape.certificate import MINIMA, Certificate, Claim, claim_of_slopes, sign
+from reluscape.enclosure import refined
 from reluscape.errors import InputError
 from reluscape.local import Local
 from reluscape.point import Point
@@ -40,23 +43,74 @@ def certify_exact(point: Point, asked: Floats, numbers: Rational) -> Certificate
     with numbers.precision():
         local = _solve(point, numbers)
         if local is None:
-            return write(
-                point,
-                "undecided",
-                "no exact point with this active set lies next to the given one",
-                0.0,
-                **_evidence(point, None, numbers),
+            return _unsolved(point, asked, numbers)
+        return _decided(point, asked, _refined(point, local), numbers)
+
+
+def _decided(point: Point, asked: Floats, local: Local, numbers: Rational) -> Certificate:
+    """Certificate of what the exact point is, the adjacent cells examined where LIKQ fails."""
+    multipliers = _multipliers(local, numbers)
+    found, descent = None, None
+    if _has_dependent_kinks(point, local):
+        adjacent = Adjacent.of(point)
+        found, descent = adjacent.multipliers(), adjacent.common_descent()
+    cells = None if found is None else found[0]
+    claim, curvature, slopes = local.claim(multipliers, cells=cells)
+    if claim == "undecided" and descent is not None:
+        direction = descent[0]
+        if local.falls_in_all_patterns(numbers.array(direction)):
+            reason = "the loss falls along one direction in all patterns of dependent active kinks"
+            return _descending(
+                point, asked, local, multipliers, "not_stationary", reason, direction
             )
-        multipliers = _multipliers(local, numbers)
-        claim, curvature, slopes = local.claim(multipliers)
-        if claim == "not_stationary" and len(slopes) == 0 and _is_beside(point):
-            claim = "undecided"  # the exact stationary point is next to this one, and not rational
-        return _write(point, asked, local, multipliers, claim, curvature, slopes, numbers)
+    if claim in ("not_stationary", "saddle"):
+        at = _image(point, local, multipliers)
+        floats = numbers.floats(slopes).reshape(-1, 2)
+        if len(slopes) == 0:
+            reason = "the exact gradient leaves the span of the active kinks"
+            direction = -at.rest / np.linalg.norm(at.rest)
+        else:
+            reason = "the loss falls along an exact edge"
+            direction = _steepest(at, slopes, floats, claim)
+        return _descending(point, asked, local, multipliers, claim, reason, direction, floats)
+    return _resting(point, asked, local, multipliers, (claim, curvature, slopes), cells)
 
 
-def _is_beside(point: Point) -> bool:
-    """Whether a stationary point that is no rational one may lie next to the point."""
-    return point.is_stationary and point.block.landscape.loss_name == "cross_entropy"
+def _has_dependent_kinks(point: Point, local: Local) -> bool:
+    """Whether the float64 picture of the adjacent cells is that of the exact point, and needed."""
+    few = len(local.active) <= TOLERANCES.max_active
+    same = np.array_equal(local.active, point.active)
+    return few and same and not local.numbers.independent(local.normals)
+
+
+def _unsolved(point: Point, asked: Floats, numbers: Rational) -> Certificate:
+    """Certificate that claims nothing of the given point, whose active kinks have no exact zero."""
+    landscape, layer = point.block.landscape, point.block.layer
+    theta, none = numbers.array(point.theta), np.empty(0, dtype=np.intp)
+    local = Local.at(landscape, layer, numbers, theta, point.pattern, none)
+    pattern, active, _ = _exact_pattern(local)
+    local = Local.at(landscape, layer, numbers, theta, pattern, active)
+    multipliers = _multipliers(local, numbers)
+    at = _image(point, local, multipliers)
+    return write(
+        at,
+        "undecided",
+        "no exact point with the active kinks that float64 sees lies next to the given one",
+        float(np.linalg.norm(at.theta - asked)),
+        **_evidence(local.theta, multipliers, numbers),
+    )
+
+
+def _refined(point: Point, local: Local) -> Local:
+    """The exact point moved to its stationary point's first 200 bits, where that is no rational."""
+    if local.block.loss != "cross_entropy" or not point.is_stationary:
+        return local
+    theta = refined(local.block, local.theta, local.bits, local.normals, local.gradient)
+    if theta is None:
+        return local
+    pattern = local.block.vector_of(local.bits)
+    there = Local.at(local.landscape, local.layer, local.numbers, theta, pattern, local.active)
+    return local if there.contradiction() else there
 
 
 def _solve(point: Point, numbers: Rational) -> Local | None:
@@ -137,69 +191,74 @@ def _multipliers(local: Local, numbers: Rational) -> Array:
     return numbers.multipliers(local.normals, local.gradient)
 
 
-def _write(
+def _descending(
     point: Point,
     asked: Floats,
     local: Local,
     multipliers: Array,
     claim: Claim,
-    curvature: float,
-    slopes: Array,
-    numbers: Rational,
+    reason: str,
+    direction: Floats,
+    slopes: Floats | None = None,
 ) -> Certificate:
-    """Certificate of an exact claim."""
-    rest = numbers.floats(local.rest(multipliers))
-    evidence = _evidence(point, local, numbers, multipliers)
-    floats = numbers.floats(slopes).reshape(-1, 2)
-    at = evidence.pop("at")
-    moved = float(np.linalg.norm(at.theta - asked))
-    if claim in ("not_stationary", "saddle"):
-        direction = (
-            -rest / np.linalg.norm(rest)
-            if len(slopes) == 0
-            else _steepest(at, slopes, floats, claim)
-        )
-        slope = local.directional_derivative(numbers.array(direction))
-        margin = -float(numbers.floats(np.array([slope], dtype=object))[0])
-        reason = (
-            "the exact gradient leaves the span of the active kinks"
-            if len(slopes) == 0
-            else "the loss falls along an exact edge"
-        )
-        return write(
-            at, claim, reason, moved, margin=margin, direction=direction, slopes=floats, **evidence
-        )
-    margin = 0.0
-    if claim == "strict_local_minimum":
-        margin = max(
-            0.0,
-            min([*floats.ravel(), *([curvature] if np.isfinite(curvature) else [])], default=0.0),
-        )
+    """Certificate of an exact claim with a direction along which the loss falls."""
+    numbers = local.numbers
+    slope = local.directional_derivative(numbers.array(direction))
+    margin = -float(numbers.floats(np.array([slope], dtype=object))[0])
+    at = _image(point, local, multipliers)
     return write(
         at,
         claim,
-        _why(local, claim),
-        moved,
+        reason,
+        float(np.linalg.norm(at.theta - asked)),
         margin=margin,
-        slopes=floats,
-        curvature=curvature,
-        **evidence,
+        direction=direction,
+        slopes=slopes,
+        **_evidence(local.theta, multipliers, numbers),
     )
 
 
-def _evidence(
-    point: Point, local: Local | None, numbers: Rational, multipliers: Array | None = None
-) -> dict[str, Any]:
-    """Fields that every exact certificate has, and the float64 image of the exact point as `at`."""
-    if local is None or multipliers is None:
-        theta, mu = numbers.array(point.theta), numbers.array(point.multipliers)
-        return {
-            "arithmetic": "rational",
-            "tier": "exact",
-            "exact_theta": numbers.texts(theta),
-            "exact_multipliers": numbers.texts(mu),
-        }
-    at = replace(
+def _resting(
+    point: Point,
+    asked: Floats,
+    local: Local,
+    multipliers: Array,
+    found: tuple[Claim, float, Array],
+    cells: Floats | None,
+) -> Certificate:
+    """Certificate of an exact claim without a direction."""
+    numbers = local.numbers
+    claim, curvature, slopes = found
+    floats = numbers.floats(slopes).reshape(-1, 2)
+    if claim not in MINIMA or numbers.independent(local.normals):
+        cells = None
+    margin, radius = 0.0, 0.0
+    if claim in MINIMA:
+        radius = local.stationary_radius(multipliers) or 0.0
+        if claim == "strict_local_minimum" or cells is not None:
+            least = [*floats.ravel(), *(() if cells is None else cells.ravel())]
+            if claim == "strict_local_minimum" and np.isfinite(curvature):
+                least.append(curvature)
+            margin = max(0.0, float(min(least, default=0.0)))
+    at = _image(point, local, multipliers)
+    return write(
+        at,
+        claim,
+        _why(local, claim, radius),
+        float(np.linalg.norm(at.theta - asked)),
+        margin=margin,
+        slopes=floats,
+        cells=cells,
+        curvature=curvature,
+        radius=radius,
+        **_evidence(local.theta, multipliers, numbers),
+    )
+
+
+def _image(point: Point, local: Local, multipliers: Array) -> Point:
+    """The exact point in float64."""
+    numbers = local.numbers
+    return replace(
         point,
         theta=numbers.floats(local.theta),
         pattern=local.block.vector_of(local.bits),
@@ -209,13 +268,16 @@ def _evidence(
         multipliers=numbers.floats(multipliers),
         rest=numbers.floats(local.rest(multipliers)),
     )
-    texts = (numbers.texts(local.theta), numbers.texts(multipliers))
+
+
+def _evidence(theta: Array, multipliers: Array, numbers: Float64 | Rational) -> dict[str, Any]:
+    """Fields that every exact certificate has."""
+    assert isinstance(numbers, Rational)
     return {
         "arithmetic": "rational",
         "tier": "exact",
-        "exact_theta": texts[0],
-        "exact_multipliers": texts[1],
-        "at": at,
+        "exact_theta": numbers.texts(theta),
+        "exact_multipliers": numbers.texts(multipliers),
     }
 
 
@@ -236,23 +298,25 @@ def _steepest(at: Point, slopes: Array, floats: Floats, claim: Claim) -> Floats:
     return steepest
 
 
-def _why(local: Local, claim: Claim) -> str:
+def _why(local: Local, claim: Claim, radius: float) -> str:
     """One sentence for a claim without a descent direction."""
+    dependent = (
+        f"the normals of the {len(local.active)} active kinks are exactly dependent (LIKQ fails)"
+    )
     if claim == "undecided" and not local.numbers.independent(local.normals):
-        return (
-            f"the normals of the {len(local.active)} active kinks are exactly dependent (LIKQ"
-            " fails)"
-        )
+        return dependent
     if claim == "undecided":
-        return (
-            "a ball of the cross-entropy's slopes holds zero: its stationarity is no rational"
-            " equation"
-        )
+        return "a ball of the cross-entropy's slopes holds zero, which more digits cannot decide"
     if claim == "plateau":
         return "the loss does not depend on the layer's weights around the point"
-    return "solved and checked exactly: rest zero, no slope negative" + (
-        ", all decided strictly" if claim == "strict_local_minimum" else ""
+    if not local.numbers.independent(local.normals):
+        return f"{dependent}, but the loss falls in none of the adjacent patterns"
+    how = (
+        f"an exact stationary point is proved within {radius:.1e}, no slope there is negative"
+        if radius
+        else "solved and checked exactly: rest zero, no slope negative"
     )
+    return how + (", all decided strictly" if claim == "strict_local_minimum" else "")
 
 
 def _check_cost(point: Point) -> None:
@@ -265,7 +329,7 @@ def _check_cost(point: Point) -> None:
     )
     work += (
         0
-        if point.block.landscape.loss_name in ("l1", "cross_entropy")
+        if point.block.landscape.loss_name == "l1"
         else piecewise.num_samples * piecewise.num_params**2
     )
     layer = point.block.layer
