@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -65,6 +67,35 @@ def test_nearly_collinear_least_squares() -> None:
     inputs, targets = np.array([[1.0], [1.0 + 2.0**-30]]), np.array([1024.0, 1024.0 + 2.0**-20])
     landscape = rs.Landscape(model, inputs, targets)
     assert rs.certify(landscape.block(0)).claim not in MINIMA
+
+
+def test_nearly_collinear_least_squares_behind_a_rectifier() -> None:
+    """The same with all layers free: convex in products, but with no minimum near."""
+    first, last = linear([[1.0]], [1023.0 + 2.0**-21]), linear([[1.0]])
+    inputs, targets = np.array([[1.0], [1.0 + 2.0**-30]]), np.array([1024.0, 1024.0 + 2.0**-20])
+    landscape = rs.Landscape(nn.Sequential(first, nn.ReLU(), last), inputs, targets)
+    assert rs.certify(landscape).claim not in MINIMA
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_convex_in_products_finds_the_least_squares_fit(bias: bool) -> None:
+    """Two units alike: singular beyond symmetry, but a fit of least squares all the same."""
+    inputs = np.array([[1.0], [2.0], [3.0]])
+    first = linear([[1.0], [1.0]])
+    last = linear([[0.5, 0.5]], [0.0] if bias else None)
+    targets = np.array([1.0, 2.5, 2.5]) if not bias else np.array([1.25, 1.5, 3.25])
+    slope = (inputs[:, 0] @ targets) / (inputs[:, 0] @ inputs[:, 0])
+    if bias:
+        slope = 1.0
+        assert np.polyfit(inputs[:, 0], targets, 1) == pytest.approx([1.0, 0.0])
+    with torch.no_grad():
+        first[0].weight.fill_(slope)
+    landscape = rs.Landscape(nn.Sequential(first, nn.ReLU(), last), inputs, targets)
+    certificate = rs.certify(landscape)
+    assert certificate.claim == "local_minimum"
+    assert rs.verify(certificate, landscape).valid
+    forged = replace(certificate, radius=1e-30 + 100 * certificate.radius).signed()
+    assert not rs.verify(forged, landscape).valid
 
 
 def test_l1_gradient_that_only_rounds_to_zero() -> None:

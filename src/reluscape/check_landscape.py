@@ -18,18 +18,19 @@ from reluscape.arithmetic import Float64, Rational, eigenvalue_margin
 from reluscape.certificate import MINIMA, Certificate, unpack_pattern
 from reluscape.check_block import AGREEMENT, RejectedError, check_block, check_silent, require
 from reluscape.errors import InputError
-from reluscape.jets import Jets, exact_verdict, is_exactly_stationary
+from reluscape.jets import exact_verdict
 from reluscape.landscape import Landscape
+from reluscape.point import Point
 from reluscape.tolerances import TOLERANCES
 from reluscape.whole import (
     all_layers_rest,
-    convex_in_products,
     gradient_error,
     gradient_of,
     is_differentiable,
     is_minimum_up_to_symmetry,
     is_stationary,
     output_is_constant,
+    products_radius,
     stationary_radius,
 )
 
@@ -52,6 +53,29 @@ def check_landscape(
         here.layers and certificate.layer == here.layers[0],
         f"the network's first readable layer is not {certificate.layer!r}",
     )
+    _check_point(certificate, here)
+    _check_unused(certificate)
+    if certificate.claim == "undecided":
+        check_silent(certificate)
+        require(certificate.curvature is None, "it claims nothing, but gives a curvature")
+        return
+    require(
+        is_differentiable(here) and certificate.active_kinks.size == 0,
+        "a kink is active at its point, so gradient and Hessian do not decide",
+    )
+    if certificate.claim == "plateau":
+        _check_plateau(certificate, here)
+    elif isinstance(numbers, Rational):
+        _check_exact(certificate, here, numbers)
+    elif certificate.claim == "not_stationary":
+        _check_slope(certificate, here)
+    else:
+        _check_vanishing(here)
+        _check_second_order(certificate, here)
+
+
+def _check_point(certificate: Certificate, here: Landscape) -> None:
+    """What every certificate tells of its point, undecided ones too."""
     first = here.block(0)
     require(
         certificate.num_kinks == first.num_kinks,
@@ -61,62 +85,56 @@ def check_landscape(
         pattern = unpack_pattern(certificate.pattern, certificate.num_kinks)
     except InputError as error:
         raise RejectedError(str(error)) from error
-    _check_unused(certificate)
-    if certificate.claim == "undecided":
-        check_silent(certificate)
-        return
+    point = Point.at(first, first.theta)
+    require(np.array_equal(pattern, point.pattern), "its pattern is not that of its point")
+    same = np.array_equal(certificate.active_kinks, point.active)
+    require(same, "its active kinks are not those of its point")
+    norm = float(np.linalg.norm(gradient_of(here)))
     require(
-        is_differentiable(here) and certificate.active_kinks.size == 0,
-        "a kink is active at its point, so gradient and Hessian do not decide",
-    )
-    require(np.array_equal(pattern, first.pattern()), "its pattern is not that of its point")
-    gradient = gradient_of(here)
-    require(
-        abs(certificate.gradient_norm - np.linalg.norm(gradient))
-        <= AGREEMENT * np.linalg.norm(gradient) + 4 * gradient_error(here),
+        abs(certificate.gradient_norm - norm) <= AGREEMENT * norm + 4 * gradient_error(here),
         "its gradient norm is not the one computed",
     )
     require(
         certificate.rest_norm == certificate.gradient_norm, "its rest norm is not its gradient norm"
     )
-    if certificate.claim == "not_stationary":
-        _check_slope(certificate, here)
-    elif isinstance(numbers, Rational):
-        _check_exact(certificate, here, numbers)
-    else:
-        small = here.size <= TOLERANCES.max_dense
-        length = np.linalg.norm(_forward_gradient(here) if small else gradient)
-        vanishes = length <= 2 * gradient_error(here)
-        require(vanishes, "the gradient does not vanish at its point")
-        _check_second_order(certificate, here)
+
+
+def _check_vanishing(here: Landscape) -> None:
+    """The gradient is zero to rounding, by forward mode where that is cheap."""
+    small = here.size <= TOLERANCES.max_dense
+    length = np.linalg.norm(_forward_gradient(here) if small else gradient_of(here))
+    require(length <= 2 * gradient_error(here), "the gradient does not vanish at its point")
 
 
 def _check_exact(certificate: Certificate, here: Landscape, numbers: Rational) -> None:
-    """A claim at an exactly stationary point, decided once more in rational arithmetic."""
-    require(certificate.radius == 0 and certificate.moved == 0, "an exact point has not moved")
-    if certificate.claim == "plateau":
-        _check_second_order(certificate, here)
-        return
-    verdict = exact_verdict(here, numbers)
-    if certificate.claim == "local_minimum" and verdict.claim == "undecided":
-        convex = convex_in_products(here) and is_exactly_stationary(here, numbers)
-        require(convex, "the loss is not convex in products, or the gradient not exactly zero")
-    else:
-        require(verdict.claim == certificate.claim, f"recomputed: {verdict.claim!r}")
-    require(_close(certificate.margin, verdict.margin), "its margin is not the one computed")
+    """A claim decided once more in rational arithmetic and balls, along the stated direction."""
+    if certificate.direction is not None:
+        _check_direction(certificate)
+    verdict = exact_verdict(here, numbers, certificate.direction)
+    require(verdict.claim == certificate.claim, f"recomputed: {verdict.claim!r}")
+    agree = abs(certificate.margin - verdict.margin) <= AGREEMENT * verdict.margin
+    require(agree, "its margin is not the one computed")
     stated, found = certificate.curvature, verdict.curvature
     same = stated is found or (stated is not None and found is not None and _close(stated, found))
     require(same, "its curvature is not the one computed")
     require((certificate.direction is None) == (verdict.direction is None), "its direction is odd")
-    if certificate.direction is not None and verdict.direction is not None:
-        require(certificate.direction.shape == verdict.direction.shape, "its direction is odd")
-        bend = Jets(here, numbers).along(numbers.array(certificate.direction))
-        unit = abs(np.linalg.norm(certificate.direction) - 1) <= AGREEMENT
-        require(bend < 0 and unit, "the loss does not bend down along its unit direction")
+    close = verdict.radius / 4 <= certificate.radius <= 4 * verdict.radius
+    require(close, "its radius is not the one computed")
+
+
+def _check_direction(certificate: Certificate) -> None:
+    """A unit vector over all parameters."""
+    direction = certificate.direction
+    require(
+        direction is not None and direction.shape == certificate.theta.shape,
+        "its direction has another length than its point",
+    )
+    assert direction is not None
+    require(abs(np.linalg.norm(direction) - 1) <= AGREEMENT, "its direction is not of unit length")
 
 
 def _close(stated: float, computed: float) -> bool:
-    """Whether two floats agree to `AGREEMENT`, relative to one or to their size."""
+    """Whether two eigenvalues agree to `AGREEMENT`, relative to one or to their size."""
     return abs(stated - computed) <= AGREEMENT * max(abs(computed), AGREEMENT)
 
 
@@ -161,13 +179,9 @@ def _check_evidence(certificate: Certificate, here: Landscape, numbers: Float64 
 
 def _check_slope(certificate: Certificate, here: Landscape) -> None:
     """A descent along the stated unit direction, steep enough, by one Jacobian-vector product."""
+    _check_direction(certificate)
     direction = certificate.direction
-    require(
-        direction is not None and direction.shape == certificate.theta.shape,
-        "its direction has another length than its point",
-    )
     assert direction is not None
-    require(abs(np.linalg.norm(direction) - 1) <= AGREEMENT, "its direction is not of unit length")
     theta, objective = here.flat_objective()
     slope = float(jvp(objective, (theta,), (torch.from_numpy(direction).to(theta),))[1])
     require(slope < -gradient_error(here) / 2, "the loss does not fall along its direction")
@@ -179,20 +193,22 @@ def _check_slope(certificate: Certificate, here: Landscape) -> None:
     require(certificate.curvature is None, "a slope needs no curvature")
 
 
+def _check_plateau(certificate: Certificate, here: Landscape) -> None:
+    """A constant output."""
+    require(output_is_constant(here), "no dead layer makes the output constant")
+    bare = certificate.direction is None and certificate.curvature is None
+    require(bare and certificate.margin == certificate.radius == 0, "a plateau has no numbers")
+
+
 def _check_second_order(certificate: Certificate, here: Landscape) -> None:
-    """Claims at a stationary point: by structure, by curvature, or both."""
-    if certificate.claim == "plateau":
-        require(output_is_constant(here), "no dead layer makes the output constant")
-        bare = certificate.direction is None and certificate.curvature is None
-        require(bare and certificate.margin == certificate.radius == 0, "a plateau has no numbers")
-        return
+    """Claims at a stationary point, by curvature, or by structure where there are too many parameters."""
     if certificate.curvature is None:
         require(
-            certificate.claim == "local_minimum" and convex_in_products(here),
-            "it gives no curvature, and the loss is not convex in products",
+            certificate.claim == "local_minimum" and _by_products(certificate, here),
+            "it gives no curvature, and no minimum is proved by convexity in products",
         )
         require(here.size > TOLERANCES.max_dense, "it leaves out the curvature")
-        require(certificate.margin == certificate.radius == 0, "it states an unproved margin")
+        require(certificate.margin == 0, "it states an unproved margin")
         return
     require(here.size <= TOLERANCES.max_dense, "its Hessian is too large to examine")
     hessian = _hessian(here)
@@ -221,32 +237,35 @@ def _check_minimum(
     known = {"strict_local_minimum", "local_minimum"}
     require(certificate.claim in known, f"second order does not give {certificate.claim!r}")
     require(values[0] >= -2 * margin, "the Hessian has a negative eigenvalue")
-    if certificate.radius > 0 or certificate.claim == "strict_local_minimum":
-        require(radius is not None, "no exact stationary point is proved next to its point")
-        assert radius is not None
-        close = radius / 4 <= certificate.radius <= 4 * radius
-        require(close, "its radius is not the one computed")
+    proved = _is_near(radius, certificate.radius)
     if certificate.claim == "strict_local_minimum":
+        require(proved, "no exact stationary point is proved within its radius")
         require(values[0] > margin / 2, f"the Hessian's smallest eigenvalue is {values[0]:.3g}")
         least = values[0] * (1 - AGREEMENT) - 4 * margin
         within = max(0.0, least) <= certificate.margin <= values[0] * (1 + AGREEMENT)
         require(within, "its margin is not the smallest eigenvalue")
         return
     require(certificate.margin == 0, "its margin is not zero, where some direction is flat")
-    symmetric = certificate.radius > 0 and is_minimum_up_to_symmetry(here, values)
-    explained = convex_in_products(here) or symmetric
-    require(explained, "the Hessian has flat directions that no symmetry explains")
+    symmetric = proved and is_minimum_up_to_symmetry(here, values)
+    explained = symmetric or _by_products(certificate, here)
+    require(explained, "no exact minimum is proved within its radius, by symmetry or convexity")
+
+
+def _by_products(certificate: Certificate, here: Landscape) -> bool:
+    """Whether convexity in products proves a minimum within the stated radius."""
+    return _is_near(products_radius(here), certificate.radius)
+
+
+def _is_near(radius: float | None, stated: float) -> bool:
+    """Whether a stated radius is the computed one, up to the order in which bounds are added."""
+    return radius is not None and radius / 4 <= stated <= 4 * radius
 
 
 def _check_saddle(certificate: Certificate, hessian: Floats) -> None:
     """Negative curvature along the stated unit direction."""
+    _check_direction(certificate)
     direction = certificate.direction
-    require(
-        direction is not None and direction.shape == certificate.theta.shape,
-        "its direction has another length than its point",
-    )
     assert direction is not None
-    require(abs(np.linalg.norm(direction) - 1) <= AGREEMENT, "its direction is not of unit length")
     bend = float(direction @ (hessian @ direction))
     least = -bend * (1 - AGREEMENT) - 4 * eigenvalue_margin(np.linalg.eigvalsh(hessian))
     require(

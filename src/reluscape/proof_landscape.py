@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from reluscape.arithmetic import Float64, Rational, eigenvalue_margin
 from reluscape.certificate import Certificate, Claim, hash_data, hash_network, pack_pattern
 from reluscape.errors import UnsupportedModelError
-from reluscape.jets import exact_verdict, is_exactly_stationary
+from reluscape.jets import exact_verdict
 from reluscape.landscape import Landscape
 from reluscape.point import Point
 from reluscape.proof import certify
@@ -21,7 +21,6 @@ from reluscape.tolerances import TOLERANCES
 from reluscape.validation import check_theta
 from reluscape.whole import (
     all_layers_rest,
-    convex_in_products,
     gradient_error,
     gradient_norm,
     gradient_of,
@@ -29,6 +28,7 @@ from reluscape.whole import (
     is_minimum_up_to_symmetry,
     is_stationary,
     output_is_constant,
+    products_radius,
     stationary_radius,
 )
 
@@ -45,14 +45,14 @@ def certify_landscape(
         raise UnsupportedModelError(str(here.unreadable))
     if not is_differentiable(here):
         return _by_blocks(landscape, here, numbers)
-    near = here if numbers.exact else _resolved(here)
+    near = _resolved(here)
+    moved = float(np.linalg.norm(near.theta - here.theta))
     if gradient_norm(near) > gradient_error(near):
         if numbers.exact:
             return _by_blocks(landscape, here, numbers)
         return _sloping(landscape, near)
     if isinstance(numbers, Rational):
-        return _exact(landscape, here, numbers)
-    moved = float(np.linalg.norm(near.theta - here.theta))
+        return _exact(landscape, near, moved, numbers)
     return _stationary(landscape, near, moved)
 
 
@@ -87,22 +87,22 @@ def norm_bound(landscape: Landscape) -> float:
     return 10.0 * total + 1.0
 
 
-def _exact(landscape: Landscape, here: Landscape, numbers: Rational) -> Certificate:
+def _exact(landscape: Landscape, here: Landscape, moved: float, numbers: Rational) -> Certificate:
     """Certificate in rational arithmetic at a point whose gradient is zero to rounding."""
     if output_is_constant(here):
-        return _write(landscape, here, "plateau", _DEAD, arithmetic=numbers.name)
-    verdict = exact_verdict(here, numbers)
-    claim, reason = verdict.claim, verdict.reason
-    if claim == "undecided" and is_exactly_stationary(here, numbers) and convex_in_products(here):
-        claim, reason = "local_minimum", _CONVEX
+        return _write(landscape, here, "plateau", _DEAD, moved=moved, arithmetic=numbers.name)
+    with numbers.precision():
+        verdict = exact_verdict(here, numbers)
     return _write(
         landscape,
         here,
-        claim,
-        reason,
+        verdict.claim,
+        verdict.reason,
         margin=verdict.margin,
         direction=verdict.direction,
         curvature=verdict.curvature,
+        moved=moved,
+        radius=verdict.radius,
         arithmetic=numbers.name,
     )
 
@@ -131,8 +131,9 @@ def _stationary(landscape: Landscape, here: Landscape, moved: float) -> Certific
             moved=moved,
         )
     if here.size > TOLERANCES.max_dense:
-        if convex_in_products(here):
-            return _write(landscape, here, "local_minimum", _CONVEX, moved=moved)
+        radius = products_radius(here)
+        if radius is not None:
+            return _write(landscape, here, "local_minimum", _CONVEX, moved=moved, radius=radius)
         return _write(
             landscape,
             here,
@@ -168,7 +169,7 @@ def _stationary(landscape: Landscape, here: Landscape, moved: float) -> Certific
         claim,
         reason,
         margin=margin,
-        curvature=smallest,
+        curvature=None if claim == "undecided" else smallest,
         moved=moved,
         radius=radius,
     )
@@ -181,8 +182,9 @@ def _minimum(here: Landscape, hessian: Floats, values: Floats) -> tuple[Claim, s
     if radius is not None and smallest > eigenvalue_margin(values):
         reason = f"the gradient vanishes and the Hessian's smallest eigenvalue is {smallest:.3g}"
         return "strict_local_minimum", reason, radius
-    if convex_in_products(here):
-        return "local_minimum", _CONVEX, 0.0
+    by_products = products_radius(here)
+    if by_products is not None:
+        return "local_minimum", _CONVEX, by_products
     if radius is not None and is_minimum_up_to_symmetry(here, values):
         reason = (
             "the gradient vanishes and the Hessian is positive on all but the directions along"

@@ -3,43 +3,65 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg import qr
 
 from reluscape.landscape import Landscape
 from reluscape.network import Affine, Rectifier, Scale
 
-Floats = NDArray[np.float64]
+Array = NDArray[Any]
 Bools = NDArray[np.bool_]
+Indices = NDArray[np.intp]
 
 
-def flat_directions(landscape: Landscape, pattern: Bools) -> Floats:
-    """Orthonormal basis, in columns, of the flat directions at a differentiable point.
+def generators(landscape: Landscape, theta: Array) -> Array:
+    """Columns that span the flat directions at a differentiable point of the landscape's own cell.
 
     Three kinds: parameters that nothing reads because units are dead on every sample; for every
     live hidden unit, scaling its incoming weights up and its outgoing weights down (`relu(c z) =
-    c relu(z)` for c > 0); and for the cross-entropy, adding the same to all logits. Along them the
-    loss without decay is constant on a manifold through the point.
+    c relu(z)` for c > 0); and for the cross-entropy, adding the same to all logits. Along their
+    flows the loss is constant. With weight decay there are none.
 
     Args:
-        landscape: Fully readable, without batch norm.
-        pattern: Signs of all hidden kinks (those of the first layer's block), none active.
+        landscape: Fully readable, without batch norm, no kink active.
+        theta: The point, in any arithmetic, with the landscape's own pattern; shape (params,).
     """
+    if landscape.weight_decay > 0:
+        return np.zeros((landscape.size, 0), dtype=theta.dtype)
     layers = _stages(landscape)
-    alive = _alive_units(landscape, pattern)
+    alive = _alive_units(landscape, landscape.block(0).pattern())
     live_in = [np.ones(layers[0][0].weight.shape[1], dtype=np.bool_), *alive]
     read = _read_units(layers, alive)
     columns = [
         _unused(landscape, layers, live_in, read),
-        _rescalings(landscape, layers, alive, read),
+        _rescalings(landscape, layers, read, theta),
         _shifts(landscape, layers),
     ]
-    directions = np.hstack(columns)
-    if directions.shape[1] == 0:
-        return directions
-    u, values, _ = np.linalg.svd(directions, full_matrices=False)
-    return np.asarray(u[:, values > 1e-10 * values.max(initial=1.0)])
+    return np.hstack([part.astype(theta.dtype) for part in columns])
+
+
+def independent_part(columns: NDArray[np.float64]) -> tuple[Indices, Indices]:
+    """Rows and columns of a nonsingular square part, as large as the matrix's rank, by pivoting.
+
+    For flat directions: moving the other coordinates crosses all of them once.
+    """
+    if not columns.size:
+        return np.empty(0, dtype=np.intp), np.empty(0, dtype=np.intp)
+    triangle, order = qr(columns, mode="r", pivoting=True)
+    sizes = np.abs(np.diag(triangle))
+    chosen = order[: (sizes > 1e-10 * max(1.0, sizes[0])).sum()]
+    if not len(chosen):
+        return chosen, chosen
+    rows = qr(columns[:, chosen].T, mode="r", pivoting=True)[1]
+    return rows[: len(chosen)], chosen
+
+
+def flat_dimension(landscape: Landscape) -> int:
+    """Number of independent flat directions at the landscape's own point."""
+    return len(independent_part(generators(landscape, landscape.theta))[0])
 
 
 def is_plain(landscape: Landscape) -> bool:
@@ -98,22 +120,22 @@ def _unused(
     layers: Sequence[tuple[Affine, float | None]],
     live_in: Sequence[Bools],
     read: Sequence[Bools],
-) -> Floats:
+) -> Array:
     """Unit vectors of the parameters that do not reach the output."""
     chosen = []
     for (affine, _), inputs, units in zip(layers, live_in, read, strict=False):
         used = [(units[:, None] & inputs[None, :]).ravel()]
         used += [] if affine.bias is None else [units]
         chosen.append(landscape.positions(affine.name)[~np.concatenate(used)])
-    return np.eye(landscape.size)[:, np.concatenate(chosen)]
+    return np.eye(landscape.size, dtype=np.intp)[:, np.concatenate(chosen)]
 
 
 def _rescalings(
     landscape: Landscape,
     layers: Sequence[tuple[Affine, float | None]],
-    alive: Sequence[Bools],
     read: Sequence[Bools],
-) -> Floats:
+    theta: Array,
+) -> Array:
     """One direction per live hidden unit: incoming weights up, outgoing weights down."""
     rows = []
     for (before, slope), (after, _), units in zip(layers[:-1], layers[1:], read[:-1], strict=True):
@@ -123,25 +145,26 @@ def _rescalings(
         count, inputs = before.weight.shape
         outgoing = out[: after.weight.size].reshape(after.weight.shape)
         for unit in np.flatnonzero(units):
-            row = np.zeros(landscape.size)
-            row[into[unit * inputs : (unit + 1) * inputs]] = before.weight[unit]
+            row = np.zeros(landscape.size, dtype=theta.dtype)
+            incoming = into[unit * inputs : (unit + 1) * inputs]
             if before.bias is not None:
-                row[into[count * inputs + unit]] = before.bias[unit]
-            row[outgoing[:, unit]] = -after.weight[:, unit]
+                incoming = np.append(incoming, into[count * inputs + unit])
+            row[incoming] = theta[incoming]
+            row[outgoing[:, unit]] = -theta[outgoing[:, unit]]
             rows.append(row)
-    return np.array(rows).reshape(len(rows), landscape.size).T
+    return np.array(rows, dtype=theta.dtype).reshape(len(rows), landscape.size).T
 
 
-def _shifts(landscape: Landscape, layers: Sequence[tuple[Affine, float | None]]) -> Floats:
+def _shifts(landscape: Landscape, layers: Sequence[tuple[Affine, float | None]]) -> Array:
     """For the cross-entropy: the same change in the weights of all logits, or in their biases."""
     last, slope = layers[-1]
     if landscape.loss_name != "cross_entropy" or slope is not None:
         return np.empty((landscape.size, 0))
     outputs, inputs = last.weight.shape
     positions = landscape.positions(last.name)
-    columns = np.zeros((landscape.size, inputs + (last.bias is not None)))
+    columns = np.zeros((landscape.size, inputs + (last.bias is not None)), dtype=np.intp)
     for column in range(inputs):
-        columns[positions[column : outputs * inputs : inputs], column] = 1.0
+        columns[positions[column : outputs * inputs : inputs], column] = 1
     if last.bias is not None:
-        columns[positions[outputs * inputs :], inputs] = 1.0
+        columns[positions[outputs * inputs :], inputs] = 1
     return columns

@@ -8,11 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reluscape.arithmetic import eigenvalue_margin
+from reluscape.exactly import rest_is_zero
 from reluscape.landscape import Landscape
 from reluscape.majorant import Majorant
+from reluscape.nearby import distance_to_stationary, radius_of, rank_of, triangle_of
 from reluscape.network import Affine
 from reluscape.point import Point
-from reluscape.symmetry import flat_directions, is_plain
+from reluscape.symmetry import flat_dimension, is_plain
 from reluscape.tolerances import TOLERANCES
 
 Floats = NDArray[np.float64]
@@ -77,9 +79,7 @@ def stationary_radius(landscape: Landscape, hessian: Floats) -> float | None:
     """
     if not is_plain(landscape):
         return None
-    flat = 0
-    if landscape.weight_decay == 0:
-        flat = flat_directions(landscape, landscape.block(0).pattern()).shape[1]
+    flat = flat_dimension(landscape)
     values, vectors = np.linalg.eigh(hessian)
     curved = np.abs(values) > eigenvalue_margin(values)
     if curved.sum() != len(values) - flat:
@@ -122,6 +122,48 @@ def convex_in_products(landscape: Landscape) -> bool:
     )
 
 
+def products_radius(landscape: Landscape) -> float | None:
+    """Radius within which an exact minimum is proved by convexity in the products, or None.
+
+    With the output weights held fixed the loss is convex in the first layer and the output's bias, and
+    quadratic where it is not L1. A stationary point there has a vanishing derivative by every product
+    (no output weight is zero), hence one by the output weights too.
+    """
+    if not convex_in_products(landscape) or landscape.loss_name == "cross_entropy":
+        return None
+    block, layers = landscape.block(0), landscape.layers
+    bias = landscape.positions(layers[1])[landscape.block(1).piecewise.features.shape[1] :]
+    pattern, free = block.pattern(), np.concatenate([landscape.positions(layers[0]), bias])
+    if landscape.loss_name == "l1":
+        none = np.empty(0, dtype=np.intp)
+        above = int(pattern[block.kink_groups[-1].start :].sum())
+        balanced = len(bias) == 0 or 2 * above == landscape.num_samples
+        exact = rest_is_zero(landscape, layers[0], block.theta, pattern, none)
+        return 0.0 if balanced and exact else None
+    if len(free) > TOLERANCES.max_dense:
+        return None
+    piecewise = block.piecewise
+    rows = piecewise.outer(
+        piecewise.output_jacobian(pattern)[:, 0], np.arange(len(piecewise.features))
+    )
+    rows = np.hstack([rows, np.ones((len(rows), len(bias)))])
+    scale = {"squared": 2.0, "half_squared": 1.0}[landscape.loss_name] / landscape.num_samples
+    distance = distance_to_stationary(
+        scale * rows.T @ rows,
+        gradient_of(landscape)[free],
+        gradient_errors(landscape)[free],
+        rank_of(triangle_of([rows], len(free))),
+    )
+    at_zero = np.empty(0, dtype=np.intp)
+    return radius_of(
+        distance,
+        quadratic=True,
+        sway=0.0,
+        clearance=piecewise.clearance(block.theta, pattern, at_zero)[0],
+        scale=1.0 + float(np.linalg.norm(landscape.theta)),
+    )
+
+
 def output_is_constant(landscape: Landscape) -> bool:
     """Whether a layer dead on all samples, with no bias behind it, makes the output constant nearby."""
     if not is_plain(landscape) or landscape.weight_decay > 0 or landscape.reading is None:
@@ -159,5 +201,5 @@ def is_minimum_up_to_symmetry(landscape: Landscape, eigenvalues: NDArray[np.floa
     """
     if not is_plain(landscape) or landscape.weight_decay > 0:
         return False
-    flat = flat_directions(landscape, landscape.block(0).pattern()).shape[1]
+    flat = flat_dimension(landscape)
     return bool((eigenvalues > eigenvalue_margin(eigenvalues)).sum() == len(eigenvalues) - flat)
