@@ -42,14 +42,17 @@ class Fractions:
 
 
 def rest_is_zero(
-    landscape: Landscape, layer: str, theta: Array, pattern: Bools, active: Indices
+    landscape: Landscape, layer: str, theta: Array, pattern: Bools, active: Indices, rank: int
 ) -> bool:
     """Whether the L1 loss's gradient lies exactly in the span of the active kinks' normals.
 
-    False also where the sums are too long to be added up exactly.
+    False also where the sums are too long to be added up exactly. They need not be where the normals,
+    of this rank, span all that any gradient can: sums of units times inputs.
     """
     numbers = Fractions()
     block = FrozenBlock(landscape, layer, numbers)
+    if rank >= block.width * _num_directions(block.features, bias=block.bias):
+        return True
     depth = [block.width, *block.widths, block.outputs]
     work = len(block.features) * sum(block.width * a * b for a, b in pairwise(depth))
     if work + len(active) ** 2 * len(theta) > MAX_OPERATIONS:
@@ -68,6 +71,13 @@ def rest_is_zero(
             block.wide(part.jacobians[samples[here] - rows[0], switches[here]], samples[here])
         )
     return _spans(np.vstack(normals), gradient)
+
+
+def _num_directions(inputs: Array, *, bias: bool) -> int:
+    """Upper bound on the rank of the inputs: their distinct columns that are not zero."""
+    columns = {tuple(column) for column in inputs.T}
+    constant = any(len(set(column)) == 1 and column[0] != 0 for column in columns)
+    return sum(any(column) for column in columns) + (bias and not constant)
 
 
 def _spans(rows: Array, vector: Array) -> bool:

@@ -420,7 +420,8 @@ class Local:
             return 0.0
         if self.block.loss == "l1" and self.block.weight_decay == 0:
             pattern = self.block.vector_of(self.bits)
-            zero = rest_is_zero(self.landscape, self.layer, self.theta, pattern, self.active)
+            rank = len(self.theta) - free
+            zero = rest_is_zero(self.landscape, self.layer, self.theta, pattern, self.active, rank)
             return 0.0 if zero else None
         if free > TOLERANCES.max_dense:
             return None

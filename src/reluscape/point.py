@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -138,16 +139,20 @@ class Point:
             errors[here] = abs(step) * self.sensitivity_errors[level + 1][place]
         return jumps, errors
 
-    def edge(self, k: int, side: int) -> Floats:
-        """Unit direction that moves kink k to `side` and keeps all other active kinks at zero."""
-        rows = self.normals
-        if side > 0:
-            bends = self.bends()[:, k]
-            rows = rows + bends[:, None] * rows[k]
-        target = np.zeros(len(rows))
-        target[k] = side
-        direction = np.linalg.lstsq(rows, target, rcond=None)[0]
-        return np.asarray(direction / np.linalg.norm(direction))
+    def edges(self) -> tuple[Floats, Floats]:
+        """Unit directions into the negative and the positive side of every active kink, (k, params) each.
+
+        Along an edge all other active kinks stay zero; those of the same sample bend when the kink is
+        crossed, which changes the edge into the positive side.
+        """
+        straight: Floats = np.linalg.pinv(self.normals)
+        bent = straight - straight @ self.bends()
+        return _unit(-straight.T), _unit(bent.T)
+
+
+def _unit(rows: NDArray[np.floating[Any]]) -> Floats:
+    """Rows of length one."""
+    return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True))
 
 
 def _with_a_say(block: Block, pattern: Bools, zero: Indices) -> Indices:

@@ -150,8 +150,8 @@ def _dependent(point: Point, moved: float) -> Certificate:
     """Certificate where LIKQ fails: by the adjacent cells, if they are few enough."""
     count = len(point.active)
     failing = f"the normals of the {count} active kinks are dependent (LIKQ fails)"
-    radius = _stationary_radius(point)
-    if count > TOLERANCES.max_active or radius is None:
+    radius = _stationary_radius(point) if count <= TOLERANCES.max_active else None
+    if radius is None:
         reason = f"{failing}, so slopes do not decide, and the adjacent cells are not examined"
         return write(point, "undecided", reason, moved)
     adjacent = Adjacent.of(point)
@@ -202,11 +202,14 @@ def _stationary_radius(point: Point) -> float | None:
     piecewise-affine loss when exact sums say so.
     """
     piecewise, landscape = point.block.piecewise, point.block.landscape
-    free = point.block.size - Float64().rank(point.normals)
+    rank = Float64().rank(point.normals)
+    free = point.block.size - rank
     if free == 0 or not (point.rest.any() or point.gradient_error.any()):
         return 0.0
     if landscape.loss_name == "l1" and landscape.weight_decay == 0:
-        zero = rest_is_zero(landscape, point.block.layer, point.theta, point.pattern, point.active)
+        zero = rest_is_zero(
+            landscape, point.block.layer, point.theta, point.pattern, point.active, rank
+        )
         return 0.0 if zero else None
     if free > TOLERANCES.max_dense:
         return None
@@ -253,11 +256,12 @@ def _descending(
         for k, pair in enumerate(signs)
         if ({-1, 1} == set(pair) if claim == "not_stationary" else -1 in pair)
     ]
+    directions = point.edges()
     edges = []
     for k in wanted:
         for column, side in enumerate((-1, 1)):
             if signs[k][column] == -1:
-                direction = point.edge(k, side)
+                direction = directions[column][k]
                 rate = abs(float(point.normals[k] @ direction))
                 edges.append((rate * (slopes[k, column] + errors[k, column]), k, side, direction))
     slope, k, side, direction = min(edges, key=lambda edge: edge[0])

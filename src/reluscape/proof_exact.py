@@ -283,14 +283,14 @@ def _evidence(theta: Array, multipliers: Array, numbers: Float64 | Rational) -> 
 
 def _steepest(at: Point, slopes: Array, floats: Floats, claim: Claim) -> Floats:
     """Unit direction of the steepest falling edge that shows the claim."""
-    edges = []
+    edges, directions = [], at.edges()
     for k, pair in enumerate(slopes):
         signs = [sign(value, 0) for value in pair]
         if claim_of_slopes([(signs[0], signs[1])], strict=False, constant=False) != claim:
             continue
         for column, side in enumerate((-1, 1)):
             if signs[column] == -1:
-                direction = at.edge(k, side)
+                direction = directions[column][k]
                 edges.append(
                     (floats[k, column] * abs(float(at.normals[k] @ direction)), k, side, direction)
                 )
