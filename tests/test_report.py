@@ -1,7 +1,6 @@
 """The report: wording, records on disk, sections, and the page in a real browser."""
 
 import json
-import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import fields, is_dataclass, replace
@@ -10,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pages import assert_nothing_overflows
 
 from reluscape.errors import InputError
 from reluscape.report import (
@@ -27,15 +27,6 @@ from reluscape.report.charts import activity_bins, curves, dots
 from reluscape.report.page import section_modules
 from reluscape.report.wording import listed, number, share, tally, verdict_line, verdict_sentence
 
-CHROMIUM = Path("/usr/bin/chromium")
-ARGUMENTS = [
-    "--no-sandbox",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
-    "--disable-quic",
-]
 HOSTILE = "</script><script>alert(1)</script><img src=http://example.org/x>&\"'{{ 7*7 }}"
 
 
@@ -332,19 +323,6 @@ def test_an_interrupted_survey_says_so(record: Survey) -> None:
     assert "<strong>Incomplete.</strong>" not in render(record)
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    if not CHROMIUM.exists():
-        if os.environ.get("CI") == "true":
-            pytest.fail(f"{CHROMIUM} is missing; install it with apt-get install chromium")
-        pytest.skip(f"{CHROMIUM} is missing; install it with apt-get install chromium")
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    with sync_api.sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=str(CHROMIUM), args=ARGUMENTS)
-        yield running
-        running.close()
-
-
 @pytest.fixture
 def opened(browser: Any, record: Survey, tmp_path: Path) -> Iterator[Callable[[int], Any]]:
     """Opens the report at a width and, at the end, asserts that it asked for nothing else."""
@@ -366,13 +344,6 @@ def opened(browser: Any, record: Survey, tmp_path: Path) -> Iterator[Callable[[i
     yield at_width
     assert requests == [path.as_uri()]
     assert troubles == []
-
-
-def assert_nothing_overflows(page: Any, width: int) -> None:
-    inside = "[document.documentElement.scrollWidth, document.documentElement.clientWidth]"
-    assert page.evaluate(inside) == [width, width]
-    too_wide = "[...document.querySelectorAll('.plot svg.main-svg')].map(p => p.clientWidth)"
-    assert max(page.evaluate(too_wide)) <= width
 
 
 @pytest.mark.browser

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from reluscape import __version__
+from reluscape import __version__, cli_study
 from reluscape.errors import AnalysisError, InputError, ReluscapeError
 
 if TYPE_CHECKING:
@@ -300,6 +300,10 @@ def verify(
     else:
         typer.echo(f"{'valid' if valid else 'rejected'}: {reason}")
     raise typer.Exit(0 if valid else 1)
+
+
+app.command(epilog="Example: reluscape reproduce milne --scale small --out r/")(cli_study.reproduce)
+app.add_typer(cli_study.study, name="study")
 
 
 def main() -> None:

@@ -123,6 +123,26 @@ def histograms(rows: Sequence[tuple[str, Sequence[Series]]], x_title: str) -> go
     return figure.update_yaxes(rangemode="tozero", tickformat=",d", nticks=4)
 
 
+def shares(values: np.ndarray, x_title: str, y_title: str) -> go.Figure:
+    """How many shares fall in each twentieth of 0 to 100 %."""
+    counts, edges = np.histogram(values, bins=20, range=(0.0, 1.0))
+    figure = go.Figure()
+    figure.add_bar(x=50 * (edges[1:] + edges[:-1]), y=counts, width=5, marker_color=COLOURS[0])
+    _style(figure, x_title, y_title, 300, 1)
+    figure.update_layout(bargap=0.04)
+    figure.update_xaxes(range=[-1, 101], ticksuffix=" %")
+    return figure.update_yaxes(rangemode="tozero", tickformat=",d")
+
+
+def threshold_curve(
+    x: np.ndarray, y: np.ndarray, level: float, x_title: str, y_title: str
+) -> go.Figure:
+    """One line on a logarithmic vertical axis, and a dashed one at `level`."""
+    figure = curves([Series("", x, y)], x_title, y_title)
+    figure.add_hline(y=level, line={"dash": "dash", "color": COLOURS[1], "width": 1.4})
+    return figure.update_yaxes(**_log_axis(np.append(y, level)))
+
+
 def activity_bins(activity: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Percentages and unit counts of the bars: 0, twenty open stretches between, and 100."""
     inner = activity[(activity > 0) & (activity < 1)]

@@ -2,7 +2,9 @@
 
 import importlib
 import pkgutil
+from collections.abc import Sequence
 from types import ModuleType
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -45,6 +47,17 @@ def render(survey: Survey) -> str:
     Equal surveys give equal pages, byte for byte. All texts from the survey are escaped, and the
     page's own policy forbids it any request.
     """
+    return fill(
+        "survey.html.j2",
+        sections=build_sections(survey),
+        survey=survey,
+        overall=[(model.name, overall(model)) for model in survey.models],
+        tiers=TIERS,
+    )
+
+
+def fill(template: str, *, sections: Sequence[Section], **values: Any) -> str:
+    """A page of sections from a template that extends `page.html.j2`."""
     environment = Environment(
         loader=PackageLoader("reluscape.report"),
         autoescape=True,
@@ -53,14 +66,8 @@ def render(survey: Survey) -> str:
         lstrip_blocks=True,
     )
     environment.filters["figure_json"] = figure_json
-    page = environment.get_template("page.html.j2")
-    return page.render(
-        survey=survey,
-        overall=[(model.name, overall(model)) for model in survey.models],
-        sections=build_sections(survey),
-        tiers=TIERS,
-        plotly=Markup(get_plotlyjs().replace("</script", "<\\/script")),
-    )
+    plotly = Markup(get_plotlyjs().replace("</script", "<\\/script"))
+    return environment.get_template(template).render(sections=sections, plotly=plotly, **values)
 
 
 def figure_json(figure: Figure) -> Markup:

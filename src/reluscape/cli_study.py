@@ -1,0 +1,264 @@
+"""The commands `reproduce` and `study ...`."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from reluscape.errors import InputError
+
+if TYPE_CHECKING:
+    from reluscape.study import Standing
+
+__all__ = ["reproduce", "study"]
+
+
+class PaperName(StrEnum):
+    """The papers that can be reproduced; a test keeps them equal to the library's."""
+
+    milne = "milne"
+
+
+class ScaleName(StrEnum):
+    """Sizes of a reproduction."""
+
+    smoke = "smoke"
+    small = "small"
+    paper = "paper"
+
+
+Jobs = Annotated[int, typer.Option(help="Local processes; -1 for one per core.")]
+Dask = Annotated[
+    str | None,
+    typer.Option("--dask", metavar="ADDRESS", help="Dask scheduler, such as tcp://host:8786."),
+]
+Fork = Annotated[
+    bool,
+    typer.Option("--fork", help="Start a new file where parameters, seed or code have changed."),
+]
+Retry = Annotated[bool, typer.Option("--retry", help="Run failed and lost trials again.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**31, help="Seed of the study.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+File = Annotated[Path, typer.Argument(metavar="FILE", help="The study's file.")]
+
+
+def reproduce(
+    ctx: typer.Context,
+    paper: Annotated[PaperName, typer.Argument(help="The paper, by its first author.")],
+    scale: Annotated[
+        ScaleName, typer.Option(help="smoke: seconds; small: a minute; paper: the published size.")
+    ] = ScaleName.small,
+    trials: Annotated[
+        int | None, typer.Option(min=1, help="Runs per experiment, instead of the scale's.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for studies, table and page.")] = (
+        Path("reproduction")
+    ),
+    seed: Seed = 0,
+    jobs: Jobs = -1,
+    dask: Dask = None,
+    fork: Fork = False,
+    as_json: Json = False,
+) -> None:
+    """Run a paper's experiments and set the published numbers beside ours.
+
+    The same command goes on where an interrupted one stopped. Ctrl-C leaves a table of what was done.
+    """
+    from reluscape.progress import shown
+    from reluscape.reproduce import reproduce as run
+
+    ctx.obj.append(f"finished trials in {out}; the same command goes on")
+    with shown() as progress:
+        result = run(
+            paper.value,
+            out,
+            scale=scale.value,
+            trials=trials,
+            seed=seed,
+            jobs=jobs,
+            dask=dask,
+            fork=fork,
+            progress=progress,
+        )
+    if as_json:
+        rows = [
+            {
+                "quantity": row.quantity, "unit": row.unit, "published": row.published,
+                "ours": row.ours, "interval": [row.low, row.high], "agrees": row.agrees,
+                "runs": row.trials,
+            }
+            for rows in result.comparisons for row in rows
+        ]  # fmt: skip
+        files = {"report": str(result.report), "table": str(result.table)}
+        typer.echo(json.dumps({"complete": result.complete, "rows": rows} | files))
+    else:
+        typer.echo(f"{result.summary()}\n\nreport: {result.report}")
+    if not result.complete:
+        typer.echo("interrupted: the same command goes on", err=True)
+        raise typer.Exit(130)
+
+
+study = typer.Typer(
+    help="Run an experiment of your own many times, and look at what came of it.",
+    epilog="Example: reluscape study run mine:experiment runs.sqlite --trials 100 --set width=4,8",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+
+@study.command(
+    epilog="Example: reluscape study run mine:experiment runs.sqlite --trials 100 --set width=4,8"
+)
+def run(
+    ctx: typer.Context,
+    function: Annotated[
+        str, typer.Argument(help="module:function, f(parameters, seed) -> record.")
+    ],
+    file: File,
+    values: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="NAME=V[,V...]", help="Parameter values; several span a grid."
+        ),
+    ] = None,
+    trials: Annotated[int, typer.Option(min=1, help="Trials per combination of parameters.")] = 1,
+    seed: Seed = 0,
+    jobs: Jobs = -1,
+    dask: Dask = None,
+    fork: Fork = False,
+    retry: Retry = False,
+    as_json: Json = False,
+) -> None:
+    """Run what the study lacks; the same command goes on after any interruption."""
+    from reluscape.progress import shown
+    from reluscape.study import Study
+    from reluscape.study.study import load_function
+
+    points = dict(map(_parameter, values or []))
+    _make_folder_importable()
+    ctx.obj.append(f"finished trials in {file}; the same command goes on")
+    with shown() as progress:
+        standing = Study(file).run(
+            load_function(function),
+            points,
+            trials=trials,
+            seed=seed,
+            jobs=jobs,
+            dask=dask,
+            fork=fork,
+            retry=retry,
+            progress=progress,
+        )
+    _tell(standing, as_json)
+
+
+@study.command(epilog="Example: reluscape study resume runs.sqlite --jobs 2")
+def resume(
+    ctx: typer.Context,
+    file: File,
+    jobs: Jobs = -1,
+    dask: Dask = None,
+    retry: Retry = False,
+    as_json: Json = False,
+) -> None:
+    """Go on with a study as it was planned."""
+    from reluscape.progress import shown
+    from reluscape.study import Study
+
+    _make_folder_importable()
+    ctx.obj.append(f"finished trials in {file}; the same command goes on")
+    with shown() as progress:
+        standing = Study(file).resume(jobs=jobs, dask=dask, retry=retry, progress=progress)
+    _tell(standing, as_json)
+
+
+@study.command(epilog="Example: reluscape study show runs.sqlite")
+def show(file: File, as_json: Json = False) -> None:
+    """Say how many trials are done, what failed and why, and the mean of every number."""
+    from reluscape.study import Study
+
+    _tell(Study(file).standing(), as_json)
+
+
+@study.command(epilog="Example: reluscape study export runs.sqlite --parquet runs.parquet")
+def export(
+    file: File,
+    csv: Annotated[Path | None, typer.Option("--csv", help="Write this .csv file.")] = None,
+    parquet: Annotated[
+        Path | None, typer.Option("--parquet", help="Write this .parquet file.")
+    ] = None,
+) -> None:
+    """Write all trials as a table: parameters, seed, status and record."""
+    from reluscape.study import Study
+
+    if csv is None and parquet is None:
+        raise InputError("expected a file to write: give --csv FILE.csv or --parquet FILE.parquet")
+    for path, suffix in ((csv, ".csv"), (parquet, ".parquet")):
+        if path is not None:
+            if path.suffix != suffix:
+                raise InputError(f"expected a file name ending in {suffix}; received {path}")
+            typer.echo(f"written: {Study(file).export(path)}")
+
+
+@study.command(
+    epilog="Example: reluscape study plot runs.sqlite --y loss --x width --out loss.html"
+)
+def plot(
+    file: File,
+    y: Annotated[
+        str | None, typer.Option(help="Number of the records; default: the first.")
+    ] = None,
+    x: Annotated[
+        str | None, typer.Option(help="Parameter; default: the first that varies.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="HTML file, readable offline.")] = Path("study.html"),
+) -> None:
+    """Draw a number against a parameter with its 95 % interval, or as a histogram."""
+    from reluscape.results import write_then_rename
+    from reluscape.study import Study
+
+    page = Study(file).plot(y, x).to_html(include_plotlyjs=True)
+    write_then_rename(out, lambda path: path.write_text(page, encoding="utf-8"))
+    typer.echo(f"written: {out}")
+
+
+def _make_folder_importable() -> None:
+    """Let experiments lie in the current folder; worker processes take over the path."""
+    folder = str(Path.cwd())
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+
+
+def _parameter(text: str) -> tuple[str, list[Any]]:
+    """NAME=V,V as a name and values: numbers, true, false, or texts."""
+    name, equals, values = text.partition("=")
+    if not equals or not re.fullmatch(r"[A-Za-z_]\w*", name) or not values:
+        raise InputError(f"expected --set NAME=VALUE or NAME=VALUE,VALUE; received {text!r}")
+    return name, [_value(value) for value in values.split(",")]
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _tell(standing: Standing, as_json: bool) -> None:
+    """Where a study stands, as text or JSON."""
+    if not as_json:
+        typer.echo(standing.summary())
+        return
+    names = ("function", "seed", "planned", "done", "failed", "lost", "seconds", "complete")
+    columns = ("count", "mean", "sd", "min", "max")
+    record = {name: getattr(standing, name) for name in names}
+    record["statistics"] = {
+        name: dict(zip(columns, values, strict=True)) for name, *values in standing.statistics
+    }
+    typer.echo(json.dumps({"file": str(standing.path), **record}))

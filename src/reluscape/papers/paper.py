@@ -1,0 +1,115 @@
+"""What a paper's file says: its experiments, their published numbers, and how ours compare."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import plotly.graph_objects as go
+from numpy.typing import NDArray
+from scipy.stats import t as student
+
+from reluscape.intervals import Z95
+from reluscape.study import Study
+from reluscape.study.trial import Experiment as Function
+
+Scale = Literal["smoke", "small", "paper"]
+SCALES: tuple[Scale, ...] = ("smoke", "small", "paper")
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """One published number beside ours.
+
+    Attributes:
+        quantity: What it is.
+        published: The published value.
+        published_error: Standard error of the published value, from its own sampling; 0 if unknown.
+        ours: Our value.
+        low: Lower end of our 95 % interval.
+        high: Upper end.
+        trials: Number of runs behind ours.
+        unit: Unit of all of these.
+        note: What to know about the comparison.
+    """
+
+    quantity: str
+    published: float
+    published_error: float
+    ours: float
+    low: float
+    high: float
+    trials: int
+    unit: str = ""
+    note: str = ""
+
+    @property
+    def agrees(self) -> bool:
+        """Whether the difference is within 1.96 standard errors, both samplings counted.
+
+        False where ours has no interval (too few trials).
+        """
+        error = np.hypot((self.high - self.low) / (2 * Z95), self.published_error)
+        return bool(abs(self.ours - self.published) <= Z95 * error)
+
+
+@dataclass(frozen=True, slots=True)
+class PaperFigure:
+    """A figure of ours beside a description of the published one."""
+
+    key: str
+    caption: str
+    published: str
+    figure: go.Figure
+
+
+@dataclass(frozen=True, slots=True)
+class Experiment:
+    """One experiment of a paper.
+
+    Attributes:
+        key: Short name; its study is the file `<paper>-<key>.sqlite`.
+        title: Heading.
+        protocol: What is run, one paragraph each, with every choice that the paper leaves open.
+        function: The trial, for `Study`.
+        points: Parameters for a scale, and for a number of runs where one is asked for.
+        compare: Published numbers beside ours.
+        figures: The figures.
+    """
+
+    key: str
+    title: str
+    protocol: tuple[str, ...]
+    function: Function
+    points: Callable[[Scale, int | None], Sequence[dict[str, Any]]]
+    compare: Callable[[Study], tuple[Comparison, ...]]
+    figures: Callable[[Study], tuple[PaperFigure, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Paper:
+    """A paper: its name on the command line, its citation and its experiments."""
+
+    key: str
+    citation: str
+    experiments: tuple[Experiment, ...]
+
+
+def over_draws(values: NDArray[np.float64]) -> tuple[float, float, float, float]:
+    """Mean over independent repetitions of a whole experiment, and what one repetition scatters.
+
+    Args:
+        values: One number per repetition, shape (draws,).
+
+    Returns:
+        (mean, low, high, scatter): the 95 % interval of the mean by Student's t, and the standard
+        deviation of a single repetition, which is the standard error of a paper that made one.
+    """
+    mean, count = float(values.mean()), len(values)
+    if count < 2:
+        return mean, mean, mean, 0.0
+    scatter = float(values.std(ddof=1))
+    half = float(student.ppf(0.975, count - 1)) * scatter / count**0.5
+    return mean, mean - half, mean + half, scatter

@@ -1,0 +1,243 @@
+"""`reproduce`: run a paper's experiments and set the published numbers beside ours."""
+
+from __future__ import annotations
+
+import csv
+import importlib
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from reluscape import __version__
+from reluscape.errors import InputError
+from reluscape.papers.paper import SCALES, Comparison, Experiment, Paper, Scale
+from reluscape.report.page import fill
+from reluscape.report.section import Cell, Figure, Section, Table
+from reluscape.report.wording import number
+from reluscape.results import write_then_rename
+from reluscape.study import Standing, Study
+
+Progress = Callable[[str, float], None]
+
+#: Papers with a file in `reluscape.papers`.
+PAPERS = ("milne",)
+
+COLUMNS = ("quantity", "published", "ours", "95 % interval", "agrees?", "runs")
+
+
+@dataclass(frozen=True, slots=True)
+class Reproduction:
+    """Published numbers beside ours.
+
+    Attributes:
+        paper: The paper.
+        scale: "smoke", "small" or "paper".
+        seed: Seed of the studies.
+        standings: Where the study of each experiment stands.
+        comparisons: For each experiment, its published numbers beside ours.
+        complete: Whether every trial was run.
+        report: The page.
+        table: The table as CSV.
+    """
+
+    paper: Paper
+    scale: Scale
+    seed: int
+    standings: tuple[Standing, ...]
+    comparisons: tuple[tuple[Comparison, ...], ...]
+    complete: bool
+    report: Path
+    table: Path
+
+    def summary(self) -> str:
+        """The table *published | ours | 95 % interval | agrees?* as text, one per experiment."""
+        parts = [f"{self.paper.citation} (scale {self.scale}, seed {self.seed})"]
+        for experiment, standing, rows in zip(
+            self.paper.experiments, self.standings, self.comparisons, strict=True
+        ):
+            parts += ["", experiment.title, _aligned([COLUMNS, *(row_of(row) for row in rows)])]
+            if standing.failed or standing.lost:
+                parts.append(standing.summary())
+        return "\n".join(parts)
+
+
+def reproduce(
+    name: str,
+    out: str | os.PathLike[str],
+    *,
+    scale: Scale = "small",
+    trials: int | None = None,
+    seed: int = 0,
+    jobs: int = 1,
+    dask: str | None = None,
+    fork: bool = False,
+    progress: Progress | None = None,
+) -> Reproduction:
+    """Run a paper's experiments through `Study` and compare with what was published.
+
+    Args:
+        name: One of `PAPERS`.
+        out: Folder for the studies, the table and the page; the same call goes on where one stopped.
+        scale: "smoke" (seconds), "small" (a minute), "paper" (the published size or more).
+        trials: Runs per experiment, instead of the scale's.
+        seed: Seed of the studies.
+        jobs: Local processes.
+        dask: Address of a Dask scheduler instead.
+        fork: Start new study files where parameters or code have changed.
+        progress: Told what is being done and the fraction done.
+
+    Returns:
+        The comparison. After Ctrl-C it rests on the trials done until then and is marked incomplete.
+
+    Raises:
+        InputError: No such paper or scale, or what `Study.run` raises.
+    """
+    paper = _paper(name)
+    if scale not in SCALES:
+        raise InputError(f"scale must be one of {', '.join(SCALES)}; received {scale!r}")
+    if trials is not None and trials < 1:
+        raise InputError(f"trials must be at least 1; received {trials}")
+    folder = Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    standings: list[Standing] = []
+    for experiment in paper.experiments:
+        study = Study(folder / f"{paper.key}-{experiment.key}-{_size(scale, trials)}.sqlite")
+        points = experiment.points(scale, trials)
+        options: dict[str, Any] = {"seed": seed, "jobs": jobs, "dask": dask, "fork": fork}
+        try:
+            standings.append(study.run(experiment.function, points, progress=progress, **options))
+        except KeyboardInterrupt:
+            if not study.path.is_file():
+                raise
+            standings.append(study.standing())
+            break
+    return _written(paper, scale, seed, tuple(standings), folder)
+
+
+def _size(scale: Scale, trials: int | None) -> str:
+    """What tells the studies of different sizes apart."""
+    return scale if trials is None else f"{trials}"
+
+
+def _paper(name: str) -> Paper:
+    """The paper's file."""
+    if name not in PAPERS:
+        raise InputError(f"expected one of the papers {', '.join(PAPERS)}; received {name!r}")
+    paper: Paper = importlib.import_module(f"reluscape.papers.{name}").PAPER
+    return paper
+
+
+def _written(
+    paper: Paper, scale: Scale, seed: int, standings: tuple[Standing, ...], folder: Path
+) -> Reproduction:
+    """Compare, and write table and page."""
+    begun = paper.experiments[: len(standings)]
+    studies = [Study(standing.path) for standing in standings]
+    usable = [standing.done > 0 for standing in standings]
+    comparisons = [
+        experiment.compare(study) if has_records else ()
+        for experiment, study, has_records in zip(begun, studies, usable, strict=True)
+    ]
+    complete = len(begun) == len(paper.experiments) and all(s.complete for s in standings)
+    result = Reproduction(
+        paper=paper,
+        scale=scale,
+        seed=seed,
+        standings=standings,
+        comparisons=tuple(comparisons),
+        complete=complete,
+        report=folder / f"{paper.key}.html",
+        table=folder / f"{paper.key}.csv",
+    )
+    sections = [
+        _section(paper, *item) for item in zip(begun, studies, standings, comparisons, strict=True)
+    ]
+    page = fill(
+        "reproduction.html.j2",
+        sections=sections,
+        paper=paper,
+        complete=complete,
+        scale=scale,
+        seed=seed,
+        version=__version__,
+    )
+    write_then_rename(result.report, lambda path: path.write_text(page, encoding="utf-8"))
+    write_then_rename(result.table, lambda path: _write_csv(path, result))
+    return result
+
+
+def _section(
+    paper: Paper,
+    experiment: Experiment,
+    study: Study,
+    standing: Standing,
+    rows: tuple[Comparison, ...],
+) -> Section:
+    """One experiment on the page."""
+    figures = experiment.figures(study) if rows else ()
+    agreeing = sum(row.agrees for row in rows)
+    verdict = (
+        f"{agreeing} of {len(rows)} published numbers agree with ours."
+        if rows
+        else "No trial has a record yet."
+    )
+    cells = tuple(
+        tuple(Cell(text, numeric=column in (1, 2)) for column, text in enumerate(row_of(row)))
+        for row in rows
+    )
+    return Section(
+        key=f"{paper.key}-{experiment.key}",
+        title=experiment.title,
+        verdict=verdict,
+        remarks=tuple(dict.fromkeys(row.note for row in rows if row.note)),
+        figures=tuple(
+            Figure(f.key, f"{f.caption} Published: {f.published}", f.figure) for f in figures
+        ),
+        tables=(Table("Published and ours", COLUMNS, cells),) if rows else (),
+        method=experiment.protocol,
+        check=(
+            f"{standing.done} of {standing.planned} trials are done, {standing.failed + standing.lost}"
+            " failed. Every trial with its seed, record, package versions and code version is in the"
+            " study file; its digest does not depend on the number of processes.",
+        ),
+        commands=(
+            f"reluscape study show {study.path.name}",
+            f"reluscape study export {study.path.name} --csv {study.path.stem}.csv",
+        ),
+    )
+
+
+def row_of(row: Comparison) -> tuple[str, ...]:
+    """A comparison as the texts of a table's row."""
+    unit = f" {row.unit}" if row.unit else ""
+    return (
+        row.quantity,
+        f"{number(row.published)}{unit}",
+        f"{number(row.ours)}{unit}",
+        f"{number(row.low)} to {number(row.high)}",
+        "yes" if row.agrees else "no",
+        f"{row.trials}",
+    )
+
+
+def _aligned(rows: list[tuple[str, ...]]) -> str:
+    """Rows of texts in columns."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = ["  ".join(t.ljust(w) for t, w in zip(row, widths, strict=True)) for row in rows]
+    return "\n".join(re.sub(r"\s+$", "", line) for line in lines)
+
+
+def _write_csv(path: Path, result: Reproduction) -> None:
+    """The table with all digits."""
+    fields = ("quantity", "unit", "published", "published_error", "ours", "low", "high")
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["experiment", *fields, "agrees", "runs", "note"])
+        begun = result.paper.experiments[: len(result.comparisons)]
+        for experiment, rows in zip(begun, result.comparisons, strict=True):
+            for row in rows:
+                values = [getattr(row, field) for field in fields]
+                writer.writerow([experiment.key, *values, row.agrees, row.trials, row.note])

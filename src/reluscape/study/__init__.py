@@ -1,0 +1,5 @@
+"""Studies: an experiment run thousands of times, in one file, on one machine or on a cluster."""
+
+from reluscape.study.study import Standing, Study
+
+__all__ = ["Standing", "Study"]

@@ -1,0 +1,332 @@
+"""Running trials: in this process, in local processes, or on a Dask cluster.
+
+Every local worker is an executor of its own (joblib's loky) with one process and one trial at a time.
+When a process dies, the trial that it ran is known, and no other trial has to be run again. A trial
+that raises is an outcome, never run again. One whose worker died is run again at the end, alone, so
+that it has all the memory and the blame is certain; after `LOSSES` deaths it is an outcome "lost".
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+import signal
+import socket
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Generator, Iterable, Iterator
+from concurrent.futures import BrokenExecutor, CancelledError, Future
+from contextlib import ExitStack, closing
+from functools import lru_cache
+from queue import Empty, SimpleQueue
+from typing import Any, Protocol
+
+from joblib import wrap_non_picklable_objects
+from joblib.externals.loky import ProcessPoolExecutor
+
+from reluscape.errors import AnalysisError, InputError, ReluscapeError
+from reluscape.study.trial import (
+    THREADS,
+    Experiment,
+    Outcome,
+    Trial,
+    code_version,
+    is_single_threaded,
+    name_of,
+    run_trial,
+    single_threaded,
+)
+
+#: Deaths of its worker after which a trial counts as lost.
+LOSSES = 3
+
+#: What a worker keeps to its end.
+_FOREVER = ExitStack()
+
+#: Seconds that a Dask scheduler may take to answer.
+CONNECTING = 10.0
+
+#: Seconds without any worker after which a Dask cluster is given up.
+PATIENCE = 60.0
+
+
+class Lost(Exception):
+    """The worker of a trial died."""
+
+
+class Engine(Protocol):
+    """What runs trials elsewhere."""
+
+    width: int
+
+    def submit(self, *call: Any) -> Future[Outcome]:
+        """Start a call."""
+
+    def result(self, future: Future[Outcome]) -> Outcome:
+        """What a finished call returned; raises `Lost`."""
+
+    def check(self) -> None:
+        """Raise where nothing can arrive any more."""
+
+    def close(self) -> None:
+        """Stop everything at once."""
+
+
+def outcomes(
+    function: Experiment,
+    trials: Iterable[Trial],
+    *,
+    code: str,
+    jobs: int = 1,
+    dask: str | None = None,
+) -> Generator[Outcome, None, None]:
+    """Yield every trial's outcome as it arrives.
+
+    Args:
+        function: The experiment.
+        trials: What to run; taken in as workers become free, so it may be long.
+        code: The function's code version, which every worker must have.
+        jobs: Local processes; 1 runs in this one.
+        dask: Address of a Dask scheduler, instead of local processes.
+    """
+    if jobs == 1 and dask is None:
+        with single_threaded():
+            yield from (run_trial(function, trial) for trial in trials)
+        return
+    blob = _pickled(function)
+    with closing(_Cluster(dask) if dask else _Processes(jobs)) as engine:
+        yield from _all(engine, (_run, blob, code), iter(trials))
+
+
+def _all(engine: Engine, call: tuple[Any, ...], trials: Iterator[Trial]) -> Iterator[Outcome]:
+    """Keep the engine busy until every trial has its outcome."""
+    finished: SimpleQueue[Future[Outcome]] = SimpleQueue()
+    under_way: dict[Future[Outcome], Trial] = {}
+    again: deque[Trial] = deque()
+    losses: Counter[Trial] = Counter()
+
+    def start(trial: Trial) -> None:
+        future = engine.submit(*call, trial)
+        under_way[future] = trial
+        future.add_done_callback(finished.put)
+
+    while True:
+        while len(under_way) < engine.width and (trial := next(trials, None)) is not None:
+            start(trial)
+        if not under_way and again:
+            start(again.popleft())
+        if not under_way:
+            return
+        future = _next(finished, engine)
+        trial = under_way.pop(future)
+        try:
+            yield engine.result(future)
+        except Lost:
+            losses[trial] += 1
+            if losses[trial] < LOSSES:
+                again.append(trial)
+            else:
+                why = "its worker died (killed, or out of memory)"
+                yield Outcome(trial, "lost", error=f"{why}, each of {LOSSES} times")
+
+
+def _next(finished: SimpleQueue[Future[Outcome]], engine: Engine) -> Future[Outcome]:
+    """The next finished call, however long it takes, as long as one can come."""
+    while True:
+        try:
+            return finished.get(timeout=2.0)
+        except Empty:
+            engine.check()
+
+
+# ---- in a worker -------------------------------------------------------------------------------------
+
+
+def _run(blob: bytes, code: str, trial: Trial) -> Outcome:
+    """Run a trial of a pickled function."""
+    if not is_single_threaded():  # setting the limits takes longer than a short trial
+        _FOREVER.enter_context(single_threaded())
+    return run_trial(_unpickled(blob, code), trial)
+
+
+@lru_cache(maxsize=4)
+def _unpickled(blob: bytes, code: str) -> Experiment:
+    """The function, once per process; a worker with other code would give other records."""
+    try:
+        function: Experiment = pickle.loads(blob)
+    except Exception as error:  # unpickling imports and runs the user's modules
+        raise InputError(
+            f"a worker on {socket.gethostname()} cannot load the experiment: {error}; install its"
+            " module there, or start the worker with the module's folder in PYTHONPATH"
+        ) from error
+    # what was defined in the session itself travels as code, so that it cannot differ
+    if function.__module__ != "__main__" and (found := code_version(function)) != code:
+        raise InputError(
+            f"a worker on {socket.gethostname()} has other code of {name_of(function)}: {found}, not"
+            f" {code}; bring it up to date and start it anew"
+        )
+    return function
+
+
+def _become_worker(parent: int) -> None:
+    """Prepare a local worker process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets Ctrl-C too and ends its workers
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    """End this process when its parent has gone, which loky's workers would outlive."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)
+
+
+# ---- engines -----------------------------------------------------------------------------------------
+
+
+class _Processes:
+    """Local processes."""
+
+    def __init__(self, jobs: int) -> None:
+        self.width = jobs
+        self._idle: list[Any] = []
+        self._busy: dict[Future[Outcome], Any] = {}
+
+    def submit(self, *call: Any) -> Future[Outcome]:
+        while True:
+            executor = self._idle.pop() if self._idle else self._started()
+            try:
+                future: Future[Outcome] = executor.submit(*call)
+            except BrokenExecutor:  # it died without a trial
+                executor.shutdown(kill_workers=True)
+                continue
+            self._busy[future] = executor
+            return future
+
+    def result(self, future: Future[Outcome]) -> Outcome:
+        executor = self._busy.pop(future)
+        try:
+            outcome = future.result()
+        except BrokenExecutor as error:
+            executor.shutdown(kill_workers=True)
+            raise Lost from error
+        except Exception:
+            self._idle.append(executor)
+            raise
+        self._idle.append(executor)
+        return outcome
+
+    def check(self) -> None:
+        """Every death is told by loky itself."""
+
+    def close(self) -> None:
+        for executor in (*self._idle, *self._busy.values()):
+            executor.shutdown(kill_workers=True)
+
+    def _started(self) -> Any:
+        return ProcessPoolExecutor(
+            max_workers=1,
+            initializer=_become_worker,
+            initargs=(os.getpid(),),
+            env=dict.fromkeys(THREADS, "1"),
+        )
+
+
+class _Cluster:
+    """A Dask cluster. Its scheduler runs a trial again by itself when a worker dies, a few times."""
+
+    #: Trials under way: enough for many workers, few enough that they are sent in a moment.
+    width = 500
+
+    def __init__(self, address: str) -> None:
+        try:
+            from distributed import Client, KilledWorker
+        except ModuleNotFoundError as error:
+            raise InputError("--dask needs distributed: pip install 'reluscape[dask]'") from error
+        self._address = address
+        self._lost = KilledWorker
+        connect: Any = Client  # mypy knows no types of it
+        try:
+            _reach(address)
+            self._client = connect(address, timeout=CONNECTING, set_as_default=False)
+        except (OSError, ValueError) as error:
+            raise InputError(
+                f"expected a Dask scheduler at {address!r} (start one with 'dask scheduler' and workers"
+                f" with 'dask worker {address} --nthreads 1'): {error}"
+            ) from error
+        # what it logs of a lost connection is told by one error of ours
+        self._log = logging.getLogger("distributed.client")
+        self._log_level = self._log.level
+        self._log.setLevel(logging.CRITICAL)
+        self._executor = self._client.get_executor(pure=False)
+        self._seen = time.monotonic()
+
+    def submit(self, *call: Any) -> Future[Outcome]:
+        future: Future[Outcome] = self._executor.submit(*call)
+        return future
+
+    def result(self, future: Future[Outcome]) -> Outcome:
+        try:
+            return future.result()
+        except self._lost as error:
+            raise Lost from error
+        except ReluscapeError:
+            raise
+        except CancelledError as error:
+            raise self._gone() from error
+        except Exception as error:  # such as workers without reluscape
+            raise AnalysisError(
+                f"the Dask cluster at {self._address} cannot run trials: {error}"
+            ) from error
+
+    def check(self) -> None:
+        try:
+            workers = self._client.nthreads()
+        except Exception as error:  # distributed has many for a connection that is gone
+            raise self._gone() from error
+        if workers:
+            self._seen = time.monotonic()
+        elif time.monotonic() - self._seen > PATIENCE:
+            raise AnalysisError(
+                f"the Dask scheduler at {self._address} had no worker for {PATIENCE:.0f} s: start some"
+                f" with 'dask worker {self._address} --nthreads 1' and run the same command again;"
+                " trials committed so far are intact"
+            )
+
+    def close(self) -> None:
+        self._executor.shutdown(wait=False)
+        self._client.close(timeout=5)
+        self._log.setLevel(self._log_level)
+
+    def _gone(self) -> AnalysisError:
+        return AnalysisError(
+            f"the connection to the Dask scheduler at {self._address} was lost: run the same command"
+            " again when it is back; trials committed so far are intact"
+        )
+
+
+def _reach(address: str) -> None:
+    """Shake hands with a scheduler; a `Client` that finds none would leave its thread running."""
+    from distributed.comm.core import connect
+    from distributed.utils import LoopRunner, sync
+
+    start: Any = LoopRunner
+    wait_for: Any = sync
+    runner = start()
+    runner.start()
+    try:
+        wait_for(runner.loop, connect, address, timeout=CONNECTING).abort()
+    finally:
+        runner.stop()
+
+
+def _pickled(function: Experiment) -> bytes:
+    """The function for other processes: by its name, or as code if defined in the session."""
+    try:
+        return pickle.dumps(wrap_non_picklable_objects(function, keep_wrapper=False))
+    except Exception as error:  # whatever the function refers to may refuse
+        raise InputError(
+            f"expected an experiment that can be pickled; {name_of(function)} cannot: {error}"
+        ) from error

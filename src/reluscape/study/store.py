@@ -1,0 +1,379 @@
+"""The store of a study: one SQLite file, and a folder of NetCDF files for arrays beside it.
+
+Every finished trial is one committed row (write-ahead log, so a killed process leaves the rows that it
+had committed and nothing else). Arrays are written under a temporary name and renamed before their
+row is committed, so a row never refers to half a file. Trials still to be run have no row.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import sqlite3
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock, Timeout
+from numpy.typing import NDArray
+
+from reluscape.errors import InputError
+from reluscape.study.trial import Outcome, Record, Trial
+
+FORMAT = 1
+
+#: Columns that every trial has beside its parameters and its record.
+COLUMNS = (
+    "repetition", "seed", "status", "arrays", "error", "seconds", "host", "code", "versions",
+)  # fmt: skip
+
+_SCHEMA = """
+CREATE TABLE study (name TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE points (id INTEGER PRIMARY KEY, parameters TEXT NOT NULL UNIQUE);
+CREATE TABLE environments (id INTEGER PRIMARY KEY, versions TEXT NOT NULL UNIQUE);
+CREATE TABLE trials (
+    id INTEGER PRIMARY KEY, point INTEGER NOT NULL REFERENCES points(id),
+    repetition INTEGER NOT NULL, seed INTEGER NOT NULL, status TEXT NOT NULL,
+    record TEXT NOT NULL, arrays TEXT, error TEXT, seconds REAL NOT NULL, host TEXT NOT NULL,
+    code TEXT NOT NULL, environment INTEGER NOT NULL REFERENCES environments(id),
+    UNIQUE (point, repetition)
+);
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a study runs.
+
+    Attributes:
+        function: `module:name` of the experiment.
+        code: Hash of the code behind it.
+        seed: Seed of the study.
+        points: Parameters as canonical JSON, in the order given.
+        repetitions: Trials per point.
+    """
+
+    function: str
+    code: str
+    seed: int
+    points: tuple[str, ...]
+    repetitions: int
+
+    def difference(self, other: Plan) -> str:
+        """What keeps `other` from being continued as this plan, or "" where nothing does."""
+        found = []
+        for what in ("function", "code", "seed"):
+            mine, theirs = getattr(self, what), getattr(other, what)
+            if mine != theirs:
+                found.append(f"its {what} is {mine}, now it is {theirs}")
+        gone, new = set(self.points) - set(other.points), set(other.points) - set(self.points)
+        if gone or new:
+            example = min(new or gone)
+            found.append(
+                f"its parameters differ ({len(gone)} no longer asked for, {len(new)} new, such as"
+                f" {example})"
+            )
+        return "; ".join(found)
+
+
+class Store:
+    """An open study file.
+
+    Args:
+        path: The SQLite file; created if `writable` and absent.
+        writable: Open for writing, which only one process may do at a time.
+    """
+
+    def __init__(self, path: Path, *, writable: bool) -> None:
+        self.path = path
+        real = path.resolve()  # one lock and one folder, whatever links lead to the file
+        self.folder = real.with_name(f"{real.name}.arrays")
+        with ExitStack() as stack, _explained(path):
+            if writable:
+                real.parent.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(_locked(real))
+                connection = sqlite3.connect(real, timeout=30.0)
+                self._connection = stack.enter_context(closing(connection))
+            elif path.is_file():
+                self._connection = stack.enter_context(closing(_connect_reading(real)))
+            else:
+                raise InputError(f"expected a study file, found none at {path}")
+            new = not _has_tables(self._connection, path)
+            if new and not writable:
+                raise InputError(f"{path} has no plan yet: run it")
+            if writable:
+                _prepare(self._connection, new=new)
+            self._open = stack.pop_all()
+
+    def close(self) -> None:
+        """Close the file and let others write."""
+        self._open.close()
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # ---- the plan ----------------------------------------------------------------------------
+
+    def plan(self) -> Plan | None:
+        """The plan, or None in a new file."""
+        found = dict(self.query("SELECT name, value FROM study"))
+        if not found:
+            return None
+        points = tuple(row[0] for row in self.query("SELECT parameters FROM points ORDER BY id"))
+        return Plan(
+            found["function"], found["code"], int(found["seed"]), points, int(found["trials"])
+        )
+
+    def write_plan(self, plan: Plan) -> None:
+        """Store a plan, new or with more repetitions than before."""
+        with _explained(self.path), self._connection as connection:
+            values = {
+                "format": str(FORMAT),
+                "function": plan.function,
+                "code": plan.code,
+                "seed": str(plan.seed),
+                "trials": str(plan.repetitions),
+            }
+            connection.executemany("INSERT OR REPLACE INTO study VALUES (?, ?)", values.items())
+            connection.executemany(
+                "INSERT OR IGNORE INTO points (parameters) VALUES (?)",
+                ((point,) for point in plan.points),
+            )
+
+    # ---- trials ------------------------------------------------------------------------------
+
+    def waiting(self, plan: Plan) -> tuple[int, Iterator[Trial]]:
+        """Number of trials of the plan without a row, and those trials, repetition by repetition."""
+        place = {point: number for number, point in enumerate(plan.points)}
+        waits = np.ones((plan.repetitions, len(plan.points)), dtype=np.bool_)
+        known = "SELECT parameters, repetition FROM trials JOIN points ON points.id = point"
+        with _explained(self.path):
+            for point, repetition in self._connection.execute(known):
+                if point in place and repetition < plan.repetitions:
+                    waits[repetition, place[point]] = False
+        trials = (
+            Trial.of(plan.points[place % len(plan.points)], place // len(plan.points), plan.seed)
+            for place in map(int, np.flatnonzero(waits))
+        )
+        return int(waits.sum()), trials
+
+    def add(self, outcomes: Iterable[Outcome], code: str) -> None:
+        """Commit outcomes together, the arrays of each before its row."""
+        with _explained(self.path), self._connection as connection:
+            for outcome in outcomes:
+                name = self._write_arrays(outcome) if outcome.arrays else None
+                trial, versions = outcome.trial, outcome.environment
+                connection.execute(
+                    "INSERT OR IGNORE INTO environments (versions) VALUES (?)", (versions,)
+                )
+                connection.execute(
+                    "INSERT INTO trials (point, environment, repetition, seed, status, record,"
+                    " arrays, error, seconds, host, code) SELECT points.id, environments.id,"
+                    " ?, ?, ?, ?, ?, ?, ?, ?, ? FROM points, environments"
+                    " WHERE parameters = ? AND versions = ?",
+                    (
+                        trial.repetition, trial.seed, outcome.status, encoded(outcome.record),
+                        name, outcome.error, outcome.seconds, outcome.host, code,
+                        trial.parameters, versions,
+                    ),
+                )  # fmt: skip
+
+    def forget_unfinished(self) -> int:
+        """Delete failed and lost trials, so that they run again; return how many."""
+        with _explained(self.path), self._connection as connection:
+            return connection.execute("DELETE FROM trials WHERE status != 'done'").rowcount
+
+    def copy_from(self, other: Store, plan: Plan) -> None:
+        """Take over trials of another store that belong to this plan."""
+        self.add(other.outcomes(plan), plan.code)
+
+    def outcomes(self, plan: Plan) -> Iterator[Outcome]:
+        """The trials that hold for `plan`."""
+        wanted = set(plan.points)
+        for row in self.rows():
+            trial = Trial.of(row["parameters"], row["repetition"], plan.seed)
+            if trial.parameters in wanted and (trial.seed, plan.code) == (row["seed"], row["code"]):
+                yield Outcome(
+                    trial, row["status"], decoded(row["record"]), self.arrays(row["arrays"]),
+                    row["error"], row["seconds"], row["host"], row["versions"],
+                )  # fmt: skip
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """All trials, by parameters and repetition."""
+        with _explained(self.path):
+            cursor = self._connection.execute(
+                "SELECT parameters, repetition, seed, status, record, arrays, error, seconds, host,"
+                " code, versions FROM trials JOIN points ON points.id = point"
+                " JOIN environments ON environments.id = environment"
+                " ORDER BY parameters, repetition"
+            )
+            names = [column[0] for column in cursor.description]
+            for row in cursor:
+                yield dict(zip(names, row, strict=True))
+
+    def query(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
+        """Rows of a reading statement."""
+        with _explained(self.path):
+            return self._connection.execute(sql, values).fetchall()
+
+    # ---- arrays ------------------------------------------------------------------------------
+
+    def arrays(self, name: str | None) -> dict[str, NDArray[Any]]:
+        """Arrays in the file called `name` in the store's folder, by name; none without a file."""
+        if name is None:
+            return {}
+        import h5netcdf
+
+        path = self.folder / name
+        try:
+            with h5netcdf.File(path, "r") as file:
+                return {
+                    key: file.variables[key][...].astype(file.variables[key].attrs["dtype"])
+                    for key in sorted(file.variables)
+                }
+        except (OSError, ValueError, LookupError, RuntimeError, TypeError) as error:
+            why = str(error).splitlines()[0]
+            raise InputError(
+                f"expected the arrays of a trial in {path}; could not read them: {why}"
+            ) from error
+
+    def _write_arrays(self, outcome: Outcome) -> str:
+        """Write a trial's arrays, whole or not at all, and return the file's name."""
+        from reluscape.results import write_then_rename  # loads xarray, which workers do without
+
+        trial = outcome.trial
+        point = hashlib.sha256(trial.parameters.encode()).hexdigest()[:16]
+        name = f"{point}-{trial.repetition}.nc"
+        content = _netcdf(outcome.arrays, trial.parameters)
+        write_then_rename(self.folder / name, lambda path: path.write_bytes(content))
+        return name
+
+    def sweep(self) -> None:
+        """Remove what a killed process left under temporary names."""
+        for path in self.folder.glob(".*.tmp"):
+            path.unlink(missing_ok=True)
+
+
+def encoded(record: Record) -> str:
+    """A record as JSON; what JSON has no numbers for, as text."""
+    plain = {
+        name: repr(value) if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in record.items()
+    }
+    return json.dumps(plain)
+
+
+def decoded(text: str) -> Record:
+    """Inverse of `encoded`."""
+    found = json.loads(text)
+    return {k: float(v) if isinstance(v, str) else v for k, v in found.items()}
+
+
+def _netcdf(arrays: dict[str, NDArray[Any]], parameters: str) -> bytes:
+    """A NetCDF file in memory, so that no full disk can surprise HDF5 halfway."""
+    import h5netcdf
+
+    content = BytesIO()
+    with h5netcdf.File(content, "w") as file:
+        file.attrs["parameters"] = parameters
+        for name, array in arrays.items():
+            # no array's name has an @, so none is taken for a dimension's coordinates
+            dimensions = tuple(f"{name}@{axis}" for axis in range(array.ndim))
+            file.dimensions.update(zip(dimensions, array.shape, strict=True))
+            data = array.astype(np.int8) if array.dtype == np.bool_ else array
+            file.create_variable(name, dimensions, data=data).attrs["dtype"] = array.dtype.str
+    return content.getvalue()
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Keep all other processes from writing the file; the system ends this with the process."""
+    lock = FileLock(f"{path}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise InputError(
+            f"another process is running the study {path}: wait for it, or stop it and run the same"
+            " command again"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _connect_reading(path: Path) -> sqlite3.Connection:
+    """Open the file for reading, on a read-only medium too, where there can be no write-ahead log."""
+    uri = path.as_uri()
+    connection = sqlite3.connect(f"{uri}?mode=ro", uri=True, timeout=30.0)
+    try:
+        connection.execute("SELECT 1 FROM sqlite_master").fetchone()
+    except sqlite3.OperationalError:
+        connection.close()
+        log = path.with_name(f"{path.name}-wal")
+        if log.is_file() and log.stat().st_size:
+            raise InputError(
+                f"{path} has trials in {log.name} that cannot be read from a read-only medium: copy"
+                " both to a folder that can be written"
+            ) from None
+        return sqlite3.connect(f"{uri}?immutable=1", uri=True)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _has_tables(connection: sqlite3.Connection, path: Path) -> bool:
+    """Whether the file is a study with its tables, not a new one; refuses all others."""
+    tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master")}
+    if not tables:
+        return False
+    if not {"study", "points", "trials", "environments"} <= tables:
+        raise InputError(f"expected a study file; {path} is an SQLite file with other tables")
+    found = connection.execute("SELECT value FROM study WHERE name = 'format'").fetchone()
+    if found is not None and found[0] != str(FORMAT):
+        raise InputError(f"expected a study of format {FORMAT}; {path} has format {found[0]}")
+    return True
+
+
+def _prepare(connection: sqlite3.Connection, *, new: bool) -> None:
+    """Commit through a write-ahead log, and make the tables of a new file."""
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=NORMAL")  # a power cut costs commits, never the file
+    if new:
+        with connection:
+            connection.executescript(f"BEGIN; {_SCHEMA} COMMIT;")
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """The failures of the file and its medium as one line that says how to go on."""
+    try:
+        yield
+    except (sqlite3.Error, OSError) as error:
+        why = getattr(error, "strerror", None) or str(error)
+        raise InputError(f"{path}: {why}: {_mend(why)}") from error
+
+
+def _mend(why: str) -> str:
+    """What to do about a failure."""
+    again = "then run the same command again; trials committed so far are intact"
+    advice = {
+        ("full", "No space", "disk I/O", "quota"): f"make room, {again}",
+        ("readonly", "ead-only", "ermi"): f"make it and its folder writable, {again}",
+        ("not a database",): "give a study file, or a new name",
+        ("malformed",): "the file is damaged, restore it from a copy",
+        ("unable to open",): "give a folder that exists and can be written",
+    }
+    return next(
+        (text for keys, text in advice.items() if any(key in why for key in keys)),
+        f"mend that, {again}",
+    )

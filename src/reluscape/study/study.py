@@ -1,0 +1,432 @@
+"""`Study`: run an experiment many times, keep every result, go on after anything."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import os
+from array import array
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reluscape.errors import InputError
+from reluscape.study.execution import outcomes
+from reluscape.study.store import COLUMNS, Plan, Store, decoded
+from reluscape.study.trial import Experiment, Parameters, canonical, code_version, name_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import plotly.graph_objects as go
+
+Progress = Callable[[str, float], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where a study stands.
+
+    Attributes:
+        path: Its file.
+        function: `module:name` of its experiment.
+        seed: Its seed.
+        planned: Number of trials it is to have.
+        done: Number of trials with a record.
+        failed: Number of trials that raised.
+        lost: Number of trials whose worker died every time.
+        seconds: Time that all trials took, added up.
+        errors: The commonest errors' last lines with their counts, at most five.
+        statistics: For every number of the records: name, count, mean, standard deviation, least and
+            largest value.
+    """
+
+    path: Path
+    function: str
+    seed: int
+    planned: int
+    done: int
+    failed: int
+    lost: int
+    seconds: float
+    errors: tuple[tuple[str, int], ...]
+    statistics: tuple[tuple[str, int, float, float, float, float], ...]
+
+    @property
+    def complete(self) -> bool:
+        """Whether every planned trial has an outcome."""
+        return self.done + self.failed + self.lost == self.planned
+
+    def summary(self) -> str:
+        """Counts, errors and statistics in a few lines."""
+        waiting = self.planned - self.done - self.failed - self.lost
+        counts = [f"{self.done} done"]
+        counts += [f"{n} {word}" for n, word in ((self.failed, "failed"), (self.lost, "lost")) if n]
+        counts += [f"{waiting} to run"] if waiting else []
+        lines = [
+            f"{self.path}: {self.function}, seed {self.seed}",
+            f"  {self.planned} trials: {', '.join(counts)}; {self.seconds:.3g} s of work",
+        ]
+        lines += [f"  {count} x {error}" for error, count in self.errors]
+        if self.statistics:
+            names = max(len(row[0]) for row in self.statistics)
+            lines.append(
+                f"  {'':{names}}  {'count':>8} {'mean':>12} {'sd':>12} {'min':>12} {'max':>12}"
+            )
+        for name, count, *values in self.statistics:
+            numbers = " ".join(f"{value:12.6g}" for value in values)
+            lines.append(f"  {name:{names}}  {count:8d} {numbers}")
+        return "\n".join(lines)
+
+
+class Study:
+    """Thousands of trials of one experiment in one file, resumable after anything.
+
+    An experiment is a picklable function `f(parameters, seed)` without side effects that returns a
+    mapping of names to numbers, and to arrays where it has any. Trial (point, repetition) always gets
+    the same seed (`SeedSequence` spawned by the parameters' hash and the repetition) and runs with one
+    thread, so the records do not depend on the order of the trials, the number of workers or an
+    interruption.
+
+    Args:
+        path: The SQLite file. Arrays lie in the folder `<path>.arrays` beside it, as NetCDF.
+
+    Example:
+        >>> import tempfile
+        >>> def throw(parameters, seed):
+        ...     rng = np.random.default_rng(seed)
+        ...     return {"mean": rng.integers(1, parameters["sides"], endpoint=True, size=10).mean()}
+        >>> study = Study(Path(tempfile.mkdtemp()) / "dice.sqlite")
+        >>> study.run(throw, {"sides": [6, 20]}, trials=50).done
+        100
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+
+    def __repr__(self) -> str:
+        """The file."""
+        return f"Study({str(self.path)!r})"
+
+    # ---- running -----------------------------------------------------------------------------
+
+    def run(
+        self,
+        function: Experiment,
+        points: Parameters | Sequence[Parameters] | None = None,
+        *,
+        trials: int = 1,
+        seed: int = 0,
+        jobs: int = 1,
+        dask: str | None = None,
+        fork: bool = False,
+        retry: bool = False,
+        progress: Progress | None = None,
+    ) -> Standing:
+        """Run what the study lacks; called again after any interruption, it goes on.
+
+        Args:
+            function: The experiment.
+            points: A list of parameter mappings; or one mapping whose lists span a grid.
+            trials: Trials per point. More than before adds trials, fewer leaves the others alone.
+            seed: Seed of the study.
+            jobs: Local processes (1: this one, which a trial that crashes takes with it; -1: one per
+                core). A trial whose process dies is run again, three times in all.
+            dask: Address of a Dask scheduler, instead of local processes; needs `[dask]`.
+            fork: Where parameters, seed or code differ from the file's: go on in a new file beside it
+                (its path is in the result), which takes over the trials that are still valid.
+            retry: Run failed and lost trials again.
+            progress: Told what is being done and the fraction done.
+
+        Returns:
+            Where the study then stands. A trial that raises is counted, not raised.
+
+        Cost:
+            A millisecond per trial beside the experiment, about five with Dask; memory does not grow
+            with trials. `benchmarks/study.py` measures it.
+
+        Raises:
+            InputError: Other parameters, seed or code than the file's without `fork`; another process
+                running the study; a full disk, a read-only or damaged file; no such scheduler; workers
+                that lack the experiment or have other code of it.
+            AnalysisError: The Dask cluster went away. All trials committed so far are intact, always.
+        """
+        plan = _plan(function, points, trials, seed)
+        path = self._fork_for(plan) if fork else self.path
+        with Store(path, writable=True) as store:
+            self._begin(store, plan)
+            if retry:
+                store.forget_unfinished()
+            store.sweep()
+            _fill(store, plan, function, jobs=_workers(jobs), dask=dask, progress=progress)
+        return Study(path).standing()
+
+    def resume(self, **options: Any) -> Standing:
+        """Go on with the stored plan; `options` are those of `run` but points, trials and seed.
+
+        Raises:
+            InputError: No such study, or its function cannot be imported by name.
+        """
+        with Store(self.path, writable=False) as store:
+            plan = store.plan()
+        if plan is None:
+            raise InputError(f"{self.path} has no plan yet: run it")
+        points = [json.loads(point) for point in plan.points]
+        function = load_function(plan.function)
+        return self.run(function, points, trials=plan.repetitions, seed=plan.seed, **options)
+
+    def _fork_for(self, plan: Plan) -> Path:
+        """The file itself or the first fork beside it that has this plan, or is not there yet."""
+        for path in _forks(self.path):
+            if not path.exists():
+                return path
+            with Store(path, writable=False) as store:
+                known = store.plan()
+            if known is None or not known.difference(plan):
+                return path
+        raise AssertionError("unreachable")
+
+    def _begin(self, store: Store, plan: Plan) -> None:
+        """Write the plan; a new fork then takes over what is valid of the file it comes from."""
+        known = store.plan()
+        if known is not None:
+            if why := known.difference(plan):
+                raise InputError(
+                    f"{store.path} holds another study: {why}. Use --fork (fork=True) to start a new"
+                    " file beside it, which takes over the trials that are still valid, or give"
+                    " another name"
+                )
+            plan = replace(plan, repetitions=max(plan.repetitions, known.repetitions))
+        store.write_plan(plan)
+        if known is None and store.path != self.path:
+            with Store(self.path, writable=False) as before:
+                origin = before.plan()
+                if origin is not None and origin.function == plan.function:
+                    store.copy_from(before, plan)
+
+    # ---- reading -----------------------------------------------------------------------------
+
+    def standing(self) -> Standing:
+        """Counts, errors and statistics over all records; under a second for 100,000 trials."""
+        with Store(self.path, writable=False) as store:
+            return _standing(store)
+
+    def records(self) -> pd.DataFrame:
+        """One row per trial: parameters, repetition, seed, status, the record, seconds and so on.
+
+        A parameter called like one of the columns that every trial has is `parameters.<name>`; a number
+        of the record called like a column or a parameter is `record.<name>`.
+        """
+        import pandas as pd
+
+        parameters = self._parameters()
+        rows: list[dict[str, Any]] = []
+        numbers: dict[str, None] = {}
+        for row in self._rows():
+            values, record = json.loads(row.pop("parameters")), decoded(row.pop("record"))
+            named = {
+                f"record.{name}" if name in row or name in parameters else name: value
+                for name, value in record.items()
+            }
+            numbers |= dict.fromkeys(named)
+            rows.append({**{parameters[name]: values[name] for name in values}, **named, **row})
+        columns = [*parameters.values(), *COLUMNS[:3], *numbers, *COLUMNS[3:]]
+        return pd.DataFrame(rows, columns=columns)
+
+    def arrays(self, name: str) -> Iterator[tuple[dict[str, Any], NDArray[Any]]]:
+        """Parameters and the array called `name`, for every trial that has it.
+
+        Raises:
+            InputError: A missing or damaged file of arrays.
+        """
+        with Store(self.path, writable=False) as store:
+            for row in store.rows():
+                found = store.arrays(row["arrays"])
+                if name in found:
+                    yield json.loads(row["parameters"]), found[name]
+
+    def digest(self) -> str:
+        """SHA-256 of the content: parameters, seeds, status, records and arrays, bit for bit."""
+        state = hashlib.sha256()
+        with Store(self.path, writable=False) as store:
+            for row in store.rows():
+                names = ("parameters", "repetition", "seed", "status", "record")
+                state.update(json.dumps([row[name] for name in names]).encode())
+                for name, array in store.arrays(row["arrays"]).items():
+                    state.update(f"{name}|{array.dtype.str}|{array.shape}|".encode())
+                    state.update(np.ascontiguousarray(array).tobytes())
+        return state.hexdigest()
+
+    def export(self, path: str | os.PathLike[str]) -> Path:
+        """Write `records()` to a .csv or .parquet file (the latter needs `[parquet]`)."""
+        from reluscape.study.export import export
+
+        return export(self.records(), Path(path))
+
+    def plot(self, y: str | None = None, x: str | None = None) -> go.Figure:
+        """Number `y` of the records against parameter `x` (mean and 95 % interval), or its histogram.
+
+        Args:
+            y: Name of a number in the records; default: the first.
+            x: Name of a parameter; default: the first with several values, else a histogram.
+        """
+        from reluscape.study.export import plot
+
+        return plot(self.records(), [*self._parameters().values()], y, x)
+
+    def _parameters(self) -> dict[str, str]:
+        """Names of the parameters and of their columns."""
+        with Store(self.path, writable=False) as store:
+            plan = store.plan()
+        points = plan.points if plan else ()
+        names = dict.fromkeys(name for point in points for name in json.loads(point))
+        return {name: f"parameters.{name}" if name in COLUMNS else name for name in names}
+
+    def _rows(self) -> Iterator[dict[str, Any]]:
+        with Store(self.path, writable=False) as store:
+            yield from store.rows()
+
+
+def load_function(name: str) -> Experiment:
+    """Import `module:name`.
+
+    Raises:
+        InputError: No such module or function.
+    """
+    module, colon, attribute = name.partition(":")
+    if not colon or module == "__main__" or "<locals>" in attribute:
+        raise InputError(
+            f"expected an experiment as module:function that can be imported; received {name!r}"
+        )
+    try:
+        found: Any = importlib.import_module(module)
+        for part in attribute.split("."):
+            found = getattr(found, part)
+    except (ImportError, AttributeError) as error:
+        raise InputError(f"expected an experiment as module:function: {error}") from error
+    if not callable(found):
+        raise InputError(f"expected an experiment as module:function; {name!r} is no function")
+    function: Experiment = found
+    return function
+
+
+# ---- private -----------------------------------------------------------------------------------------
+
+
+def _plan(
+    function: Experiment, points: Parameters | Sequence[Parameters] | None, trials: int, seed: int
+) -> Plan:
+    """The checked plan."""
+    if trials < 1 or seed < 0:
+        raise InputError(f"trials must be at least 1 and seed 0; received {trials} and {seed}")
+    points = {} if points is None else points
+    listed = _grid(points) if isinstance(points, Mapping) else list(points)
+    texts = [canonical(point) for point in listed]
+    if not texts or len(set(texts)) < len(texts):
+        raise InputError("points must be different parameter mappings, at least one")
+    return Plan(name_of(function), code_version(function), seed, tuple(texts), trials)
+
+
+def _grid(points: Parameters) -> list[dict[str, Any]]:
+    """Every combination of the values that are lists."""
+    axes = [value if isinstance(value, list | tuple) else [value] for value in points.values()]
+    return [dict(zip(points, values, strict=True)) for values in product(*axes)]
+
+
+def _workers(jobs: int) -> int:
+    if jobs == -1:
+        return os.cpu_count() or 1
+    if jobs < 1:
+        raise InputError(f"jobs must be at least 1, or -1 for one per core; received {jobs}")
+    return jobs
+
+
+def _forks(path: Path) -> Iterator[Path]:
+    """The file and its forks' names: runs.sqlite, runs-fork1.sqlite, ..."""
+    yield path
+    number = 1
+    while True:
+        yield path.with_name(f"{path.stem}-fork{number}{path.suffix}")
+        number += 1
+
+
+def _fill(
+    store: Store,
+    plan: Plan,
+    function: Experiment,
+    *,
+    jobs: int,
+    dask: str | None,
+    progress: Progress | None,
+) -> None:
+    """Run and commit what is waiting."""
+    total = plan.repetitions * len(plan.points)
+    waiting, trials = store.waiting(plan)
+    done = total - waiting
+    if waiting == 0:
+        return
+    # closed at once after an error, so that no worker goes on
+    with closing(outcomes(function, trials, code=plan.code, jobs=jobs, dask=dask)) as arriving:
+        for outcome in arriving:
+            store.add([outcome], plan.code)
+            done += 1
+            if progress is not None:
+                progress(f"trial {done} of {total}", done / total)
+
+
+def _standing(store: Store) -> Standing:
+    """Counts by SQL, statistics by NumPy."""
+    plan = store.plan()
+    if plan is None:
+        raise InputError(f"{store.path} has no plan yet: run it")
+    counts = dict(store.query("SELECT status, count(*) FROM trials GROUP BY status"))
+    seconds = store.query("SELECT coalesce(sum(seconds), 0) FROM trials")[0][0]
+    errors = store.query(
+        "SELECT error, count(*) AS times FROM trials WHERE error IS NOT NULL GROUP BY error"
+        " ORDER BY times DESC LIMIT 5"
+    )
+    return Standing(
+        path=store.path,
+        function=plan.function,
+        seed=plan.seed,
+        planned=plan.repetitions * len(plan.points),
+        done=counts.get("done", 0),
+        failed=counts.get("failed", 0),
+        lost=counts.get("lost", 0),
+        seconds=seconds,
+        errors=tuple((text.strip().splitlines()[-1], times) for text, times in errors),
+        statistics=tuple(_statistics(store)),
+    )
+
+
+def _statistics(store: Store) -> Iterator[tuple[str, int, float, float, float, float]]:
+    """Name, count, mean, standard deviation, least and largest of every number in the records.
+
+    Non-finite numbers, which the records hold as text, are left out.
+    """
+    columns: dict[str, array[float]] = {}
+    # a thousand records are read as one JSON text, which is several times as fast as one by one
+    for (texts,) in store.query("SELECT group_concat(record) FROM trials GROUP BY id / 1000"):
+        for record in json.loads(f"[{texts}]"):
+            for name, value in record.items():
+                if isinstance(value, int | float):
+                    columns.setdefault(name, array("d")).append(value)
+    for name, column in columns.items():
+        values = np.frombuffer(column)
+        with np.errstate(over="ignore", invalid="ignore"):
+            deviation = values.std(ddof=1) if len(values) > 1 else 0.0
+            mean = values.mean()
+        yield (
+            name,
+            len(values),
+            float(mean),
+            float(deviation),
+            float(values.min()),
+            float(values.max()),
+        )

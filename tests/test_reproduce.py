@@ -1,0 +1,199 @@
+"""`reproduce`: the table, the page in a browser, resuming and interruption."""
+
+from __future__ import annotations
+
+import csv
+import json
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+import pytest
+from pages import assert_nothing_overflows
+from typer.testing import CliRunner, Result
+
+from reluscape import cli, cli_study, reproduce
+from reluscape.errors import InputError
+from reluscape.papers.paper import SCALES, Comparison, Experiment, Paper, PaperFigure
+from reluscape.study import Study
+
+
+def dice(parameters: dict[str, Any], seed: int) -> dict[str, Any]:
+    if parameters["sides"] == 13:
+        raise ValueError("no thirteen")
+    return {"mean": np.random.default_rng(seed).integers(1, parameters["sides"] + 1, 100).mean()}
+
+
+def compared(study: Study) -> tuple[Comparison, ...]:
+    mean = float(study.records()["mean"].mean())
+    return (
+        Comparison("mean of <b>dice</b>", 3.75, 0.5, mean, mean - 0.1, mean + 0.1, 400, "pips"),
+        Comparison("out of reach", 9.0, 0.0, mean, mean - 0.1, mean + 0.1, 400, note="A note."),
+    )
+
+
+def figures(study: Study) -> tuple[PaperFigure, ...]:
+    return (PaperFigure("dice", "Ours.", "none.", go.Figure(go.Scatter(x=[1, 2], y=[3, 4]))),)
+
+
+def paper(*sides: int) -> Paper:
+    points = [{"sides": number} for number in sides]
+    experiment = Experiment(
+        "throws", "Throws", ("Protocol.",), dice, lambda *_: points, compared, figures
+    )
+    return Paper("mine", "Nobody, Dice", (experiment,))
+
+
+@pytest.fixture
+def papers(monkeypatch: pytest.MonkeyPatch) -> dict[str, Paper]:
+    known = {"mine": paper(6, 7)}
+    monkeypatch.setattr(reproduce, "_paper", known.__getitem__)
+    return known
+
+
+def invoke(*arguments: object) -> Result:
+    return CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
+
+
+def test_papers_and_scales_of_the_command_line_are_the_librarys() -> None:
+    assert {name.value for name in cli_study.PaperName} == set(reproduce.PAPERS)
+    assert tuple(name.value for name in cli_study.ScaleName) == SCALES
+    for name in reproduce.PAPERS:
+        found = reproduce._paper(name)
+        assert found.key == name
+        for experiment in found.experiments:
+            assert experiment.points("smoke", None) != experiment.points("paper", None)
+            assert len(experiment.points("smoke", 1)) == 1
+
+
+def test_table_and_page_state_every_comparison(papers: dict[str, Paper], tmp_path: Path) -> None:
+    result = reproduce.reproduce("mine", tmp_path)
+    assert result.complete
+    text = result.summary()
+    assert "published" in text
+    assert text.count("\n") == 5
+    with result.table.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["agrees"] for row in rows] == ["True", "False"]
+    assert float(rows[0]["ours"]) == result.comparisons[0][0].ours
+    page = result.report.read_text()
+    assert "mean of &lt;b&gt;dice" in page
+    assert "1 of 2 published numbers agree with ours." in page
+    assert "A note." in page
+    assert "<strong>Incomplete.</strong>" not in page
+
+
+def test_the_same_call_goes_on_and_gives_the_same_bytes(
+    papers: dict[str, Paper], tmp_path: Path
+) -> None:
+    first = reproduce.reproduce("mine", tmp_path)
+    before = (first.report.read_bytes(), first.table.read_bytes())
+    second = reproduce.reproduce("mine", tmp_path)
+    assert (second.report.read_bytes(), second.table.read_bytes()) == before
+    assert second.standings[0].seconds == first.standings[0].seconds  # nothing ran again
+
+
+def test_other_parameters_need_a_fork(papers: dict[str, Paper], tmp_path: Path) -> None:
+    reproduce.reproduce("mine", tmp_path)
+    papers["mine"] = paper(6, 8)
+    with pytest.raises(InputError, match="--fork"):
+        reproduce.reproduce("mine", tmp_path)
+    assert reproduce.reproduce("mine", tmp_path, fork=True).complete
+
+
+def test_failed_trials_are_told(papers: dict[str, Paper], tmp_path: Path) -> None:
+    papers["mine"] = paper(6, 13)
+    result = reproduce.reproduce("mine", tmp_path)
+    assert result.complete
+    assert "no thirteen" in result.summary()
+    papers["mine"] = paper(13)
+    alone = reproduce.reproduce("mine", tmp_path / "alone")
+    assert alone.comparisons == ((),)
+    assert "No trial has a record yet." in alone.report.read_text()
+
+
+def test_ctrl_c_leaves_a_page_of_what_was_done(
+    papers: dict[str, Paper], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(parameters: dict[str, Any], seed: int) -> dict[str, Any]:
+        if parameters["sides"] == 7:
+            raise KeyboardInterrupt
+        return dice(parameters, seed)
+
+    mine = papers["mine"]
+    papers["mine"] = replace(mine, experiments=(replace(mine.experiments[0], function=stopped),))
+    result = reproduce.reproduce("mine", tmp_path)
+    assert not result.complete
+    assert "<strong>Incomplete.</strong>" in result.report.read_text()
+    assert len(result.comparisons[0]) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "expected"),
+    [
+        ("nobody", {}, "expected one of the papers milne"),
+        ("milne", {"scale": "huge"}, "scale must be one of smoke, small, paper"),
+        ("milne", {"trials": 0}, "trials must be at least 1"),
+        ("milne", {"jobs": 0}, "jobs must be at least 1"),
+    ],
+)
+def test_bad_options(name: str, options: dict[str, Any], expected: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=expected):
+        reproduce.reproduce(name, tmp_path, **options)
+
+
+# --- the command --------------------------------------------------------------------------------
+
+
+def test_command_prints_table_and_json(tmp_path: Path) -> None:
+    arguments = ("reproduce", "milne", "--scale", "smoke", "--jobs", 1, "--out", tmp_path)
+    plain, as_json = invoke(*arguments), invoke(*arguments, "--json")
+    assert plain.exit_code == as_json.exit_code == 0
+    assert "87.2 %" in plain.stdout
+    found = json.loads(as_json.stdout)
+    assert found["complete"]
+    assert [row["published"] for row in found["rows"]] == [87.2, 22.3]
+    assert Path(found["report"]).is_file()
+
+
+def test_interrupting_the_command(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "reluscape", "reproduce", "milne", "--scale", "paper"]
+    process = subprocess.Popen(
+        [*command, "--jobs", "1", "--out", str(tmp_path)], stderr=subprocess.PIPE, text=True
+    )
+    store = tmp_path / "milne-toy-paper.sqlite"
+    limit = time.monotonic() + 60
+    while time.monotonic() < limit and not list(tmp_path.glob("*.arrays/*.nc")):
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    errors = process.communicate(timeout=60)[1]
+    assert process.returncode == 130, errors
+    assert "Traceback" not in errors
+    assert 0 < Study(store).standing().done < 20
+    assert "<strong>Incomplete.</strong>" in (tmp_path / "milne.html").read_text()
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("width", [1280, 390])
+def test_page_in_a_browser(browser: Any, tmp_path: Path, width: int) -> None:
+    result = reproduce.reproduce("milne", tmp_path, scale="smoke")
+    requests: list[str] = []
+    troubles: list[str] = []
+    page = browser.new_page(viewport={"width": width, "height": 900})
+    page.on("request", lambda request: requests.append(request.url))
+    page.on("console", lambda message: troubles.append(message.text))
+    page.on("pageerror", lambda error: troubles.append(str(error)))
+    page.goto(result.report.as_uri())
+    for plot in page.query_selector_all(".plot"):
+        assert plot.query_selector(".trace") is not None
+    assert len(page.query_selector_all(".plot")) == 2
+    assert_nothing_overflows(page, width)
+    assert requests == [result.report.as_uri()]
+    assert troubles == []
+    page.close()

@@ -1,0 +1,151 @@
+"""Studies on a real Dask scheduler with real workers, on loopback."""
+
+import time
+
+import experiments
+import pytest
+from cluster import Cluster
+
+from reluscape import Study
+from reluscape.errors import AnalysisError, InputError
+from reluscape.study import execution
+
+POINTS = {"point": [0, 1, 2, 4]}  # the first has arrays
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    with Cluster(workers=1) as found:
+        found.add_worker(threads=3)
+        yield found
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The digest of a run in one process."""
+    study = Study(tmp_path_factory.mktemp("whole") / "runs.sqlite")
+    study.run(experiments.short, POINTS, trials=30)
+    return study.digest()
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "runs.sqlite"
+
+
+def test_records_are_those_of_one_process(cluster, path, whole):
+    ran = []
+    study = Study(path)
+    study.run(
+        experiments.short, POINTS, trials=30, dask=cluster.address,
+        progress=lambda *told: ran.append(told),
+    )  # fmt: skip
+    assert study.digest() == whole
+    assert len(ran) == 120
+    assert study.records()["status"].isin(["done", "failed"]).all()
+
+
+def test_trials_run_on_one_thread_in_a_process_of_a_worker(cluster, path):
+    study = Study(path)
+    study.run(experiments.threads, trials=6, dask=cluster.address)
+    assert (study.records()["threads"] == 1).all()
+    assert (study.records()["openmp"] == 1).all()
+
+
+def test_an_interrupted_run_goes_on_elsewhere(cluster, path, whole):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    for options in ({"dask": cluster.address}, {"jobs": 2}, {"dask": cluster.address}):
+        with pytest.raises(KeyboardInterrupt):
+            Study(path).run(experiments.short, POINTS, trials=30, progress=stop, **options)
+    assert Study(path).standing().planned == 120
+    assert len(Study(path).records()) == 3
+    Study(path).run(experiments.short, POINTS, trials=30, dask=cluster.address)
+    assert Study(path).digest() == whole
+
+
+def test_killed_workers_cost_nothing(cluster, path, whole):
+    killed = []
+
+    def murder(*_):
+        if len(killed) < 3 and len(Study(path).records()) >= 20 * (len(killed) + 1):
+            killed.append(cluster.workers.pop(0))
+            killed[-1].kill()
+            killed[-1].wait()
+            cluster.add_worker()
+
+    standing = Study(path).run(
+        experiments.short, POINTS, trials=30, dask=cluster.address, progress=murder
+    )
+    assert len(killed) == 3
+    assert standing.lost == 0
+    assert Study(path).digest() == whole
+
+
+def test_a_trial_that_kills_its_workers_is_lost_alone(path, tmp_path, monkeypatch):
+    """With a nanny, which starts a worker anew."""
+    monkeypatch.setattr(execution, "LOSSES", 2)
+    (tmp_path / "marks").mkdir()
+    points = [{"deaths": deaths, "folder": str(tmp_path / "marks")} for deaths in (0, 99)]
+    with Cluster(workers=1, nanny=True, allowed_failures=0) as own:
+        standing = Study(path).run(experiments.lethal, points, dask=own.address)
+    assert (standing.done, standing.failed, standing.lost) == (1, 0, 1)
+
+
+def test_trials_of_one_process_never_run_at_the_same_time(cluster, path):
+    study = Study(path)
+    study.run(experiments.alone, trials=40, dask=cluster.address)
+    assert (study.records()["running"] == 1).all()
+    assert study.records()["process"].nunique() == 2
+
+
+def test_workers_without_the_module_are_one_clear_error(path):
+    with Cluster(workers=1, path=None) as own:
+        with pytest.raises(InputError, match=r"cannot load.*experiments.*PYTHONPATH") as caught:
+            Study(path).run(experiments.dice, trials=3, dask=own.address)
+        assert "\n" not in str(caught.value)
+
+        def local(parameters, seed):
+            return {"x": seed % 7}
+
+        local.__module__ = "__main__"  # as defined in a session: travels as code
+        assert Study(path.with_name("main.sqlite")).run(local, trials=3, dask=own.address).done == 3
+
+
+def test_no_scheduler_is_one_clear_error(path, monkeypatch):
+    monkeypatch.setattr(execution, "CONNECTING", 0.5)
+    for address in ("tcp://127.0.0.1:9", "nonsense://x", "127.0.0.1:notaport"):
+        with pytest.raises(InputError, match="expected a Dask scheduler") as caught:
+            Study(path).run(experiments.dice, dask=address)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_scheduler_that_goes_away_is_one_clear_error(path, whole):
+    with Cluster(workers=1) as own:
+
+        def stop(*_):
+            own.scheduler.kill()
+
+        before = time.monotonic()
+        with pytest.raises(AnalysisError, match=r"was lost.*intact") as caught:
+            Study(path).run(experiments.short, POINTS, trials=30, dask=own.address, progress=stop)
+        assert time.monotonic() - before < 30
+    assert "\n" not in str(caught.value)
+    assert 0 < Study(path).standing().done < 120
+    Study(path).run(experiments.short, POINTS, trials=30, jobs=2)
+    assert Study(path).digest() == whole
+
+
+def test_a_cluster_without_workers_is_given_up(path, monkeypatch):
+    monkeypatch.setattr(execution, "PATIENCE", 1.0)
+    no_worker = pytest.raises(AnalysisError, match=r"had no worker.*dask worker")
+    with Cluster(workers=0) as own, no_worker as caught:
+        Study(path).run(experiments.dice, dask=own.address)
+    assert "\n" not in str(caught.value)
+
+
+def test_without_distributed_the_error_names_the_extra(path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "distributed", None)
+    with pytest.raises(InputError, match=r"reluscape\[dask\]"):
+        Study(path).run(experiments.dice, dask="tcp://127.0.0.1:9")
