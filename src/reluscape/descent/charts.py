@@ -1,0 +1,49 @@
+"""The figure of a descent: loss, step lengths and distance to the end against the pivot."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import plotly.graph_objects as go
+from numpy.typing import NDArray
+from plotly.subplots import make_subplots
+
+if TYPE_CHECKING:
+    from reluscape.descent.result import Descent
+
+Floats = NDArray[np.float64]
+
+#: Length of the running mean of step lengths, as published.
+WINDOW = 40
+
+
+def running_mean(values: Floats, window: int = WINDOW) -> Floats:
+    """Mean of the last `window` values at every place, of all so far at the first ones."""
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    ends = np.arange(1, len(values) + 1)
+    starts = np.maximum(ends - window, 0)
+    return np.asarray((sums[ends] - sums[starts]) / (ends - starts))
+
+
+def path_figure(descent: Descent) -> go.Figure:
+    """Loss above its end, step length with its running mean, and distance to the end, log scales."""
+    titles = ("loss above its end", f"step length, mean of {WINDOW}", "distance to the end")
+    figure = make_subplots(3, 1, shared_xaxes=True, subplot_titles=titles, vertical_spacing=0.08)
+    pivots = np.arange(1, descent.num_pivots + 1)
+    above = descent.losses - descent.losses[-1]
+    figure.add_scatter(x=np.arange(len(above)), y=_positive(above), name="loss", row=1, col=1)
+    lengths = _positive(descent.step_lengths)
+    figure.add_scatter(x=pivots, y=lengths, name="step", mode="markers", row=2, col=1)
+    mean = _positive(running_mean(descent.step_lengths))
+    figure.add_scatter(x=pivots, y=mean, name="mean", row=2, col=1)
+    distance = np.linalg.norm(descent.vertices - descent.theta, axis=1)
+    places = descent.stride * np.arange(len(distance))
+    figure.add_scatter(x=places, y=_positive(distance), name="distance", row=3, col=1)
+    figure.update_yaxes(type="log").update_xaxes(title_text="pivot", row=3, col=1)
+    return figure.update_layout(showlegend=False, height=720)
+
+
+def _positive(values: Floats) -> Floats:
+    """Values for a logarithmic axis: gaps where there is nothing to show."""
+    return np.where(values > 0, values, np.nan)

@@ -1,0 +1,229 @@
+"""A piecewise-affine function in the form that the compiled kernel works on.
+
+The block's parameters are seen in coordinates of the row space of its inputs: `theta = scores @ basis`
+with orthonormal rows, so that directions on which no kink and no output depends (constant zero or
+duplicate columns, fewer samples than inputs) do not occur. They keep what they had at the start.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import qr, solve_triangular
+
+from reluscape.descent.kernel import Chain, State, all_normals, all_pulls
+from reluscape.piecewise import Piecewise
+
+Floats = NDArray[np.float64]
+Indices = NDArray[np.int64]
+
+#: Singular values of the inputs below this share of the largest count as zero: sqrt(eps), because
+#: directions seen only through rounding are no directions of the data.
+RANK = float(np.finfo(float).eps) ** 0.5
+
+#: Diagonal of the pivoted triangle of the unit normals from which they count as independent.
+INDEPENDENT = 1e-9
+
+#: A move of the active kinks after which no second one is needed.
+TINY = 1e-13
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Problem:
+    """A block's L1 loss in reduced coordinates.
+
+    Attributes:
+        piecewise: The block.
+        chain: Its network for the kernel.
+        basis: Orthonormal rows that span the row space of the inputs (r, inputs + bias).
+        features: Inputs in that basis, scaled by `scale` (N, r).
+        scale: Factors on the scores; the features then have root mean square one in every direction.
+        reach: Bound on the rates of each sample's kinks along a direction of length one (N,).
+    """
+
+    piecewise: Piecewise
+    chain: Chain
+    basis: Floats
+    features: Floats
+    scale: Floats
+    reach: Floats
+
+    @classmethod
+    def of(cls, piecewise: Piecewise) -> Problem:
+        """Reduce a block's inputs and flatten its maps."""
+        inputs = piecewise.features
+        if piecewise.bias:
+            inputs = np.hstack([inputs, np.ones((len(inputs), 1))])
+        left, values, right = np.linalg.svd(inputs, full_matrices=False)
+        rank = int((values > RANK * values.max(initial=0.0)).sum())
+        scale = values[:rank] / len(inputs) ** 0.5
+        features = np.ascontiguousarray(left[:, :rank] * len(inputs) ** 0.5)
+        reach = _growth(piecewise) * np.linalg.norm(features, axis=1)
+        return cls(piecewise, _chain(piecewise), right[:rank], features, scale, reach)
+
+    @property
+    def size(self) -> int:
+        """Number of reduced parameters."""
+        return self.piecewise.width * int(self.features.shape[1])
+
+    def reduce(self, theta: Floats) -> Floats:
+        """Reduced coordinates of theta."""
+        return np.asarray((self._rows(theta) @ self.basis.T * self.scale).ravel())
+
+    def expand(self, reduced: Floats, start: Floats) -> Floats:
+        """Theta with these reduced coordinates; what they do not determine is as in `start`."""
+        change = (reduced - self.reduce(start)).reshape(self.piecewise.width, -1)
+        rows = self._rows(start) + change / self.scale @ self.basis
+        if not self.piecewise.bias:
+            return rows.ravel()
+        return np.concatenate([rows[:, :-1].ravel(), rows[:, -1]])
+
+    def _rows(self, theta: Floats) -> Floats:
+        """Weights and bias of each unit in one row."""
+        weight, bias = self.piecewise.unpack(theta)
+        return weight if bias is None else np.hstack([weight, bias[:, None]])
+
+    def values(self, reduced: Floats, shift: Floats | None) -> Floats:
+        """Switching values (N, K) at a reduced point, each shifted by `shift` where that is given."""
+        piecewise, count, column = self.piecewise, len(self.features), 0
+        hidden = self.features @ reduced.reshape(piecewise.width, -1).T
+        parts = []
+        for step, slope in zip(piecewise.maps, piecewise.slopes, strict=False):
+            before = step(hidden)
+            if shift is not None:
+                before = before + shift[:, column : column + before.shape[1]]
+            column += before.shape[1]
+            parts.append(before)
+            hidden = np.where(before > 0, before, slope * before)
+        residuals = piecewise.maps[-1](hidden) - piecewise.targets
+        parts.append(residuals if shift is None else residuals + shift[:, column:])
+        return np.hstack(parts).reshape(count, -1)
+
+    def loss(self, values: Floats) -> float:
+        """The loss from the switching values."""
+        residuals = values[:, int(self.chain.columns[-1]) :]
+        return float(np.abs(residuals).sum() * self.chain.weight)
+
+    def state(
+        self,
+        reduced: Floats,
+        active: Indices,
+        shift: Floats | None,
+        bits: NDArray[np.uint8] | None = None,
+    ) -> State:
+        """A fresh state near a reduced point, exactly where the active kinks are zero.
+
+        Args:
+            reduced: The point (size,).
+            active: Rows (sample, kink) that shall be zero; dependent ones are left out.
+            shift: Shifts of the switching values, or None.
+            bits: Sides of the active kinks; default: as the values say.
+        """
+        size, chain = self.size, self.chain
+        values = self.values(reduced, shift)
+        pattern = (values > 0).astype(np.uint8)
+        if bits is not None:
+            pattern[active[:, 0], active[:, 1]] = bits[active[:, 0], active[:, 1]]
+        for _ in range(4):
+            active, edges = _edges(active, self.normals(pattern, active), size)
+            count = len(active)
+            off = values[active[:, 0], active[:, 1]]
+            reduced = reduced - off @ edges[:count]
+            values = self.values(reduced, shift)
+            listed = np.zeros(values.shape, dtype=np.bool_)
+            listed[active[:, 0], active[:, 1]] = True
+            # edges hold for one pattern: where moving has changed it, they are computed anew
+            found = np.where(listed, pattern, values > 0).astype(np.uint8)
+            settled = np.array_equal(found, pattern) and np.abs(off).max(initial=0.0) <= TINY
+            pattern = found
+            if settled:
+                break
+        else:
+            active, edges = _edges(active, self.normals(pattern, active), size)
+            count = len(active)
+        place = np.full(values.shape, -1, dtype=np.int64)
+        place[active[:, 0], active[:, 1]] = np.arange(count)
+        values[listed] = 0.0
+        samples, kinks = np.full(size, -1, dtype=np.int64), np.zeros(size, dtype=np.int64)
+        samples[:count], kinks[:count] = active.T
+        pulls = np.empty((len(values), self.piecewise.width))
+        all_pulls(chain, pattern, pulls)
+        gradient = np.ascontiguousarray((pulls.T @ self.features).ravel())
+        return State(
+            reduced.copy(), values, pattern, place, samples, kinks, edges,
+            np.linalg.norm(edges, axis=1), edges @ gradient, np.zeros(size), pulls, gradient,
+            np.array([self.loss(values)]),
+        )  # fmt: skip
+
+    def kinks_of(self, state: State) -> Indices:
+        """Numbers, as the block counts them, of the active kinks."""
+        found, column = [], 0
+        for group in self.piecewise.groups:
+            samples, units = np.nonzero(state.place[:, column : column + group.units] >= 0)
+            found.append(group.start + samples * group.units + units)
+            column += group.units
+        return np.concatenate(found)
+
+    def normals(self, bits: NDArray[np.uint8], active: Indices) -> Floats:
+        """Normals of kinks (sample, kink) under a pattern, shape (k, size)."""
+        units = np.empty((len(active), self.piecewise.width))
+        all_normals(self.chain, bits, active, units)
+        rows = units[:, :, None] * self.features[active[:, 0]][:, None, :]
+        return np.asarray(rows.reshape(len(active), self.size))
+
+
+def _edges(active: Indices, normals: Floats, size: int) -> tuple[Indices, Floats]:
+    """The independent ones among the active kinks, and their edges.
+
+    The edges are d_k with a_q . d_k = [q = k] (rows of the pseudo-inverse), then an orthonormal basis
+    of the normals' null space.
+    """
+    if len(active) == 0:
+        return active, np.eye(size)
+    lengths = np.linalg.norm(normals, axis=1)
+    scaled = normals / np.where(lengths > 0, lengths, 1.0)[:, None]
+    q, r, order = qr(scaled.T, pivoting=True)
+    diagonal = np.abs(np.diag(r))
+    count = int((diagonal > INDEPENDENT).sum())
+    kept = order[:count]
+    inverse = solve_triangular(r[:count, :count], np.eye(count), trans="T")
+    edges = (q[:, :count] @ inverse).T / lengths[kept][:, None]
+    return active[kept], np.ascontiguousarray(np.vstack([edges, q[:, count:].T]))
+
+
+def _growth(piecewise: Piecewise) -> float:
+    """Bound on the length of any switching value's derivative by its sample's z."""
+    growth, largest = 1.0, 1.0
+    for dense in _matrices(piecewise):
+        growth *= float(np.linalg.norm(dense, ord=2))
+        largest = max(largest, growth)
+    return largest
+
+
+def _matrices(piecewise: Piecewise) -> list[Floats]:
+    """The block's maps as dense matrices."""
+    matrices: list[Floats] = []
+    width = piecewise.width
+    for step in piecewise.maps:
+        matrix = np.eye(width) if step.matrix is None else step.matrix
+        matrices.append(np.diag(matrix) if matrix.ndim == 1 else matrix)
+        width = len(matrix)
+    return matrices
+
+
+def _chain(piecewise: Piecewise) -> Chain:
+    """The block's maps in one array."""
+    matrices = _matrices(piecewise)
+    sizes = [piecewise.width, *(len(matrix) for matrix in matrices)]
+    areas = [matrix.size for matrix in matrices]
+    return Chain(
+        np.array(sizes, dtype=np.int64),
+        np.cumsum([0, *areas[:-1]], dtype=np.int64),
+        np.cumsum([0, *sizes[1:-1]], dtype=np.int64),
+        np.concatenate([matrix.ravel() for matrix in matrices]),
+        np.array(piecewise.slopes, dtype=np.float64),
+        1.0 / piecewise.num_samples,
+        True,
+    )

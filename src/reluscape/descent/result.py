@@ -1,0 +1,91 @@
+"""What `descend` returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reluscape.certificate import Certificate
+from reluscape.results import Result
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+Floats = NDArray[np.float64]
+
+
+class Status(StrEnum):
+    """How a descent ended."""
+
+    strict_minimum = "strict_minimum"
+    minimum = "minimum"
+    plateau = "plateau"
+    saddle = "saddle"
+    undecided = "undecided"
+    max_pivots = "max_pivots"
+    stalled = "stalled"
+
+
+#: Cause and remedy of every status.
+MEANING = {
+    Status.strict_minimum: "a strict local minimum, certified",
+    Status.minimum: "a local minimum, certified; some direction is flat",
+    Status.plateau: "the loss is constant around the point, certified: no weight of this layer matters"
+    " here (dead units); start elsewhere",
+    Status.saddle: "no single edge falls any more, but the certificate names a direction that does",
+    Status.undecided: "no edge falls any more, but more kinks meet here than float64 can separate (zero"
+    " units, duplicate samples); certify in rational arithmetic, or perturb the data",
+    Status.max_pivots: "the pivots asked for are used up; call again from `theta` to go on",
+    Status.stalled: "the basis lost its digits and refreshing it did not help: the loss could not be"
+    " lowered further; standardise the inputs, or start elsewhere",
+}
+
+
+@dataclass(frozen=True, slots=True, repr=False, eq=False)
+class Descent(Result):
+    """A path of exact descent and its end.
+
+    Attributes:
+        theta: The end, shape (size,).
+        loss: Loss there, from a plain forward pass.
+        losses: Loss at the start and after every pivot, shape (num_pivots + 1,); never rises.
+        step_lengths: Length of every pivot's step in the block's parameters, up to directions on which
+            nothing depends, shape (num_pivots,).
+        vertices: Points along the path, every `stride`-th, shape (m, size).
+        stride: Pivots between two of them.
+        first_vertex: Pivot at which the first vertex was reached (as many active kinks as independent
+            directions); -1 if none was.
+        num_pivots: Number of pivots.
+        status: How it ended (`Status`).
+        certificate: What the end is, checkable by `verify`.
+    """
+
+    theta: Floats
+    loss: float
+    losses: Floats
+    step_lengths: Floats
+    vertices: Floats
+    stride: int
+    first_vertex: int
+    num_pivots: int
+    status: str
+    certificate: Certificate
+
+    def summary(self) -> str:
+        """Loss before and after, pivots, and the end in words."""
+        fall = 1.0 - self.loss / self.losses[0] if self.losses[0] else 0.0
+        return (
+            f"loss {self.losses[0]:.6g} -> {self.loss:.6g} ({fall:.1%} lower) in"
+            f" {self.num_pivots} pivots, first vertex after {self.first_vertex}\n"
+            f"  {self.status}: {MEANING[Status(self.status)]}"
+        )
+
+    def plot(self) -> go.Figure:
+        """Loss above its end, step lengths, their running mean and the distance to the end."""
+        from reluscape.descent.charts import path_figure
+
+        return path_figure(self)

@@ -1,0 +1,270 @@
+"""Vertex descent against linear programs, probing, independent certificates and named degeneracies."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from nets import dense
+from scipy.optimize import linprog
+from torch import nn
+
+import reluscape as rs
+from reluscape.descent import Status
+from reluscape.errors import InputError
+
+MINIMA = {"strict_minimum", "minimum", "plateau"}
+
+
+def block(
+    widths: tuple[int, ...], *, seed: int, samples: int = 60, layer: int = 0, whole: bool = False
+) -> rs.Block:
+    """A random network's block; with `whole`, data are small integers, so that ties abound."""
+    rng = np.random.default_rng(seed)
+    inputs = rng.uniform(-3, 3, (samples, widths[0]))
+    targets = rng.uniform(-3, 3, (samples, widths[-1]))
+    if whole:
+        inputs, targets = np.round(inputs), np.round(targets)
+    return rs.Landscape(dense(widths, seed=seed), inputs, targets, loss="l1").block(layer)
+
+
+def check(descent: rs.Descent, start: rs.Block) -> None:
+    """What holds of every descent."""
+    assert (np.diff(descent.losses) <= 0).all()
+    assert descent.losses[0] == pytest.approx(start.loss(), rel=1e-12)
+    assert descent.loss == start.loss(descent.theta)
+    assert descent.loss == pytest.approx(descent.losses[-1], rel=1e-9, abs=1e-12)
+    assert len(descent.step_lengths) == descent.num_pivots == len(descent.losses) - 1
+    assert rs.verify(descent.certificate, start.landscape).valid
+    assert descent.status in set(Status)
+
+
+def probed(start: rs.Block, theta: np.ndarray, *, probes: int = 1000) -> float:
+    """Lowest loss found around theta, less the loss there."""
+    rng = np.random.default_rng(1)
+    here, lowest = start.loss(theta), np.inf
+    for _ in range(probes):
+        step = rng.normal(size=theta.size) * rng.choice([0.0, 1.0], theta.size, p=[0.5, 0.5])
+        size = 10.0 ** rng.uniform(-7, -2)
+        lowest = min(lowest, start.loss(theta + size * step) - here)
+    return lowest
+
+
+SHAPES = [
+    ((3, 1), 0),
+    ((3, 4, 1), 0),
+    ((3, 4, 1), 1),
+    ((2, 3, 2), 0),
+    ((4, 5, 4, 2), 0),
+    ((4, 5, 4, 2), 1),
+    ((3, 3, 3, 3, 1), 0),
+    ((3, 3, 3, 3, 1), 2),
+    ((4, 4, 3, 3, 2, 1), 0),
+    ((4, 4, 3, 3, 2, 2), 1),
+]
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize(("widths", "layer"), SHAPES)
+def test_random_networks_end_at_certified_minima(
+    widths: tuple[int, ...], layer: int, seed: int
+) -> None:
+    start = block(widths, seed=seed, layer=layer)
+    descent = rs.descend(start)
+    check(descent, start)
+    assert descent.status in MINIMA | {"undecided"}
+    if descent.status in MINIMA:
+        assert probed(start, descent.theta) >= -1e-12
+
+
+def test_few_ends_are_undecided() -> None:
+    """Where many kinks meet (zero units, inputs that are zero for several samples) none is claimed."""
+    ends = [
+        rs.descend(block(widths, seed=seed, layer=layer)).status
+        for widths, layer in SHAPES
+        for seed in range(5)
+    ]
+    assert ends.count("undecided") <= 0.12 * len(ends)
+    assert ends.count("strict_minimum") >= 0.5 * len(ends)
+
+
+@pytest.mark.parametrize("rule", ["long_step", "first_kink"])
+def test_rules_reach_minima(rule: str) -> None:
+    start = block((4, 5, 4, 1), seed=3, samples=80)
+    descent = rs.descend(start, rule=rule)
+    check(descent, start)
+    assert descent.status == "strict_minimum"
+    assert descent.first_vertex == start.size
+
+
+def test_long_steps_need_fewer_pivots() -> None:
+    pivots = {
+        rule: np.median([
+            rs.descend(block((4, 5, 4, 1), seed=seed, samples=200), rule=rule).num_pivots
+            for seed in range(5)
+        ])
+        for rule in ("long_step", "first_kink")
+    }  # fmt: skip
+    assert pivots["long_step"] < 0.5 * pivots["first_kink"]
+
+
+@pytest.mark.parametrize("outputs", [1, 2])
+@pytest.mark.parametrize("seed", range(4))
+def test_least_absolute_deviations_are_the_linear_programs(seed: int, outputs: int) -> None:
+    """Without hidden layers the loss is convex: one program per output gives its minimum."""
+    start = block((4, outputs), seed=seed, samples=50)
+    inputs = np.hstack([start.landscape.inputs, np.ones((50, 1))])
+    best = 0.0
+    for targets in start.landscape.targets.T:
+        cost = np.concatenate([np.zeros(5), np.full(50, 1 / 50)])
+        rows = np.vstack([np.hstack([inputs, -np.eye(50)]), np.hstack([-inputs, -np.eye(50)])])
+        sides = np.concatenate([targets, -targets])
+        best += linprog(cost, rows, sides, bounds=[(None, None)] * 5 + [(0, None)] * 50).fun
+    descent = rs.descend(start)
+    check(descent, start)
+    assert descent.loss == pytest.approx(best, rel=1e-9)
+
+
+# --- where it starts and stops ------------------------------------------------------------------
+
+
+def test_going_on_from_where_it_stopped() -> None:
+    start = block((4, 5, 1), seed=2)
+    first = rs.descend(start, max_pivots=30)
+    assert first.status == "max_pivots"
+    assert first.num_pivots == 30
+    check(first, start)
+    second = rs.descend(start, first.theta)
+    assert second.status == "strict_minimum"
+    assert second.loss < first.loss
+    third = rs.descend(start, second.theta)
+    assert third.status == "strict_minimum"
+    np.testing.assert_allclose(third.theta, second.theta, atol=1e-9)
+
+
+def test_the_same_seed_gives_the_same_bytes() -> None:
+    ends = [rs.descend(block((3, 4, 1), seed=5, whole=True), seed=7) for _ in range(2)]
+    assert ends[0].theta.tobytes() == ends[1].theta.tobytes()
+    assert ends[0].losses.tobytes() == ends[1].losses.tobytes()
+
+
+def test_path_is_recorded() -> None:
+    start = block((3, 4, 1), seed=1)
+    descent = rs.descend(start)
+    assert descent.stride == 1
+    np.testing.assert_allclose(descent.vertices[0], start.theta, atol=1e-12)
+    steps = np.linalg.norm(np.diff(descent.vertices, axis=0), axis=1)
+    assert (steps[descent.step_lengths == 0] < 1e-9).all()
+    for vertex, loss in zip(descent.vertices, descent.losses, strict=True):
+        assert start.loss(vertex) == pytest.approx(loss, rel=1e-9)
+    assert len(descent.plot().data) == 4
+    assert "strict_minimum" in descent.summary()
+
+
+# --- degenerate data ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_ties_of_small_integers(seed: int) -> None:
+    start = block((4, 5, 1), seed=seed, samples=100, whole=True)
+    descent = rs.descend(start)
+    check(descent, start)
+    assert descent.status in MINIMA | {"undecided"}
+    assert probed(start, descent.theta) >= -1e-10
+
+
+def landscape(
+    inputs: np.ndarray, *, seed: int = 0, change: str = "", widths: tuple[int, ...] = ()
+) -> rs.Landscape:
+    """A 4-unit network on these inputs, some weights of it replaced."""
+    widths = widths or (inputs.shape[1], 4, 1)
+    model = dense(widths, seed=seed)
+    first = next(part for part in model.modules() if isinstance(part, nn.Linear))
+    with torch.no_grad():
+        if change == "zero unit":
+            first.weight[0] = 0.0
+            first.bias[0] = 0.0
+        elif change == "dead unit":
+            first.bias[0] = -1e3
+        elif change == "all dead":
+            first.bias[:] = -1e3
+        elif change == "unread":
+            list(model.parameters())[2].zero_()
+    targets = np.random.default_rng(seed + 1).normal(size=(len(inputs), 1))
+    return rs.Landscape(model, inputs, targets, loss="l1")
+
+
+@pytest.mark.parametrize(
+    "case",
+    ["zero unit", "dead unit", "constant column", "zero column", "duplicate columns", "duplicate samples",
+     "one sample", "fewer samples than inputs"],
+)  # fmt: skip
+def test_degenerate_data_end_with_a_name(case: str) -> None:
+    inputs = np.random.default_rng(4).normal(size=(40, 3))
+    if case == "constant column":
+        inputs[:, 1] = 2.0
+    elif case == "zero column":
+        inputs[:, 1] = 0.0
+    elif case == "duplicate columns":
+        inputs[:, 1] = inputs[:, 0]
+    elif case == "duplicate samples":
+        inputs[20:] = inputs[:20]
+    elif case == "one sample":
+        inputs = inputs[:1]
+    elif case == "fewer samples than inputs":
+        inputs = np.random.default_rng(4).normal(size=(3, 5))
+    start = landscape(inputs, change=case).block(0)
+    descent = rs.descend(start)
+    check(descent, start)
+    assert descent.status in MINIMA | {"undecided"}
+    assert descent.loss < start.loss()
+    assert probed(start, descent.theta) >= -1e-10
+
+
+def test_directions_without_data_keep_their_weights() -> None:
+    inputs = np.random.default_rng(4).normal(size=(40, 3))
+    inputs[:, 1] = 0.0
+    start = landscape(inputs).block(0)
+    descent = rs.descend(start)
+    before, after = (theta[:12].reshape(4, 3)[:, 1] for theta in (start.theta, descent.theta))
+    np.testing.assert_allclose(after, before, atol=1e-12)
+    assert descent.status == "minimum"
+
+
+def test_descent_leaves_a_plateau_that_has_an_edge() -> None:
+    """All units dead: the loss is constant around the start, and falls beyond the kinks."""
+    start = landscape(np.random.default_rng(4).normal(size=(40, 3)), change="all dead").block(0)
+    assert rs.certify(start).claim == "plateau"
+    descent = rs.descend(start)
+    check(descent, start)
+    assert descent.status in MINIMA
+    assert descent.loss < start.loss()
+
+
+def test_plateau_without_an_edge_is_named() -> None:
+    """Nothing reads the layer: the loss is constant everywhere."""
+    start = landscape(np.random.default_rng(4).normal(size=(40, 3)), change="unread").block(0)
+    descent = rs.descend(start)
+    assert descent.status == "plateau"
+    assert descent.loss == start.loss()
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [({"rule": "steepest"}, "rule must be"), ({"max_pivots": 0}, "max_pivots must be"),
+     ({"theta": np.zeros(3)}, "theta")],
+)  # fmt: skip
+def test_bad_options(options: dict[str, object], expected: str) -> None:
+    with pytest.raises(InputError, match=expected):
+        rs.descend(block((3, 4, 1), seed=0), **options)
+
+
+def test_other_losses_are_refused() -> None:
+    inputs = np.random.default_rng(0).normal(size=(9, 2))
+    for more in ({"loss": "squared"}, {"loss": "l1", "weight_decay": 0.1}):
+        model = dense((2, 2, 1), seed=0)
+        made = rs.Landscape(model, inputs, np.zeros((9, 1)), **more)
+        with pytest.raises(InputError, match="piecewise-affine loss"):
+            rs.descend(made.block(0))
+    with pytest.raises(InputError, match="needs a Block"):
+        rs.descend(made)
