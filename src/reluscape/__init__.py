@@ -19,6 +19,8 @@ _HOME = {
     "certify": "proof",
     "descend": "descent",
     "Descent": "descent",
+    "polish": "descent",
+    "Polish": "descent",
     "Study": "study",
     "AnalysisError": "errors",
     "InputError": "errors",

@@ -302,6 +302,51 @@ def verify(
     raise typer.Exit(0 if valid else 1)
 
 
+@app.command(epilog="Example: reluscape descend --weights mlp.safetensors --data mine.npz --out r/")
+def descend(
+    ctx: typer.Context,
+    data: DataName = None,
+    weights: Weights = None,
+    model: Model = None,
+    target: Target = None,
+    standardise: Standardise = False,
+    layer: Annotated[
+        str, typer.Option("--layer", "--layers", help="A layer's name or index, or 'all' in turn.")
+    ] = "0",
+    max_pivots: Annotated[
+        int | None, typer.Option(min=1, help="Largest number of pivots of one descent.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, max=2**31, help="Seed of the shifts at ties.")] = 0,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the polished weights and the certificates.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Descend the L1 loss exactly, from a trained model to a certified minimum of its layers."""
+    from reluscape.descent import polish
+    from reluscape.progress import shown
+    from reluscape.results import write_then_rename
+    from reluscape.weights import write_state
+
+    landscape = _landscape(data, target, standardise, weights, model, LossName.l1, 0.0)
+    names = [name for name in _layers(landscape, layer) if name is not None]
+    with shown() as progress:
+        result = polish(landscape, names, max_pivots=max_pivots, seed=seed, progress=progress)
+    if out is not None:
+        path = out / "polished.safetensors"
+        state = result.landscape.state()
+        write_then_rename(path, lambda temporary: write_state(temporary, state))
+        ctx.obj.append(str(path))
+        for name, certificate in result.certificates.items():
+            ctx.obj.append(str(certificate.save(_certificate_path(out, name))))
+    if as_json:
+        claims = {name: str(found.claim) for name, found in result.certificates.items()}
+        record = {"start": result.start, "loss": result.loss, "sweeps": result.sweeps}
+        typer.echo(json.dumps(record | {"claims": claims, "files": ctx.obj}))
+    else:
+        typer.echo("\n".join([result.summary(), *(f"  written: {file}" for file in ctx.obj)]))
+
+
 app.command(epilog="Example: reluscape reproduce milne --scale small --out r/")(cli_study.reproduce)
 app.add_typer(cli_study.study, name="study")
 

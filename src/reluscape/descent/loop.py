@@ -129,8 +129,8 @@ def _check(function: Block, rule: str, max_pivots: int | None) -> None:
         raise InputError(f"max_pivots must be at least 1; received {max_pivots}")
 
 
-def _certified(block: Block, theta: Floats) -> Certificate:
-    """The certificate of the end: in rationals where float64 leaves a small block undecided.
+def certified_end(block: Block, theta: Floats) -> Certificate:
+    """Certificate of a descent's end: in rationals where float64 leaves a small block undecided.
 
     Slopes of exactly zero (flat edges) are common at vertices, and only rationals see them.
     """
@@ -231,7 +231,7 @@ class _Path:
     def result(self, block: Block) -> Descent:
         """Certify the end."""
         theta = _polished(block, self.problem.expand(self.best, self.start), self.active)
-        certificate = _certified(block, theta)
+        certificate = certified_end(block, theta)
         status = self.status or _CLAIMS.get(certificate.claim, Status.undecided)
         if self.status is None and certificate.claim == "not_stationary":
             status = Status.stalled
