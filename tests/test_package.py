@@ -20,13 +20,18 @@ PUBLIC = [
     "Cell",
     "Certificate",
     "Chord",
+    "Descent",
     "Facets",
     "InputError",
     "Landscape",
+    "Polish",
     "ReluscapeError",
+    "Study",
     "UnsupportedModelError",
     "Verification",
     "certify",
+    "descend",
+    "polish",
     "verify",
 ]
 

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reluscape.arithmetic import left_inverse_sizes
+from reluscape.errors import AnalysisError
 from reluscape.point import Point
 from reluscape.solvers import LinearProgram
 from reluscape.tolerances import TOLERANCES
@@ -81,7 +82,10 @@ class Adjacent:
         matrix = np.hstack([-self.gradients, np.ones((len(self.gradients), 1))])
         box = np.append(np.ones(size), np.inf)
         program = LinearProgram(matrix, np.zeros(len(self.gradients)), box)
-        solution = program.minimise(np.append(np.zeros(size), 1.0))
+        try:
+            solution = program.minimise(np.append(np.zeros(size), 1.0))
+        except AnalysisError:  # the solver gives up on badly scaled gradients
+            return None
         norm = np.linalg.norm(solution.point[:size]) if solution.status == "optimal" else 0.0
         if norm == 0:
             return None
@@ -100,5 +104,8 @@ def _most_positive(rows: Floats, gradient: Floats) -> Floats | None:
     upper = np.append(gradient, np.full(count, np.inf))
     limit = 1.0 + float(np.abs(gradient).max(initial=0.0))  # the least entry may grow forever
     program = LinearProgram(matrix, lower, np.append(np.full(count, np.inf), limit), upper)
-    solution = program.minimise(np.append(np.zeros(count), -1.0))
+    try:
+        solution = program.minimise(np.append(np.zeros(count), -1.0))
+    except AnalysisError:
+        return None
     return solution.point[:count] if solution.status == "optimal" else None

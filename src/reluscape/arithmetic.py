@@ -18,6 +18,9 @@ from reluscape.tolerances import TOLERANCES
 
 Array = NDArray[Any]
 
+#: Midpoints of balls below two to the minus this are written as zero.
+SMALLEST = 10_000
+
 
 class Evaluating(Protocol):
     """What evaluating a network needs of a number system."""
@@ -167,12 +170,28 @@ class Rational:
         return out
 
     def floats(self, values: Array) -> NDArray[np.float64]:
-        """Nearest float64 values (Python divides big integers with correct rounding)."""
-        flat = [
-            int(v.p) / int(v.q)
-            for v in map(self._rational, np.asarray(values, dtype=object).ravel())
-        ]
+        """Nearest float64 values; of balls, their midpoints'."""
+        flat = [self._float(value) for value in np.asarray(values, dtype=object).ravel()]
         return np.array(flat, dtype=np.float64).reshape(np.shape(values))
+
+    def _float(self, value: Any) -> float:
+        if isinstance(value, self._flint.arb):
+            return float(value.mid())
+        return int(value.p) / int(value.q)  # Python divides big integers with correct rounding
+
+    def unit(self, vector: Array) -> NDArray[np.float64]:
+        """Direction of a vector of any size, of length one in float64."""
+        largest = max((abs(value) for value in vector), key=self._mid)
+        scaled = self.floats(vector / self._mid(largest))
+        return np.asarray(scaled / np.linalg.norm(scaled))
+
+    def _mid(self, value: Any) -> Any:
+        """A ball's midpoint; a rational as it is."""
+        return value.mid() if isinstance(value, self._flint.arb) else value
+
+    def independent_rank(self, rows: Array) -> int:
+        """Exact rank."""
+        return int(self._matrix(rows).rank()) if len(rows) else 0
 
     def independent(self, rows: Array) -> bool:
         """Exact rank."""
@@ -256,6 +275,8 @@ class Rational:
         """A rational as it is; a ball's midpoint, which is a dyadic rational."""
         if isinstance(value, self._flint.arb):
             mantissa, exponent = value.mid().man_exp()
+            if exponent < -SMALLEST:
+                return self._flint.fmpq(0)
             return self._flint.fmpq(int(mantissa)) * self._flint.fmpq(2) ** int(exponent)
         return value
 

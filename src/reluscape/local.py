@@ -25,8 +25,15 @@ from reluscape.certificate import (
 )
 from reluscape.exactly import rest_is_zero
 from reluscape.frozen import FrozenBlock, Rows
+from reluscape.integers import kinks_meet, outputs_span_at_most
 from reluscape.landscape import Landscape
-from reluscape.nearby import distance_to_stationary, radius_of, rank_of, triangle_of
+from reluscape.nearby import (
+    column_sizes,
+    distance_to_stationary,
+    in_theta_order,
+    radius_of,
+    scales_of,
+)
 from reluscape.tolerances import TOLERANCES
 
 Array = NDArray[Any]
@@ -144,32 +151,41 @@ class Local:
             return "a kink has the other sign at the point"
         if (np.abs(self.values[listed]) > scale * self.errors[listed]).any():
             return "a kink listed as active is not zero at the point"
-        for sample, switch in np.argwhere(~listed & (np.abs(self.values) <= self.errors / scale)):
-            if not self.is_void(int(sample), int(switch)):
+        missing = ~listed & (np.abs(self.values) <= self.errors / scale)
+        for sample in np.flatnonzero(missing.any(axis=1)):
+            if not set(np.flatnonzero(missing[sample])) <= self.voids(int(sample), scale):
                 return "a kink that is zero at the point is missing from the active ones"
         return ""
 
-    def is_void(self, sample: int, switch: int) -> bool:
-        """Whether a kink at zero has no say: it is constant nearby, or crossing it changes nothing.
+    def voids(self, sample: int, scale: float = 1) -> set[int]:
+        """The kinks at zero of one sample that have no say, whatever the sides of the others.
 
-        Constant: its normal vanishes, whichever active kinks of its sample are crossed. Changes
-        nothing: crossing it leaves the outputs' Jacobian and all active normals of its sample alone.
+        Such a kink is constant nearby (its normal vanishes in every pattern of the others), or crossing
+        it changes neither the outputs' Jacobian nor the normal of another kink at zero in any of them.
+        Beyond `max_active` kinks at zero the patterns are too many, and all have a say.
         """
+        zero = np.abs(self.values[sample]) <= scale * self.errors[sample]
+        zero[self._of_sample(sample)] = True
+        kinks = np.flatnonzero(zero)
         if not self.block.bias and not self.block.features[sample].astype(bool).any():
-            return True
-        mine = self._of_sample(sample)
-        base = self._flipped(sample, [])
-        across = self._flipped(sample, [switch])
-        silent = not (across.output_jacobians != base.output_jacobians).any()
-        silent = silent and not (across.jacobians[0, mine] != base.jacobians[0, mine]).any()
-        if switch >= self.block.switches:
-            silent = False
-        if silent:
-            return True
-        constant = not base.jacobians[0, switch].astype(bool).any()
-        return constant and not any(
-            self._flipped(sample, [s]).jacobians[0, switch].astype(bool).any() for s in mine
-        )
+            return set(kinks.tolist())
+        if len(kinks) > TOLERANCES.max_active:
+            return set()
+        sides = np.array(list(product([False, True], repeat=len(kinks))), dtype=np.bool_)
+        bits = np.repeat(self.bits[sample][None], len(sides), axis=0)
+        bits[:, kinks] = sides
+        part = self.block.evaluate(self.theta, bits, np.full(len(sides), sample))
+        normals = part.jacobians[:, kinks]
+        found = set()
+        for place, kink in enumerate(kinks.tolist()):
+            low, high = np.flatnonzero(~sides[:, place]), np.flatnonzero(sides[:, place])
+            others = np.arange(len(kinks)) != place
+            moved = (part.output_jacobians[low] != part.output_jacobians[high]).any()
+            bent = (normals[low][:, others] != normals[high][:, others]).any()
+            silent = kink < self.block.switches and not moved and not bent
+            if silent or not normals[:, place].astype(bool).any():
+                found.add(kink)
+        return found
 
     # ---- slopes ------------------------------------------------------------------------------
 
@@ -328,15 +344,16 @@ class Local:
         patterns = list(self.adjacent_patterns())
         if cells.shape != (len(patterns), len(self.active)):
             return "undecided", float("nan")
-        for number, (weights, (gradient, rows)) in enumerate(zip(cells, patterns, strict=True)):
-            holds = (
-                self._sums_exactly(weights, gradient, rows)
-                if exact
-                else self._sums(weights, gradient, rows, scale, number)
-            )
-            if not holds:
+        if exact:
+            corrected = self.exact_cells(cells)
+            if corrected is None or (np.abs(self.numbers.floats(corrected) - cells) > 1e-9).any():
                 return "undecided", float("nan")
-        if (cells == 0).any():
+            cells = corrected
+        else:
+            for number, (weights, pattern) in enumerate(zip(cells, patterns, strict=True)):
+                if not self._sums(weights, *pattern, scale, number):
+                    return "undecided", float("nan")
+        if not (cells > 0).all():
             return "local_minimum", float("nan")
         strict, curvature = self._strict_all_round()
         return ("strict_local_minimum" if strict else "local_minimum"), curvature
@@ -351,19 +368,31 @@ class Local:
         split = 2 * float(np.linalg.norm(bound)) + self._split_error(weights)
         return gap <= scale * split and is_non_negative(weights, error)
 
-    def _sums_exactly(self, weights: Array, gradient: Array, rows: Array) -> bool:
-        """Whether non-negative weights next to the given ones do so exactly.
+    def exact_cells(self, cells: Array) -> Array | None:
+        """Exact non-negative multipliers for every pattern next to the given floats, or None.
 
-        Where the gradient is a ball, it lies in the normals' span because the point is stationary.
+        Multipliers that are zero but for rounding are taken as zero, the others corrected so that they
+        write the gradient exactly. A gradient that is a ball lies in the normals' span because the point
+        is stationary.
         """
-        numbers = self.numbers
+        numbers, found = self.numbers, []
         assert isinstance(numbers, Rational)
-        nearby = numbers.array(weights)
-        nearby = nearby + numbers.multipliers(rows, gradient - rows.T @ nearby)
-        rational = self.block.loss != "cross_entropy"
-        if rational and any(bool(entry != 0) for entry in gradient - rows.T @ nearby):
-            return False
-        return all(bool(entry >= 0) for entry in nearby)
+        for weights, (gradient, rows) in zip(cells, self.adjacent_patterns(), strict=True):
+            kept = np.flatnonzero(weights > 1e-12 * weights.max(initial=0.0))
+            exact = numbers.array(np.zeros(len(weights)))
+            exact[kept] = numbers.array(weights[kept])
+            change = numbers.multipliers(rows[kept], gradient - rows.T @ exact)
+            exact[kept] = exact[kept] + change
+            left = gradient - rows.T @ exact
+            if self.block.loss == "cross_entropy":
+                spanning = numbers.independent_rank(rows[kept]) == numbers.independent_rank(rows)
+                sums = spanning or not any(bool(entry != 0) for entry in left)
+            else:
+                sums = not any(bool(entry != 0) for entry in left)
+            if not sums or not all(bool(entry >= 0) for entry in exact):
+                return None
+            found.append(exact)
+        return np.array(found, dtype=object)
 
     def falls_in_all_patterns(self, direction: Array) -> bool:
         """Whether the loss falls along `direction` in every pattern of dependent active kinks."""
@@ -374,6 +403,11 @@ class Local:
 
     def _strict_all_round(self) -> tuple[bool, float]:
         """Strictness where all multipliers of all patterns are positive, and the curvature."""
+        if not self.numbers.exact:
+            pattern = self.block.vector_of(self.bits)
+            rank = len(self.theta) - self.numbers.complement(self.normals).shape[1]
+            if not kinks_meet(self.landscape, self.layer, pattern, self.active, rank):
+                return False, float("nan")
         if self.block.weight_decay > 0:
             return True, float(self.block.weight_decay)
         basis = self.numbers.complement(self.normals)
@@ -416,23 +450,13 @@ class Local:
         free = basis.shape[1]
         if free == 0:
             return 0.0
-        if self.flat and self.block.weight_decay == 0:
-            return 0.0
         if self.block.loss == "l1" and self.block.weight_decay == 0:
             pattern = self.block.vector_of(self.bits)
             rank = len(self.theta) - free
             zero = rest_is_zero(self.landscape, self.layer, self.theta, pattern, self.active, rank)
             return 0.0 if zero else None
-        if free > TOLERANCES.max_dense:
-            return None
+        distance = self._distance_to_stationary(multipliers, free)
         transcendental = self.block.loss == "cross_entropy"
-        rank = free if self.block.weight_decay > 0 else rank_of(self._triangle(basis))
-        distance = distance_to_stationary(
-            self.block.hessian(self.theta, self.bits, basis),
-            basis.T @ self.rest(multipliers),
-            np.abs(basis.T) @ self.gradient_error,
-            rank,
-        )
         scale = 1.0 + float(np.linalg.norm(self.theta))
         return radius_of(
             distance,
@@ -447,21 +471,46 @@ class Local:
         spanned = len(self.active) == len(self.theta) and self.numbers.independent(self.normals)
         return spanned or all(bool(entry == 0) for entry in self.rest(multipliers))
 
-    def _triangle(self, basis: Array) -> Array:
-        """Triangle of the outputs' Jacobian in `basis` (of the centred logits' for cross-entropy)."""
+    def _distance_to_stationary(self, multipliers: Array, free: int) -> float | None:
+        """Distance to the exact minimiser among `free` directions along which no active kink moves."""
 
-        def blocks() -> Iterator[Array]:
-            for rows in self.block.chunks():
-                part = self.block.evaluate(self.theta, self.bits[rows], rows).output_jacobians
-                if self.block.loss == "cross_entropy":
-                    part = part - part.mean(axis=1, keepdims=True)
-                flat, owners = part.reshape(-1, self.block.width), np.repeat(rows, part.shape[1])
-                step = max(1, 2 * 10**7 // len(basis))
-                for start in range(0, len(flat), step):
-                    here = slice(start, start + step)
-                    yield self.block.wide(flat[here], owners[here]) @ basis
+        def flat_beyond(curved: int) -> bool:
+            pattern, limit = self.block.vector_of(self.bits), len(self.theta) - free + curved
+            return self.block.weight_decay == 0 and outputs_span_at_most(
+                self.landscape, self.layer, pattern, self.active, limit
+            )
 
-        return triangle_of(blocks(), basis.shape[1])
+        if self.flat and self.block.weight_decay == 0:
+            return 0.0 if flat_beyond(0) else None
+        if free > TOLERANCES.max_dense:
+            return None
+        scales = self._scales()
+        basis = self.numbers.complement(self.normals * scales)
+        if basis.shape[1] != free:
+            return None
+        noise = TOLERANCES.rounding * len(self.active) * np.finfo(float).eps
+        error = self.gradient_error + noise * (np.abs(multipliers) @ np.abs(self.normals))
+        return distance_to_stationary(
+            self.block.hessian(self.theta, self.bits, scales[:, None] * basis),
+            basis.T @ (scales * self.rest(multipliers)),
+            np.abs(basis.T) @ (scales * error),
+            scales,
+            basis,
+            flat_beyond,
+        )
+
+    def _scales(self) -> Array:
+        """Units for the parameters in which their effects on the outputs are alike (`scales_of`)."""
+        block = FrozenBlock(self.landscape, self.layer, self.numbers, absolute=True)
+        parts = [
+            np.abs(block.evaluate(np.abs(self.theta), self.bits[rows], rows).output_jacobians)
+            for rows in block.chunks()
+        ]
+        ones = np.ones((len(block.features), int(block.bias)))
+        inputs = np.hstack([block.features, ones])
+        sizes = in_theta_order(column_sizes(np.concatenate(parts), inputs), bias=block.bias)
+        decay = self.landscape.weight_decay
+        return scales_of(sizes, self.block.loss, len(block.features), decay)
 
     def _strictness(self, signs: Sequence[tuple[int | None, int | None]]) -> tuple[bool, float]:
         """Whether a minimum with these slopes is strict, and the curvature that shows it."""

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from reluscape.affine import AffineMap
 from reluscape.errors import InputError
 from reluscape.losses import L1Loss, Loss, SquaredLoss
-from reluscape.nearby import rank_of, triangle_of
+from reluscape.nearby import column_sizes, in_theta_order, scales_of
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -361,31 +361,24 @@ class Piecewise:
             stack = flat.reshape(len(rows), part.shape[1], size)
             bent = np.matmul(curvature[rows], stack).reshape(-1, size)
             total += flat.T @ bent
-        identity = np.eye(size) if basis is None else basis.T @ basis
-        return total + self.weight_decay * identity
+        if self.weight_decay:
+            total += self.weight_decay * (np.eye(size) if basis is None else basis.T @ basis)
+        return total
 
-    def curved_rank(self, pattern: Bools, basis: Floats) -> int:
-        """Number of directions in `basis` along which the loss is curved, however slightly.
-
-        Without weight decay these are the directions along which some sample's outputs change (for
-        the cross-entropy up to a shift of all logits); all others are flat by structure.
-        """
-        if self.weight_decay > 0:
-            return int(basis.shape[1])
-        jacobian = self.output_jacobian(pattern)
-        if not isinstance(self.loss, SquaredLoss):
-            jacobian = jacobian - jacobian.mean(axis=1, keepdims=True)
-        outputs = jacobian.shape[1]
-        step = max(1, int(2e7 // (self.num_params * outputs)))
-        blocks = (
-            self.outer(
-                jacobian[start : start + step].reshape(-1, self.width),
-                np.repeat(np.arange(start, min(start + step, self.num_samples)), outputs),
-            )
-            @ basis
-            for start in range(0, self.num_samples, step)
+    def scales(self, pattern: Bools) -> Floats:
+        """Units for the parameters in which their effects on the outputs are alike (`scales_of`)."""
+        units = self.maps[-1].width_after(
+            self.groups[len(self.slopes) - 1].units if self.slopes else self.width
         )
-        return rank_of(triangle_of(blocks, basis.shape[1]))
+        back = np.broadcast_to(np.eye(units), (self.num_samples, units, units))
+        back = self._adjoint_samples(self.maps[-1].absolute(), back)
+        for step, active in zip(self.maps[-2::-1], self.activations(pattern)[::-1], strict=True):
+            back = self._adjoint_samples(step.absolute(), back * np.abs(active)[:, None, :])
+        inputs = self.magnitudes
+        if self.bias:
+            inputs = np.hstack([inputs, np.ones((self.num_samples, 1))])
+        sizes = in_theta_order(column_sizes(back, inputs), bias=self.bias)
+        return scales_of(sizes, self.loss.name, self.num_samples, self.weight_decay)
 
     def sway(self, pattern: Bools) -> float:
         """Largest change of any sample's outputs per unit of theta, on the cell."""

@@ -96,14 +96,15 @@ class Point:
         )
 
     @property
-    def rest_error(self) -> float:
-        """Bound on the rounding error of `||rest||`: the gradient's and that of the split."""
+    def rest_errors(self) -> Floats:
+        """Bounds on the rounding errors of the rest: the gradient's and that of the split."""
         split = TOLERANCES.rounding * len(self.active) * float(np.finfo(np.float64).eps)
-        return float(
-            np.linalg.norm(
-                self.gradient_error + split * (np.abs(self.multipliers) @ np.abs(self.normals))
-            )
-        )
+        return self.gradient_error + split * (np.abs(self.multipliers) @ np.abs(self.normals))
+
+    @property
+    def rest_error(self) -> float:
+        """Bound on the rounding error of `||rest||`."""
+        return float(np.linalg.norm(self.rest_errors))
 
     @property
     def is_stationary(self) -> bool:
@@ -122,6 +123,57 @@ class Point:
         across = self.multipliers + jumps - bends.T @ self.multipliers
         wide = errors + self.spread + np.abs(bends.T) @ self.spread
         return np.column_stack([-self.multipliers, across]), np.column_stack([self.spread, wide])
+
+    def descent(self) -> tuple[Floats, float]:
+        """Unit direction of steepest descent along the active kinks, and a lower bound of the fall.
+
+        A rest that is small beside the multipliers is no such direction after rounding: off the kinks
+        by 1e-16, it rises by 1e-16 of their multipliers. Projected twice, it is as close to them as
+        floats can be, and `slack` bounds what is left.
+        """
+        away = self.rest
+        if len(self.active):
+            span = np.linalg.svd(self.normals, full_matrices=False)[2][
+                : Float64().rank(self.normals)
+            ]
+            if self.independent:
+                span = np.linalg.qr(self.normals.T)[0].T
+            for _ in range(2):
+                away = away - span.T @ (span @ away)
+        length = float(np.linalg.norm(away))
+        if length == 0.0:
+            return away, 0.0
+        direction = -away / length
+        noise = TOLERANCES.rounding * float(np.finfo(np.float64).eps) * np.abs(self.rest)
+        slope = float(self.rest @ direction + (self.rest_errors + noise) @ np.abs(direction))
+        return direction, -slope - self.slack(direction, np.ones(len(self.active), dtype=np.bool_))
+
+    def slack(self, direction: Floats, still: Bools) -> float:
+        """Bound on what active kinks that should not move along `direction` add to the loss's slope.
+
+        With r_k the rate of kink k, true up to rounding, and C the bends, its rate behind the bent
+        kinks before it is `R_k = r_k + sum_j C_kj max(R_j, 0)`, and the slope that of the rest plus
+        `sum_k mu_k r_k + s_k max(R_k, 0)` with the slope jumps s_k.
+
+        Args:
+            direction: A unit vector.
+            still: Which active kinks should not move, behind those that do, shape (k,).
+        """
+        if not still.any():
+            return 0.0
+        jumps, errors = self._jumps()
+        unit = TOLERANCES.rounding * self.block.piecewise.depth_terms * np.finfo(np.float64).eps
+        rates, bends = self.normals @ direction, self.bends()
+        noise = unit * (np.abs(self.normals) @ np.abs(direction))
+        crossed = np.where(still, 0.0, np.maximum(rates, 0.0))
+        rates = (
+            np.abs(rates + bends @ crossed) + noise + np.abs(bends) @ np.where(still, 0.0, noise)
+        )
+        rates, bends = np.where(still, rates, 0.0), np.abs(bends)
+        moving, more = rates, bends @ rates
+        while more.any():  # ends: bends lead from a level to deeper ones
+            moving, more = moving + more, bends @ more
+        return float(np.abs(self.multipliers) @ rates + (np.abs(jumps) + errors) @ moving)
 
     def _jumps(self) -> tuple[Floats, Floats]:
         """Slope jumps s_k of the active kinks and bounds on their errors."""
@@ -145,7 +197,7 @@ class Point:
         Along an edge all other active kinks stay zero; those of the same sample bend when the kink is
         crossed, which changes the edge into the positive side.
         """
-        straight: Floats = np.linalg.pinv(self.normals)
+        straight = np.asarray(np.linalg.pinv(self.normals), dtype=np.float64)
         bent = straight - straight @ self.bends()
         return _unit(-straight.T), _unit(bent.T)
 

@@ -10,6 +10,7 @@ proved (`enclosure.py`).
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -54,7 +55,8 @@ def _decided(point: Point, asked: Floats, local: Local, numbers: Rational) -> Ce
     if _has_dependent_kinks(point, local):
         adjacent = Adjacent.of(point)
         found, descent = adjacent.multipliers(), adjacent.common_descent()
-    cells = None if found is None else found[0]
+    corrected = None if found is None else local.exact_cells(found[0])
+    cells = None if corrected is None else numbers.floats(corrected)
     claim, curvature, slopes = local.claim(multipliers, cells=cells)
     if claim == "undecided" and descent is not None:
         direction = descent[0]
@@ -68,7 +70,7 @@ def _decided(point: Point, asked: Floats, local: Local, numbers: Rational) -> Ce
         floats = numbers.floats(slopes).reshape(-1, 2)
         if len(slopes) == 0:
             reason = "the exact gradient leaves the span of the active kinks"
-            direction = -at.rest / np.linalg.norm(at.rest)
+            direction = numbers.unit(-local.rest(multipliers))
         else:
             reason = "the loss falls along an exact edge"
             direction = _steepest(at, slopes, floats, claim)
@@ -128,7 +130,7 @@ def _solve(point: Point, numbers: Rational) -> Local | None:
             if changed:
                 continue
         step = _step(point, local, values, numbers)
-        if step is None or float(np.linalg.norm(numbers.floats(step))) > 2 * TOLERANCES.resolve * (
+        if step is None or math.hypot(*numbers.floats(step)) > 2 * TOLERANCES.resolve * (
             1 + float(np.linalg.norm(point.theta))
         ):
             return local if settled else None
@@ -152,9 +154,9 @@ def _exact_pattern(local: Local) -> tuple[Bools, Indices, bool]:
         local.block.vector_of(bits),
         every,
     )
-    keep = [
-        not widest.is_void(int(s), int(w)) for s, w in zip(*local.block.place(every), strict=True)
-    ]
+    samples, switches = local.block.place(every)
+    voids = {sample: widest.voids(sample) for sample in set(samples.tolist())}
+    keep = [w not in voids[s] for s, w in zip(samples.tolist(), switches.tolist(), strict=True)]
     active = every[np.array(keep, dtype=np.bool_)]
     changed = bool((bits != local.bits)[~zero].any()) or not np.array_equal(active, local.active)
     return local.block.vector_of(bits), active, changed
@@ -204,8 +206,16 @@ def _descending(
     """Certificate of an exact claim with a direction along which the loss falls."""
     numbers = local.numbers
     slope = local.directional_derivative(numbers.array(direction))
-    margin = -float(numbers.floats(np.array([slope], dtype=object))[0])
     at = _image(point, local, multipliers)
+    if not slope < 0:
+        return write(
+            at,
+            "undecided",
+            "the loss falls along an exact direction, but along none that float64 can write down",
+            float(np.linalg.norm(at.theta - asked)),
+            **_evidence(local.theta, multipliers, numbers),
+        )
+    margin = -float(numbers.floats(np.array([slope], dtype=object))[0])
     return write(
         at,
         claim,

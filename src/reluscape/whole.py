@@ -9,10 +9,18 @@ from numpy.typing import NDArray
 
 from reluscape.arithmetic import eigenvalue_margin
 from reluscape.exactly import rest_is_zero
+from reluscape.integers import outputs_span_at_most
 from reluscape.landscape import Landscape
 from reluscape.majorant import Majorant
-from reluscape.nearby import distance_to_stationary, radius_of, rank_of, triangle_of
-from reluscape.network import Affine
+from reluscape.nearby import (
+    CURVATURES,
+    column_sizes,
+    distance_to_stationary,
+    in_theta_order,
+    radius_of,
+    scales_of,
+)
+from reluscape.network import Affine, Rectifier
 from reluscape.point import Point
 from reluscape.symmetry import flat_dimension, is_plain
 from reluscape.tolerances import TOLERANCES
@@ -107,8 +115,9 @@ def is_stationary(landscape: Landscape, hessian: Floats) -> bool:
 def convex_in_products(landscape: Landscape) -> bool:
     """Whether the loss is convex in the products R_j = z_j w_j, and theta maps openly onto them.
 
-    One hidden layer, one output, no weight decay, all output weights nonzero: then a differentiable
-    stationary point is a minimum over its whole cell in R, hence a local minimum in theta.
+    One hidden layer, one affine output, no weight decay, all output weights nonzero: then a
+    differentiable stationary point is a minimum over its whole cell in R, hence a local minimum in
+    theta. A rectifier behind the output would turn the bias's derivative away from one.
     """
     if not is_plain(landscape) or landscape.weight_decay > 0 or landscape.reading is None:
         return False
@@ -116,6 +125,7 @@ def convex_in_products(landscape: Landscape) -> bool:
     hidden = len(landscape.block(0).kink_groups) - (landscape.loss_name == "l1")
     return (
         len(affine) == 2
+        and not isinstance(landscape.reading.network.layers[-1], Rectifier)
         and hidden == 1
         and len(affine[1].weight) == 1
         and bool((affine[1].weight != 0).all())
@@ -147,12 +157,26 @@ def products_radius(landscape: Landscape) -> float | None:
         piecewise.output_jacobian(pattern)[:, 0], np.arange(len(piecewise.features))
     )
     rows = np.hstack([rows, np.ones((len(rows), len(bias)))])
-    scale = {"squared": 2.0, "half_squared": 1.0}[landscape.loss_name] / landscape.num_samples
+    sizes = in_theta_order(
+        column_sizes(np.abs(rows)[:, :, None], np.ones((len(rows), 1))), bias=False
+    )
+    scales = scales_of(sizes, landscape.loss_name, len(rows), 0.0)
+    factor = CURVATURES[landscape.loss_name] / landscape.num_samples
+    rows = rows * scales
     distance = distance_to_stationary(
-        scale * rows.T @ rows,
-        gradient_of(landscape)[free],
-        gradient_errors(landscape)[free],
-        rank_of(triangle_of([rows], len(free))),
+        factor * rows.T @ rows,
+        scales * gradient_of(landscape)[free],
+        scales * gradient_errors(landscape)[free],
+        scales,
+        np.eye(len(free)),
+        lambda curved: outputs_span_at_most(
+            landscape,
+            layers[0],
+            pattern,
+            np.empty(0, dtype=np.intp),
+            curved,
+            shifted=len(bias) > 0,
+        ),
     )
     at_zero = np.empty(0, dtype=np.intp)
     return radius_of(
