@@ -24,7 +24,7 @@ survey: setup
 	$(BIN)/reluscape survey --out report
 
 test: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(if $(CI),--cov)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile $(if $(CI),--cov)
 
 check: setup
 	$(BIN)/ruff format --check .

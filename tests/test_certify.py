@@ -251,7 +251,7 @@ def test_float64_leaves_the_last_bit_undecided() -> None:
     assert claims.count("undecided") >= 4
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(1, 7))
 def test_rational_cross_entropy_agrees_at_minima(seed: int) -> None:
     """Points minimised by LBFGS: both arithmetics find the same, rational where float64 cannot."""
     block, exists = fitted_block(seed)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 import pytest
 import torch
@@ -64,13 +66,19 @@ SHAPES = [
 ]
 
 
+@cache
+def descended(widths: tuple[int, ...], layer: int, seed: int) -> tuple[rs.Block, rs.Descent]:
+    """A random block and its descent."""
+    start = block(widths, seed=seed, layer=layer)
+    return start, rs.descend(start)
+
+
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize(("widths", "layer"), SHAPES)
 def test_random_networks_end_at_certified_minima(
     widths: tuple[int, ...], layer: int, seed: int
 ) -> None:
-    start = block(widths, seed=seed, layer=layer)
-    descent = rs.descend(start)
+    start, descent = descended(widths, layer, seed)
     check(descent, start)
     assert descent.status in MINIMA | {"undecided"}
     if descent.status in MINIMA:
@@ -80,9 +88,7 @@ def test_random_networks_end_at_certified_minima(
 def test_few_ends_are_undecided() -> None:
     """Where many kinks meet (zero units, inputs that are zero for several samples) none is claimed."""
     ends = [
-        rs.descend(block(widths, seed=seed, layer=layer)).status
-        for widths, layer in SHAPES
-        for seed in range(5)
+        descended(widths, layer, seed)[1].status for widths, layer in SHAPES for seed in range(5)
     ]
     assert ends.count("undecided") <= 0.12 * len(ends)
     assert ends.count("strict_minimum") >= 0.5 * len(ends)
