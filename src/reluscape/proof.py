@@ -1,7 +1,8 @@
 """`certify`: decide what a point of a block, or of the whole landscape, is, and write it down.
 
 The float64 proof uses the fast arithmetic of `piecewise.py` and dense linear algebra; the rational
-one re-solves the point exactly from its active set. No solver is involved in either.
+one re-solves the point exactly from its active set. Only where active kinks are dependent a solver
+proposes multipliers (`adjacent.py`), which are then checked as products.
 """
 
 from __future__ import annotations
