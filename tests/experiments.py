@@ -135,8 +135,19 @@ def alone(parameters, seed):
     return {"running": count, "process": os.getpid()}
 
 
+ECHOED = {}
+
+
 class Unpicklable:
     """Refuses to travel."""
 
     def __reduce__(self):
         raise TypeError("stays here")
+
+    def method(self, parameters, seed):
+        return {"x": 1}
+
+
+def echo(parameters, seed):
+    """Whatever a test has put there."""
+    return ECHOED

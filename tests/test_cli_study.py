@@ -63,11 +63,23 @@ def test_run_show_export_and_plot(folder: Path) -> None:
     assert invoke("study", "plot", "runs.sqlite", "--out", "end.html").exit_code == 0
     page = (folder / "end.html").read_text()
     assert "end against width" in page
+    assert 'name="viewport"' in page
     assert 'src="http' not in page
 
 
 def test_processes_of_a_module_in_the_current_folder(folder: Path) -> None:
     assert "10 done" in run(jobs=2).stdout
+
+
+def test_values_of_every_kind(folder: Path) -> None:
+    (folder / "kinds.py").write_text(
+        "def f(parameters, seed):\n    return {'n': len(str(parameters))}"
+    )
+    options = ("--set", "a=1,2.5,null,true", "--set", "b=[1,2],[3]", "--set", "c=plain,text")
+    shown = invoke("study", "run", "kinds:f", "k.sqlite", "--jobs", 1, *options, "--json")
+    assert json.loads(shown.stdout)["done"] == 4 * 2 * 2
+    assert invoke("study", "plot", "k.sqlite", "--x", "a").exit_code == 0
+    assert "None" in (folder / "study.html").read_text()
 
 
 def test_resume_and_fork(folder: Path) -> None:
@@ -109,6 +121,8 @@ def test_failures_are_counted_and_told(folder: Path) -> None:
         (("run", "no_such_module:f", "a.sqlite"), "no_such_module"),
         (("run", "own_experiment:walk", "a.sqlite", "--set", "width"), "NAME=VALUE"),
         (("run", "own_experiment:walk", "a.sqlite", "--set", "width=2,2"), "different"),
+        (("run", "own_experiment:walk", "a.sqlite", "--set", "width=2,"), "NAME=VALUE"),
+        (("run", "own_experiment:walk", "a.sqlite", "--set", "a=1", "--set", "a=2"), "once"),
         (("run", "own_experiment:walk", "a.sqlite", "--jobs", 0), "jobs"),
         (("run", "own_experiment:walk", "no/../own_experiment.py"), "not a database"),
         (("run", "own_experiment:walk", "a.sqlite", "--dask", "tcp://127.0.0.1:1"), "Dask scheduler"),

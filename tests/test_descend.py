@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ import reluscape as rs
 from reluscape.descent import Status
 from reluscape.errors import InputError
 
-MINIMA = {"strict_minimum", "minimum", "plateau"}
+MINIMA = {"strict_minimum", "minimum", "plateau", "perfect_fit"}
 
 
 def block(
@@ -154,7 +155,7 @@ def test_the_same_seed_gives_the_same_bytes() -> None:
     assert ends[0].losses.tobytes() == ends[1].losses.tobytes()
 
 
-def test_path_is_recorded() -> None:
+def test_path_is_recorded_and_saved(tmp_path: Path) -> None:
     start = block((3, 4, 1), seed=1)
     descent = rs.descend(start)
     assert descent.stride == 1
@@ -164,6 +165,10 @@ def test_path_is_recorded() -> None:
     for vertex, loss in zip(descent.vertices, descent.losses, strict=True):
         assert start.loss(vertex) == pytest.approx(loss, rel=1e-9)
     assert len(descent.plot().data) == 4
+    again = rs.Descent.load(descent.save(tmp_path / "path.nc"))
+    np.testing.assert_array_equal(again.vertices, descent.vertices)
+    assert (again.loss, again.status) == (descent.loss, descent.status)
+    assert rs.verify(again.certificate, start.landscape).valid
     assert "strict_minimum" in descent.summary()
 
 
@@ -245,6 +250,21 @@ def test_descent_leaves_a_plateau_that_has_an_edge() -> None:
     check(descent, start)
     assert descent.status in MINIMA
     assert descent.loss < start.loss()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_perfect_fit_is_named(seed: int) -> None:
+    """Targets that the network can reach: the loss goes to zero, where far too many kinks meet."""
+    inputs = np.random.default_rng(seed).normal(size=(60, 3))
+    model = dense((3, 6, 1), seed=seed)
+    with torch.no_grad():
+        model[2].weight.copy_(torch.tensor([[1.0, -1.0, 1.0, -1.0, 1.0, -1.0]]))
+    targets = np.abs(inputs[:, :1]) - inputs[:, 1:2]
+    start = rs.Landscape(model, inputs, targets, loss="l1").block(0)
+    descent = rs.descend(start)
+    check(descent, start)
+    assert descent.status == "perfect_fit"
+    assert descent.loss < 1e-13
 
 
 def test_plateau_without_an_edge_is_named() -> None:

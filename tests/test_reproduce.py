@@ -77,7 +77,8 @@ def test_table_and_page_state_every_comparison(papers: dict[str, Paper], tmp_pat
     assert result.complete
     text = result.summary()
     assert "published" in text
-    assert text.count("\n") == 5
+    assert text.count("\n") == 6
+    assert text.endswith("A note.")
     with result.table.open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["agrees"] for row in rows] == ["True", "False"]
@@ -118,16 +119,28 @@ def test_failed_trials_are_told(papers: dict[str, Paper], tmp_path: Path) -> Non
     assert "No trial has a record yet." in alone.report.read_text()
 
 
-def test_ctrl_c_leaves_a_page_of_what_was_done(
-    papers: dict[str, Paper], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def stopped(parameters: dict[str, Any], seed: int) -> dict[str, Any]:
-        if parameters["sides"] == 7:
-            raise KeyboardInterrupt
-        return dice(parameters, seed)
+def stopped(parameters: dict[str, Any], seed: int) -> dict[str, Any]:
+    if parameters["sides"] == 7:
+        raise KeyboardInterrupt
+    return dice(parameters, seed)
 
+
+def test_ctrl_c_in_a_fork_tells_of_the_fork(papers: dict[str, Paper], tmp_path: Path) -> None:
+    whole = reproduce.reproduce("mine", tmp_path)
     mine = papers["mine"]
-    papers["mine"] = replace(mine, experiments=(replace(mine.experiments[0], function=stopped),))
+    stopping = replace(mine.experiments[0], function=stopped)
+    papers["mine"] = replace(mine, experiments=(stopping,))
+    result = reproduce.reproduce("mine", tmp_path, seed=1, fork=True)
+    assert whole.complete
+    assert not result.complete
+    assert (result.standings[0].seed, result.standings[0].done) == (1, 1)
+    assert result.standings[0].path != whole.standings[0].path
+
+
+def test_ctrl_c_leaves_a_page_of_what_was_done(papers: dict[str, Paper], tmp_path: Path) -> None:
+    mine = papers["mine"]
+    stopping = replace(mine.experiments[0], function=stopped)
+    papers["mine"] = replace(mine, experiments=(stopping,))
     result = reproduce.reproduce("mine", tmp_path)
     assert not result.complete
     assert "<strong>Incomplete.</strong>" in result.report.read_text()

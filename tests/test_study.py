@@ -117,16 +117,15 @@ def test_numbas_threads_are_limited_without_its_variable(monkeypatch, path):
             self.threads = number
 
     numba = Numba()
-    seen = []
     monkeypatch.setitem(sys.modules, "numba", numba)
     monkeypatch.setenv("NUMBA_NUM_THREADS", "2")
 
     def look(parameters, seed):
-        seen.append((numba.threads, os.environ["NUMBA_NUM_THREADS"]))
-        return {}
+        threads, variable = sys.modules["numba"].threads, os.environ["NUMBA_NUM_THREADS"]
+        return {"threads": threads, "variable": int(variable)}
 
     Study(path).run(look)
-    assert seen == [(1, "2")]
+    assert Study(path).records()[["threads", "variable"]].to_numpy().tolist() == [[1, 2]]
     assert numba.threads == 2
 
 
@@ -151,14 +150,15 @@ def test_every_kind_of_number_and_array_is_kept_bit_for_bit(path):
     assert study.standing().summary().count("\n") == 2 + 9  # what is finite has statistics
 
 
-def test_a_digest_tells_numbers_apart_that_print_alike(path):
+def test_a_digest_tells_numbers_apart_that_print_alike(path, monkeypatch):
     digests = set()
     for number, record in enumerate(
         ({"x": 1}, {"x": 1.0}, {"x": True}, {"x": 0.0}, {"x": -0.0}, {"x": None},
          {"x": math.nan}, {"x": np.zeros(2)}, {"x": -np.zeros(2)}, {"x": np.zeros(2, np.float32)})
     ):  # fmt: skip
         study = Study(path.with_name(f"{number}.sqlite"))
-        study.run(lambda parameters, seed, record=record: record)
+        monkeypatch.setattr(experiments, "ECHOED", record)
+        study.run(experiments.echo)
         digests.add(study.digest())
     assert len(digests) == 10
 
@@ -199,15 +199,15 @@ def test_failed_trials_run_again_where_that_is_asked_for(path, tmp_path):
     mark = tmp_path / "mark"
 
     def mended(parameters, seed):
-        if parameters["a"] == 1 and not mark.exists():
+        if parameters["a"] == 1 and not Path(parameters["mark"]).exists():
             raise OSError("not yet")
         return {"x": 1}
 
     study = Study(path)
-    assert study.run(mended, {"a": [1, 2]}).failed == 1
+    assert study.run(mended, {"a": [1, 2], "mark": str(mark)}).failed == 1
     mark.touch()
-    assert study.run(mended, {"a": [1, 2]}).failed == 1
-    assert study.run(mended, {"a": [1, 2]}, retry=True).done == 2
+    assert study.run(mended, {"a": [1, 2], "mark": str(mark)}).failed == 1
+    assert study.run(mended, {"a": [1, 2], "mark": str(mark)}, retry=True).done == 2
 
 
 # ---- going on ----------------------------------------------------------------------------------
@@ -245,7 +245,11 @@ def test_resume_needs_nothing_but_the_file(path, dice_digest):
 def test_resuming_what_cannot_be_found_is_refused(path):
     with pytest.raises(InputError, match="found none at"):
         Study(path).resume()
-    Study(path).run(lambda parameters, seed: {})
+
+    def inner(parameters, seed):
+        return {}
+
+    Study(path).run(inner)
     with pytest.raises(InputError, match="module:function"):
         Study(path).resume()
 
@@ -347,20 +351,49 @@ def test_counts_out_of_range_are_refused(path, options):
         Study(path).run(experiments.trivial, **options)
 
 
-def test_a_partial_function_is_refused_because_nothing_would_record_its_values(path):
-    with pytest.raises(InputError, match="put what it binds into the parameters"):
-        Study(path).run(functools.partial(experiments.dice, {}))
+def binding(value):
+    def closure(parameters, seed):
+        return {"x": value}
+
+    def default(parameters, seed, value=value):
+        return {"x": value}
+
+    return closure, default
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        functools.partial(experiments.dice, {}),
+        lambda parameters, seed: {"x": 1},
+        *binding(3),
+        experiments.Unpicklable().method,
+    ],
+)
+def test_functions_that_bind_values_are_refused_because_nothing_would_record_them(path, function):
+    with pytest.raises(InputError, match="bound values nothing would record"):
+        Study(path).run(function)
+    assert not path.exists()
+
+
+def test_functions_without_a_file_are_told_apart_by_all_they_do():
+    def made(text):
+        space = {"__name__": "no_such_module"}
+        exec(f"import numpy as np\ndef f(parameters, seed):\n    {text}", space)
+        return code_version(space["f"])
+
+    texts = ["return {'x': np.sin(1)}", "return {'x': np.cos(1)}", "return {'x': (lambda: 1)()}"]
+    versions = [made(text) for text in texts]
+    assert versions == [made(text) for text in texts]
+    assert len(set(versions)) == 3
 
 
 def test_what_cannot_be_pickled_is_refused_where_it_would_have_to_travel(path):
-    stays = experiments.Unpicklable()
-
-    def fixed(parameters, seed, stays=stays):
-        return {"x": 1}
-
+    session = {"__name__": "__main__", "stays": experiments.Unpicklable()}
+    exec("def fixed(parameters, seed):\n    return {'x': int(stays is None)}", session)
     with pytest.raises(InputError, match="can be pickled"):
-        Study(path).run(fixed, jobs=2)
-    assert Study(path).run(fixed).done == 1
+        Study(path).run(session["fixed"], jobs=2)
+    assert Study(path).run(session["fixed"]).done == 1
 
 
 def test_a_module_that_workers_cannot_import_is_one_clear_error(path, tmp_path, monkeypatch):
@@ -402,12 +435,12 @@ def test_an_absent_or_empty_study_says_so(path):
 
 
 def test_a_study_without_records_can_be_read_and_exported(path, tmp_path):
-    def stop(*_):
+    def stop(parameters, seed):
         raise KeyboardInterrupt
 
     study = Study(path)
     with pytest.raises(KeyboardInterrupt):
-        study.run(lambda parameters, seed: stop(), {"a": [1, 2]})
+        study.run(stop, {"a": [1, 2]})
     assert "2 to run" in study.standing().summary()
     assert study.records().empty
     assert pd.read_csv(study.export(tmp_path / "out.csv")).columns.tolist()[:2] == [
@@ -547,10 +580,11 @@ def test_plots_are_means_with_intervals_or_a_histogram(path):
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, None, True])
-def test_a_plot_of_odd_numbers_fails_by_itself_or_works(path, value):
+def test_a_plot_of_odd_numbers_fails_by_itself_or_works(path, value, monkeypatch):
     def odd(parameters, seed):
-        return {"x": value if parameters["a"] == 1 else 0.5}
+        return {"x": experiments.ECHOED["x"] if parameters["a"] == 1 else 0.5}
 
+    monkeypatch.setattr(experiments, "ECHOED", {"x": value})
     study = Study(path)
     study.run(odd, {"a": [1, 2]}, trials=3)
     assert 2 in study.plot().data[0].x

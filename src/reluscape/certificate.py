@@ -174,7 +174,7 @@ class Certificate(Result):
             raise InputError(
                 f"expected a certificate in JSON; could not read {str(path)!r}: {error}"
             ) from error
-        return cls(**_from_json(record))
+        return cls(**fields_from_json(record))
 
     def sentence(self) -> str:
         """The claim in words."""
@@ -350,7 +350,7 @@ def to_json(certificate: Certificate) -> dict[str, Any]:
     }
 
 
-def _from_json(record: Any) -> dict[str, Any]:
+def fields_from_json(record: Any) -> dict[str, Any]:
     """Fields of a certificate from JSON values, each checked for its type."""
     names = {f.name for f in fields(Certificate)}
     if not isinstance(record, dict) or set(record) != names:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 import sys
@@ -104,6 +105,12 @@ def reproduce(
         raise typer.Exit(130)
 
 
+_PAGE = """<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8"><title>{title}</title>
+<meta name="viewport" content="width=device-width, initial-scale=1"></head>
+<body>{figure}</body></html>
+"""
+
 study = typer.Typer(
     help="Run an experiment of your own many times, and look at what came of it.",
     epilog="Example: reluscape study run mine:experiment runs.sqlite --trials 100 --set width=4,8",
@@ -140,7 +147,7 @@ def run(
     from reluscape.study import Study
     from reluscape.study.study import load_function
 
-    points = dict(map(_parameter, values or []))
+    points = _parameters(values or [])
     _make_folder_importable()
     ctx.obj.append(f"finished trials in {file}; the same command goes on")
     with shown() as progress:
@@ -164,6 +171,7 @@ def resume(
     file: File,
     jobs: Jobs = -1,
     dask: Dask = None,
+    fork: Fork = False,
     retry: Retry = False,
     as_json: Json = False,
 ) -> None:
@@ -174,7 +182,9 @@ def resume(
     _make_folder_importable()
     ctx.obj.append(f"finished trials in {file}; the same command goes on")
     with shown() as progress:
-        standing = Study(file).resume(jobs=jobs, dask=dask, retry=retry, progress=progress)
+        standing = Study(file).resume(
+            jobs=jobs, dask=dask, fork=fork, retry=retry, progress=progress
+        )
     _tell(standing, as_json)
 
 
@@ -223,7 +233,8 @@ def plot(
     from reluscape.results import write_then_rename
     from reluscape.study import Study
 
-    page = Study(file).plot(y, x).to_html(include_plotlyjs=True)
+    figure = Study(file).plot(y, x).to_html(include_plotlyjs=True, full_html=False)
+    page = _PAGE.format(title=html.escape(file.name), figure=figure)
     write_then_rename(out, lambda path: path.write_text(page, encoding="utf-8"))
     typer.echo(f"written: {out}")
 
@@ -235,12 +246,27 @@ def _make_folder_importable() -> None:
         sys.path.insert(0, folder)
 
 
+def _parameters(texts: list[str]) -> dict[str, list[Any]]:
+    """NAME=V,V as names and values; each name once."""
+    found = dict(map(_parameter, texts))
+    if len(found) < len(texts):
+        raise InputError("expected --set once for every name; give several values as NAME=V,V")
+    return found
+
+
 def _parameter(text: str) -> tuple[str, list[Any]]:
-    """NAME=V,V as a name and values: numbers, true, false, or texts."""
+    """NAME=V,V as a name and values: JSON (numbers, true, null, "texts", [lists]), or plain texts."""
     name, equals, values = text.partition("=")
-    if not equals or not re.fullmatch(r"[A-Za-z_]\w*", name) or not values:
-        raise InputError(f"expected --set NAME=VALUE or NAME=VALUE,VALUE; received {text!r}")
-    return name, [_value(value) for value in values.split(",")]
+    try:
+        found: list[Any] = json.loads(f"[{values}]")
+    except ValueError:
+        found = [_value(value) for value in values.split(",")]
+    valid = equals and re.fullmatch(r"[A-Za-z_]\w*", name) and found and "" not in found
+    if not valid or any(isinstance(v, str) and v[:1] in "[{" for v in found):
+        raise InputError(
+            f"expected --set NAME=VALUE or NAME=VALUE,VALUE (a list as NAME=[1,2]); received {text!r}"
+        )
+    return name, found
 
 
 def _value(text: str) -> Any:

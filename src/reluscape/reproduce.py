@@ -59,6 +59,7 @@ class Reproduction:
             self.paper.experiments, self.standings, self.comparisons, strict=True
         ):
             parts += ["", experiment.title, _aligned([COLUMNS, *(row_of(row) for row in rows)])]
+            parts += _notes(rows)
             if standing.failed or standing.lost:
                 parts.append(standing.summary())
         return "\n".join(parts)
@@ -110,6 +111,8 @@ def reproduce(
         try:
             standings.append(study.run(experiment.function, points, progress=progress, **options))
         except KeyboardInterrupt:
+            if fork:
+                study = study.forked(experiment.function, points, seed=seed)
             if not study.path.is_file():
                 raise
             standings.append(study.standing())
@@ -192,7 +195,7 @@ def _section(
         key=f"{paper.key}-{experiment.key}",
         title=experiment.title,
         verdict=verdict,
-        remarks=tuple(dict.fromkeys(row.note for row in rows if row.note)),
+        remarks=tuple(_notes(rows)),
         figures=tuple(
             Figure(f.key, f"{f.caption} Published: {f.published}", f.figure) for f in figures
         ),
@@ -221,6 +224,11 @@ def row_of(row: Comparison) -> tuple[str, ...]:
         "yes" if row.agrees else "no",
         f"{row.trials}",
     )
+
+
+def _notes(rows: tuple[Comparison, ...]) -> list[str]:
+    """What to know about the comparisons, each once."""
+    return list(dict.fromkeys(row.note for row in rows if row.note))
 
 
 def _aligned(rows: list[tuple[str, ...]]) -> str:

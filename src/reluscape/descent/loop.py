@@ -28,6 +28,7 @@ from reluscape.descent.result import Descent, Status
 from reluscape.errors import InputError
 from reluscape.landscape import Block
 from reluscape.proof import certify
+from reluscape.tolerances import TOLERANCES
 
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
@@ -201,6 +202,15 @@ class _Path:
         self.points = [self.best]
 
     @property
+    def fits(self) -> bool:
+        """Whether the loss is within the residuals' rounding errors of zero, its least value."""
+        piecewise = self.problem.piecewise
+        theta = self.problem.expand(self.best, self.start)
+        bounds = piecewise.rounding_bounds(theta, TOLERANCES.rounding)[0]
+        error = float(bounds[piecewise.groups[-1].start :].sum()) / piecewise.num_samples
+        return self.lowest <= error
+
+    @property
     def left(self) -> int:
         """Pivots that may still be taken in one batch."""
         return BATCH if self.limit is None else min(BATCH, self.limit - len(self.lengths))
@@ -256,6 +266,9 @@ def _follow(problem: Problem, path: _Path, *, first: bool, rng: np.random.Genera
     state = problem.state(path.best, _NONE, None)
     while path.status is None:
         why = _batch(problem, state, path, shift, first=first)
+        if path.fits:
+            path.status = Status.perfect_fit
+            break
         sound = _is_sound(problem, state, shift, rng)
         at_vertex = why == VERTEX_IS_MINIMUM and sound and shift is None
         if rounds < len(SHIFTS) and (why == STALLED or (at_vertex and _is_degenerate(state))):

@@ -50,8 +50,9 @@ class Polish:
         fall = 1.0 - self.loss / self.start if self.start else 0.0
         lines = [f"loss {self.start:.6g} -> {self.loss:.6g} ({fall:.2%} lower)"]
         for name, certificate in self.certificates.items():
-            pivots = self.descents[name].num_pivots
-            lines.append(f"  {certificate.sentence()} (last descent: {pivots} pivots)")
+            descent = self.descents[name]
+            how = f"last descent: {descent.num_pivots} pivots, {descent.status}"
+            lines.append(f"  {certificate.sentence()} ({how})")
         return "\n".join(lines)
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+import os
+from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import numpy as np
+import xarray as xr
 from numpy.typing import NDArray
 
-from reluscape.certificate import Certificate
+from reluscape.certificate import Certificate, fields_from_json, to_json
 from reluscape.results import Result
 
 if TYPE_CHECKING:
@@ -23,6 +26,7 @@ class Status(StrEnum):
 
     strict_minimum = "strict_minimum"
     minimum = "minimum"
+    perfect_fit = "perfect_fit"
     plateau = "plateau"
     saddle = "saddle"
     undecided = "undecided"
@@ -34,6 +38,7 @@ class Status(StrEnum):
 MEANING = {
     Status.strict_minimum: "a strict local minimum, certified",
     Status.minimum: "a local minimum, certified; some direction is flat",
+    Status.perfect_fit: "the loss is zero to rounding, and no loss is lower",
     Status.plateau: "the loss is constant around the point, certified: no weight of this layer matters"
     " here (dead units); start elsewhere",
     Status.saddle: "no single edge falls any more, but the certificate names a direction that does",
@@ -74,6 +79,22 @@ class Descent(Result):
     num_pivots: int
     status: str
     certificate: Certificate
+
+    def to_dataset(self) -> xr.Dataset:
+        """The result as an xarray dataset, the certificate as JSON."""
+        text = json.dumps(to_json(self.certificate))
+        return Result.to_dataset(replace(self, certificate=cast(Any, text)))
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Self:
+        """Read a descent that `save` wrote; raises InputError for any other file."""
+        saved = cast(Any, Result.load).__func__(cls, path)
+        return cast(
+            Self,
+            replace(
+                saved, certificate=Certificate(**fields_from_json(json.loads(saved.certificate)))
+            ),
+        )
 
     def summary(self) -> str:
         """Loss before and after, pivots, and the end in words."""

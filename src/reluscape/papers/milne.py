@@ -105,7 +105,11 @@ def _compare(study: Study) -> tuple[Comparison, ...]:
     """
     records = study.records()
     records = records[records["status"] == "done"]
-    note = f"{len(records)} draws of the data; the paper made one, with {PUBLISHED_RUNS} runs."
+    note = (
+        f"{len(records)} draws of the data; the paper made one, with {PUBLISHED_RUNS} runs."
+        " 'agrees' counts how much a single draw scatters as the published number's own error, so a"
+        " number may agree and lie outside our interval."
+    )
     rows = []
     for quantity, name, published in (
         ("mean share of the loss's fall inside U", "mean", PUBLISHED_MEAN),

@@ -78,12 +78,14 @@ def _histogram(values: np.ndarray, name: str, note: str) -> go.Figure:
     mean, low, high = mean_interval(values)
     figure = go.Figure(go.Histogram(x=values, nbinsx=40, name=name))
     figure.add_vline(x=mean, line_dash="dash")
-    title = f"{len(values)} trials, mean {mean:.4g} (95 % interval {low:.4g} to {high:.4g}){note}"
+    title = f"{len(values)} trials, mean {mean:.4g}<br>95 % interval {low:.4g} to {high:.4g}{note}"
     return figure.update_layout(title=title, xaxis_title=name, yaxis_title="trials", bargap=0.02)
 
 
 def _curve(places: pd.Series, values: pd.Series, note: str) -> go.Figure:
-    plain = places.map(lambda place: place if isinstance(place, int | float | str) else str(place))
+    plain = places.astype(object).map(
+        lambda place: place if isinstance(place, int | float | str) else str(place)
+    )
     intervals = {
         place: mean_interval(part.to_numpy()) for place, part in values.groupby(plain, sort=True)
     }
@@ -93,7 +95,7 @@ def _curve(places: pd.Series, values: pd.Series, note: str) -> go.Figure:
         go.Scatter(x=[*intervals], y=mean, error_y=bars, mode="lines+markers", name=values.name)
     )
     return figure.update_layout(
-        title=f"{values.name} against {places.name}: mean with 95 % interval{note}",
+        title=f"{values.name} against {places.name}<br>mean with 95 % interval{note}",
         xaxis_title=places.name,
         yaxis_title=values.name,
     )

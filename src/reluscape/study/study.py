@@ -18,7 +18,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reluscape.errors import InputError
-from reluscape.study.execution import outcomes
 from reluscape.study.store import COLUMNS, Plan, Store, decoded
 from reluscape.study.trial import Experiment, Parameters, canonical, code_version, name_of
 
@@ -148,24 +147,38 @@ class Study:
             Where the study then stands. A trial that raises is counted, not raised.
 
         Cost:
-            A millisecond per trial beside the experiment, about five with Dask; memory does not grow
-            with trials. `benchmarks/study.py` measures it.
+            A millisecond per trial beside the experiment, about five with Dask (`benchmarks/study.py`
+            measures it), and some 16 for the file of a trial that has arrays. Memory does not grow with
+            trials.
 
         Raises:
-            InputError: Other parameters, seed or code than the file's without `fork`; another process
+            InputError: Other parameters, seed or code than the file's without `fork`; a function that
+                binds values which nothing records (lambda, closure, method); another process
                 running the study; a full disk, a read-only or damaged file; no such scheduler; workers
                 that lack the experiment or have other code of it.
             AnalysisError: The Dask cluster went away. All trials committed so far are intact, always.
         """
         plan = _plan(function, points, trials, seed)
+        jobs = _workers(jobs)
         path = self._fork_for(plan) if fork else self.path
         with Store(path, writable=True) as store:
             self._begin(store, plan)
             if retry:
                 store.forget_unfinished()
             store.sweep()
-            _fill(store, plan, function, jobs=_workers(jobs), dask=dask, progress=progress)
+            _fill(store, plan, function, jobs=jobs, dask=dask, progress=progress)
         return Study(path).standing()
+
+    def forked(
+        self,
+        function: Experiment,
+        points: Parameters | Sequence[Parameters] | None = None,
+        *,
+        trials: int = 1,
+        seed: int = 0,
+    ) -> Study:
+        """The study that `run` with `fork` works on: this file or one beside it."""
+        return Study(self._fork_for(_plan(function, points, trials, seed)))
 
     def resume(self, **options: Any) -> Standing:
         """Go on with the stored plan; `options` are those of `run` but points, trials and seed.
@@ -367,6 +380,8 @@ def _fill(
 ) -> None:
     """Run and commit what is waiting."""
     total = plan.repetitions * len(plan.points)
+    from reluscape.study.execution import outcomes  # joblib is half the time of `study show`
+
     waiting, trials = store.waiting(plan)
     done = total - waiting
     if waiting == 0:

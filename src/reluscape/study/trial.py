@@ -25,6 +25,7 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from threading import Lock, local
+from types import CodeType
 from typing import Any
 
 import numpy as np
@@ -160,12 +161,17 @@ def name_of(function: Experiment) -> str:
     """`module:qualified.name` of a function.
 
     Raises:
-        InputError: No function, such as a `functools.partial`, whose bound values nothing would record.
+        InputError: A `functools.partial`, closure, method or lambda: two of them with different bound
+            values would have one name, and pass for the same experiment.
     """
-    if not hasattr(function, "__qualname__"):
+    name = getattr(function, "__qualname__", "")
+    local = "<locals>" in name and getattr(function, "__defaults__", None)
+    binds = getattr(function, "__closure__", None) or getattr(function, "__self__", None) or local
+    if not name or binds or name.endswith("<lambda>"):
+        kind = type(function).__name__ if not name else f"lambda, closure or method {name!r}"
         raise InputError(
-            f"expected a function; received a {type(function).__name__}: put what it binds into the"
-            " parameters"
+            f"expected a plain function; received a {kind}, whose bound values nothing would record: put"
+            " them into the parameters of a function with a name"
         )
     return f"{function.__module__}:{function.__qualname__}"
 
@@ -175,8 +181,13 @@ def _text_of(function: Experiment) -> bytes:
     try:
         return inspect.getsource(function).encode()
     except (OSError, TypeError):
-        code = getattr(function, "__code__", None)
-        return repr((code.co_code, code.co_consts)).encode() if code else b""
+        return _code_of(function.__code__).encode()
+
+
+def _code_of(code: CodeType) -> str:
+    """Byte code with names and constants, those of inner functions included; no addresses."""
+    inner = [_code_of(c) if isinstance(c, CodeType) else repr(c) for c in code.co_consts]
+    return repr((code.co_code.hex(), code.co_names, inner))
 
 
 def _split(found: Any) -> tuple[Record, dict[str, NDArray[Any]]]:
