@@ -115,27 +115,46 @@ def _back(chain, level, after, before):
                 before[b] += chain.weights[base + b] * after[a]
 
 
-@njit(cache=True)
-def sample_rates(chain, bits, dz, rates, one, two):
-    """Rates of one sample's kinks along a direction that moves z by dz; return the loss's rate."""
+@njit(cache=True, inline="always")
+def _onward(chain, bits, level, found, one, two):
+    """Rates `found` of the kinks from a level on, given those of its inputs in `one`; the loss's rate."""
     levels = len(chain.slopes)
-    for a in range(chain.sizes[0]):
-        one[a] = dz[a]
-    for level in range(levels):
-        _times(chain, level, one, two)
-        column = chain.columns[level]
-        for a in range(chain.sizes[level + 1]):
-            rates[column + a] = two[a]
-            one[a] = two[a] if bits[column + a] else two[a] * chain.slopes[level]
+    for here in range(level, levels):
+        _times(chain, here, one, two)
+        column = chain.columns[here]
+        for a in range(chain.sizes[here + 1]):
+            found[column + a] = two[a]
+            one[a] = two[a] if bits[column + a] else two[a] * chain.slopes[here]
     _times(chain, levels, one, two)
     total, column = 0.0, chain.columns[levels]
     for a in range(chain.sizes[levels + 1]):
         if chain.residuals:
-            rates[column + a] = two[a]
+            found[column + a] = two[a]
             total += two[a] if bits[column + a] else -two[a]
         else:
             total += two[a]
     return total * chain.weight
+
+
+@njit(cache=True)
+def _homeward(chain, bits, level, pull, one, two):
+    """Derivative by z of what has the derivatives `one` by the switching values of a level."""
+    for here in range(level, -1, -1):
+        _back(chain, here, one, two)
+        if here:
+            column = chain.columns[here - 1]
+            for a in range(chain.sizes[here]):
+                one[a] = two[a] if bits[column + a] else two[a] * chain.slopes[here - 1]
+    for a in range(chain.sizes[0]):
+        pull[a] = two[a]
+
+
+@njit(cache=True)
+def sample_rates(chain, bits, dz, rates, one, two):
+    """Rates of one sample's kinks along a direction that moves z by dz; return the loss's rate."""
+    for a in range(chain.sizes[0]):
+        one[a] = dz[a]
+    return _onward(chain, bits, 0, rates, one, two)
 
 
 @njit(cache=True)
@@ -146,14 +165,7 @@ def sample_pull(chain, bits, pull, one, two):
     for a in range(chain.sizes[levels + 1]):
         positive = not chain.residuals or bits[column + a]
         one[a] = chain.weight if positive else -chain.weight
-    for level in range(levels, -1, -1):
-        _back(chain, level, one, two)
-        if level:
-            column = chain.columns[level - 1]
-            for a in range(chain.sizes[level]):
-                one[a] = two[a] if bits[column + a] else two[a] * chain.slopes[level - 1]
-    for a in range(chain.sizes[0]):
-        pull[a] = two[a]
+    _homeward(chain, bits, levels, pull, one, two)
 
 
 @njit(cache=True)
@@ -179,43 +191,21 @@ def sample_normal(chain, bits, kink, pull, one, two):
     for a in range(chain.sizes[level + 1]):
         one[a] = 0.0
     one[kink - chain.columns[level]] = 1.0
-    for below in range(level, -1, -1):
-        _back(chain, below, one, two)
-        if below:
-            column = chain.columns[below - 1]
-            for a in range(chain.sizes[below]):
-                one[a] = two[a] if bits[column + a] else two[a] * chain.slopes[below - 1]
-    for a in range(chain.sizes[0]):
-        pull[a] = two[a]
+    _homeward(chain, bits, level, pull, one, two)
 
 
 @njit(cache=True)
 def sample_jump(chain, bits, kink, pushed, one, two):
     """Slope jump of a kink, and in `pushed` the change of deeper normals in multiples of its own."""
-    level, levels = _level_of(chain, kink), len(chain.slopes)
+    level = _level_of(chain, kink)
     for column in range(len(pushed)):
         pushed[column] = 0.0
-    if level == levels:
+    if level == len(chain.slopes):
         return 2.0 * chain.weight
-    step = 1.0 - chain.slopes[level]
     for a in range(chain.sizes[level + 1]):
         one[a] = 0.0
-    one[kink - chain.columns[level]] = step
-    for above in range(level + 1, levels):
-        _times(chain, above, one, two)
-        column = chain.columns[above]
-        for a in range(chain.sizes[above + 1]):
-            pushed[column + a] = two[a]
-            one[a] = two[a] if bits[column + a] else two[a] * chain.slopes[above]
-    _times(chain, levels, one, two)
-    total, column = 0.0, chain.columns[levels]
-    for a in range(chain.sizes[levels + 1]):
-        if chain.residuals:
-            pushed[column + a] = two[a]
-            total += two[a] if bits[column + a] else -two[a]
-        else:
-            total += two[a]
-    return total * chain.weight
+    one[kink - chain.columns[level]] = 1.0 - chain.slopes[level]
+    return _onward(chain, bits, level + 1, pushed, one, two)
 
 
 @njit(cache=True)
@@ -289,6 +279,36 @@ def cross(chain, state, row, pushed, one, two):
             for j in range(len(state.theta)):
                 state.edges[row, j] -= sign * pushed[c] * state.edges[q, j]
     state.bits[sample, kink] = 1 - state.bits[sample, kink]
+
+
+@njit(cache=True)
+def leave_freely(state, smallest, direction):
+    """Direction of phase 1, of length one: (a free row or -1, slope)."""
+    size = np.sqrt(free_direction(state, direction))
+    if size > smallest:
+        direction /= size
+        return -1, -size
+    row = -1  # nothing to gain: walk along any free row to a kink
+    for k in range(len(state.mu)):
+        if state.samples[k] == -1:
+            row = k
+    direction[:] = state.edges[row]
+    return row, state.mu[row]
+
+
+@njit(cache=True)
+def leave_vertex(chain, state, smallest, direction, pushed, one, two):
+    """Steepest edge of a vertex, its kink set free: (row, sample of a crossed kink, slope), or -1."""
+    row, side, slope = choose_edge(chain, state, smallest, pushed, one, two)
+    if row < 0:
+        return -1, -1, slope
+    sample, kink = state.samples[row], state.kinks[row]
+    crosses = (side > 0) != (state.bits[sample, kink] > 0)
+    if crosses:
+        cross(chain, state, row, pushed, one, two)
+    direction[:] = side * state.edges[row]
+    state.place[sample, kink] = -1
+    return row, sample if crosses else -1, slope
 
 
 @njit(cache=True)
@@ -462,28 +482,15 @@ def run(chain, features, reach, state, pivots, tolerances, first, lengths, losse
             free |= state.samples[k] == -1
         if not free and vertex < 0:
             vertex = done
-        crossed, row, expected = -1, -1, 0.0
         if free:
-            size = free_direction(state, direction)
-            if size <= smallest**2:  # nothing to gain: walk along any free row to a kink
-                for k in range(len(state.mu)):
-                    if state.samples[k] == -1:
-                        row = k
-                direction[:] = state.edges[row]
-                expected = state.mu[row]
-            else:
-                direction /= np.sqrt(size)
-                expected = -np.sqrt(size)
+            row, expected = leave_freely(state, smallest, direction)
+            crossed = -1
         else:
-            row, side, expected = choose_edge(chain, state, smallest, pushed, one, two)
+            row, crossed, expected = leave_vertex(
+                chain, state, smallest, direction, pushed, one, two
+            )
             if row < 0:
                 return VERTEX_IS_MINIMUM, done, vertex
-            sample, kink = state.samples[row], state.kinks[row]
-            if (side > 0) != (state.bits[sample, kink] > 0):
-                cross(chain, state, row, pushed, one, two)
-                crossed = sample
-            direction[:] = side * state.edges[row]
-            state.place[sample, kink] = -1
         total = all_rates(chain, features, state, direction, dz, rates, slopes, one, two)
         length = np.sqrt(np.dot(direction, direction))
         if abs(total - expected) > mismatch * length:
