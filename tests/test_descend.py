@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 
+import numba
 import numpy as np
 import pytest
 import torch
@@ -13,7 +16,7 @@ from scipy.optimize import linprog
 from torch import nn
 
 import reluscape as rs
-from reluscape.descent import Status
+from reluscape.descent import Status, kernel, loop, problem
 from reluscape.errors import InputError
 
 MINIMA = {"strict_minimum", "minimum", "plateau", "perfect_fit"}
@@ -130,6 +133,37 @@ def test_least_absolute_deviations_are_the_linear_programs(seed: int, outputs: i
     descent = rs.descend(start)
     check(descent, start)
     assert descent.loss == pytest.approx(best, rel=1e-9)
+
+
+def interpreted_kernel(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """A second copy of the kernel's module that is not compiled: its lines can be seen running."""
+    spec = importlib.util.spec_from_file_location("reluscape.descent.interpreted", kernel.__file__)
+    copy = importlib.util.module_from_spec(spec)
+    monkeypatch.setattr(numba.config, "DISABLE_JIT", True)
+    spec.loader.exec_module(copy)
+    monkeypatch.setattr(numba.config, "DISABLE_JIT", False)
+    return copy
+
+
+@pytest.mark.parametrize("rule", ["long_step", "first_kink"])
+@pytest.mark.parametrize("whole", [False, True])
+def test_compiled_and_interpreted_kernels_take_the_same_path(
+    whole: bool, rule: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the first vertex always; beyond it where no kinks tie, since rounding decides a tie."""
+    start = block((3, 3, 2, 1), seed=3, samples=24, whole=whole)
+    compiled = rs.descend(start, rule=rule)
+    copy = interpreted_kernel(monkeypatch)
+    monkeypatch.setattr(loop, "run", copy.run)
+    for name in ("all_pulls", "all_normals"):
+        monkeypatch.setattr(problem, name, getattr(copy, name))
+    interpreted = rs.descend(start, rule=rule)
+    check(interpreted, start)
+    assert interpreted.first_vertex == compiled.first_vertex > 0
+    same = compiled.first_vertex if whole else None
+    np.testing.assert_allclose(interpreted.losses[:same], compiled.losses[:same], rtol=1e-9)
+    if not whole:
+        np.testing.assert_allclose(interpreted.theta, compiled.theta, atol=1e-9)
 
 
 # --- where it starts and stops ------------------------------------------------------------------
