@@ -1,5 +1,6 @@
 """Experiments for the tests of studies, in a module that workers can import."""
 
+import asyncio
 import os
 import signal
 import time
@@ -88,6 +89,12 @@ def returned(parameters, seed):
 def raises(parameters, seed):
     if parameters["what"] == "exit":
         raise SystemExit(3)
+    if parameters["what"] == "stop":
+        raise KeyboardInterrupt
+    if parameters["what"] == "cancelled":
+        raise asyncio.CancelledError
+    if parameters["what"] == "lines":
+        raise ValueError("one\n\n  two")
     if parameters["what"] == "surrogate":
         raise ValueError("\udce4\n\x00")
     raise KeyError(parameters["what"])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -109,8 +111,24 @@ def test_failures_are_counted_and_told(folder: Path) -> None:
     result = invoke(
         "study", "run", "own_experiment:walk", "bad.sqlite", "--set", "width=3", "--jobs", 1
     )
-    assert result.exit_code == 0
     assert "1 x ValueError: three is too many" in result.stdout
+    assert result.exit_code == 1
+    assert result.stderr.endswith("none of the 1 trials gave a record\n")
+    assert invoke("study", "show", "bad.sqlite").exit_code == 0
+    both = ("own_experiment:walk", "bad.sqlite", "--set", "width=3,4", "--jobs", 1, "--fork")
+    assert invoke("study", "run", *both).exit_code == 0
+
+
+def test_showing_loads_no_numerical_library(folder: Path) -> None:
+    run()
+    code = "from reluscape.cli import app; app(['study', 'show', 'runs.sqlite'])"
+    tried = subprocess.run(
+        [sys.executable, "-X", "importtime", "-c", code], capture_output=True, text=True
+    )
+    assert "10 done" in tried.stdout
+    loaded = {line.rpartition("|")[2].strip() for line in tried.stderr.splitlines()}
+    assert "reluscape.study.store" in loaded
+    assert not loaded & {"numpy", "pandas", "torch", "joblib", "distributed", "xarray", "plotly"}
 
 
 @pytest.mark.parametrize(
@@ -119,6 +137,10 @@ def test_failures_are_counted_and_told(folder: Path) -> None:
         (("run", "own_experiment", "a.sqlite"), "module:function"),
         (("run", "own_experiment:nothing", "a.sqlite"), "nothing"),
         (("run", "no_such_module:f", "a.sqlite"), "no_such_module"),
+        (("run", ":f", "a.sqlite"), "module:function"),
+        (("run", "raising:f", "a.sqlite"), "OSError: one two"),
+        (("run", "leaving:f", "a.sqlite"), "SystemExit: 3"),
+        (("run", "own_experiment:walk", "a.sqlite", "--dask", ""), "address of a Dask scheduler"),
         (("run", "own_experiment:walk", "a.sqlite", "--set", "width"), "NAME=VALUE"),
         (("run", "own_experiment:walk", "a.sqlite", "--set", "width=2,2"), "different"),
         (("run", "own_experiment:walk", "a.sqlite", "--set", "width=2,"), "NAME=VALUE"),
@@ -136,6 +158,8 @@ def test_refusals_are_one_line(
     folder: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[object, ...], expected: str
 ) -> None:
     (folder / "no").mkdir()
+    (folder / "raising.py").write_text("raise OSError('one\\n  two')")
+    (folder / "leaving.py").write_text("raise SystemExit(3)")
     monkeypatch.setattr(execution, "CONNECTING", 1.0)
     result = invoke("study", *arguments)
     assert result.exit_code == 2, result.output

@@ -70,6 +70,7 @@ def test_papers_and_scales_of_the_command_line_are_the_librarys() -> None:
         for experiment in found.experiments:
             assert experiment.points("smoke", None) != experiment.points("paper", None)
             assert len(experiment.points("smoke", 1)) == 1
+            assert sum(point["runs"] for point in experiment.points("small", 15)) == 15
 
 
 def test_table_and_page_state_every_comparison(papers: dict[str, Paper], tmp_path: Path) -> None:
@@ -88,6 +89,19 @@ def test_table_and_page_state_every_comparison(papers: dict[str, Paper], tmp_pat
     assert "1 of 2 published numbers agree with ours." in page
     assert "A note." in page
     assert "<strong>Incomplete.</strong>" not in page
+    study = result.standings[0].path
+    assert study.parent == tmp_path
+    assert f"reluscape study show {study}" in page
+    assert f"--csv {study.with_suffix('.csv')}" in page
+
+
+def test_every_size_has_its_own_study(papers: dict[str, Paper], tmp_path: Path) -> None:
+    sizes = [("smoke", None), ("small", None), ("smoke", 5), ("small", 5), ("small", 6)]
+    paths = set()
+    for scale, trials in sizes:
+        result = reproduce.reproduce("mine", tmp_path, scale=scale, trials=trials)
+        paths.add(result.standings[0].path)
+    assert len(paths) == 5
 
 
 def test_the_same_call_goes_on_and_gives_the_same_bytes(
@@ -175,12 +189,22 @@ def test_command_prints_table_and_json(tmp_path: Path) -> None:
     assert Path(found["report"]).is_file()
 
 
+def test_an_experiment_without_any_record_exits_with_1(
+    papers: dict[str, Paper], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(papers, "milne", paper(13))
+    result = invoke("reproduce", "milne", "--jobs", 1, "--out", tmp_path)
+    assert result.exit_code == 1
+    assert "no thirteen" in result.stdout
+    assert "all its trials failed" in result.stderr
+
+
 def test_interrupting_the_command(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "reluscape", "reproduce", "milne", "--scale", "paper"]
+    command = [sys.executable, "-m", "reluscape", "reproduce", "milne", "--scale", "small"]
     process = subprocess.Popen(
         [*command, "--jobs", "1", "--out", str(tmp_path)], stderr=subprocess.PIPE, text=True
     )
-    store = tmp_path / "milne-toy-paper.sqlite"
+    store = tmp_path / "milne-toy-small.sqlite"
     limit = time.monotonic() + 60
     while time.monotonic() < limit and not list(tmp_path.glob("*.arrays/*.nc")):
         time.sleep(0.1)
@@ -188,25 +212,27 @@ def test_interrupting_the_command(tmp_path: Path) -> None:
     errors = process.communicate(timeout=60)[1]
     assert process.returncode == 130, errors
     assert "Traceback" not in errors
-    assert 0 < Study(store).standing().done < 20
+    assert 0 < Study(store).standing().done < 10
     assert "<strong>Incomplete.</strong>" in (tmp_path / "milne.html").read_text()
 
 
 @pytest.mark.browser
-@pytest.mark.parametrize("width", [1280, 390])
-def test_page_in_a_browser(browser: Any, tmp_path: Path, width: int) -> None:
+def test_page_in_a_browser(browser: Any, tmp_path: Path) -> None:
     result = reproduce.reproduce("milne", tmp_path, scale="smoke")
     requests: list[str] = []
     troubles: list[str] = []
-    page = browser.new_page(viewport={"width": width, "height": 900})
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
     page.on("request", lambda request: requests.append(request.url))
     page.on("console", lambda message: troubles.append(message.text))
     page.on("pageerror", lambda error: troubles.append(str(error)))
     page.goto(result.report.as_uri())
-    for plot in page.query_selector_all(".plot"):
-        assert plot.query_selector(".trace") is not None
-    assert len(page.query_selector_all(".plot")) == 2
-    assert_nothing_overflows(page, width)
-    assert requests == [result.report.as_uri()]
+    for width in (1280, 390):
+        page.set_viewport_size({"width": width, "height": 900})
+        page.reload()
+        for plot in page.query_selector_all(".plot"):
+            assert plot.query_selector(".trace") is not None
+        assert len(page.query_selector_all(".plot")) == 2
+        assert_nothing_overflows(page, width)
+    assert set(requests) == {result.report.as_uri()}
     assert troubles == []
     page.close()

@@ -1,5 +1,6 @@
 """Studies: records, seeds, resumption, forks, refusals, files and figures."""
 
+import errno
 import functools
 import importlib.util
 import json
@@ -9,6 +10,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import experiments
@@ -18,7 +20,8 @@ import pytest
 
 from reluscape import Study
 from reluscape.errors import InputError
-from reluscape.study.trial import Trial, canonical, code_version, name_of
+from reluscape.study.code import code_version, name_of
+from reluscape.study.trial import Trial, canonical
 
 GRID = {"sides": [2, 6, 20], "unused": "text"}
 
@@ -82,12 +85,13 @@ def test_seeds_are_those_of_numpys_seed_sequences(path):
     assert Trial.of('{"a": 1}', 3, 5).seed == 3507897306093566173
 
 
-@pytest.mark.parametrize("jobs", [1, 2])
-def test_records_do_not_depend_on_processes_or_order(path, dice_digest, jobs):
+@pytest.mark.parametrize("first", [0, 2])
+def test_records_do_not_depend_on_processes_or_order(path, dice_digest, first):
     points = [{"unused": "text", "sides": sides} for sides in (20, 2, 6)]
     study = Study(path)
-    study.run(experiments.dice, points, trials=2, jobs=jobs)
-    study.run(experiments.dice, points[::-1], trials=4, jobs=jobs)
+    if first:
+        study.run(experiments.dice, points, trials=first)
+    study.run(experiments.dice, points[::-1], trials=4, jobs=1 if first else 2)
     assert study.digest() == dice_digest
 
 
@@ -179,17 +183,23 @@ def test_what_is_no_record_fails_the_trial_and_says_why(path, what):
     assert error in standing.summary()
 
 
-@pytest.mark.parametrize("jobs", [1, 2])
-def test_a_trial_that_raises_is_stored_and_not_run_again(path, jobs):
-    points = [{"what": what} for what in ("exit", "surrogate", "key")]
+# in this process "stop" would be Ctrl-C
+@pytest.mark.parametrize(("jobs", "more"), [(1, ()), (2, ("stop",))])
+def test_a_trial_that_raises_is_stored_and_not_run_again(path, jobs, more):
+    kinds = ("exit", "cancelled", "lines", "surrogate", "key", *more)
+    points = [{"what": what} for what in kinds]
     study = Study(path)
-    assert study.run(experiments.raises, points, jobs=jobs).failed == 3
+    standing = study.run(experiments.raises, points, jobs=jobs)
+    assert standing.failed == len(points)
+    assert ("ValueError: one two", 1) in standing.errors
     before = study.records()
     errors = dict(zip(before["what"], before["error"], strict=True))
     assert "KeyError: 'key'" in errors["key"]
     assert "experiments.py" in errors["key"]
-    assert "trial.py" not in errors["key"]
+    assert "running.py" not in errors["key"]
     assert "SystemExit: 3" in errors["exit"]
+    assert "CancelledError" in errors["cancelled"]
+    assert all(errors[kind].endswith("KeyboardInterrupt") for kind in more)
     assert r"\udce4" in errors["surrogate"]
     study.run(experiments.raises, points, jobs=jobs)
     assert study.records().equals(before)
@@ -310,8 +320,27 @@ def test_changed_code_is_refused_and_forked(path, tmp_path, monkeypatch):
     assert Study(path).run(module(tmp_path, text % 1).f, fork=True).path == path
 
 
+def test_code_is_what_the_file_imports_from_beside_itself(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(sys.modules, "drifting", None)
+    files = {"near.py": "import far.inner", "far/inner.py": "x = 1", "aside.py": "x = 1"}
+    (tmp_path / "far").mkdir()
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    text = "import json\ndef f(parameters, seed):\n    from near import far\n    return {}\n"
+    experiment = module(tmp_path, text).f
+    before = code_version(experiment)
+    (tmp_path / "aside.py").write_text("x = 2")
+    assert code_version(experiment) == before
+    versions = {before}
+    for name in ("near.py", "far/inner.py", "far/new.py"):
+        (tmp_path / name).write_text("import far\nx = 22")
+        versions.add(code_version(experiment))
+    assert len(versions) == 4
+
+
 def test_code_of_a_package_is_all_its_modules():
-    from reluscape.study.trial import run_trial
+    from reluscape.study.running import run_trial
 
     assert code_version(run_trial) == code_version(name_of)
     assert code_version(experiments.dice) == code_version(experiments.short)
@@ -431,7 +460,8 @@ def test_an_absent_or_empty_study_says_so(path):
     path.touch()
     with pytest.raises(InputError, match="no plan yet"):
         Study(path).standing()
-    assert Study(path).run(experiments.trivial).done == 1
+    assert Study(path).run(experiments.trivial, fork=True).path == path
+    assert Study(path).standing().done == 1
 
 
 def test_a_study_without_records_can_be_read_and_exported(path, tmp_path):
@@ -505,6 +535,38 @@ def test_damaged_arrays_are_one_line_and_do_not_hide_the_records(path, kind):
             ask()
         assert "\n" not in str(caught.value)
     assert len(study.records()) == 1
+
+
+def test_a_trial_whose_arrays_are_gone_is_told_of_and_run_again(path):
+    study = Study(path)
+    study.run(experiments.short, {"point": [0, 1]}, trials=2)
+    before = study.digest()
+    next(Path(f"{path}.arrays").iterdir()).unlink()
+    standing = study.run(experiments.short, {"point": [0, 1]}, trials=2)
+    assert (standing.done, standing.missing) == (4, 1)
+    assert "1 done without their file of arrays: --retry" in standing.summary()
+    assert study.resume(retry=True).missing == 0
+    assert study.digest() == before
+
+
+def test_no_row_is_committed_before_its_arrays_are_on_the_disk(path, monkeypatch):
+    def fail(descriptor):
+        assert os.fstat(descriptor).st_size > 0
+        raise OSError(errno.EIO, "disk I/O error")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(InputError, match=r"disk I/O error.*intact"):
+        Study(path).run(experiments.short, {"point": 0})
+    assert Study(path).standing().done == 0
+    assert not list(Path(f"{path}.arrays").iterdir())
+
+
+def test_reading_leaves_no_files(path):
+    study = Study(path)
+    study.run(experiments.trivial)
+    for ask in (study.standing, study.records, study.digest):
+        ask()
+    assert {file.name for file in path.parent.iterdir()} == {path.name, f"{path.name}.lock"}
 
 
 def test_a_link_to_a_study_is_the_same_study(path, tmp_path):
@@ -590,6 +652,15 @@ def test_a_plot_of_odd_numbers_fails_by_itself_or_works(path, value, monkeypatch
     assert 2 in study.plot().data[0].x
 
 
+@pytest.mark.parametrize("points", [{}, {"a": [1, 2]}])
+def test_a_plot_without_finite_numbers_is_one_clear_error(path, points, monkeypatch):
+    monkeypatch.setattr(experiments, "ECHOED", {"x": math.inf})
+    study = Study(path)
+    study.run(experiments.echo, points)
+    with pytest.raises(InputError, match="'x' has none"):
+        study.plot()
+
+
 def test_parameters_of_several_kinds_can_be_plotted_against(path):
     study = Study(path)
     study.run(experiments.trivial, [{"a": 1}, {"a": "b"}, {"a": [1, 2]}, {}], trials=3)
@@ -608,6 +679,22 @@ def test_statistics_are_those_of_numpy(path):
     np.testing.assert_allclose([mean, deviation], [x.mean(), x.std(ddof=1)], rtol=1e-12)
     assert [row[0] for row in rows] == ["x", "sparse"]
     assert rows[1][1] == (study.records()["seed"] % 2 == 0).sum()
+
+
+def test_a_standing_is_counted_anew_unless_the_last_run_has_ended(path):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    study, points = Study(path), {"what": ["key", "number"]}
+    kept = study.run(experiments.returned, points, trials=2)
+    with pytest.raises(KeyboardInterrupt):
+        study.run(experiments.returned, points, trials=3, progress=stop)
+    assert study.standing().failed == kept.failed + 1
+    ended = study.run(experiments.returned, points, trials=3)
+    assert study.standing() == ended
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("UPDATE study SET value = '' WHERE name = 'conclusion'")
+    assert study.standing() == ended
 
 
 # ---- size --------------------------------------------------------------------------------------
@@ -631,7 +718,7 @@ def growth(path, trials):
     return (int(out[1]) - int(out[0])) / 1024
 
 
-@pytest.mark.parametrize("trials", [10_000, pytest.param(100_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("trials", [5_000, pytest.param(100_000, marks=pytest.mark.slow)])
 def test_memory_stays_flat_and_the_standing_comes_at_once(path, trials):
     assert growth(path, trials) < 10
     before = time.perf_counter()

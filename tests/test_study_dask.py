@@ -1,5 +1,8 @@
 """Studies on a real Dask scheduler with real workers, on loopback."""
 
+import re
+import socket
+import threading
 import time
 
 import experiments
@@ -69,7 +72,7 @@ def test_killed_workers_cost_nothing(cluster, path, whole):
     killed = []
 
     def murder(*_):
-        if len(killed) < 3 and len(Study(path).records()) >= 20 * (len(killed) + 1):
+        if not killed and len(Study(path).records()) >= 20:
             killed.append(cluster.workers.pop(0))
             killed[-1].kill()
             killed[-1].wait()
@@ -78,7 +81,7 @@ def test_killed_workers_cost_nothing(cluster, path, whole):
     standing = Study(path).run(
         experiments.short, POINTS, trials=30, dask=cluster.address, progress=murder
     )
-    assert len(killed) == 3
+    assert killed
     assert standing.lost == 0
     assert Study(path).digest() == whole
 
@@ -100,49 +103,72 @@ def test_trials_of_one_process_never_run_at_the_same_time(cluster, path):
     assert study.records()["process"].nunique() == 2
 
 
-def test_workers_without_the_module_are_one_clear_error(path):
-    with Cluster(workers=1, path=None) as own:
-        with pytest.raises(InputError, match=r"cannot load.*experiments.*PYTHONPATH") as caught:
-            Study(path).run(experiments.dice, trials=3, dask=own.address)
-        assert "\n" not in str(caught.value)
-
-        def local(parameters, seed):
-            return {"x": seed % 7}
-
-        local.__module__ = "__main__"  # as defined in a session: travels as code
-        assert Study(path.with_name("main.sqlite")).run(local, trials=3, dask=own.address).done == 3
-
-
 def test_no_scheduler_is_one_clear_error(path, monkeypatch):
     monkeypatch.setattr(execution, "CONNECTING", 0.5)
+    before = time.monotonic()
     for address in ("tcp://127.0.0.1:9", "nonsense://x", "127.0.0.1:notaport"):
         with pytest.raises(InputError, match="expected a Dask scheduler") as caught:
             Study(path).run(experiments.dice, dask=address)
         assert "\n" not in str(caught.value)
+    assert time.monotonic() - before < 10
 
 
-def test_a_scheduler_that_goes_away_is_one_clear_error(path, whole):
-    with Cluster(workers=1) as own:
+@pytest.mark.parametrize("greeting", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n"])
+def test_what_answers_but_is_no_scheduler_is_one_clear_error(path, monkeypatch, greeting):
+    monkeypatch.setattr(execution, "CONNECTING", 1.0)
+    before = time.monotonic()
+    with socket.create_server(("127.0.0.1", 0)) as server:
 
-        def stop(*_):
-            own.scheduler.kill()
+        def answer():
+            with server.accept()[0] as peer:
+                peer.sendall(greeting)
+                peer.recv(1000)  # Dask's own greeting
+                peer.recv(1)  # until it hangs up
 
+        thread = threading.Thread(target=answer)
+        thread.start()
+        with pytest.raises(InputError, match="expected a Dask scheduler") as caught:
+            Study(path).run(experiments.dice, dask=f"tcp://127.0.0.1:{server.getsockname()[1]}")
+        thread.join()
+    assert time.monotonic() - before < 10
+    assert "\n" not in str(caught.value)
+
+
+def test_a_worker_is_no_scheduler(cluster, path):
+    Study(path.with_name("first.sqlite")).run(experiments.dice, dask=cluster.address)
+    address = re.findall(r"Start worker at: +(\S+)", cluster.log())[-1]  # one that is not killed
+    with pytest.raises(InputError, match="a Worker answers there"):
+        Study(path).run(experiments.dice, dask=address)
+
+
+def test_what_goes_wrong_with_a_cluster_is_one_clear_error(path, monkeypatch):
+    """No worker, then one without the module, then a scheduler that goes away."""
+
+    def travelling(parameters, seed):
+        return {"x": seed % 7}
+
+    travelling.__module__ = "__main__"  # as defined in a session: travels as code
+
+    def refused(error, match, function=travelling, place=path, **options):
         before = time.monotonic()
-        with pytest.raises(AnalysisError, match=r"was lost.*intact") as caught:
-            Study(path).run(experiments.short, POINTS, trials=30, dask=own.address, progress=stop)
+        with pytest.raises(error, match=match) as caught:
+            Study(place).run(function, trials=800, dask=own.address, **options)
+        assert "\n" not in str(caught.value)
         assert time.monotonic() - before < 30
-    assert "\n" not in str(caught.value)
-    assert 0 < Study(path).standing().done < 120
-    Study(path).run(experiments.short, POINTS, trials=30, jobs=2)
-    assert Study(path).digest() == whole
 
-
-def test_a_cluster_without_workers_is_given_up(path, monkeypatch):
-    monkeypatch.setattr(execution, "PATIENCE", 1.0)
-    no_worker = pytest.raises(AnalysisError, match=r"had no worker.*dask worker")
-    with Cluster(workers=0) as own, no_worker as caught:
-        Study(path).run(experiments.dice, dask=own.address)
-    assert "\n" not in str(caught.value)
+    with Cluster(workers=0, path=None) as own:
+        with monkeypatch.context() as patch:
+            patch.setattr(execution, "PATIENCE", 1.0)
+            refused(AnalysisError, r"had no worker.*dask worker")
+        own.add_worker()
+        match = r"cannot load.*experiments.*PYTHONPATH"
+        refused(InputError, match, experiments.dice, path.with_name("dice.sqlite"))
+        refused(AnalysisError, r"was lost.*intact", progress=lambda *_: own.scheduler.kill())
+    assert 0 < Study(path).standing().done < 800
+    plain = Study(path.with_name("plain.sqlite"))
+    for study in (Study(path), plain):
+        study.run(travelling, trials=800)
+    assert Study(path).digest() == plain.digest()
 
 
 def test_without_distributed_the_error_names_the_extra(path, monkeypatch):

@@ -43,7 +43,10 @@ Fork = Annotated[
     bool,
     typer.Option("--fork", help="Start a new file where parameters, seed or code have changed."),
 ]
-Retry = Annotated[bool, typer.Option("--retry", help="Run failed and lost trials again.")]
+Retry = Annotated[
+    bool,
+    typer.Option("--retry", help="Run trials again that failed, were lost or lack their arrays."),
+]
 Seed = Annotated[int, typer.Option(min=0, max=2**31, help="Seed of the study.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 File = Annotated[Path, typer.Argument(metavar="FILE", help="The study's file.")]
@@ -103,6 +106,9 @@ def reproduce(
     if not result.complete:
         typer.echo("interrupted: the same command goes on", err=True)
         raise typer.Exit(130)
+    if not all(result.comparisons):
+        typer.echo("error: an experiment has no record, because all its trials failed", err=True)
+        raise typer.Exit(1)
 
 
 _PAGE = """<!DOCTYPE html>
@@ -145,7 +151,7 @@ def run(
     """Run what the study lacks; the same command goes on after any interruption."""
     from reluscape.progress import shown
     from reluscape.study import Study
-    from reluscape.study.study import load_function
+    from reluscape.study.code import load_function
 
     points = _parameters(values or [])
     _make_folder_importable()
@@ -162,7 +168,7 @@ def run(
             retry=retry,
             progress=progress,
         )
-    _tell(standing, as_json)
+    _end(standing, as_json)
 
 
 @study.command(epilog="Example: reluscape study resume runs.sqlite --jobs 2")
@@ -185,7 +191,7 @@ def resume(
         standing = Study(file).resume(
             jobs=jobs, dask=dask, fork=fork, retry=retry, progress=progress
         )
-    _tell(standing, as_json)
+    _end(standing, as_json)
 
 
 @study.command(epilog="Example: reluscape study show runs.sqlite")
@@ -276,12 +282,30 @@ def _value(text: str) -> Any:
         return text
 
 
+def _end(standing: Standing, as_json: bool) -> None:
+    """Tell of a run, and exit with status 1 where it gave no record at all."""
+    _tell(standing, as_json)
+    if not standing.done:
+        typer.echo(f"error: none of the {standing.planned} trials gave a record", err=True)
+        raise typer.Exit(1)
+
+
 def _tell(standing: Standing, as_json: bool) -> None:
     """Where a study stands, as text or JSON."""
     if not as_json:
         typer.echo(standing.summary())
         return
-    names = ("function", "seed", "planned", "done", "failed", "lost", "seconds", "complete")
+    names = (
+        "function",
+        "seed",
+        "planned",
+        "done",
+        "failed",
+        "lost",
+        "missing",
+        "seconds",
+        "complete",
+    )
     columns = ("count", "mean", "sd", "min", "max")
     record = {name: getattr(standing, name) for name in names}
     record["statistics"] = {

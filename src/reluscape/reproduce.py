@@ -6,6 +6,7 @@ import csv
 import importlib
 import os
 import re
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,7 +123,7 @@ def reproduce(
 
 def _size(scale: Scale, trials: int | None) -> str:
     """What tells the studies of different sizes apart."""
-    return scale if trials is None else f"{trials}"
+    return scale if trials is None else f"{scale}-{trials}"
 
 
 def _paper(name: str) -> Paper:
@@ -181,6 +182,7 @@ def _section(
 ) -> Section:
     """One experiment on the page."""
     figures = experiment.figures(study) if rows else ()
+    table = study.path.with_suffix(".csv")
     agreeing = sum(row.agrees for row in rows)
     verdict = (
         f"{agreeing} of {len(rows)} published numbers agree with ours."
@@ -207,8 +209,8 @@ def _section(
             " study file; its digest does not depend on the number of processes.",
         ),
         commands=(
-            f"reluscape study show {study.path.name}",
-            f"reluscape study export {study.path.name} --csv {study.path.stem}.csv",
+            shlex.join(["reluscape", "study", "show", str(study.path)]),
+            shlex.join(["reluscape", "study", "export", str(study.path), "--csv", str(table)]),
         ),
     )
 

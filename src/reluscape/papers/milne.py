@@ -91,10 +91,9 @@ def _descend(inputs: Floats, first: Floats, second: Floats) -> tuple[Floats, Flo
 def _points(scale: Scale, runs: int | None) -> Sequence[dict[str, Any]]:
     """Data draws; the runs asked for are spread over them."""
     draws, each = _SIZES[scale]
-    if runs is not None:
-        draws = min(draws, runs)
-        each = -(-runs // draws)
-    return [{"draw": draw, "runs": each} for draw in range(draws)]
+    runs = draws * each if runs is None else runs
+    draws = min(draws, runs)
+    return [{"draw": draw, "runs": (runs + draw) // draws} for draw in range(draws)]
 
 
 def _compare(study: Study) -> tuple[Comparison, ...]:

@@ -18,8 +18,9 @@ import time
 from collections import Counter, deque
 from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import BrokenExecutor, CancelledError, Future
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
 from functools import lru_cache
+from multiprocessing import resource_tracker
 from queue import Empty, SimpleQueue
 from typing import Any, Protocol
 
@@ -27,17 +28,9 @@ from joblib import wrap_non_picklable_objects
 from joblib.externals.loky import ProcessPoolExecutor
 
 from reluscape.errors import AnalysisError, InputError, ReluscapeError
-from reluscape.study.trial import (
-    THREADS,
-    Experiment,
-    Outcome,
-    Trial,
-    code_version,
-    is_single_threaded,
-    name_of,
-    run_trial,
-    single_threaded,
-)
+from reluscape.study.code import code_version, name_of
+from reluscape.study.running import THREADS, is_single_threaded, run_trial, single_threaded
+from reluscape.study.trial import Experiment, Outcome, Trial
 
 #: Deaths of its worker after which a trial counts as lost.
 LOSSES = 3
@@ -96,7 +89,7 @@ def outcomes(
             yield from (run_trial(function, trial) for trial in trials)
         return
     blob = _pickled(function)
-    with closing(_Cluster(dask) if dask else _Processes(jobs)) as engine:
+    with closing(_Processes(jobs) if dask is None else _Cluster(dask)) as engine:
         yield from _all(engine, (_run, blob, code), iter(trials))
 
 
@@ -198,12 +191,12 @@ class _Processes:
         while True:
             executor = self._idle.pop() if self._idle else self._started()
             try:
-                future: Future[Outcome] = executor.submit(*call)
+                with _ctrl_c_held():
+                    future: Future[Outcome] = executor.submit(*call)
+                    self._busy[future] = executor
+                    return future
             except BrokenExecutor:  # it died without a trial
                 executor.shutdown(kill_workers=True)
-                continue
-            self._busy[future] = executor
-            return future
 
     def result(self, future: Future[Outcome]) -> Outcome:
         executor = self._busy.pop(future)
@@ -226,12 +219,23 @@ class _Processes:
             executor.shutdown(kill_workers=True)
 
     def _started(self) -> Any:
+        resource_tracker.ensure_running()  # started later, it would let the held Ctrl-C through
         return ProcessPoolExecutor(
             max_workers=1,
             initializer=_become_worker,
             initargs=(os.getpid(),),
             env=dict.fromkeys(THREADS, "1"),
         )
+
+
+@contextmanager
+def _ctrl_c_held() -> Iterator[None]:
+    """Hold Ctrl-C back: a worker that starts now inherits this, and cannot stumble in its imports."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class _Cluster:
@@ -251,10 +255,11 @@ class _Cluster:
         try:
             _reach(address)
             self._client = connect(address, timeout=CONNECTING, set_as_default=False)
-        except (OSError, ValueError) as error:
+        except Exception as error:  # whatever answers there may say anything
+            why = " ".join(f"{type(error).__name__}: {error}".split())
             raise InputError(
                 f"expected a Dask scheduler at {address!r} (start one with 'dask scheduler' and workers"
-                f" with 'dask worker {address} --nthreads 1'): {error}"
+                f" with 'dask worker {address} --nthreads 1'): {why}"
             ) from error
         # what it logs of a lost connection is told by one error of ours
         self._log = logging.getLogger("distributed.client")
@@ -308,18 +313,31 @@ class _Cluster:
 
 
 def _reach(address: str) -> None:
-    """Shake hands with a scheduler; a `Client` that finds none would leave its thread running."""
-    from distributed.comm.core import connect
-    from distributed.utils import LoopRunner, sync
+    """Talk to a scheduler; a `Client` that finds none would leave its thread running."""
+    from distributed import utils
 
-    start: Any = LoopRunner
-    wait_for: Any = sync
-    runner = start()
+    dask: Any = utils  # mypy knows no types of it
+    runner = dask.LoopRunner()
     runner.start()
     try:
-        wait_for(runner.loop, connect, address, timeout=CONNECTING).abort()
+        # limited, because something else may accept the connection and then say nothing
+        dask.sync(runner.loop, _greet, address, callback_timeout=CONNECTING)
     finally:
         runner.stop()
+
+
+async def _greet(address: str) -> None:
+    """Ask who is there; a worker would leave a `Client` in pieces."""
+    from distributed import core
+
+    dask: Any = core
+    comm = await dask.connect(address, timeout=CONNECTING)
+    try:
+        found = (await dask.send_recv(comm, op="identity"))["type"]
+    finally:
+        comm.abort()
+    if found != "Scheduler":
+        raise ValueError(f"a {found} answers there")
 
 
 def _pickled(function: Experiment) -> bytes:

@@ -67,6 +67,8 @@ def plot(records: pd.DataFrame, parameters: list[str], y: str | None, x: str | N
             )
     values = records[y].astype(float)
     finite = np.isfinite(values)
+    if not finite.any():
+        raise InputError(f"expected finite numbers to plot; {y!r} has none: give another with --y")
     left_out = int(np.isinf(values).sum())
     note = f"; {left_out} infinite left out" if left_out else ""
     if x is None:

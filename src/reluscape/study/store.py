@@ -1,8 +1,10 @@
 """The store of a study: one SQLite file, and a folder of NetCDF files for arrays beside it.
 
 Every finished trial is one committed row (write-ahead log, so a killed process leaves the rows that it
-had committed and nothing else). Arrays are written under a temporary name and renamed before their
-row is committed, so a row never refers to half a file. Trials still to be run have no row.
+had committed and nothing else). Arrays are written under a temporary name, brought to the disk and
+renamed before their row is committed, so a row never refers to half a file. Should a power cut take
+back the new name, which is not waited for, the file is missing and `--retry` runs its trial again.
+Trials still to be run have no row.
 """
 
 from __future__ import annotations
@@ -10,20 +12,20 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from filelock import FileLock, Timeout
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from reluscape.errors import InputError
 from reluscape.study.trial import Outcome, Record, Trial
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 FORMAT = 1
 
@@ -81,6 +83,10 @@ class Plan:
         return "; ".join(found)
 
 
+class NoPlanError(InputError):
+    """No study is in the file yet, or there is no file."""
+
+
 class Store:
     """An open study file.
 
@@ -102,10 +108,10 @@ class Store:
             elif path.is_file():
                 self._connection = stack.enter_context(closing(_connect_reading(real)))
             else:
-                raise InputError(f"expected a study file, found none at {path}")
+                raise NoPlanError(f"expected a study file, found none at {path}")
             new = not _has_tables(self._connection, path)
             if new and not writable:
-                raise InputError(f"{path} has no plan yet: run it")
+                raise NoPlanError(f"{path} has no plan yet: run it")
             if writable:
                 _prepare(self._connection, new=new)
             self._open = stack.pop_all()
@@ -133,7 +139,7 @@ class Store:
         )
 
     def write_plan(self, plan: Plan) -> None:
-        """Store a plan, new or with more repetitions than before."""
+        """Store a plan, new or with more repetitions than before; a run begins."""
         with _explained(self.path), self._connection as connection:
             values = {
                 "format": str(FORMAT),
@@ -141,6 +147,7 @@ class Store:
                 "code": plan.code,
                 "seed": str(plan.seed),
                 "trials": str(plan.repetitions),
+                "conclusion": "",  # no longer holds, and comes again when the run has ended
             }
             connection.executemany("INSERT OR REPLACE INTO study VALUES (?, ?)", values.items())
             connection.executemany(
@@ -148,22 +155,35 @@ class Store:
                 ((point,) for point in plan.points),
             )
 
+    def write_conclusion(self, conclusion: dict[str, Any]) -> None:
+        """Store what was counted over all trials at the end of a run."""
+        with _explained(self.path), self._connection as connection:
+            text = json.dumps(conclusion)
+            connection.execute("UPDATE study SET value = ? WHERE name = 'conclusion'", (text,))
+
+    def conclusion(self) -> dict[str, Any] | None:
+        """What was counted at the end of the last run; None while one goes on or was cut off."""
+        found = self.query("SELECT value FROM study WHERE name = 'conclusion' AND value != ''")
+        return json.loads(found[0][0]) if found else None
+
     # ---- trials ------------------------------------------------------------------------------
 
     def waiting(self, plan: Plan) -> tuple[int, Iterator[Trial]]:
         """Number of trials of the plan without a row, and those trials, repetition by repetition."""
         place = {point: number for number, point in enumerate(plan.points)}
-        waits = np.ones((plan.repetitions, len(plan.points)), dtype=np.bool_)
+        width = len(plan.points)
+        waits = bytearray(b"\1") * (plan.repetitions * width)
         known = "SELECT parameters, repetition FROM trials JOIN points ON points.id = point"
         with _explained(self.path):
             for point, repetition in self._connection.execute(known):
                 if point in place and repetition < plan.repetitions:
-                    waits[repetition, place[point]] = False
+                    waits[repetition * width + place[point]] = 0
         trials = (
-            Trial.of(plan.points[place % len(plan.points)], place // len(plan.points), plan.seed)
-            for place in map(int, np.flatnonzero(waits))
+            Trial.of(plan.points[number % width], number // width, plan.seed)
+            for number, waiting in enumerate(waits)
+            if waiting
         )
-        return int(waits.sum()), trials
+        return waits.count(1), trials
 
     def add(self, outcomes: Iterable[Outcome], code: str) -> None:
         """Commit outcomes together, the arrays of each before its row."""
@@ -186,10 +206,12 @@ class Store:
                     ),
                 )  # fmt: skip
 
-    def forget_unfinished(self) -> int:
-        """Delete failed and lost trials, so that they run again; return how many."""
+    def forget_unfinished(self) -> None:
+        """Delete trials that failed, were lost or lack their arrays, so that they run again."""
+        incomplete = self.without_arrays()
         with _explained(self.path), self._connection as connection:
-            return connection.execute("DELETE FROM trials WHERE status != 'done'").rowcount
+            connection.execute("DELETE FROM trials WHERE status != 'done'")
+            connection.executemany("DELETE FROM trials WHERE id = ?", incomplete)
 
     def copy_from(self, other: Store, plan: Plan) -> None:
         """Take over trials of another store that belong to this plan."""
@@ -242,18 +264,23 @@ class Store:
         except (OSError, ValueError, LookupError, RuntimeError, TypeError) as error:
             why = str(error).splitlines()[0]
             raise InputError(
-                f"expected the arrays of a trial in {path}; could not read them: {why}"
+                f"expected the arrays of a trial in {path}; could not read them: {why}. Restore the"
+                " file, or remove what is left of it and run the study with --retry (retry=True)"
             ) from error
+
+    def without_arrays(self) -> list[tuple[int]]:
+        """Ids of the trials whose file of arrays is gone."""
+        rows = self.query("SELECT id, arrays FROM trials WHERE arrays IS NOT NULL")
+        with _explained(self.path):
+            there = set(os.listdir(self.folder)) if rows and self.folder.is_dir() else set()
+        return [(number,) for number, name in rows if name not in there]
 
     def _write_arrays(self, outcome: Outcome) -> str:
         """Write a trial's arrays, whole or not at all, and return the file's name."""
-        from reluscape.results import write_then_rename  # loads xarray, which workers do without
-
         trial = outcome.trial
         point = hashlib.sha256(trial.parameters.encode()).hexdigest()[:16]
         name = f"{point}-{trial.repetition}.nc"
-        content = _netcdf(outcome.arrays, trial.parameters)
-        write_then_rename(self.folder / name, lambda path: path.write_bytes(content))
+        _write_through(self.folder / name, _netcdf(outcome.arrays, trial.parameters))
         return name
 
     def sweep(self) -> None:
@@ -277,6 +304,20 @@ def decoded(text: str) -> Record:
     return {k: float(v) if isinstance(v, str) else v for k, v in found.items()}
 
 
+def _write_through(target: Path, content: bytes) -> None:
+    """Write a file to the disk itself and rename it: no power cut may leave a row with half a file."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 def _netcdf(arrays: dict[str, NDArray[Any]], parameters: str) -> bytes:
     """A NetCDF file in memory, so that no full disk can surprise HDF5 halfway."""
     import h5netcdf
@@ -288,7 +329,7 @@ def _netcdf(arrays: dict[str, NDArray[Any]], parameters: str) -> bytes:
             # no array's name has an @, so none is taken for a dimension's coordinates
             dimensions = tuple(f"{name}@{axis}" for axis in range(array.ndim))
             file.dimensions.update(zip(dimensions, array.shape, strict=True))
-            data = array.astype(np.int8) if array.dtype == np.bool_ else array
+            data = array.astype("int8") if array.dtype == bool else array
             file.create_variable(name, dimensions, data=data).attrs["dtype"] = array.dtype.str
     return content.getvalue()
 
@@ -296,6 +337,8 @@ def _netcdf(arrays: dict[str, NDArray[Any]], parameters: str) -> bytes:
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """Keep all other processes from writing the file; the system ends this with the process."""
+    from filelock import FileLock, Timeout
+
     lock = FileLock(f"{path}.lock")
     try:
         lock.acquire(timeout=0)
@@ -311,9 +354,12 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def _connect_reading(path: Path) -> sqlite3.Connection:
-    """Open the file for reading, on a read-only medium too, where there can be no write-ahead log."""
+    """Open the file for reading, on a read-only medium too, where there can be no write-ahead log.
+
+    The connection may write, because one that may not leaves the log's files behind when it closes.
+    """
     uri = path.as_uri()
-    connection = sqlite3.connect(f"{uri}?mode=ro", uri=True, timeout=30.0)
+    connection = sqlite3.connect(f"{uri}?mode=rw", uri=True, timeout=30.0)
     try:
         connection.execute("SELECT 1 FROM sqlite_master").fetchone()
     except sqlite3.OperationalError:

@@ -3,85 +3,27 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
 import json
 import os
-from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing
-from dataclasses import dataclass, replace
+from contextlib import closing, suppress
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from reluscape.errors import InputError
-from reluscape.study.store import COLUMNS, Plan, Store, decoded
-from reluscape.study.trial import Experiment, Parameters, canonical, code_version, name_of
+from reluscape.study.code import code_version, load_function, name_of
+from reluscape.study.standing import Standing, conclude, standing_of
+from reluscape.study.store import COLUMNS, NoPlanError, Plan, Store, decoded
+from reluscape.study.trial import Experiment, Parameters, canonical
 
 if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
+    from numpy.typing import NDArray
 
 Progress = Callable[[str, float], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Standing:
-    """Where a study stands.
-
-    Attributes:
-        path: Its file.
-        function: `module:name` of its experiment.
-        seed: Its seed.
-        planned: Number of trials it is to have.
-        done: Number of trials with a record.
-        failed: Number of trials that raised.
-        lost: Number of trials whose worker died every time.
-        seconds: Time that all trials took, added up.
-        errors: The commonest errors' last lines with their counts, at most five.
-        statistics: For every number of the records: name, count, mean, standard deviation, least and
-            largest value.
-    """
-
-    path: Path
-    function: str
-    seed: int
-    planned: int
-    done: int
-    failed: int
-    lost: int
-    seconds: float
-    errors: tuple[tuple[str, int], ...]
-    statistics: tuple[tuple[str, int, float, float, float, float], ...]
-
-    @property
-    def complete(self) -> bool:
-        """Whether every planned trial has an outcome."""
-        return self.done + self.failed + self.lost == self.planned
-
-    def summary(self) -> str:
-        """Counts, errors and statistics in a few lines."""
-        waiting = self.planned - self.done - self.failed - self.lost
-        counts = [f"{self.done} done"]
-        counts += [f"{n} {word}" for n, word in ((self.failed, "failed"), (self.lost, "lost")) if n]
-        counts += [f"{waiting} to run"] if waiting else []
-        lines = [
-            f"{self.path}: {self.function}, seed {self.seed}",
-            f"  {self.planned} trials: {', '.join(counts)}; {self.seconds:.3g} s of work",
-        ]
-        lines += [f"  {count} x {error}" for error, count in self.errors]
-        if self.statistics:
-            names = max(len(row[0]) for row in self.statistics)
-            lines.append(
-                f"  {'':{names}}  {'count':>8} {'mean':>12} {'sd':>12} {'min':>12} {'max':>12}"
-            )
-        for name, count, *values in self.statistics:
-            numbers = " ".join(f"{value:12.6g}" for value in values)
-            lines.append(f"  {name:{names}}  {count:8d} {numbers}")
-        return "\n".join(lines)
 
 
 class Study:
@@ -98,6 +40,7 @@ class Study:
 
     Example:
         >>> import tempfile
+        >>> import numpy as np
         >>> def throw(parameters, seed):
         ...     rng = np.random.default_rng(seed)
         ...     return {"mean": rng.integers(1, parameters["sides"], endpoint=True, size=10).mean()}
@@ -140,11 +83,13 @@ class Study:
             dask: Address of a Dask scheduler, instead of local processes; needs `[dask]`.
             fork: Where parameters, seed or code differ from the file's: go on in a new file beside it
                 (its path is in the result), which takes over the trials that are still valid.
-            retry: Run failed and lost trials again.
+            retry: Run failed and lost trials again, and those whose file of arrays is gone.
             progress: Told what is being done and the fraction done.
 
         Returns:
-            Where the study then stands. A trial that raises is counted, not raised.
+            Where the study then stands. A trial that raises is counted, not raised, `SystemExit` and the
+            like included; but a `KeyboardInterrupt` in this process ends the run as Ctrl-C does, because
+            nothing tells the two apart. In another process it is the trial's own failure.
 
         Cost:
             A millisecond per trial beside the experiment, about five with Dask (`benchmarks/study.py`
@@ -152,14 +97,17 @@ class Study:
             trials.
 
         Raises:
-            InputError: Other parameters, seed or code than the file's without `fork`; a function that
-                binds values which nothing records (lambda, closure, method); another process
-                running the study; a full disk, a read-only or damaged file; no such scheduler; workers
-                that lack the experiment or have other code of it.
+            InputError: Other parameters, seed or code than the file's without `fork` (the code is the
+                experiment's own file or package, with what that imports from the same folder); a
+                function that binds values which nothing records (lambda, closure, method); another
+                process running the study; a full disk, a read-only or damaged file; no such scheduler;
+                workers that lack the experiment or have other code of it.
             AnalysisError: The Dask cluster went away. All trials committed so far are intact, always.
         """
         plan = _plan(function, points, trials, seed)
         jobs = _workers(jobs)
+        if dask is not None and not dask.strip():
+            raise InputError("expected the address of a Dask scheduler, such as tcp://host:8786")
         path = self._fork_for(plan) if fork else self.path
         with Store(path, writable=True) as store:
             self._begin(store, plan)
@@ -167,7 +115,7 @@ class Study:
                 store.forget_unfinished()
             store.sweep()
             _fill(store, plan, function, jobs=jobs, dask=dask, progress=progress)
-        return Study(path).standing()
+            return conclude(store)
 
     def forked(
         self,
@@ -195,11 +143,10 @@ class Study:
         return self.run(function, points, trials=plan.repetitions, seed=plan.seed, **options)
 
     def _fork_for(self, plan: Plan) -> Path:
-        """The file itself or the first fork beside it that has this plan, or is not there yet."""
+        """The file itself or the first fork beside it that has this plan, or none yet."""
         for path in _forks(self.path):
-            if not path.exists():
-                return path
-            with Store(path, writable=False) as store:
+            known = None
+            with suppress(NoPlanError), Store(path, writable=False) as store:
                 known = store.plan()
             if known is None or not known.difference(plan):
                 return path
@@ -228,7 +175,7 @@ class Study:
     def standing(self) -> Standing:
         """Counts, errors and statistics over all records; under a second for 100,000 trials."""
         with Store(self.path, writable=False) as store:
-            return _standing(store)
+            return standing_of(store)
 
     def records(self) -> pd.DataFrame:
         """One row per trial: parameters, repetition, seed, status, the record, seconds and so on.
@@ -273,7 +220,7 @@ class Study:
                 state.update(json.dumps([row[name] for name in names]).encode())
                 for name, array in store.arrays(row["arrays"]).items():
                     state.update(f"{name}|{array.dtype.str}|{array.shape}|".encode())
-                    state.update(np.ascontiguousarray(array).tobytes())
+                    state.update(array.tobytes())
         return state.hexdigest()
 
     def export(self, path: str | os.PathLike[str]) -> Path:
@@ -304,29 +251,6 @@ class Study:
     def _rows(self) -> Iterator[dict[str, Any]]:
         with Store(self.path, writable=False) as store:
             yield from store.rows()
-
-
-def load_function(name: str) -> Experiment:
-    """Import `module:name`.
-
-    Raises:
-        InputError: No such module or function.
-    """
-    module, colon, attribute = name.partition(":")
-    if not colon or module == "__main__" or "<locals>" in attribute:
-        raise InputError(
-            f"expected an experiment as module:function that can be imported; received {name!r}"
-        )
-    try:
-        found: Any = importlib.import_module(module)
-        for part in attribute.split("."):
-            found = getattr(found, part)
-    except (ImportError, AttributeError) as error:
-        raise InputError(f"expected an experiment as module:function: {error}") from error
-    if not callable(found):
-        raise InputError(f"expected an experiment as module:function; {name!r} is no function")
-    function: Experiment = found
-    return function
 
 
 # ---- private -----------------------------------------------------------------------------------------
@@ -393,55 +317,3 @@ def _fill(
             done += 1
             if progress is not None:
                 progress(f"trial {done} of {total}", done / total)
-
-
-def _standing(store: Store) -> Standing:
-    """Counts by SQL, statistics by NumPy."""
-    plan = store.plan()
-    if plan is None:
-        raise InputError(f"{store.path} has no plan yet: run it")
-    counts = dict(store.query("SELECT status, count(*) FROM trials GROUP BY status"))
-    seconds = store.query("SELECT coalesce(sum(seconds), 0) FROM trials")[0][0]
-    errors = store.query(
-        "SELECT error, count(*) AS times FROM trials WHERE error IS NOT NULL GROUP BY error"
-        " ORDER BY times DESC LIMIT 5"
-    )
-    return Standing(
-        path=store.path,
-        function=plan.function,
-        seed=plan.seed,
-        planned=plan.repetitions * len(plan.points),
-        done=counts.get("done", 0),
-        failed=counts.get("failed", 0),
-        lost=counts.get("lost", 0),
-        seconds=seconds,
-        errors=tuple((text.strip().splitlines()[-1], times) for text, times in errors),
-        statistics=tuple(_statistics(store)),
-    )
-
-
-def _statistics(store: Store) -> Iterator[tuple[str, int, float, float, float, float]]:
-    """Name, count, mean, standard deviation, least and largest of every number in the records.
-
-    Non-finite numbers, which the records hold as text, are left out.
-    """
-    columns: dict[str, array[float]] = {}
-    # a thousand records are read as one JSON text, which is several times as fast as one by one
-    for (texts,) in store.query("SELECT group_concat(record) FROM trials GROUP BY id / 1000"):
-        for record in json.loads(f"[{texts}]"):
-            for name, value in record.items():
-                if isinstance(value, int | float):
-                    columns.setdefault(name, array("d")).append(value)
-    for name, column in columns.items():
-        values = np.frombuffer(column)
-        with np.errstate(over="ignore", invalid="ignore"):
-            deviation = values.std(ddof=1) if len(values) > 1 else 0.0
-            mean = values.mean()
-        yield (
-            name,
-            len(values),
-            float(mean),
-            float(deviation),
-            float(values.min()),
-            float(values.max()),
-        )
