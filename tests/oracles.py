@@ -117,9 +117,11 @@ def output_gradient(instance: Instance, output: np.ndarray) -> np.ndarray:
     return (2.0 if instance.loss == "squared" else 1.0) * residual / count
 
 
-def directional(instance: Instance, direction: np.ndarray) -> float:
+def directional(
+    instance: Instance, direction: np.ndarray, values: list[np.ndarray] | None = None
+) -> float:
     """Return the one-sided derivative f'(theta; direction) by propagating the tangent."""
-    values, theta = switching(instance), instance.theta
+    values, theta = values or switching(instance), instance.theta
     moved = instance.at(direction)
     hidden = instance.inputs
     for value in values[: instance.block]:
@@ -139,9 +141,14 @@ def directional(instance: Instance, direction: np.ndarray) -> float:
     return rate + instance.decay * float(theta @ direction)
 
 
-def frozen_tangents(instance: Instance, sides: dict[Kink, int]) -> list[np.ndarray]:
-    """Return d(pre-activation)/d(theta) per layer, (samples, units, params), pattern frozen."""
-    values, weight = switching(instance), instance.weights[instance.block]
+def frozen_tangents(
+    instance: Instance, sides: dict[Kink, int], values: list[np.ndarray] | None = None
+) -> list[np.ndarray]:
+    """Return d(pre-activation)/d(theta) per layer, (samples, units, params), pattern frozen.
+
+    `values` are those of `switching`, for callers that ask about many patterns of one point.
+    """
+    values, weight = values or switching(instance), instance.weights[instance.block]
     hidden = instance.inputs
     for value in values[: instance.block]:
         hidden = np.where(value > 0, value, instance.slope * value)
@@ -162,9 +169,10 @@ def frozen_tangents(instance: Instance, sides: dict[Kink, int]) -> list[np.ndarr
     return tangents
 
 
-def active_kinks(instance: Instance) -> list[Kink]:
+def active_kinks(instance: Instance, at: list[np.ndarray] | None = None) -> list[Kink]:
     """Return the kinks that are zero here and are not constant in the block."""
-    values = switching(instance)
+    at = at or switching(instance)
+    values = list(at)
     if instance.loss == "l1":
         values[-1] = values[-1] - instance.targets
     last = len(values) if instance.loss == "l1" else len(values) - 1
@@ -175,7 +183,7 @@ def active_kinks(instance: Instance) -> list[Kink]:
     ]
     moving: set[Kink] = set()
     for sides in itertools.islice(patterns(zero), 64):
-        tangents = frozen_tangents(instance, sides)
+        tangents = frozen_tangents(instance, sides, at)
         moving |= {kink for kink in zero if np.abs(tangents[kink[0]][kink[1:]]).max() > 0}
     return [kink for kink in zero if kink in moving]
 
@@ -186,10 +194,13 @@ def patterns(kinks: Sequence[Kink]) -> Iterator[dict[Kink, int]]:
         yield dict(zip(kinks, signs, strict=True))
 
 
-def frozen_gradient(instance: Instance, sides: dict[Kink, int]) -> tuple[np.ndarray, np.ndarray]:
+def frozen_gradient(
+    instance: Instance, sides: dict[Kink, int], values: list[np.ndarray] | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Return (gradient, normals of the active kinks) of the adjacent cell with these sides."""
-    tangents, last = frozen_tangents(instance, sides), len(instance.weights) - 1
-    rates = output_gradient(instance, switching(instance)[-1])
+    values = values or switching(instance)
+    tangents, last = frozen_tangents(instance, sides, values), len(instance.weights) - 1
+    rates = output_gradient(instance, values[-1])
     for (layer, sample, unit), side in sides.items():
         if layer == last:
             rates[sample, unit] = side / len(instance.inputs)
@@ -275,20 +286,23 @@ class Brute:
 
 def brute_force(instance: Instance, *, programmes: bool = True) -> Brute:
     """Search all adjacent sign patterns of the instance's point."""
-    kinks, size = active_kinks(instance), instance.theta.size
-    worst, across, independent = 0.0, np.inf, True
-    for sides in patterns(kinks):
-        gradient, normals = frozen_gradient(instance, sides)
-        independent &= not kinks or bool(np.linalg.matrix_rank(normals, tol=1e-9) == len(kinks))
+    values, size = switching(instance), instance.theta.size
+    kinks = active_kinks(instance, values)
+    worst, across = 0.0, np.inf
+    cells = {
+        tuple(sides.values()): frozen_gradient(instance, sides, values) for sides in patterns(kinks)
+    }
+    every = np.array([normals for _, normals in cells.values()])
+    independent = not kinks or bool((np.linalg.matrix_rank(every, tol=1e-9) == len(kinks)).all())
+    for sides, (gradient, normals) in cells.items():
         if programmes and worst > -DECIDED:  # one descent is enough
-            rows = np.array(list(sides.values())).reshape(-1, 1) * normals
+            rows = np.array(sides).reshape(-1, 1) * normals
             worst = min(worst, least(gradient, rows, size))
             if worst > -1e-9:
                 across = min(across, least_across(gradient, rows))
-    sides = dict.fromkeys(kinks, 1)
-    gradient, normals = frozen_gradient(instance, sides)
+    gradient, normals = cells[(1,) * len(kinks)]
     along = null_space(normals, size)
-    hessian = along.T @ frozen_hessian(instance, sides) @ along
+    hessian = along.T @ frozen_hessian(instance, dict.fromkeys(kinks, 1)) @ along
     return Brute(
         kinks=tuple(kinks),
         independent=independent,
@@ -296,7 +310,7 @@ def brute_force(instance: Instance, *, programmes: bool = True) -> Brute:
         across=across,
         curvature=float(np.linalg.eigvalsh(hessian)[0]) if along.size else np.inf,
         rest=float(np.linalg.norm(along.T @ gradient)) if along.size else 0.0,
-        slopes=edge_slopes(instance, kinks) if independent else np.zeros((0, 2)),
+        slopes=edge_slopes(instance, cells, values) if independent else np.zeros((0, 2)),
         decayed=instance.decay > 0,
     )
 
@@ -327,16 +341,19 @@ def least_across(gradient: np.ndarray, rows: np.ndarray) -> float:
     return float(answer.fun) if answer.status == 0 else (np.inf if answer.status == 2 else -np.inf)
 
 
-def edge_slopes(instance: Instance, kinks: Sequence[Kink]) -> np.ndarray:
+def edge_slopes(
+    instance: Instance,
+    cells: dict[tuple[int, ...], tuple[np.ndarray, np.ndarray]],
+    values: list[np.ndarray],
+) -> np.ndarray:
     """Return the one-sided derivatives along the 2k bent edges, measured on the true tangents."""
-    slopes = np.zeros((len(kinks), 2))
-    for index, kink in enumerate(kinks):
-        for column, side in enumerate((1, -1)):
-            _, normals = frozen_gradient(instance, dict.fromkeys(kinks, 1) | {kink: side})
-            goal = np.zeros(len(kinks))
-            goal[index] = side
-            edge = np.linalg.lstsq(normals, goal, rcond=None)[0]
-            slopes[index, column] = directional(instance, edge)
+    slopes = np.zeros((len(next(iter(cells))), 2))
+    for index, column in np.ndindex(slopes.shape):
+        goal = np.zeros(len(slopes))
+        goal[index] = side = 1 - 2 * column
+        _, normals = cells[(*(1,) * index, side, *(1,) * (len(slopes) - index - 1))]
+        edge = np.linalg.lstsq(normals, goal, rcond=None)[0]
+        slopes[index, column] = directional(instance, edge, values)
     return slopes
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 import pytest
@@ -37,6 +38,7 @@ class Case:
         return normals[moving] * scale[:, None], values[moving] * scale, moving
 
 
+@cache
 def case(
     widths=(2, 3, 2, 1), *, position=0, loss="squared", bias=True, slope=0.0, seed=0, count=5
 ) -> Case:

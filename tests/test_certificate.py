@@ -39,9 +39,13 @@ def landscape_of(problem: Problem) -> rs.Landscape:
 
 
 @cache
+def landscape_named(name: str) -> rs.Landscape:
+    return landscape_of(BY_NAME[name])
+
+
+@cache
 def certified(name: str, arithmetic: str = "float64") -> tuple[Certificate, rs.Landscape]:
-    problem = BY_NAME[name]
-    landscape = landscape_of(problem)
+    problem, landscape = BY_NAME[name], landscape_named(name)
     subject = landscape if problem.layer is None else landscape.block(problem.layer)
     return certify(subject, arithmetic=arithmetic), landscape
 
@@ -275,6 +279,7 @@ def test_the_exact_point_and_multipliers_are_checked() -> None:
 # --- certificates of one thing, passed off as another's ------------------------------------------
 
 
+@cache
 def other_landscapes() -> dict[str, rs.Landscape]:
     """The landscape of STRICT with one thing changed, most of them with another truth."""
     base = BY_NAME[STRICT]

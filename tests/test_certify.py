@@ -114,6 +114,12 @@ SEEDS = {
 
 
 def landscape_of(problem: Problem) -> rs.Landscape:
+    return landscape_named(problem.name)
+
+
+@cache
+def landscape_named(name: str) -> rs.Landscape:
+    problem = BY_NAME[name]
     return rs.Landscape(
         problem.module(),
         torch.as_tensor(problem.inputs),
@@ -291,30 +297,29 @@ def fitted_block(seed: int) -> tuple[rs.Block, bool]:
         )
     if kind == "apart":
         targets[:] = 0
-    _fit(head, torch.tensor(hidden), torch.tensor(targets), decay)
+    _fit(head, hidden, targets, decay)
     landscape = rs.Landscape(model, inputs, targets, loss="cross_entropy", weight_decay=decay)
     return landscape.block("2"), kind != "apart"
 
 
-def _fit(head: nn.Linear, hidden: torch.Tensor, targets: torch.Tensor, decay: float) -> None:
-    """Damped Newton steps on the cross-entropy of a linear layer."""
-    names = [name for name, _ in head.named_parameters()]
-    shapes = [part.shape for part in head.parameters()]
-
-    def parts(theta: torch.Tensor) -> dict[str, torch.Tensor]:
-        pieces = theta.split([shape.numel() for shape in shapes])
-        return {n: p.reshape(s) for n, p, s in zip(names, pieces, shapes, strict=True)}
-
-    def loss(theta: torch.Tensor) -> torch.Tensor:
-        outputs = torch.func.functional_call(head, parts(theta), (hidden,))
-        return nn.functional.cross_entropy(outputs, targets) + decay / 2 * theta @ theta
-
-    theta = nn.utils.parameters_to_vector(head.parameters()).detach()
+def _fit(head: nn.Linear, hidden: np.ndarray, targets: np.ndarray, decay: float) -> None:
+    """Damped Newton steps on the cross-entropy of a linear layer, its bias as a last input."""
+    bias = head.bias is not None
+    rows = np.append(hidden, np.ones((len(hidden), 1)), axis=1) if bias else hidden
+    start = [head.weight.detach().numpy(), *([head.bias.detach().numpy()[:, None]] if bias else [])]
+    theta = np.concatenate(start, axis=1)
     for _ in range(40):
-        slope, curvature = torch.func.grad(loss)(theta), torch.func.hessian(loss)(theta)
-        step = torch.linalg.pinv(curvature, rtol=1e-12, hermitian=True) @ slope
-        theta = theta - step / max(1.0, float(step.norm()))
-    nn.utils.vector_to_parameters(theta, head.parameters())
+        share = softmax(rows @ theta.T)
+        slope = (share - np.eye(len(theta))[targets]).T @ rows / len(rows) + decay * theta
+        bend = share[:, :, None] * (np.eye(len(theta)) - share[:, None, :])
+        curvature = np.einsum("soq,sp,sr->opqr", bend, rows, rows) / len(rows)
+        curvature = curvature.reshape(theta.size, theta.size) + decay * np.eye(theta.size)
+        step = np.linalg.pinv(curvature, rcond=1e-12, hermitian=True) @ slope.ravel()
+        theta = theta - step.reshape(theta.shape) / max(1.0, float(np.linalg.norm(step)))
+    with torch.no_grad():
+        head.weight.copy_(torch.tensor(theta[:, : hidden.shape[1]]))
+        if bias:
+            head.bias.copy_(torch.tensor(theta[:, -1]))
 
 
 @pytest.mark.parametrize("arithmetic", ["float64", "rational"])

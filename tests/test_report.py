@@ -99,6 +99,11 @@ def record() -> Survey:
     return Survey(data, "cross_entropy", 1e-4, "float64", 0, models, True, "0.1.0")
 
 
+@pytest.fixture(scope="module")
+def page_text(record: Survey) -> str:
+    return render(record)
+
+
 def same(left: Any, right: Any) -> bool:
     if is_dataclass(left):
         return type(left) is type(right) and all(
@@ -257,10 +262,10 @@ def test_certificates_come_with_the_command_that_checks_them(record: Survey) -> 
     assert len(stopped.commands) == 8
 
 
-def test_an_unreadable_module_is_told_what_is_out_of_reach(record: Survey) -> None:
+def test_an_unreadable_module_is_told_what_is_out_of_reach(record: Survey, page_text: str) -> None:
     reach = build_sections(record)[-1]
     assert "opaque one: no exact statement is possible" in reach.verdict
-    page = render(record)
+    page = page_text
     assert "expected a model that ends in Linear and ReLU layers" in page
     assert "record of the training" in page
 
@@ -297,9 +302,9 @@ def test_two_sizes_are_no_chart(record: Survey) -> None:
 # ---- the page --------------------------------------------------------------------------------
 
 
-def test_the_page_is_a_function_of_the_survey(record: Survey) -> None:
+def test_the_page_is_a_function_of_the_survey(record: Survey, page_text: str) -> None:
     page = render(record)
-    assert page == render(record)
+    assert page == page_text
     assert page.count("plotly.js v") == 1
     assert not re.search(r"<(?:link|script|img|iframe)[^>]*(?:src|href)=[\"']?(?:https?:)?//", page)
 
@@ -315,39 +320,45 @@ def test_texts_from_others_are_escaped(record: Survey) -> None:
         assert json.loads(block)["layout"]["height"] > 0
 
 
-def test_an_interrupted_survey_says_so(record: Survey) -> None:
+def test_an_interrupted_survey_says_so(record: Survey, page_text: str) -> None:
     begun = ModelSurvey("begun")
     page = render(replace(record, complete=False, models=(record.models[0], begun)))
     assert "<strong>Incomplete.</strong>" in page
     assert "interrupted before this model was ready" in page
-    assert "<strong>Incomplete.</strong>" not in render(record)
+    assert "<strong>Incomplete.</strong>" not in page_text
 
 
-@pytest.fixture
-def opened(browser: Any, record: Survey, tmp_path: Path) -> Iterator[Callable[[int], Any]]:
-    """Opens the report at a width and, at the end, asserts that it asked for nothing else."""
-    path = tmp_path / "report.html"
+@pytest.fixture(scope="module")
+def opened(
+    browser: Any, record: Survey, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[[int], Any]]:
+    """Loads the report at a width, if it is not there yet; it must ask for nothing else."""
+    path = tmp_path_factory.mktemp("page") / "report.html"
     long_name = replace(record.models[2], name="a-name-without-any-break-" * 4)
     models = (*record.models[:2], long_name)
     path.write_text(render(replace(record, models=models)), encoding="utf-8")
     requests: list[str] = []
     troubles: list[str] = []
+    loaded: list[int] = []
+    page = browser.new_page()
+    page.on("request", lambda request: requests.append(request.url))
+    page.on("console", lambda message: troubles.append(message.text))
+    page.on("pageerror", lambda error: troubles.append(str(error)))
 
     def at_width(width: int) -> Any:
-        page = browser.new_page(viewport={"width": width, "height": 900})
-        page.on("request", lambda request: requests.append(request.url))
-        page.on("console", lambda message: troubles.append(message.text))
-        page.on("pageerror", lambda error: troubles.append(str(error)))
-        page.goto(path.as_uri())
+        page.set_viewport_size({"width": width, "height": 900})
+        if loaded[-1:] != [width]:
+            page.goto(path.as_uri())
+            loaded.append(width)
         return page
 
     yield at_width
-    assert requests == [path.as_uri()]
+    assert requests == [path.as_uri()] * len(loaded)
     assert troubles == []
 
 
 @pytest.mark.browser
-@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("width", [390, 1280])
 def test_every_figure_draws_and_every_part_opens(opened: Callable[[int], Any], width: int) -> None:
     page = opened(width)
     plots = page.query_selector_all(".plot")
@@ -361,6 +372,9 @@ def test_every_figure_draws_and_every_part_opens(opened: Callable[[int], Any], w
         part.query_selector("summary").click()
         assert part.query_selector("p").is_visible()
     assert_nothing_overflows(page, width)
+    for part in page.query_selector_all("details"):
+        part.query_selector("summary").click()
+        assert not part.query_selector("p").is_visible()
     if width > 390:
         page.set_viewport_size({"width": 390, "height": 900})
         # The page's own policy forbids the evaluation that wait_for_function needs.
@@ -369,7 +383,6 @@ def test_every_figure_draws_and_every_part_opens(opened: Callable[[int], Any], w
                 break
             page.wait_for_timeout(50)
         assert_nothing_overflows(page, 390)
-    page.close()
 
 
 @pytest.mark.browser
@@ -382,4 +395,3 @@ def test_the_page_prints_with_everything_open(opened: Callable[[int], Any]) -> N
     page.evaluate("window.dispatchEvent(new Event('afterprint'))")
     assert page.query_selector("details[open]") is None
     assert page.pdf(format="A4").startswith(b"%PDF")
-    page.close()

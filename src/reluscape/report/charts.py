@@ -3,6 +3,7 @@
 import html
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, Final
 
 import numpy as np
 import plotly.graph_objects as go
@@ -16,6 +17,12 @@ SYMBOLS = ("circle", "diamond", "square", "triangle-up")
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 _CURVE_POINTS = 600
 _LABEL = 16
+_COUNTS: Final = {"rangemode": "tozero", "tickformat": ",d"}
+_SHARES: Final = {
+    "range": [-6, 106],
+    "tickvals": [-2.5, 25, 50, 75, 102.5],
+    "ticktext": ["none", "25 %", "50 %", "75 %", "all"],
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,21 +41,23 @@ def plain(text: str) -> str:
 
 def curves(series: Sequence[Series], x_title: str, y_title: str) -> go.Figure:
     """Lines on a logarithmic vertical axis; long ones are averaged over equal stretches."""
-    figure = go.Figure()
-    heights = []
+    traces, heights = [], []
     for place, one in enumerate(series):
         x, y = _thinned(np.asarray(one.x, float), np.asarray(one.y, float))
         line = {"color": _colour(place), "width": 1.6, "dash": ("solid", "dot")[place % 2]}
-        figure.add_scatter(x=x, y=y, name=plain(one.name), mode="lines", line=line)
+        trace = {"type": "scatter", "x": x, "y": y, "name": plain(one.name)}
+        traces.append(trace | {"mode": "lines", "line": line})
         heights.append(y)
-    _style(figure, x_title, y_title, 340, len(series))
-    return figure.update_yaxes(**_log_axis(np.concatenate(heights)))
+    axes = {
+        "xaxis": _x_axis(x_title),
+        "yaxis": _y_axis(y_title) | _log_axis(np.concatenate(heights)),
+    }
+    return _figure(traces, axes, 340, len(series))
 
 
 def dots(series: Sequence[Series], x_title: str) -> go.Figure:
     """One dot per layer and model on a logarithmic axis; ``y`` holds the layers' labels."""
-    figure = go.Figure()
-    labels = _labels(series)
+    traces, labels = [], _labels(series)
     for place, one in enumerate(series):
         x = np.asarray(one.x, float)
         shown = np.isfinite(x) & (x > 0)
@@ -56,41 +65,40 @@ def dots(series: Sequence[Series], x_title: str) -> go.Figure:
         rows = np.array([labels.index(str(label)) + shift for label in one.y])
         marker = {"color": _colour(place), "symbol": SYMBOLS[place % 4], "size": 10}
         style = {"mode": "markers", "marker": marker, "hovertemplate": "%{x:.3g}"}
-        figure.add_scatter(x=x[shown], y=rows[shown], name=plain(one.name), **style)
-    _style(figure, x_title, "", _rows_height(labels), len(series))
-    values = np.concatenate([np.asarray(one.x, float) for one in series])
-    return figure.update_xaxes(**_log_axis(values)).update_yaxes(**_label_axis(labels))
+        trace = {"type": "scatter", "x": x[shown], "y": rows[shown], "name": plain(one.name)}
+        traces.append(trace | style)
+    return _figure(traces, _rows_axes(series, labels, x_title), _rows_height(labels), len(series))
 
 
 def boxes(series: Sequence[Series], x_title: str) -> go.Figure:
     """Box plots of samples on a logarithmic axis; ``x`` and ``y`` pair values with labels."""
-    figure = go.Figure()
-    labels = _labels(series)
+    traces, labels = [], _labels(series)
     for place, one in enumerate(series):
         shift = 0.34 * (place - (len(series) - 1) / 2)
-        rows = [labels.index(str(label)) + shift for label in one.y]
-        figure.add_box(
-            x=np.asarray(one.x, float),
-            y=rows,
-            name=plain(one.name),
-            orientation="h",
-            width=0.26,
-            boxpoints=False,
-            line={"color": _colour(place), "width": 1.5},
-            fillcolor="#ffffff",
-        )
-    _style(figure, x_title, "", _rows_height(labels, 44), len(series))
-    values = np.concatenate([np.asarray(one.x, float) for one in series])
-    return figure.update_xaxes(**_log_axis(values)).update_yaxes(**_label_axis(labels))
+        trace = {
+            "type": "box",
+            "x": np.asarray(one.x, float),
+            "y": [labels.index(str(label)) + shift for label in one.y],
+            "name": plain(one.name),
+            "orientation": "h",
+            "width": 0.26,
+            "boxpoints": False,
+            "line": {"color": _colour(place), "width": 1.5},
+            "fillcolor": "#ffffff",
+        }
+        traces.append(trace)
+    axes = _rows_axes(series, labels, x_title)
+    return _figure(traces, axes, _rows_height(labels, 44), len(series))
 
 
 def bars(series: Sequence[Series], x_title: str, y_title: str) -> go.Figure:
     """Bars side by side, one colour per model."""
-    figure = go.Figure()
-    for place, one in enumerate(series):
-        figure.add_bar(x=one.x, y=one.y, name=plain(one.name), marker_color=_colour(place))
-    _style(figure, x_title, y_title, 300, len(series))
-    return figure.update_yaxes(rangemode="tozero", tickformat=",d")
+    traces = [
+        {"type": "bar", "x": one.x, "y": one.y, "name": plain(one.name), "marker": _paint(place)}
+        for place, one in enumerate(series)
+    ]
+    axes = {"xaxis": _x_axis(x_title), "yaxis": _y_axis(y_title) | _COUNTS}
+    return _figure(traces, axes, 300, len(series))
 
 
 def histograms(rows: Sequence[tuple[str, Sequence[Series]]], x_title: str) -> go.Figure:
@@ -99,39 +107,35 @@ def histograms(rows: Sequence[tuple[str, Sequence[Series]]], x_title: str) -> go
     Values of exactly 0 and exactly 1 have bars of their own at the two ends.
     """
     titles = [plain(label) for label, _ in rows]
-    figure = make_subplots(
+    grid = make_subplots(
         len(rows), 1, True, subplot_titles=titles, vertical_spacing=0.3 / len(rows)
-    )
+    ).to_dict()["layout"]
     names: dict[str, int] = {}
+    traces, axes = [], {}
     for place, (_, series) in enumerate(rows):
+        row = str(place + 1) if place else ""
+        title = x_title if place == len(rows) - 1 else ""
+        axes[f"xaxis{row}"] = grid[f"xaxis{row}"] | _x_axis(title) | _SHARES
+        axes[f"yaxis{row}"] = grid[f"yaxis{row}"] | _y_axis("units") | _COUNTS | {"nticks": 4}
         for one in series:
-            seen = one.name in names
-            colour = _colour(names.setdefault(one.name, len(names)))
-            centres, counts = activity_bins(np.asarray(one.x, float))
-            trace = go.Bar(x=centres, y=counts, name=plain(one.name), marker_color=colour)
-            trace.update(legendgroup=one.name, showlegend=not seen)
-            figure.add_trace(trace, row=place + 1, col=1)
-    _style(figure, "", "units", 100 + 130 * len(rows), len(names))
-    figure.update_layout(margin_t=60 if len(names) > 1 else 30)
-    figure.update_xaxes(
-        range=[-6, 106],
-        tickvals=[-2.5, 25, 50, 75, 102.5],
-        ticktext=["none", "25 %", "50 %", "75 %", "all"],
-    )
-    figure.update_xaxes(title_text=x_title, row=len(rows), col=1)
-    figure.update_annotations(x=0, xanchor="left", font={"size": 13, "color": INK})
-    return figure.update_yaxes(rangemode="tozero", tickformat=",d", nticks=4)
+            trace: dict[str, Any] = {"type": "bar", "name": plain(one.name)}
+            trace |= {"legendgroup": one.name, "showlegend": one.name not in names}
+            trace |= {"marker": _paint(names.setdefault(one.name, len(names)))}
+            trace |= dict(zip("xy", activity_bins(np.asarray(one.x, float)), strict=True))
+            traces.append(trace | {"xaxis": f"x{row}", "yaxis": f"y{row}"})
+    style = {"x": 0, "xanchor": "left", "font": {"size": 13, "color": INK}}
+    axes["annotations"] = [note | style for note in grid["annotations"]]
+    top = 60 if len(names) > 1 else 30
+    return _figure(traces, axes, 100 + 130 * len(rows), len(names), top)
 
 
 def shares(values: np.ndarray, x_title: str, y_title: str) -> go.Figure:
     """How many shares fall in each twentieth of 0 to 100 %."""
     counts, edges = np.histogram(values, bins=20, range=(0.0, 1.0))
-    figure = go.Figure()
-    figure.add_bar(x=50 * (edges[1:] + edges[:-1]), y=counts, width=5, marker_color=COLOURS[0])
-    _style(figure, x_title, y_title, 300, 1)
-    figure.update_layout(bargap=0.04)
-    figure.update_xaxes(range=[-1, 101], ticksuffix=" %")
-    return figure.update_yaxes(rangemode="tozero", tickformat=",d")
+    bar = {"type": "bar", "x": 50 * (edges[1:] + edges[:-1]), "y": counts, "width": 5}
+    percent = {"range": [-1, 101], "ticksuffix": " %"}
+    axes = {"xaxis": _x_axis(x_title) | percent, "yaxis": _y_axis(y_title) | _COUNTS}
+    return _figure([bar | {"marker": _paint(0)}], axes | {"bargap": 0.04}, 300, 1)
 
 
 def threshold_curve(
@@ -208,25 +212,42 @@ def _label_axis(labels: Sequence[str]) -> dict[str, object]:
     }
 
 
-def _style(figure: go.Figure, x_title: str, y_title: str, height: int, num_series: int) -> None:
-    """Give a figure the look of the page."""
-    figure.update_layout(
-        template="none",
-        height=height,
-        autosize=True,
-        margin={"l": 8, "r": 14, "t": 44 if num_series > 1 else 16, "b": 8},
-        font={"family": FONT, "size": 13, "color": INK},
-        paper_bgcolor="#ffffff",
-        plot_bgcolor="#ffffff",
-        showlegend=num_series > 1,
-        legend={"orientation": "h", "x": 0, "y": 1, "yref": "container", "yanchor": "top"},
-        dragmode=False,
-        hoverlabel={"bgcolor": "#ffffff", "font": {"color": INK}},
-        bargap=0.15,
-    )
+def _figure(
+    traces: list[dict[str, Any]], layout: dict[str, Any], height: int, num_series: int, top: int = 0
+) -> go.Figure:
+    """A figure with the look of the page, made at once: Plotly is slow to change one."""
+    look = {
+        "template": "none",
+        "height": height,
+        "autosize": True,
+        "margin": {"l": 8, "r": 14, "t": top or (44 if num_series > 1 else 16), "b": 8},
+        "font": {"family": FONT, "size": 13, "color": INK},
+        "paper_bgcolor": "#ffffff",
+        "plot_bgcolor": "#ffffff",
+        "showlegend": num_series > 1,
+        "legend": {"orientation": "h", "x": 0, "y": 1, "yref": "container", "yanchor": "top"},
+        "dragmode": False,
+        "hoverlabel": {"bgcolor": "#ffffff", "font": {"color": INK}},
+        "bargap": 0.15,
+    }
+    return go.Figure({"data": traces, "layout": look | layout})
+
+
+def _x_axis(title: str) -> dict[str, Any]:
+    return _y_axis(title) | {"showline": True, "ticks": "outside", "tickcolor": MUTED}
+
+
+def _y_axis(title: str) -> dict[str, Any]:
     line = {"gridcolor": GRID, "linecolor": MUTED, "zeroline": False, "automargin": True}
-    figure.update_xaxes(**line, showline=True, ticks="outside", tickcolor=MUTED, fixedrange=True)
-    figure.update_yaxes(**line, fixedrange=True)
-    titles = {"font": {"size": 13, "color": MUTED}, "standoff": 8}
-    figure.update_xaxes(title={"text": x_title, **titles})
-    figure.update_yaxes(title={"text": y_title, **titles})
+    words = {"text": title, "font": {"size": 13, "color": MUTED}, "standoff": 8}
+    return line | {"fixedrange": True, "title": words}
+
+
+def _rows_axes(series: Sequence[Series], labels: Sequence[str], x_title: str) -> dict[str, Any]:
+    values = np.concatenate([np.asarray(one.x, float) for one in series])
+    across, down = _x_axis(x_title) | _log_axis(values), _y_axis("") | _label_axis(labels)
+    return {"xaxis": across, "yaxis": down}
+
+
+def _paint(place: int) -> dict[str, str]:
+    return {"color": _colour(place)}

@@ -3,6 +3,7 @@
 import importlib
 import pkgutil
 from collections.abc import Sequence
+from functools import cache
 from types import ModuleType
 from typing import Any
 
@@ -58,6 +59,13 @@ def render(survey: Survey) -> str:
 
 def fill(template: str, *, sections: Sequence[Section], **values: Any) -> str:
     """A page of sections from a template that extends `page.html.j2`."""
+    plotly = Markup(get_plotlyjs().replace("</script", "<\\/script"))
+    return _environment().get_template(template).render(sections=sections, plotly=plotly, **values)
+
+
+@cache
+def _environment() -> Environment:
+    """Where the templates are; it keeps those that it has compiled."""
     environment = Environment(
         loader=PackageLoader("reluscape.report"),
         autoescape=True,
@@ -66,8 +74,7 @@ def fill(template: str, *, sections: Sequence[Section], **values: Any) -> str:
         lstrip_blocks=True,
     )
     environment.filters["figure_json"] = figure_json
-    plotly = Markup(get_plotlyjs().replace("</script", "<\\/script"))
-    return environment.get_template(template).render(sections=sections, plotly=plotly, **values)
+    return environment
 
 
 def figure_json(figure: Figure) -> Markup:
