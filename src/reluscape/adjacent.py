@@ -1,111 +1,265 @@
-"""Minima where the active normals are dependent: every adjacent cell examined.
+"""Minima where the active normals are dependent: linear programs, branched where kinks are concave.
 
-Where LIKQ fails, the slopes of single kinks do not decide. But whatever the normals, the loss is to
-first order `g_S . d` in the cone `C_S = {d : sigma_k a_k^S . d >= 0}` of every sign pattern S of the k
-active kinks, with g_S the gradient and a_k^S the normals in that pattern. So the point is a minimum
-to first order iff `g_S . d >= 0` on every C_S, that is (Farkas) iff `g_S = sum_k lambda_k sigma_k a_k^S`
-with lambda >= 0 for all 2^k patterns. A linear program finds the multipliers; to check them needs only
-their products. Duplicate samples at a kink are the common case.
+Let g be the gradient of the cell on the negative side of all k active kinks, a_k their normals there, s_k
+their slope jumps and c_qk their bends (`Point`). To first order the loss is
+
+    f'(d) = g . d + sum_k s_k max(t_k, 0),    t_q = a_q . d + sum_k c_qk max(t_k, 0),
+
+the second sum over the shallower active kinks of q's sample. Take weights u with `g + sum_k u_k a_k = 0`,
+and put `C_k = s_k + sum_q c_qk u_q`. From the deepest kink upwards `C_k max(t_k, 0) >= u_k t_k` wherever
+`0 <= u_k <= C_k`; the sum of these is `f'(d) >= 0`. So weights between 0 and C_k show a minimum, however
+dependent the normals are; with independent ones u = -mu, and u_k and C_k - u_k are the slopes (theory,
+section 7). A kink with C_k < 0 is concave and has no such weight. Where it is known to be on one side,
+half of the condition is enough: `u_k <= C_k` where t_k >= 0, `u_k >= 0` where t_k <= 0. So the directions
+are split by the sides of concave kinks until every part, a *leaf*, has its weights. At the end of all
+splits this is Farkas' lemma: a leaf without weights holds a direction along which the loss falls.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
 
-from reluscape.arithmetic import left_inverse_sizes
+from reluscape.arithmetic import Float64, left_inverse, rounded_sizes
 from reluscape.errors import AnalysisError
+from reluscape.exactly import gradient_is_spanned
 from reluscape.point import Point
-from reluscape.solvers import LinearProgram
+from reluscape.solvers import LinearProgram, Solution
 from reluscape.tolerances import TOLERANCES
 
 Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+Sides = NDArray[np.int8]
 
 
 @dataclass(frozen=True, slots=True)
-class Adjacent:
-    """The patterns of the active kinks, in the order of `itertools.product([False, True])`.
+class Leaves:
+    """Parts of all directions with the weights that show that the loss falls in none of them.
 
     Attributes:
-        gradients: g_S, shape (patterns, params).
-        rows: Inward normals sigma_k a_k^S, shape (patterns, k, params).
-        errors: Bounds on the gradients' rounding errors, shape (patterns, params).
+        sides: Side of every kink, 1 or -1, or 0 for both, shape (leaves, k); together they cover all.
+        weights: u, shape (leaves, k).
+        margin: The least `u_k` or `C_k - u_k` asked for, past its rounding error.
     """
 
-    gradients: Floats
-    rows: Floats
-    errors: Floats
+    sides: Sides
+    weights: Floats
+    margin: float
 
-    @classmethod
-    def of(cls, point: Point) -> Adjacent:
-        """Gradient and normals in every pattern of the point's active kinks."""
-        piecewise = point.block.piecewise
-        gradients, rows = [], []
-        for sides in product([False, True], repeat=len(point.active)):
-            pattern = point.pattern.copy()
-            pattern[point.active] = sides
-            gradients.append(piecewise.gradient(point.theta, pattern))
-            signs = np.where(sides, 1.0, -1.0)[:, None]
-            rows.append(signs * piecewise.normals(point.active, pattern))
-        widest = piecewise.rounding_bounds(point.theta, TOLERANCES.rounding, widest=True)[2]
-        errors = np.tile(widest, (len(gradients), 1))
-        errors[0] = point.gradient_error  # all kinks negative: the cell of the point's own gradient
-        return cls(np.array(gradients), np.array(rows), errors)
+    @property
+    def strict(self) -> bool:
+        """Whether the loss rises in all directions that move a kink."""
+        return self.margin > 0
 
-    def multipliers(self) -> tuple[Floats, Floats] | None:
-        """Farkas multipliers (patterns, k), as positive as possible, with bounds on their errors.
 
-        None where some pattern has none: the loss falls somewhere in it, or rounding hides that. A
-        gradient that is zero by structure has the multipliers zero, without error.
+@dataclass(slots=True)
+class _Search:
+    """The linear programs of one point.
+
+    Variables are u and the least margin per unit of length, which is maximised.
+
+    Attributes:
+        point: The point.
+        exact: Weights may be on their bounds but for rounding.
+        jumps: s, with the bounds `errors` on their rounding errors.
+        bends: c.
+        basis: Orthonormal rows that span the normals.
+        size: Largest slope in sight; margins far below it are zero.
+        far: Stands for no bound: HiGHS corrupts its memory where a row of its basis becomes free.
+        program: The program, its rows: u writes the gradient; u_k; C_k - u_k.
+        box: Of the program's variables.
+        splits: `left_inverse` of the kinks with weights, and whether their normals span the gradient.
+        direction: Direction along which the loss falls, once found.
+    """
+
+    point: Point
+    exact: bool
+    jumps: Floats = field(init=False)
+    errors: Floats = field(init=False)
+    bends: Floats = field(init=False)
+    basis: Floats = field(init=False)
+    size: float = field(init=False)
+    far: float = field(init=False)
+    program: LinearProgram = field(init=False)
+    box: Floats = field(init=False)
+    splits: dict[bytes, tuple[Floats, bool]] = field(default_factory=dict)
+    direction: Floats | None = None
+
+    def __post_init__(self) -> None:
+        point, (self.jumps, self.errors) = self.point, self.point.jumps()
+        normals, self.bends = point.normals, point.bends()
+        count = len(normals)
+        lengths = np.linalg.norm(normals, axis=1)
+        lengths[lengths == 0] = 1.0  # a kink that moves only behind others of its sample
+        rank = Float64().rank(normals)
+        self.basis = np.linalg.svd(normals / lengths[:, None], full_matrices=False)[2][:rank]
+        units = 1.0 / lengths[:, None]
+        span = np.hstack([self.basis @ normals.T, np.zeros((rank, 1))])
+        low = np.hstack([np.eye(count), -units])
+        high = np.hstack([self.bends.T - np.eye(count), -units])
+        sides = -self.basis @ point.gradient
+        self.size = float(np.abs(point.gradient).max(initial=0.0) + np.abs(self.jumps).max())
+        self.far = 1e6 * (1.0 + self.size)
+        self.box = np.append(np.full(count, np.inf), 1.0 + self.size)
+        self.program = LinearProgram(
+            np.vstack([span, low, high]),
+            np.concatenate([sides, np.zeros(count), -self.jumps]),
+            self.box,
+            np.concatenate([sides, np.full(2 * count, np.inf)]),
+        )
+
+    def leaf(self, sides: Sides) -> tuple[Floats, float] | int | None:
+        """Weights of a leaf and their margin; else the kink to split it by, or None for none.
+
+        Where the best margin is zero, directions are flat. Those that move kinks to their negative
+        sides only have weights of exactly zero there, and the margin is sought among the others.
         """
-        found, errors = [], []
-        for gradient, rows, error in zip(self.gradients, self.rows, self.errors, strict=True):
-            guess = _most_positive(rows, gradient)
-            vanishing = not gradient.any() and not error.any()
-            if vanishing and (guess is None or guess.min() < TOLERANCES.interior):
-                found.append(np.zeros(len(rows)))
-                errors.append(np.zeros(len(rows)))
-                continue
-            if guess is None:
+        zero = np.zeros(len(sides), dtype=np.bool_)
+        while True:
+            solution = self._solve(sides, zero)
+            if solution is None:
                 return None
-            inverse = np.linalg.pinv(rows.T, rcond=TOLERANCES.independence)
-            found.append(guess + inverse @ (gradient - rows.T @ guess))
-            errors.append(left_inverse_sizes(rows) @ error)
-        return np.array(found), np.array(errors)
+            margin = float(solution.point[-1])
+            if margin > TOLERANCES.interior * self.size:
+                return self._checked(solution.point[:-1], sides, zero)
+            rank, count = len(self.basis), len(sides)
+            duals = solution.multipliers
+            below, above = duals[rank : rank + count], duals[rank + count :]
+            least = TOLERANCES.interior * duals.max()
+            if margin < -TOLERANCES.interior * self.size:
+                self._try(self.basis.T @ duals[:rank])
+                torn = np.where(sides == 0, np.minimum(below, above), 0.0)
+                return int(torn.argmax()) if torn.max() > least else None
+            flat = (below > least) & ~zero
+            if not flat.any():
+                return self._checked(solution.point[:-1], sides, zero)
+            zero |= flat
 
-    def common_descent(self) -> tuple[Floats, float] | None:
-        """A unit direction along which the loss falls whatever the pattern, and the least slope."""
-        size = self.gradients.shape[1]
-        matrix = np.hstack([-self.gradients, np.ones((len(self.gradients), 1))])
-        box = np.append(np.ones(size), np.inf)
-        program = LinearProgram(matrix, np.zeros(len(self.gradients)), box)
+    def _solve(self, sides: Sides, zero: Bools) -> Solution | None:
+        """Weights with the largest margin among those that are not held at zero."""
+        rank, count = len(self.basis), len(sides)
+        self.program.fix(np.append(zero, False), self.box)
+        self.program.set_lower(rank, np.where((sides > 0) | zero, -self.far, 0.0))
+        self.program.set_lower(rank + count, np.where(sides < 0, -self.far, -self.jumps))
         try:
-            solution = program.minimise(np.append(np.zeros(size), 1.0))
-        except AnalysisError:  # the solver gives up on badly scaled gradients
+            solution = self.program.minimise(np.append(np.zeros(count), -1.0))
+        except AnalysisError:  # the solver gives up on badly scaled normals
             return None
-        norm = np.linalg.norm(solution.point[:size]) if solution.status == "optimal" else 0.0
-        if norm == 0:
-            return None
-        direction = solution.point[:size] / norm
-        slope = float((self.gradients @ direction + self.errors @ np.abs(direction)).max())
-        return (direction, slope) if slope < 0 else None
+        return solution if solution.status == "optimal" else None
+
+    def _checked(self, weights: Floats, sides: Sides, zero: Bools) -> tuple[Floats, float] | None:
+        """Weights corrected to write the gradient, and their least margin, if that is positive."""
+        point, kept = self.point, ~zero
+        inverse, spans = self._split(kept)
+        weights = np.where(zero, 0.0, weights)
+        gap = point.gradient + point.normals.T @ weights
+        weights[kept] -= inverse @ gap
+        spread = np.zeros(len(weights))
+        spread[kept] = rounded_sizes(inverse) @ point.gradient_error
+        errors = np.column_stack([spread, self.errors + spread + np.abs(self.bends).T @ spread])
+        margins = np.column_stack([weights, self.jumps + self.bends.T @ weights - weights])
+        asked = np.column_stack([sides <= 0, sides >= 0])
+        past = (margins - errors)[asked]
+        exactly = (margins == 0) & (errors == 0) & np.array([True, False])
+        holds = exactly[asked] | (past > 0)
+        if self.exact:
+            holds |= margins[asked] >= -TOLERANCES.interior * self.size
+        return (weights, float(past.min())) if spans and holds.all() else None
+
+    def _split(self, kept: Bools) -> tuple[Floats, bool]:
+        """`left_inverse` of some kinks' normals, and whether their span holds the exact gradient."""
+        point, key = self.point, kept.tobytes()
+        if key not in self.splits:
+            normals = point.normals[kept]
+            spans = (
+                self.exact
+                or kept.all()
+                or gradient_is_spanned(
+                    point.block.landscape,
+                    point.block.layer,
+                    point.theta,
+                    point.pattern,
+                    point.active[kept],
+                    Float64().rank(normals),
+                )
+            )
+            self.splits[key] = left_inverse(normals), bool(spans)
+        return self.splits[key]
+
+    def _try(self, direction: Floats) -> None:
+        """Keep a direction along which the loss falls."""
+        length = float(np.linalg.norm(direction))
+        if length > 0 and self.rate(direction / length) < -TOLERANCES.interior * self.size:
+            self.direction = direction / length
+
+    def rate(self, direction: Floats) -> float:
+        """f'(d)."""
+        straight = self.point.normals @ direction
+        rates = straight
+        for _ in range(len(self.point.block.piecewise.groups)):
+            rates = straight + self.bends @ np.maximum(rates, 0.0)
+        return float(self.point.gradient @ direction + self.jumps @ np.maximum(rates, 0.0))
 
 
-def _most_positive(rows: Floats, gradient: Floats) -> Floats | None:
-    """Lambda with `rows^T lambda = gradient` and its least entry as large as can be, or None."""
-    count, size = rows.shape
-    equations = np.hstack([rows.T, np.zeros((size, 1))])
-    bounds = np.hstack([np.eye(count), -np.ones((count, 1))])
-    matrix = np.vstack([equations, bounds])
-    lower = np.append(gradient, np.zeros(count))
-    upper = np.append(gradient, np.full(count, np.inf))
-    limit = 1.0 + float(np.abs(gradient).max(initial=0.0))  # the least entry may grow forever
-    program = LinearProgram(matrix, lower, np.append(np.full(count, np.inf), limit), upper)
+def examine(point: Point, *, exact: bool = False) -> tuple[Leaves | None, Floats | None]:
+    """Leaves that show a minimum to first order, or a unit direction along which the loss falls.
+
+    Both may be None: within rounding, or beyond `max_leaves`. With `exact`, weights that may be on their
+    bounds are for exact arithmetic to correct.
+    """
+    search = _Search(point, exact)
+    todo = [np.zeros(len(point.active), dtype=np.int8)]
+    sides: list[Sides] = []
+    weights: list[Floats] = []
+    margin = np.inf
+    while todo:
+        if len(sides) + len(todo) > TOLERANCES.max_leaves:
+            return None, search.direction
+        here = todo.pop()
+        found = search.leaf(here)
+        if search.direction is not None or found is None:
+            return None, search.direction
+        if isinstance(found, int):
+            for side in (1, -1):
+                todo.append(here.copy())
+                todo[-1][found] = side
+            continue
+        sides.append(here)
+        weights.append(found[0])
+        margin = min(margin, found[1])
+    return Leaves(np.array(sides), np.array(weights), float(margin)), None
+
+
+def common_descent(point: Point) -> tuple[Floats, float] | None:
+    """A unit direction along which the loss falls whatever the pattern, and the least slope."""
+    gradients, errors = _gradients(point)
+    size = gradients.shape[1]
+    matrix = np.hstack([-gradients, np.ones((len(gradients), 1))])
+    box = np.append(np.ones(size), np.inf)
+    program = LinearProgram(matrix, np.zeros(len(gradients)), box)
     try:
-        solution = program.minimise(np.append(np.zeros(count), -1.0))
-    except AnalysisError:
+        solution = program.minimise(np.append(np.zeros(size), 1.0))
+    except AnalysisError:  # the solver gives up on badly scaled gradients
         return None
-    return solution.point[:count] if solution.status == "optimal" else None
+    norm = np.linalg.norm(solution.point[:size]) if solution.status == "optimal" else 0.0
+    if norm == 0:
+        return None
+    direction = solution.point[:size] / norm
+    slope = float((gradients @ direction + errors @ np.abs(direction)).max())
+    return (direction, slope) if slope < 0 else None
+
+
+def _gradients(point: Point) -> tuple[Floats, Floats]:
+    """Gradients of all 2^k patterns of the active kinks, and bounds on their rounding errors."""
+    piecewise, gradients = point.block.piecewise, []
+    for sides in product([False, True], repeat=len(point.active)):
+        pattern = point.pattern.copy()
+        pattern[point.active] = sides
+        gradients.append(piecewise.gradient(point.theta, pattern))
+    widest = piecewise.rounding_bounds(point.theta, TOLERANCES.rounding, widest=True)[2]
+    errors = np.tile(widest, (len(gradients), 1))
+    errors[0] = point.gradient_error  # all kinks negative: the cell of the point's own gradient
+    return np.array(gradients), errors

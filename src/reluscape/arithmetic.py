@@ -100,17 +100,34 @@ class Float64:
         return bool(values[0] > eigenvalue_margin(values)), float(values[0])
 
 
-def left_inverse_sizes(normals: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Absolute values of the map from a gradient to its multipliers, shape (k, params).
+def left_inverse(normals: NDArray[np.float64]) -> NDArray[np.float64]:
+    """A map from a gradient in the normals' span to multipliers that write it, shape (k, params).
 
-    Entries that are rounding noise of the pseudo-inverse are zero: parameters that a multiplier does
-    not depend on must not lend it their error.
+    Directions that the normals, scaled to length one, span only below the tolerance of `independent`
+    are none.
     """
     if len(normals) == 0:
         return np.empty(normals.shape)
-    sizes = np.abs(np.linalg.pinv(normals.T))
-    sizes[sizes <= len(normals) * 4 * np.finfo(float).eps * sizes.max(axis=1, keepdims=True)] = 0.0
-    return np.asarray(sizes)
+    lengths = np.linalg.norm(normals, axis=1)[:, None]
+    lengths[lengths == 0] = 1.0
+    scaled = np.linalg.pinv((normals / lengths).T, rcond=TOLERANCES.independence)
+    return np.asarray(scaled / lengths)
+
+
+def left_inverse_sizes(normals: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Absolute values of `left_inverse`."""
+    return rounded_sizes(left_inverse(normals))
+
+
+def rounded_sizes(inverse: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Absolute values of a `left_inverse`, those that are its rounding noise zero.
+
+    Parameters that a multiplier does not depend on must not lend it their error.
+    """
+    sizes = np.abs(inverse)
+    noise = len(sizes) * 4 * np.finfo(float).eps
+    sizes[sizes <= noise * sizes.max(axis=1, keepdims=True, initial=0.0)] = 0.0
+    return sizes
 
 
 def eigenvalue_margin(values: NDArray[np.floating[Any]]) -> float:

@@ -13,8 +13,9 @@ loss is to first order separable in bent edge coordinates, one per active kink, 
     plateau               the loss is constant around the point
     undecided             a needed sign lies within float64's margin, or LIKQ fails
 
-Where LIKQ fails, a minimum is shown by multipliers for every pattern of the active kinks (`cells`),
-and a descent by a direction along which the loss falls in all of them.
+Where LIKQ fails, a minimum is shown by weights between which and their slope jumps the loss cannot fall
+(`cells`), the directions split by the sides of concave kinks (`sides`); a descent by a direction along
+which the loss falls in all patterns of the active kinks.
 
 For all layers at once the claims rest on the gradient and Hessian at a differentiable point. A
 certificate never says more than its `claim`; `verify` recomputes all of it from the network and data.
@@ -103,9 +104,11 @@ class Certificate(Result):
         active_kinks: Numbers of the active kinks, shape (k,).
         multipliers: mu, shape (k,).
         slopes: Slopes into the negative and the positive side of each active kink, shape (k, 2).
-        cells: Where the active normals are dependent: for each of the 2^k patterns of the active
-            kinks, in binary order, k multipliers >= 0 that write its gradient as a sum of its inward
-            normals (Farkas); else empty, shape (0, k).
+        cells: At a minimum with dependent active normals, for each part of the directions weights u
+            with `gradient + sum u_k a_k = 0`, shape (parts, k): 0 <= u_k where kink k may be negative,
+            and u_k <= C_k where it may be positive, C_k its slope jump plus the bends of the deeper
+            kinks times their weights (Farkas); else shape (0, k).
+        sides: The kinks' sides in each part, a text of k signs "+", "-" or "0" for both.
         gradient_norm: Length of the adjacent cell's gradient.
         rest_norm: Length of its part outside the span of the active normals.
         curvature: Smallest eigenvalue of the Hessian that the claim uses, or None.
@@ -137,6 +140,7 @@ class Certificate(Result):
     multipliers: Floats
     slopes: Floats
     cells: Floats
+    sides: tuple[str, ...]
     gradient_norm: float
     rest_norm: float
     curvature: float | None
@@ -259,12 +263,6 @@ def sign(value: Any, error: Any) -> int | None:
     return 0 if error == 0 and value == 0 else None
 
 
-def is_non_negative(multipliers: Floats, errors: Floats) -> bool:
-    """Whether all numbers exceed their errors, or are zero without error."""
-    exact = (multipliers == 0) & (errors == 0)
-    return bool(((multipliers > errors) | exact).all())
-
-
 def strictly_curved(
     signs: Sequence[tuple[int | None, int | None]],
     definite: Callable[[Sequence[int]], tuple[bool, float]],
@@ -339,6 +337,32 @@ def unpack_pattern(text: str, count: int) -> Bools:
     if len(bits) != 8 * ((count + 7) // 8) or bits[count:].any():
         raise InputError(f"pattern must hold {count} bits; received {len(bits)}")
     return bits[:count].astype(np.bool_)
+
+
+def pack_sides(sides: NDArray[np.signedinteger[Any]]) -> tuple[str, ...]:
+    """Rows of 1, -1 and 0 as texts of "+", "-" and "0"."""
+    return tuple("".join("0+-"[side] for side in row) for row in sides.tolist())
+
+
+def unpack_sides(texts: Sequence[str], count: int) -> NDArray[np.int8]:
+    """Inverse of `pack_sides`; raises InputError for texts of another length or other signs."""
+    if any(len(text) != count or set(text) - set("0+-") for text in texts):
+        raise InputError(f"sides must be texts of {count} signs '+', '-' or '0'")
+    values = [["0+-".index(sign) for sign in text] for text in texts]
+    found = np.array(values, dtype=np.int8).reshape(len(texts), count)
+    found[found == 2] = -1
+    return found
+
+
+def cover_all(sides: NDArray[np.int8]) -> bool:
+    """Whether every choice of the kinks' sides belongs to one of the parts at least."""
+    if not len(sides) or not sides.any(axis=1).all():
+        return len(sides) > 0
+    kink = int(np.flatnonzero(sides[0])[0])
+    halves = [sides[sides[:, kink] != -side] for side in (1, -1)]
+    for half in halves:
+        half[:, kink] = 0
+    return all(cover_all(half) for half in halves)
 
 
 def to_json(certificate: Certificate) -> dict[str, Any]:

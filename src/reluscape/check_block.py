@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reluscape.arithmetic import Float64, Rational
-from reluscape.certificate import MINIMA, Certificate, unpack_pattern
+from reluscape.certificate import MINIMA, Certificate, unpack_pattern, unpack_sides
 from reluscape.enclosure import NEGLIGIBLE
 from reluscape.errors import InputError
 from reluscape.landscape import Landscape
-from reluscape.local import Local
+from reluscape.local import Cells, Local
 from reluscape.tolerances import TOLERANCES
 
 Floats = NDArray[np.float64]
@@ -79,7 +79,7 @@ def check_block(
 
 def check_silent(certificate: Certificate) -> None:
     """An undecided certificate states no evidence for any claim."""
-    bare = certificate.direction is None and certificate.cells.size == 0
+    bare = certificate.direction is None and not certificate.sides and not certificate.cells.size
     require(bare and certificate.margin == 0 and certificate.radius == 0, "it claims nothing")
 
 
@@ -169,7 +169,8 @@ def _check_claim(certificate: Certificate, local: Local, multipliers: Array) -> 
     if certificate.claim == "not_stationary" and _falls_all_round(certificate, local, multipliers):
         return
     scales = (1.0,) if local.numbers.exact else SCALES
-    found = [local.claim(multipliers, scale, certificate.cells) for scale in scales]
+    cells = _cells(certificate)
+    found = [local.claim(multipliers, scale, cells) for scale in scales]
     matching = [item for item in found if item[0] == certificate.claim]
     require(matching, f"it claims {certificate.claim!r}; recomputed: {found[0][0]!r}")
     _, curvature, slopes = matching[0]
@@ -184,7 +185,9 @@ def _check_claim(certificate: Certificate, local: Local, multipliers: Array) -> 
             "its curvature is not the one computed",
         )
     if certificate.direction is None:
-        least = [float(part.min()) for part in (expected, certificate.cells) if part.size]
+        least = [float(expected.min())] if expected.size else []
+        if cells is not None:
+            least.append(_least_margin(cells, local))
         strict = certificate.claim == "strict_local_minimum"
         least += [curvature] if strict and np.isfinite(curvature) else []
         noise = _noise(local, multipliers) if strict else np.inf
@@ -192,6 +195,26 @@ def _check_claim(certificate: Certificate, local: Local, multipliers: Array) -> 
         require(
             _is_margin(certificate.margin, computed, noise), "its margin is not the one computed"
         )
+
+
+def _cells(certificate: Certificate) -> Cells | None:
+    """The stated parts of the directions with their weights, or None for none."""
+    shape = (len(certificate.sides), len(certificate.active_kinks))
+    require(certificate.cells.shape == shape, "it does not give sides for all its cells")
+    try:
+        sides = unpack_sides(certificate.sides, shape[1])
+    except InputError as error:
+        raise RejectedError(str(error)) from error
+    return Cells(sides, certificate.cells) if len(sides) else None
+
+
+def _least_margin(cells: Cells, local: Local) -> float:
+    """The least margin of the weights in all parts."""
+    weights = local.exact_cells(cells) if local.numbers.exact else cells.weights
+    margins = None if weights is None else local.margins(Cells(cells.sides, weights), 0.0)
+    require(margins is not None, "its weights do not write the gradient")
+    assert margins is not None
+    return float(local.numbers.floats(margins).min())
 
 
 def _check_slopes(

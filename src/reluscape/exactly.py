@@ -73,6 +73,16 @@ def rest_is_zero(
     return _spans(np.vstack(normals), gradient)
 
 
+def gradient_is_spanned(
+    landscape: Landscape, layer: str, theta: Array, pattern: Bools, active: Indices, rank: int
+) -> bool:
+    """Whether some of the active kinks' normals, of this rank, are certain to span the gradient."""
+    if rank == len(theta):
+        return True
+    exact = landscape.loss_name == "l1" and landscape.weight_decay == 0
+    return exact and rest_is_zero(landscape, layer, theta, pattern, active, rank)
+
+
 def _num_directions(inputs: Array, *, bias: bool) -> int:
     """Upper bound on the rank of the inputs: their distinct columns that are not zero."""
     columns = {tuple(column) for column in inputs.T}

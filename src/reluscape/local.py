@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import combinations, product
 from typing import Any
 
 import numpy as np
@@ -19,11 +19,11 @@ from reluscape.arithmetic import Float64, Rational, left_inverse_sizes
 from reluscape.certificate import (
     Claim,
     claim_of_slopes,
-    is_non_negative,
+    cover_all,
     sign,
     strictly_curved,
 )
-from reluscape.exactly import rest_is_zero
+from reluscape.exactly import gradient_is_spanned, rest_is_zero
 from reluscape.frozen import FrozenBlock, Rows
 from reluscape.integers import kinks_meet, outputs_span_at_most
 from reluscape.landscape import Landscape
@@ -41,6 +41,14 @@ Bools = NDArray[np.bool_]
 Indices = NDArray[np.intp]
 
 _NO_SLOPES = np.empty((0, 2))
+
+
+@dataclass(frozen=True, slots=True)
+class Cells:
+    """Parts of the directions with the weights that show a minimum (`Certificate.cells`, `.sides`)."""
+
+    sides: NDArray[np.int8]
+    weights: Array
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,25 +198,46 @@ class Local:
     # ---- slopes ------------------------------------------------------------------------------
 
     def slopes(self, multipliers: Array) -> Array:
-        """Slopes into the negative and positive side of each active kink, shape (k, 2).
+        """Slopes into the negative and positive side of each active kink, shape (k, 2)."""
+        jumps, bends = self.jumps_and_bends()
+        return np.column_stack([-multipliers, multipliers + jumps - bends.T @ multipliers])
 
-        The positive side is found by crossing the kink: in the neighbouring cell of that sample both
-        the gradient and the deeper normals change by multiples of the kink's normal.
+    def jumps_and_bends(self) -> tuple[Array, Array]:
+        """Slope jump of each active kink (k,), and changes of deeper normals in multiples of its own.
+
+        Each kink is crossed in turn: in the neighbouring cell of its sample both the gradient and the
+        deeper normals change by multiples of its normal. `bends[q, k]` is that of q's normal. A kink
+        that moves only behind others of its sample is crossed where they are.
         """
-        slopes = np.empty((len(self.active), 2), dtype=multipliers.dtype)
+        count = len(self.active)
+        jumps = self.numbers.array(np.zeros(count))
+        bends = self.numbers.array(np.zeros((count, count)))
         samples, switches = self.block.place(self.active)
-        for k, (sample, switch) in enumerate(zip(samples, switches, strict=True)):
-            base, across = self._flipped(sample, []), self._flipped(sample, [switch])
-            change = self._sample_gradient(across, sample, [switch]) - self._sample_gradient(
-                base, sample, []
-            )
-            for q in np.flatnonzero((samples == sample) & (np.arange(len(samples)) != k)):
-                change = change - multipliers[q] * (
-                    across.jacobians[0, switches[q]] - base.jacobians[0, switches[q]]
-                )
-            normal = base.jacobians[0, switch]
-            slopes[k] = -multipliers[k], multipliers[k] + (normal @ change) / (normal @ normal)
-        return slopes
+        for sample in np.unique(samples):
+            mine = np.flatnonzero(samples == sample)
+            for k in mine:
+                before, base = self._moving(sample, switches[k], switches[mine])
+                normal = base.jacobians[0, switches[k]]
+                if not normal.astype(bool).any():
+                    continue
+                flips = [*before, switches[k]]
+                across, square = self._flipped(sample, flips), normal @ normal
+                change = self._sample_gradient(across, sample, flips)
+                change = change - self._sample_gradient(base, sample, before)
+                jumps[k] = normal @ change / square
+                bent = across.jacobians[0, switches[mine]] - base.jacobians[0, switches[mine]]
+                bends[mine, k] = bent @ normal / square
+        return jumps, bends
+
+    def _moving(self, sample: int, switch: int, others: Indices) -> tuple[list[int], Rows]:
+        """The fewest flips of shallower active kinks with which a kink's normal is not zero."""
+        above = others[others < switch][: TOLERANCES.max_active]
+        for count in range(len(above) + 1):
+            for flips in combinations(above.tolist(), count):
+                part = self._flipped(sample, flips)
+                if part.jacobians[0, switch].astype(bool).any():
+                    return list(flips), part
+        return [], part
 
     def slope_errors(self, multipliers: Array) -> Array:
         """Bounds on the slopes' rounding errors, shape (k, 2); zero in exact arithmetic."""
@@ -216,25 +245,9 @@ class Local:
             return self.numbers.array(np.zeros((len(self.active), 2)))
         spread = left_inverse_sizes(self.normals) @ self.gradient_error
         noise = TOLERANCES.rounding * self.block.terms * np.finfo(float).eps
-        slopes = self.slopes(multipliers)
-        jumps = np.abs(slopes).sum(axis=1)
-        shared = [self._shared_spread(k, spread) for k in range(len(self.active))]
+        jumps = np.abs(self.slopes(multipliers)).sum(axis=1)
+        shared = np.abs(self.jumps_and_bends()[1]).T @ spread
         return np.column_stack([spread, spread + noise * jumps + shared])
-
-    def _shared_spread(self, k: int, spread: Array) -> float:
-        """Error that the multipliers of deeper kinks of the same sample lend to kink k's slope."""
-        samples, switches = self.block.place(self.active)
-        others = np.flatnonzero((samples == samples[k]) & (switches > switches[k]))
-        if others.size == 0:
-            return 0.0
-        base, across = self._flipped(samples[k], []), self._flipped(samples[k], [switches[k]])
-        normal = base.jacobians[0, switches[k]]
-        bends = (
-            (across.jacobians[0, switches[others]] - base.jacobians[0, switches[others]])
-            @ normal
-            / (normal @ normal)
-        )
-        return float(np.abs(bends) @ spread[others])
 
     def directional_derivative(self, direction: Array) -> Any:
         """One-sided derivative of the loss along `direction`: kinks at zero follow their rate's sign."""
@@ -275,14 +288,14 @@ class Local:
         return noise * float(np.linalg.norm(np.abs(multipliers) @ np.abs(self.normals)))
 
     def claim(
-        self, multipliers: Array, scale: float = 1.0, cells: Array | None = None
+        self, multipliers: Array, scale: float = 1.0, cells: Cells | None = None
     ) -> tuple[Claim, float, Array]:
         """Return the claim that holds here, the curvature it uses (or NaN), and the slopes.
 
         Args:
             multipliers: mu with `gradient - normals^T mu` orthogonal to the normals.
             scale: Factor on the rounding bounds.
-            cells: Multipliers for every pattern of dependent active kinks (`Certificate.cells`).
+            cells: Weights of dependent active kinks (`Certificate.cells`).
         """
         exact = self.numbers.exact
         if exact and self.block.loss == "cross_entropy":
@@ -293,7 +306,7 @@ class Local:
             return "not_stationary", float("nan"), _NO_SLOPES
         return self._stationary_claim(multipliers, scale, cells)
 
-    def _enclosed_claim(self, cells: Array | None) -> tuple[Claim, float, Array]:
+    def _enclosed_claim(self, cells: Cells | None) -> tuple[Claim, float, Array]:
         """The claim where gradients are balls, with slopes that hold in all of the point's radius."""
         assert isinstance(self.numbers, Rational)
         multipliers = self.numbers.multipliers(self.normals, self.gradient)
@@ -308,7 +321,7 @@ class Local:
         return around._stationary_claim(multipliers, 1.0, cells)
 
     def _stationary_claim(
-        self, multipliers: Array, scale: float, cells: Array | None
+        self, multipliers: Array, scale: float, cells: Cells | None
     ) -> tuple[Claim, float, Array]:
         """The claim where the rest vanishes: by slopes, or by cells where the normals are dependent."""
         if not self.numbers.independent(self.normals):
@@ -333,66 +346,107 @@ class Local:
         return claim_of_slopes(signs, strict=strict, constant=False), curvature, slopes
 
     def _claim_of_cells(
-        self, multipliers: Array, scale: float, cells: Array | None
+        self, multipliers: Array, scale: float, cells: Cells | None
     ) -> tuple[Claim, float]:
         """The claim where the active normals are dependent, and the curvature it uses."""
-        exact = self.numbers.exact
-        if cells is None or not (exact or self.stationary_radius(multipliers) is not None):
+        if cells is None or not cover_all(cells.sides):
             return "undecided", float("nan")
-        if len(self.active) > TOLERANCES.max_active:
+        if not (self.numbers.exact or self.stationary_radius(multipliers) is not None):
             return "undecided", float("nan")
-        patterns = list(self.adjacent_patterns())
-        if cells.shape != (len(patterns), len(self.active)):
-            return "undecided", float("nan")
-        if exact:
+        if self.numbers.exact:
             corrected = self.exact_cells(cells)
-            if corrected is None or (np.abs(self.numbers.floats(corrected) - cells) > 1e-9).any():
+            near = 1e-9 * (1.0 + np.abs(cells.weights))
+            if (
+                corrected is None
+                or (np.abs(self.numbers.floats(corrected) - cells.weights) > near).any()
+            ):
                 return "undecided", float("nan")
-            cells = corrected
-        else:
-            for number, (weights, pattern) in enumerate(zip(cells, patterns, strict=True)):
-                if not self._sums(weights, *pattern, scale, number):
-                    return "undecided", float("nan")
-        if not (cells > 0).all():
+            cells = Cells(cells.sides, corrected)
+        margins = self.margins(cells, scale)
+        if margins is None or not (margins >= 0).all():
+            return "undecided", float("nan")
+        if not (margins > 0).all():
             return "local_minimum", float("nan")
         strict, curvature = self._strict_all_round()
         return ("strict_local_minimum" if strict else "local_minimum"), curvature
 
-    def _sums(
-        self, weights: Array, gradient: Array, rows: Array, scale: float, number: int
-    ) -> bool:
-        """Whether non-negative weights write a pattern's gradient as a sum of its inward normals."""
-        bound = self.widest_error if number else self.gradient_error
-        error = scale * (left_inverse_sizes(rows) @ bound) * weights.any()
-        gap = float(np.linalg.norm(gradient - rows.T @ weights))
-        split = 2 * float(np.linalg.norm(bound)) + self._split_error(weights)
-        return gap <= scale * split and is_non_negative(weights, error)
+    def margins(self, cells: Cells, scale: float = 1.0) -> Array | None:
+        """What the weights leave to their bounds in all parts, past `scale` rounding errors, as a list.
 
-    def exact_cells(self, cells: Array) -> Array | None:
-        """Exact non-negative multipliers for every pattern next to the given floats, or None.
+        None where weights do not write the gradient. In float64 a margin of zero that may be a rounded
+        one counts as negative.
+        """
+        jumps, bends = self.jumps_and_bends()
+        gaps = self.gradient + cells.weights @ self.normals
+        found = np.stack([cells.weights, jumps + cells.weights @ bends - cells.weights], axis=2)
+        asked = np.stack([cells.sides <= 0, cells.sides >= 0], axis=2)
+        if self.numbers.exact:
+            return None if any(bool(entry != 0) for entry in gaps.ravel()) else found[asked]
+        spread = self._spread(cells.weights, gaps, scale)
+        if spread is None:
+            return None
+        noise = TOLERANCES.rounding * self.block.terms * np.finfo(float).eps
+        wide = spread + spread @ np.abs(bends) + noise * np.abs(found).sum(axis=2)
+        errors = np.stack([spread, wide], axis=2)
+        exactly = (found == 0) & (errors == 0) & np.array([True, False])  # weights of zero
+        left = np.where(exactly | (found > scale * errors), found - scale * errors, -np.inf)
+        return np.asarray(left[asked])
 
-        Multipliers that are zero but for rounding are taken as zero, the others corrected so that they
+    def _spread(self, weights: Array, gaps: Array, scale: float) -> Array | None:
+        """Bounds on the weights' errors; None where they are not certain to write the exact gradient.
+
+        Weights of zero are exact: the others' normals must then span the gradient alone.
+        """
+        spread = np.zeros(weights.shape)
+        for pattern in np.unique(weights != 0, axis=0):
+            here = np.flatnonzero(((weights != 0) == pattern).all(axis=1))
+            normals = self.normals[pattern]
+            for gap, row in zip(gaps[here], weights[here], strict=True):
+                split = 2 * float(np.linalg.norm(self.gradient_error)) + self._split_error(row)
+                if np.linalg.norm(gap) > max(1.0, scale) * split:
+                    return None
+            if not pattern.all() and not gradient_is_spanned(
+                self.landscape, self.layer, self.theta, self.block.vector_of(self.bits),
+                self.active[pattern], Float64().rank(normals),
+            ):  # fmt: skip
+                return None
+            spread[np.ix_(here, pattern)] = left_inverse_sizes(normals) @ self.gradient_error
+        return spread
+
+    def exact_cells(self, cells: Cells) -> Array | None:
+        """Exact weights next to the given floats, or None.
+
+        Weights that are at a bound but for rounding are put on it, the others corrected so that they
         write the gradient exactly. A gradient that is a ball lies in the normals' span because the point
         is stationary.
         """
         numbers, found = self.numbers, []
         assert isinstance(numbers, Rational)
-        for weights, (gradient, rows) in zip(cells, self.adjacent_patterns(), strict=True):
-            kept = np.flatnonzero(weights > 1e-12 * weights.max(initial=0.0))
-            exact = numbers.array(np.zeros(len(weights)))
-            exact[kept] = numbers.array(weights[kept])
-            change = numbers.multipliers(rows[kept], gradient - rows.T @ exact)
+        jumps, bends = self.jumps_and_bends()
+        rank = numbers.independent_rank(self.normals)
+        deepest_first = np.argsort(-self.block.place(self.active)[1], kind="stable")
+        for side, weights in zip(cells.sides, cells.weights, strict=True):
+            exact, tiny = numbers.array(weights), 1e-12 * np.abs(weights).max(initial=0.0)
+            free = np.ones(len(weights), dtype=np.bool_)
+            for k in deepest_first:
+                ceiling = jumps[k] + bends[:, k] @ exact
+                for bound, open_side in ((0 * exact[k], 1), (ceiling, -1)):
+                    off = numbers.floats(np.array([bound - exact[k]], dtype=object))[0]
+                    if side[k] != open_side and abs(off) <= tiny and free[k]:
+                        exact[k], free[k] = bound, False
+            kept = np.flatnonzero(free)
+            change = numbers.multipliers(
+                self.normals[kept], -self.gradient - self.normals.T @ exact
+            )
             exact[kept] = exact[kept] + change
-            left = gradient - rows.T @ exact
-            if self.block.loss == "cross_entropy":
-                spanning = numbers.independent_rank(rows[kept]) == numbers.independent_rank(rows)
-                sums = spanning or not any(bool(entry != 0) for entry in left)
-            else:
-                sums = not any(bool(entry != 0) for entry in left)
-            if not sums or not all(bool(entry >= 0) for entry in exact):
-                return None
+            gap = self.gradient + self.normals.T @ exact
+            spanning = numbers.independent_rank(self.normals[kept]) == rank
+            if not spanning and not all(bool(entry == 0) for entry in gap):
+                return None  # a ball around zero is not zero
             found.append(exact)
-        return np.array(found, dtype=object)
+        exact = np.array(found, dtype=object)
+        margins = self.margins(Cells(cells.sides, exact))
+        return exact if margins is not None and all(bool(entry >= 0) for entry in margins) else None
 
     def falls_in_all_patterns(self, direction: Array) -> bool:
         """Whether the loss falls along `direction` in every pattern of dependent active kinks."""

@@ -118,7 +118,7 @@ class Point:
 
     def slopes(self) -> tuple[Floats, Floats]:
         """Slopes into the negative and positive side of every active kink, and their errors, (k, 2)."""
-        jumps, errors = self._jumps()
+        jumps, errors = self.jumps()
         bends = self.bends()
         across = self.multipliers + jumps - bends.T @ self.multipliers
         wide = errors + self.spread + np.abs(bends.T) @ self.spread
@@ -161,7 +161,7 @@ class Point:
         """
         if not still.any():
             return 0.0
-        jumps, errors = self._jumps()
+        jumps, errors = self.jumps()
         unit = TOLERANCES.rounding * self.block.piecewise.depth_terms * np.finfo(np.float64).eps
         rates, bends = self.normals @ direction, self.bends()
         noise = unit * (np.abs(self.normals) @ np.abs(direction))
@@ -175,7 +175,7 @@ class Point:
             moving, more = moving + more, bends @ more
         return float(np.abs(self.multipliers) @ rates + (np.abs(jumps) + errors) @ moving)
 
-    def _jumps(self) -> tuple[Floats, Floats]:
+    def jumps(self) -> tuple[Floats, Floats]:
         """Slope jumps s_k of the active kinks and bounds on their errors."""
         piecewise = self.block.piecewise
         jumps, errors = np.zeros(len(self.active)), np.zeros(len(self.active))

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from reluscape.adjacent import Adjacent
+from reluscape.adjacent import common_descent, examine
 from reluscape.arithmetic import (
     Float64,
     Rational,
@@ -26,8 +26,8 @@ from reluscape.certificate import (
     claim_of_slopes,
     hash_data,
     hash_network,
-    is_non_negative,
     pack_pattern,
+    pack_sides,
     sign,
     strictly_curved,
 )
@@ -159,44 +159,41 @@ def _sloping(point: Point, rest: float, moved: float) -> Certificate:
 
 
 def _dependent(point: Point, moved: float) -> Certificate:
-    """Certificate where LIKQ fails: by the adjacent cells, if they are few enough."""
-    count = len(point.active)
-    failing = f"the normals of the {count} active kinks are dependent (LIKQ fails)"
-    radius = _stationary_radius(point) if count <= TOLERANCES.max_active else None
+    """Certificate where LIKQ fails: by weights for all directions, or by one that falls."""
+    failing = f"the normals of the {len(point.active)} active kinks are dependent (LIKQ fails)"
+    radius = _stationary_radius(point)
     if radius is None:
-        reason = f"{failing}, so slopes do not decide, and the adjacent cells are not examined"
+        reason = f"{failing}, and no exact stationary point is proved nearby"
         return write(point, "undecided", reason, moved)
-    adjacent = Adjacent.of(point)
-    found = adjacent.multipliers()
-    if found is not None and is_non_negative(*found):
-        strict, curvature = (False, float("nan"))
-        if (found[0] > 0).all():
-            strict, curvature = _is_strict_all_round(point)
+    leaves, _ = examine(point)
+    if leaves is not None:
+        strict, curvature = _is_strict_all_round(point) if leaves.strict else (False, float("nan"))
         claim: Claim = "strict_local_minimum" if strict else "local_minimum"
-        margin = float(min((found[0] - found[1]).min(), curvature if strict else np.inf))
-        how = "rises" if (found[0] > 0).all() else "does not fall"
-        reason = f"{failing}, but in each of the {len(found[0])} adjacent patterns the loss {how}"
+        margin = min(leaves.margin, curvature if strict else np.inf)
+        parts = "" if len(leaves.sides) == 1 else f", split into {len(leaves.sides)} parts,"
+        reason = f"{failing}, but in all directions{parts} the loss rises or they move no kink"
         return write(
             point,
             claim,
             reason,
             moved,
             margin=margin,
-            cells=found[0],
+            cells=leaves,
             curvature=curvature,
             radius=radius,
         )
-    descent = adjacent.common_descent()
+    few = len(point.active) <= TOLERANCES.max_active
+    descent = common_descent(point) if few else None
     if descent is not None:
         reason = f"{failing}, and the loss falls along one direction in all adjacent patterns"
         direction, slope = descent
         return write(point, "not_stationary", reason, moved, margin=-slope, direction=direction)
-    reason = f"{failing}, and the adjacent cells show neither a minimum nor a common descent"
+    reason = f"{failing}, and neither a minimum nor a descent is shown"
     return write(point, "undecided", reason, moved)
 
 
 def _is_strict_all_round(point: Point) -> tuple[bool, float]:
-    """Strictness where all multipliers of all adjacent patterns are positive, and the curvature.
+    """Strictness where the loss rises in all directions that move a kink, and the curvature.
 
     Kinks that only rounding brings together leave a small cell between them, where the loss may be flat.
     """
@@ -423,7 +420,8 @@ def write(point: Point, claim: Claim, reason: str, moved: float, **evidence: Any
         active_kinks=point.active,
         multipliers=point.multipliers,
         slopes=np.empty((0, 2)) if slopes is None else slopes,
-        cells=np.empty((0, len(point.active))) if cells is None else cells,
+        cells=np.empty((0, len(point.active))) if cells is None else cells.weights,
+        sides=() if cells is None else pack_sides(cells.sides),
         gradient_norm=float(np.linalg.norm(point.gradient)),
         rest_norm=float(np.linalg.norm(point.rest)),
         curvature=float(curvature) if curvature is not None and np.isfinite(curvature) else None,

@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from reluscape.adjacent import Adjacent
+from reluscape.adjacent import common_descent, examine
 from reluscape.arithmetic import Float64, Rational
 from reluscape.certificate import MINIMA, Certificate, Claim, claim_of_slopes, sign
 from reluscape.enclosure import refined
 from reluscape.errors import InputError
-from reluscape.local import Local
+from reluscape.local import Cells, Local
 from reluscape.point import Point
 from reluscape.proof import write
 from reluscape.tolerances import TOLERANCES
@@ -51,12 +51,9 @@ def certify_exact(point: Point, asked: Floats, numbers: Rational) -> Certificate
 def _decided(point: Point, asked: Floats, local: Local, numbers: Rational) -> Certificate:
     """Certificate of what the exact point is, the adjacent cells examined where LIKQ fails."""
     multipliers = _multipliers(local, numbers)
-    found, descent = None, None
+    cells, descent = None, None
     if _has_dependent_kinks(point, local):
-        adjacent = Adjacent.of(point)
-        found, descent = adjacent.multipliers(), adjacent.common_descent()
-    corrected = None if found is None else local.exact_cells(found[0])
-    cells = None if corrected is None else numbers.floats(corrected)
+        cells, descent = _proposed(point, local)
     claim, curvature, slopes = local.claim(multipliers, cells=cells)
     if claim == "undecided" and descent is not None:
         direction = descent[0]
@@ -80,9 +77,19 @@ def _decided(point: Point, asked: Floats, local: Local, numbers: Rational) -> Ce
 
 def _has_dependent_kinks(point: Point, local: Local) -> bool:
     """Whether the float64 picture of the adjacent cells is that of the exact point, and needed."""
-    few = len(local.active) <= TOLERANCES.max_active
     same = np.array_equal(local.active, point.active)
-    return few and same and not local.numbers.independent(local.normals)
+    return same and not local.numbers.independent(local.normals)
+
+
+def _proposed(point: Point, local: Local) -> tuple[Cells | None, tuple[Floats, float] | None]:
+    """Weights that show a minimum where kinks are dependent, or a direction of descent."""
+    leaves, _ = examine(point, exact=True)
+    if leaves is not None:
+        exact = local.exact_cells(Cells(leaves.sides, leaves.weights))
+        if exact is not None:
+            return Cells(leaves.sides, local.numbers.floats(exact)), None
+    few = len(point.active) <= TOLERANCES.max_active
+    return None, common_descent(point) if few else None
 
 
 def _unsolved(point: Point, asked: Floats, numbers: Rational) -> Certificate:
@@ -234,7 +241,7 @@ def _resting(
     local: Local,
     multipliers: Array,
     found: tuple[Claim, float, Array],
-    cells: Floats | None,
+    cells: Cells | None,
 ) -> Certificate:
     """Certificate of an exact claim without a direction."""
     numbers = local.numbers
@@ -246,7 +253,11 @@ def _resting(
     if claim in MINIMA:
         radius = local.stationary_radius(multipliers) or 0.0
         if claim == "strict_local_minimum" or cells is not None:
-            least = [*floats.ravel(), *(() if cells is None else cells.ravel())]
+            exact = None if cells is None else local.exact_cells(cells)
+            margins = None
+            if cells is not None and exact is not None:
+                margins = local.margins(replace(cells, weights=exact))
+            least = [*floats.ravel(), *(() if margins is None else numbers.floats(margins))]
             if claim == "strict_local_minimum" and np.isfinite(curvature):
                 least.append(curvature)
             margin = max(0.0, float(min(least, default=0.0)))
@@ -320,7 +331,7 @@ def _why(local: Local, claim: Claim, radius: float) -> str:
     if claim == "plateau":
         return "the loss does not depend on the layer's weights around the point"
     if not local.numbers.independent(local.normals):
-        return f"{dependent}, but the loss falls in none of the adjacent patterns"
+        return f"{dependent}, but the loss falls in no direction"
     how = (
         f"an exact stationary point is proved within {radius:.1e}, no slope there is negative"
         if radius

@@ -284,6 +284,7 @@ def _write(
         multipliers=np.zeros(len(point.active)),
         slopes=np.empty((0, 2)),
         cells=np.empty((0, len(point.active))),
+        sides=(),
         gradient_norm=norm,
         rest_norm=norm,
         curvature=curvature,

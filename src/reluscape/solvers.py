@@ -12,6 +12,7 @@ from typing import Any, Literal
 import highspy
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 
 from reluscape.errors import AnalysisError
 
@@ -65,11 +66,9 @@ class LinearProgram:
         lp.row_lower_ = lower
         lp.row_upper_ = np.full(len(lower), np.inf) if upper is None else upper
         lp.a_matrix_.format_ = highspy.MatrixFormat.kRowwise
-        lp.a_matrix_.start_ = (
-            np.arange(0, matrix.size + 1, columns) if columns else np.zeros(1, dtype=int)
-        )
-        lp.a_matrix_.index_ = np.tile(np.arange(columns), len(lower))
-        lp.a_matrix_.value_ = matrix.ravel()
+        rows = csr_array(matrix)
+        lp.a_matrix_.start_, lp.a_matrix_.index_ = rows.indptr, rows.indices
+        lp.a_matrix_.value_ = rows.data
         self._highs.passModel(lp)
         self._columns = np.arange(columns, dtype=np.int32)
 
@@ -81,6 +80,16 @@ class LinearProgram:
         """Remove the constraint added last."""
         last = self._highs.getNumRow() - 1
         self._highs.deleteRows(1, np.array([last], dtype=np.int32))
+
+    def set_lower(self, first: int, lower: Floats) -> None:
+        """Give the rows from `first` on new lower and no upper sides."""
+        for row, side in enumerate(lower.tolist(), start=first):
+            self._highs.changeRowBounds(row, side, highspy.kHighsInf)
+
+    def fix(self, columns: NDArray[np.bool_], box: Floats) -> None:
+        """Hold the marked variables at zero and give the others their box."""
+        sides = np.where(columns, 0.0, box)
+        self._highs.changeColsBounds(len(box), self._columns, -sides, sides)
 
     def _run(self) -> Any:
         """Solve as the model stands and return HiGHS's status."""

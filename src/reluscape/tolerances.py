@@ -28,8 +28,9 @@ class Tolerances:
         eigenvalue: Factor on `params * eps * ||H||`, the backward error of a symmetric eigensolver.
         max_dense: Largest number of parameters for which a dense Hessian is formed
             (2000^2 numbers are 32 MB, one eigendecomposition takes seconds).
-        max_active: Largest number of dependent active kinks whose adjacent cells are all examined
-            (2^10 small linear programs).
+        max_active: Largest number of active kinks all of whose sides are gone through (2^10 patterns).
+        max_leaves: Largest number of parts into which the directions at dependent active kinks are
+            split, each with its linear program.
         interior: A cell is non-empty when a unit box's worth of directions has more than this
             margin to every kink; linear programs are solved to 1e-9, hence a hundred times that.
     """
@@ -41,6 +42,7 @@ class Tolerances:
     eigenvalue: float = 16.0
     max_dense: int = 2000
     max_active: int = 10
+    max_leaves: int = 1000
     interior: float = 1e-7
 
 

@@ -1,0 +1,142 @@
+"""Minima at dependent active kinks, against programmes over all adjacent sign patterns."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
+from itertools import pairwise, product
+
+import numpy as np
+import pytest
+import torch
+from oracles import Brute, Instance, active_kinks, brute_force, switching
+from torch import nn
+
+import reluscape as rs
+from reluscape.certificate import cover_all, pack_sides, unpack_sides
+from reluscape.errors import InputError
+
+MINIMA = {"strict_local_minimum", "local_minimum", "plateau"}
+
+
+def draw(seed: int) -> Instance:
+    """A small network of small integers: zero units, duplicate samples and exact fits abound."""
+    rng = np.random.default_rng(seed)
+    widths = [(1, 2, 1), (2, 2, 1), (1, 2, 2, 1), (1, 1, 2, 1), (2, 1, 1)][seed % 5]
+    weights = [rng.integers(-2, 3, (b, a)).astype(float) for a, b in pairwise(widths)]
+    biases = [rng.integers(-1, 2, b).astype(float) for b in widths[1:]]
+    zero = rng.integers(widths[1])
+    weights[0][zero], biases[0][zero] = 0.0, 0.0
+    inputs = rng.integers(-2, 3, (int(rng.integers(2, 5)), widths[0])).astype(float)
+    empty = np.zeros((len(inputs), widths[-1]))
+    instance = Instance(
+        tuple(weights), tuple(biases), (0.0, 0.5)[seed % 7 == 0], inputs, empty, "l1", 0
+    )
+    away = rng.choice([0.0, 0.0, 1.0, -1.0], empty.shape)
+    instance.targets[:] = switching(instance)[-1] + away
+    return instance
+
+
+@cache
+def cases() -> list[tuple[Instance, Brute]]:
+    """Instances with dependent kinks, few enough for brute force."""
+    found = []
+    for seed in range(220):
+        instance = draw(seed)
+        if 2 <= len(active_kinks(instance)) <= 5:
+            answer = brute_force(instance)
+            if not answer.independent:
+                found.append((instance, answer))
+    return found
+
+
+@cache
+def certificates(arithmetic: str) -> list[tuple[rs.Block, rs.Certificate]]:
+    blocks = [rs.Landscape(i.module(), i.inputs, i.targets, loss="l1").block(0) for i, _ in cases()]
+    return [(block, rs.certify(block, arithmetic=arithmetic)) for block in blocks]
+
+
+@pytest.mark.parametrize("arithmetic", ["float64", "rational"])
+def test_claims_at_dependent_kinks_are_those_of_brute_force(arithmetic: str) -> None:
+    for (instance, answer), (block, found) in zip(cases(), certificates(arithmetic), strict=True):
+        verdict = rs.verify(found, block.landscape)
+        assert verdict.valid, (instance, found, verdict)
+        if found.claim in MINIMA:
+            assert answer.minimum, (instance, found)
+        if found.claim == "strict_local_minimum":
+            assert answer.strict, (instance, found)
+        if found.claim in ("not_stationary", "saddle"):
+            assert not answer.minimum, (instance, found)
+
+
+def test_most_minima_are_found_and_some_need_several_parts() -> None:
+    minima = sum(answer.minimum for _, answer in cases())
+    for arithmetic, share in (("float64", 0.7), ("rational", 0.9)):
+        claims = [found.claim for _, found in certificates(arithmetic)]
+        assert sum(claim in MINIMA for claim in claims) >= share * minima
+    assert sum(len(found.sides) > 1 for _, found in certificates("rational")) >= 3
+
+
+def test_many_residuals_at_one_vertex() -> None:
+    """Least absolute deviations on small integers: far more exact fits than parameters."""
+    rng = np.random.default_rng(0)
+    inputs = rng.integers(-2, 3, (300, 3)).astype(float)
+    targets = inputs @ np.array([[1.0], [2.0], [-1.0]]) + rng.choice(
+        [0.0, 0.0, 1.0, -1.0], (300, 1)
+    )
+    model = nn.Linear(3, 1).double()
+    with torch.no_grad():
+        model.weight.copy_(torch.tensor([[1.0, 2.0, -1.0]]))
+        model.bias.zero_()
+    landscape = rs.Landscape(model, inputs, targets, loss="l1")
+    found = rs.certify(landscape.block(0))
+    assert found.claim == "strict_local_minimum"
+    assert len(found.active_kinks) > 100
+    assert found.sides == ("0" * len(found.active_kinks),)
+    assert rs.verify(found, landscape).valid
+
+
+def test_forged_sides_are_rejected() -> None:
+    """A part left out, or a kink said to be on one side, must not pass."""
+    several = list(zip(*certificates_with_parts(), strict=True))[:10]
+    assert several
+    for landscape, found in several:
+        forged = [
+            replace(found, sides=found.sides[:-1], cells=found.cells[:-1]),
+            replace(found, sides=tuple("+" + text[1:] for text in found.sides)),
+            replace(found, sides=tuple(text[:-1] for text in found.sides)),
+            replace(found, sides=tuple("?" + text[1:] for text in found.sides)),
+            replace(found, sides=()),
+        ]
+        for wrong in forged:
+            assert not rs.verify(wrong.signed(), landscape).valid
+
+
+def certificates_with_parts() -> tuple[list[rs.Landscape], list[rs.Certificate]]:
+    """Certificates whose directions are split."""
+    split = [pair for pair in certificates("rational") if len(pair[1].sides) > 1]
+    return [block.landscape for block, _ in split], [found for _, found in split]
+
+
+@pytest.mark.parametrize(
+    ("texts", "covered"),
+    [(["00"], True), (["+0", "-0"], True), (["+0", "-+", "--"], True), (["+0", "-+"], False),
+     (["+-", "-+"], False), (["++", "0-", "-+"], True), ([], False)],
+)  # fmt: skip
+def test_parts_must_cover_all_sides(texts: list[str], covered: bool) -> None:
+    sides = unpack_sides(texts, 2)
+    assert pack_sides(sides) == tuple(texts)
+    assert cover_all(sides) == covered
+    chosen = {
+        choice
+        for choice in product("+-", repeat=2)
+        for text in texts
+        if all(side in ("0", mine) for side, mine in zip(text, choice, strict=True))
+    }
+    assert (len(chosen) == 4) == covered
+
+
+@pytest.mark.parametrize("texts", [["+"], ["+0?"], ["+00"]])
+def test_sides_of_another_form_are_refused(texts: list[str]) -> None:
+    with pytest.raises(InputError, match="sides must be"):
+        unpack_sides(texts, 2)
