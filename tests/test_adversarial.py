@@ -7,10 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from nets import dense
 from torch import nn
 
 import reluscape as rs
 from reluscape.certificate import MINIMA
+from reluscape.errors import InputError
 
 
 def chain(*matrices: list[list[float]]) -> nn.Sequential:
@@ -117,3 +119,81 @@ def test_descents_too_small_for_a_float_direction_are_undecided() -> None:
     certificate = rs.certify(landscape.block(0), arithmetic="rational")
     assert certificate.claim == "undecided"
     assert rs.verify(certificate, landscape).valid
+
+
+# --- forged and extreme numbers ------------------------------------------------------------------
+
+
+def on_duplicates() -> rs.Landscape:
+    """|w| on two equal samples and |5 w - 10|: at zero the loss falls."""
+    model = nn.Linear(1, 1, bias=False).double()
+    torch.nn.init.zeros_(model.weight)
+    inputs, targets = np.array([[1.0], [1.0], [5.0]]), np.array([[0.0], [0.0], [10.0]])
+    return rs.Landscape(model, inputs, targets, loss="l1")
+
+
+@pytest.mark.parametrize("size", [1e3, 1e8, 1e13, 1e16, 1e50, 1e99, 1e200, np.inf, np.nan])
+@pytest.mark.parametrize("small", [0.1, None])
+@pytest.mark.parametrize("arithmetic", ["float64", "rational"])
+def test_large_weights_do_not_hide_a_gradient(
+    size: float, small: float | None, arithmetic: str
+) -> None:
+    landscape = on_duplicates()
+    found = rs.certify(landscape.block(0), arithmetic=arithmetic)
+    assert found.claim == "not_stationary"
+    other = size if small is None else small
+    forged = replace(
+        found, claim="strict_local_minimum", direction=None, slopes=np.empty((0, 2)), margin=0.1,
+        sides=("+0", "-0"), cells=np.array([[-size, other], [size, -other if small is None else other]]),
+    )  # fmt: skip
+    assert not rs.verify(forged.signed(), landscape).valid
+
+
+@pytest.mark.parametrize("name", ["multipliers", "theta", "slopes", "cells"])
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e307])
+def test_numbers_beyond_use_are_rejected(name: str, value: float) -> None:
+    landscape = on_duplicates()
+    for arithmetic in ("float64", "rational"):
+        found = rs.certify(landscape.block(0), arithmetic=arithmetic)
+        forged = replace(found, **{name: np.full(getattr(found, name).shape or (1,), value)})
+        if getattr(forged, name).size:
+            assert not rs.verify(forged.signed(), landscape).valid
+
+
+def test_other_spellings_and_types_are_rejected() -> None:
+    landscape = on_duplicates()
+    found = rs.certify(landscape.block(0), arithmetic="rational")
+    whole = rs.certify(landscape)
+    for forged, about in [
+        (replace(found, pattern=found.pattern.upper() + " "), landscape),
+        (replace(found, exact_theta=tuple(" " + text for text in found.exact_theta)), landscape),
+        (replace(found, direction=0.5), landscape),
+        (replace(whole, sides=("a",)), landscape),
+    ]:
+        assert not rs.verify(forged.signed(), about).valid
+
+
+def test_certificates_of_rounded_decimals_are_accepted() -> None:
+    """Residuals and curvatures that are zero but for rounding."""
+    hinge = dense((2, 2, 1), seed=0)
+    set_layers(hinge, [[[0, 0], [-0.2, -0.1]], [[0.6, -0.6]]], [[0, 0], [0.0030000000000000005]])
+    inputs = np.array([[0, 0.2], [-0.2, 0.2], [0, -0.2]])
+    targets = np.array([[0], [-0.009000000000000001], [-0.009000000000000001]])
+    landscape = rs.Landscape(hinge, inputs, targets, loss="squared")
+    assert rs.verify(rs.certify(landscape.block(0)), landscape).valid
+
+
+def set_layers(model: nn.Module, weights: list, biases: list) -> None:
+    """Replace the weights of a module's linear layers."""
+    layers = [part for part in model.modules() if isinstance(part, nn.Linear)]
+    with torch.no_grad():
+        for layer, weight, bias in zip(layers, weights, biases, strict=True):
+            layer.weight.copy_(torch.tensor(weight, dtype=torch.float64))
+            layer.bias.copy_(torch.tensor(bias, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("scale", [1e60, 1e160, 1e200])
+def test_data_beyond_float64s_squares_are_refused(scale: float) -> None:
+    inputs = np.random.default_rng(0).normal(size=(9, 3)) * scale
+    with pytest.raises(InputError, match="rescale"):
+        rs.Landscape(dense((3, 4, 1), seed=0), inputs, np.zeros((9, 1)), loss="squared")

@@ -345,7 +345,7 @@ LABELS = np.array([0, 1, 0])
         ({"model": nn.ReLU()}, "parameters"),
         ({"model": spoiled(np.nan)}, r"'2\.weight'"),
         ({"model": spoiled(np.inf)}, r"'2\.weight'"),
-        ({"model": overflowing()}, "finite outputs"),
+        ({"model": overflowing()}, "at most 1e.50"),
         ({"model": Random()}, "deterministic"),
         ({"model": Returns(lambda x, f: f(x)[:, :, None].expand(-1, 1, 2))}, "flatten or pool"),
         ({"model": Returns(lambda x, f: f(x).sum())}, "one row of outputs per sample"),

@@ -23,7 +23,7 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
-from reluscape.arithmetic import Float64, left_inverse, rounded_sizes
+from reluscape.arithmetic import Float64, left_inverse, rounded_sizes, split_errors
 from reluscape.errors import AnalysisError
 from reluscape.exactly import gradient_is_spanned
 from reluscape.point import Point
@@ -66,6 +66,7 @@ class _Search:
         exact: Weights may be on their bounds but for rounding.
         jumps: s, with the bounds `errors` on their rounding errors.
         bends: c.
+        idle: Kinks whose crossing changes nothing.
         basis: Orthonormal rows that span the normals.
         size: Largest slope in sight; margins far below it are zero.
         far: Stands for no bound: HiGHS corrupts its memory where a row of its basis becomes free.
@@ -73,6 +74,7 @@ class _Search:
         box: Of the program's variables.
         splits: `left_inverse` of the kinks with weights, and whether their normals span the gradient.
         direction: Direction along which the loss falls, once found.
+        flat: Direction along which kinks leave zero and the loss stays.
     """
 
     point: Point
@@ -80,6 +82,7 @@ class _Search:
     jumps: Floats = field(init=False)
     errors: Floats = field(init=False)
     bends: Floats = field(init=False)
+    idle: Bools = field(init=False)
     basis: Floats = field(init=False)
     size: float = field(init=False)
     far: float = field(init=False)
@@ -87,10 +90,12 @@ class _Search:
     box: Floats = field(init=False)
     splits: dict[bytes, tuple[Floats, bool]] = field(default_factory=dict)
     direction: Floats | None = None
+    flat: Floats | None = None
 
     def __post_init__(self) -> None:
         point, (self.jumps, self.errors) = self.point, self.point.jumps()
         normals, self.bends = point.normals, point.bends()
+        self.idle = (self.jumps == 0) & (self.errors == 0) & ~self.bends.any(axis=0)
         count = len(normals)
         lengths = np.linalg.norm(normals, axis=1)
         lengths[lengths == 0] = 1.0  # a kink that moves only behind others of its sample
@@ -117,7 +122,7 @@ class _Search:
         Where the best margin is zero, directions are flat. Those that move kinks to their negative
         sides only have weights of exactly zero there, and the margin is sought among the others.
         """
-        zero = np.zeros(len(sides), dtype=np.bool_)
+        zero = self.idle.copy()
         while True:
             solution = self._solve(sides, zero)
             if solution is None:
@@ -135,7 +140,9 @@ class _Search:
                 return int(torn.argmax()) if torn.max() > least else None
             flat = (below > least) & ~zero
             if not flat.any():
+                self._lean(self.basis.T @ duals[:rank], zero)
                 return self._checked(solution.point[:-1], sides, zero)
+            self._lean(self.basis.T @ duals[:rank], zero)
             zero |= flat
 
     def _solve(self, sides: Sides, zero: Bools) -> Solution | None:
@@ -143,7 +150,8 @@ class _Search:
         rank, count = len(self.basis), len(sides)
         self.program.fix(np.append(zero, False), self.box)
         self.program.set_lower(rank, np.where((sides > 0) | zero, -self.far, 0.0))
-        self.program.set_lower(rank + count, np.where(sides < 0, -self.far, -self.jumps))
+        high = np.where((sides < 0) | self.idle, -self.far, -self.jumps)
+        self.program.set_lower(rank + count, high)
         try:
             solution = self.program.minimise(np.append(np.zeros(count), -1.0))
         except AnalysisError:  # the solver gives up on badly scaled normals
@@ -152,18 +160,20 @@ class _Search:
 
     def _checked(self, weights: Floats, sides: Sides, zero: Bools) -> tuple[Floats, float] | None:
         """Weights corrected to write the gradient, and their least margin, if that is positive."""
-        point, kept = self.point, ~zero
+        point, weights = self.point, np.where(zero, 0.0, weights)
+        kept = weights != 0
         inverse, spans = self._split(kept)
-        weights = np.where(zero, 0.0, weights)
         gap = point.gradient + point.normals.T @ weights
         weights[kept] -= inverse @ gap
         spread = np.zeros(len(weights))
-        spread[kept] = rounded_sizes(inverse) @ point.gradient_error
+        spread[kept] = rounded_sizes(inverse) @ (
+            point.gradient_error + split_errors(weights, point.normals)
+        )
         errors = np.column_stack([spread, self.errors + spread + np.abs(self.bends).T @ spread])
         margins = np.column_stack([weights, self.jumps + self.bends.T @ weights - weights])
         asked = np.column_stack([sides <= 0, sides >= 0])
         past = (margins - errors)[asked]
-        exactly = (margins == 0) & (errors == 0) & np.array([True, False])
+        exactly = (margins == 0) & (errors == 0) & (weights == 0)[:, None]
         holds = exactly[asked] | (past > 0)
         if self.exact:
             holds |= margins[asked] >= -TOLERANCES.interior * self.size
@@ -173,20 +183,15 @@ class _Search:
         """`left_inverse` of some kinks' normals, and whether their span holds the exact gradient."""
         point, key = self.point, kept.tobytes()
         if key not in self.splits:
-            normals = point.normals[kept]
-            spans = (
-                self.exact
-                or kept.all()
-                or gradient_is_spanned(
-                    point.block.landscape,
-                    point.block.layer,
-                    point.theta,
-                    point.pattern,
-                    point.active[kept],
-                    Float64().rank(normals),
-                )
+            spans = self.exact or gradient_is_spanned(
+                point.block.landscape,
+                point.block.layer,
+                (point.theta, point.pattern, point.active),
+                point.normals,
+                kept,
+                (point.gradient, point.gradient_error),
             )
-            self.splits[key] = left_inverse(normals), bool(spans)
+            self.splits[key] = left_inverse(point.normals[kept]), spans
         return self.splits[key]
 
     def _try(self, direction: Floats) -> None:
@@ -194,6 +199,18 @@ class _Search:
         length = float(np.linalg.norm(direction))
         if length > 0 and self.rate(direction / length) < -TOLERANCES.interior * self.size:
             self.direction = direction / length
+
+    def _lean(self, direction: Floats, zero: Bools) -> None:
+        """Add to the flat direction another, little enough that kinks in motion stay on their sides."""
+        whole = direction
+        if self.flat is not None:
+            normals = self.point.normals[zero]
+            moving, more = normals @ self.flat, normals @ direction
+            rising = more > 0
+            share = float((-moving[rising] / more[rising]).min(initial=2.0)) / 2
+            whole = self.flat + direction * min(1.0, share)
+        if abs(self.rate(whole)) <= TOLERANCES.interior * self.size * float(np.linalg.norm(whole)):
+            self.flat = whole
 
     def rate(self, direction: Floats) -> float:
         """f'(d)."""
@@ -231,6 +248,23 @@ def examine(point: Point, *, exact: bool = False) -> tuple[Leaves | None, Floats
         weights.append(found[0])
         margin = min(margin, found[1])
     return Leaves(np.array(sides), np.array(weights), float(margin)), None
+
+
+def way_out(point: Point) -> tuple[Floats, float] | None:
+    """A direction along which the loss falls, or stays as it is while kinks leave zero; and its rate.
+
+    Where concave kinks (a zero unit's) can all be put on their negative sides, the loss may be flat
+    there: the unit is dead, and nothing is left of its kinks.
+    """
+    search = _Search(point, False)
+    concave = np.where(search.jumps < 0, -1, 0).astype(np.int8)
+    for sides in (concave, 0 * concave):
+        search.leaf(sides)
+        if search.direction is not None:
+            return search.direction, search.rate(search.direction)
+    if search.flat is None:
+        return None
+    return search.flat / np.linalg.norm(search.flat), 0.0
 
 
 def common_descent(point: Point) -> tuple[Floats, float] | None:

@@ -130,6 +130,35 @@ def rounded_sizes(inverse: NDArray[np.float64]) -> NDArray[np.float64]:
     return sizes
 
 
+def split_errors(
+    multipliers: NDArray[np.float64], normals: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Bounds on the rounding errors of a sum of normals with these multipliers, entry by entry."""
+    noise = TOLERANCES.rounding * len(multipliers) * float(np.finfo(np.float64).eps)
+    return np.asarray(noise * (np.abs(multipliers) @ np.abs(normals)))
+
+
+def spanned_by_structure(
+    normals: NDArray[np.float64],
+    kept: NDArray[np.bool_],
+    gradient: NDArray[np.float64],
+    errors: NDArray[np.float64],
+) -> bool:
+    """Whether a gradient in the normals' span lies in that of some of them, by its exact zeros.
+
+    Entries without a term are exactly zero. Where the kept normals vanish there too, and the others are
+    as many directions as they have there, a combination of all that vanishes there is one of the kept.
+    """
+    zero = (gradient == 0) & (errors == 0)
+    if zero.all():
+        return True
+    numbers = Float64()
+    if normals[kept][:, zero].any():
+        return False
+    beside = numbers.rank(normals[:, zero]) if zero.any() else 0
+    return numbers.rank(normals[kept]) + beside == numbers.rank(normals)
+
+
 def eigenvalue_margin(values: NDArray[np.floating[Any]]) -> float:
     """Backward error of a symmetric eigensolver for a matrix with these eigenvalues.
 

@@ -355,14 +355,15 @@ def unpack_sides(texts: Sequence[str], count: int) -> NDArray[np.int8]:
 
 
 def cover_all(sides: NDArray[np.int8]) -> bool:
-    """Whether every choice of the kinks' sides belongs to one of the parts at least."""
-    if not len(sides) or not sides.any(axis=1).all():
-        return len(sides) > 0
-    kink = int(np.flatnonzero(sides[0])[0])
-    halves = [sides[sides[:, kink] != -side] for side in (1, -1)]
-    for half in halves:
-        half[:, kink] = 0
-    return all(cover_all(half) for half in halves)
+    """Whether the parts are the leaves of a tree that splits by one kink at each node: they cover all."""
+    if len(sides) == 1:
+        return not sides.any()
+    splits = np.flatnonzero((sides != 0).all(axis=0) & (sides.max(axis=0, initial=0) > 0))
+    for kink in splits[:1].tolist():
+        halves = [sides[sides[:, kink] == side] for side in (1, -1)]
+        rests = [np.delete(half, kink, axis=1) for half in halves]
+        return all(cover_all(rest) for rest in rests)
+    return False
 
 
 def to_json(certificate: Certificate) -> dict[str, Any]:

@@ -12,7 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reluscape.arithmetic import Float64, Rational
-from reluscape.certificate import MINIMA, Certificate, unpack_pattern, unpack_sides
+from reluscape.certificate import (
+    MINIMA,
+    Certificate,
+    pack_pattern,
+    unpack_pattern,
+    unpack_sides,
+)
 from reluscape.enclosure import NEGLIGIBLE
 from reluscape.errors import InputError
 from reluscape.landscape import Landscape
@@ -65,6 +71,8 @@ def check_block(
     contradiction = local.contradiction() if numbers.exact else local.contradiction(2.0)
     require(not contradiction, contradiction)
     _check_norms(certificate, local, multipliers)
+    needed = certificate.claim in MINIMA and not numbers.independent(local.normals)
+    require(needed or _cells(certificate) is None, "it gives cells that its claim does not use")
     if certificate.claim == "undecided":
         check_silent(certificate)
         require(certificate.curvature is None, "it claims nothing")
@@ -98,10 +106,16 @@ def _picture(
     )
     try:
         pattern = unpack_pattern(certificate.pattern, certificate.num_kinks)
+        require(pack_pattern(pattern) == certificate.pattern, "its pattern is not in lower case")
         if isinstance(numbers, Rational):
             point, multipliers = (
                 numbers.parse(certificate.exact_theta),
                 numbers.parse(certificate.exact_multipliers),
+            )
+            written = numbers.texts(point), numbers.texts(multipliers)
+            require(
+                written == (certificate.exact_theta, certificate.exact_multipliers),
+                "its fractions are not written in lowest terms",
             )
             require(
                 point.shape == theta.shape and np.array_equal(numbers.floats(point), theta),
@@ -174,6 +188,8 @@ def _check_claim(certificate: Certificate, local: Local, multipliers: Array) -> 
     matching = [item for item in found if item[0] == certificate.claim]
     require(matching, f"it claims {certificate.claim!r}; recomputed: {found[0][0]!r}")
     _, curvature, slopes = matching[0]
+    strict = certificate.claim == "strict_local_minimum"
+    curvature = curvature if strict else float("nan")
     expected = _check_slopes(certificate, local, multipliers, slopes)
     stated = certificate.curvature
     require(
@@ -185,12 +201,12 @@ def _check_claim(certificate: Certificate, local: Local, multipliers: Array) -> 
             "its curvature is not the one computed",
         )
     if certificate.direction is None:
-        least = [float(expected.min())] if expected.size else []
+        least = [curvature] if np.isfinite(curvature) else []
+        least += [float(expected.min())] if expected.size else []
+        noise = _noise(local, multipliers)
         if cells is not None:
-            least.append(_least_margin(cells, local))
-        strict = certificate.claim == "strict_local_minimum"
-        least += [curvature] if strict and np.isfinite(curvature) else []
-        noise = _noise(local, multipliers) if strict else np.inf
+            least.append(_least_margin(cells, local, 0.0))
+            noise = least[-1] - _least_margin(cells, local, 4.0)
         computed = min(least, default=0.0)
         require(
             _is_margin(certificate.margin, computed, noise), "its margin is not the one computed"
@@ -208,10 +224,10 @@ def _cells(certificate: Certificate) -> Cells | None:
     return Cells(sides, certificate.cells) if len(sides) else None
 
 
-def _least_margin(cells: Cells, local: Local) -> float:
-    """The least margin of the weights in all parts."""
+def _least_margin(cells: Cells, local: Local, scale: float) -> float:
+    """The least margin of the weights in all parts, past some rounding errors."""
     weights = local.exact_cells(cells) if local.numbers.exact else cells.weights
-    margins = None if weights is None else local.margins(Cells(cells.sides, weights), 0.0)
+    margins = None if weights is None else local.margins(Cells(cells.sides, weights), scale)
     require(margins is not None, "its weights do not write the gradient")
     assert margins is not None
     return float(local.numbers.floats(margins).min())
@@ -224,11 +240,22 @@ def _check_slopes(
     expected = local.numbers.floats(slopes)
     shape = certificate.slopes.shape == expected.shape
     require(shape, "it does not give two slopes per active kink")
-    errors = local.numbers.floats(local.slope_errors(multipliers)) if len(expected) else 0.0
+    if not len(expected):
+        return expected
+    errors = local.numbers.floats(local.slope_errors(multipliers))
     gap = np.abs(certificate.slopes - expected)
-    close = gap <= 2 * errors + AGREEMENT * np.abs(expected) + TINY
+    close = gap <= 2 * errors + AGREEMENT * np.abs(expected) + _cancelled(local)
     require(close.all(), "its slopes are not the ones computed")
     return expected
+
+
+def _cancelled(local: Local) -> Floats:
+    """Rounding errors of slopes whose terms cancel: those of the gradients they are differences of."""
+    if local.numbers.exact:
+        return np.full((len(local.active), 1), TINY)
+    squares = (local.normals**2).sum(axis=1)
+    squares[squares == 0] = np.inf
+    return np.asarray(2 * (np.abs(local.normals) @ local.widest_error / squares)[:, None] + TINY)
 
 
 def _falls_all_round(certificate: Certificate, local: Local, multipliers: Array) -> bool:

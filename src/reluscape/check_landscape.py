@@ -141,7 +141,11 @@ def _close(stated: float, computed: float) -> bool:
 def _check_unused(certificate: Certificate) -> None:
     """Fields that only a block's certificate uses are neutral."""
     used = [certificate.multipliers.any(), certificate.slopes.size, certificate.cells.size]
-    used += [len(certificate.exact_theta), len(certificate.exact_multipliers)]
+    used += [
+        len(certificate.sides),
+        len(certificate.exact_theta),
+        len(certificate.exact_multipliers),
+    ]
     require(not any(used), "it fills fields that a claim about all layers does not use")
     minimum = certificate.claim in MINIMA
     require(minimum or certificate.radius == 0, "only minima come with a radius")

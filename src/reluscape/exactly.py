@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from reluscape.arithmetic import Float64, spanned_by_structure
 from reluscape.frozen import FrozenBlock
 from reluscape.landscape import Landscape
 
@@ -74,13 +75,31 @@ def rest_is_zero(
 
 
 def gradient_is_spanned(
-    landscape: Landscape, layer: str, theta: Array, pattern: Bools, active: Indices, rank: int
+    landscape: Landscape,
+    layer: str,
+    at: tuple[Array, Bools, Indices],
+    normals: Array,
+    kept: Bools,
+    gradient: tuple[Array, Array],
 ) -> bool:
-    """Whether some of the active kinks' normals, of this rank, are certain to span the gradient."""
+    """Whether the normals of some active kinks are certain to span the gradient that all span.
+
+    Args:
+        landscape: The landscape.
+        layer: The block's layer.
+        at: Point, pattern and active kinks.
+        normals: The active kinks' normals.
+        kept: Which of them are to span it.
+        gradient: The gradient in float64 and the bounds on its rounding errors.
+    """
+    if kept.all() or spanned_by_structure(normals, kept, *gradient):
+        return True
+    theta, pattern, active = at
+    rank = Float64().rank(normals[kept])
     if rank == len(theta):
         return True
     exact = landscape.loss_name == "l1" and landscape.weight_decay == 0
-    return exact and rest_is_zero(landscape, layer, theta, pattern, active, rank)
+    return exact and rest_is_zero(landscape, layer, theta, pattern, active[kept], rank)
 
 
 def _num_directions(inputs: Array, *, bias: bool) -> int:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reluscape import enclosure
-from reluscape.arithmetic import Float64, Rational, left_inverse_sizes
+from reluscape.arithmetic import Float64, Rational, left_inverse_sizes, split_errors
 from reluscape.certificate import (
     Claim,
     claim_of_slopes,
@@ -282,10 +282,7 @@ class Local:
 
     def _split_error(self, multipliers: Array) -> float:
         """Bound on the rounding error of a sum of normals with these multipliers."""
-        if len(self.active) == 0:
-            return 0.0
-        noise = TOLERANCES.rounding * len(self.active) * float(np.finfo(np.float64).eps)
-        return noise * float(np.linalg.norm(np.abs(multipliers) @ np.abs(self.normals)))
+        return float(np.linalg.norm(split_errors(multipliers, self.normals)))
 
     def claim(
         self, multipliers: Array, scale: float = 1.0, cells: Cells | None = None
@@ -388,7 +385,7 @@ class Local:
         noise = TOLERANCES.rounding * self.block.terms * np.finfo(float).eps
         wide = spread + spread @ np.abs(bends) + noise * np.abs(found).sum(axis=2)
         errors = np.stack([spread, wide], axis=2)
-        exactly = (found == 0) & (errors == 0) & np.array([True, False])  # weights of zero
+        exactly = (found == 0) & (errors == 0) & (cells.weights == 0)[:, :, None]
         left = np.where(exactly | (found > scale * errors), found - scale * errors, -np.inf)
         return np.asarray(left[asked])
 
@@ -400,17 +397,21 @@ class Local:
         spread = np.zeros(weights.shape)
         for pattern in np.unique(weights != 0, axis=0):
             here = np.flatnonzero(((weights != 0) == pattern).all(axis=1))
-            normals = self.normals[pattern]
             for gap, row in zip(gaps[here], weights[here], strict=True):
                 split = 2 * float(np.linalg.norm(self.gradient_error)) + self._split_error(row)
-                if np.linalg.norm(gap) > max(1.0, scale) * split:
+                if not np.linalg.norm(gap) <= max(1.0, scale) * split:
                     return None
-            if not pattern.all() and not gradient_is_spanned(
-                self.landscape, self.layer, self.theta, self.block.vector_of(self.bits),
-                self.active[pattern], Float64().rank(normals),
-            ):  # fmt: skip
+            if not gradient_is_spanned(
+                self.landscape,
+                self.layer,
+                (self.theta, self.block.vector_of(self.bits), self.active),
+                self.normals,
+                pattern,
+                (self.gradient, self.gradient_error),
+            ):
                 return None
-            spread[np.ix_(here, pattern)] = left_inverse_sizes(normals) @ self.gradient_error
+            errors = self.gradient_error + split_errors(weights[here], self.normals)
+            spread[np.ix_(here, pattern)] = errors @ left_inverse_sizes(self.normals[pattern]).T
         return spread
 
     def exact_cells(self, cells: Cells) -> Array | None:

@@ -397,9 +397,19 @@ def _definite(point: Point, sides: Sequence[int]) -> tuple[bool, float]:
 
 
 def write(point: Point, claim: Claim, reason: str, moved: float, **evidence: Any) -> Certificate:
-    """Assemble a block's certificate."""
+    """Assemble a block's certificate.
+
+    Raises:
+        InputError: Gradients or slopes that overflow.
+    """
     landscape = point.block.landscape
-    curvature = evidence.get("curvature")
+    sizes = [np.linalg.norm(part) for part in (point.gradient, point.multipliers, point.rest)]
+    if not np.isfinite(sizes).all():
+        raise InputError(
+            f"the gradient of layer {point.block.layer!r} must be within float64's range; received"
+            " numbers whose squares overflow: rescale the data (--standardise)"
+        )
+    curvature = evidence.get("curvature") if claim == "strict_local_minimum" else None
     slopes, cells = evidence.get("slopes"), evidence.get("cells")
     return Certificate(
         claim=claim,

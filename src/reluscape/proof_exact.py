@@ -252,15 +252,14 @@ def _resting(
     margin, radius = 0.0, 0.0
     if claim in MINIMA:
         radius = local.stationary_radius(multipliers) or 0.0
-        if claim == "strict_local_minimum" or cells is not None:
-            exact = None if cells is None else local.exact_cells(cells)
-            margins = None
-            if cells is not None and exact is not None:
-                margins = local.margins(replace(cells, weights=exact))
-            least = [*floats.ravel(), *(() if margins is None else numbers.floats(margins))]
-            if claim == "strict_local_minimum" and np.isfinite(curvature):
-                least.append(curvature)
-            margin = max(0.0, float(min(least, default=0.0)))
+        exact = None if cells is None else local.exact_cells(cells)
+        margins = None
+        if cells is not None and exact is not None:
+            margins = local.margins(replace(cells, weights=exact))
+        least = [*floats.ravel(), *(() if margins is None else numbers.floats(margins))]
+        if claim == "strict_local_minimum" and np.isfinite(curvature):
+            least.append(curvature)
+        margin = max(0.0, float(min(least, default=0.0)))
     at = _image(point, local, multipliers)
     return write(
         at,

@@ -42,7 +42,7 @@ class Tolerances:
     eigenvalue: float = 16.0
     max_dense: int = 2000
     max_active: int = 10
-    max_leaves: int = 1000
+    max_leaves: int = 100
     interior: float = 1e-7
 
 

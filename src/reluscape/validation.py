@@ -14,6 +14,9 @@ from reluscape.errors import InputError
 
 Floats = NDArray[np.float64]
 
+#: Largest magnitude of data and parameters: beyond, squares of products leave float64's range.
+LARGEST = 1e50
+
 
 def check_theta(theta: ArrayLike, size: int) -> Floats:
     """Return `theta` as a finite float64 vector with `size` entries, or raise InputError."""
@@ -58,6 +61,7 @@ def private_copy(model: nn.Module, device: str) -> nn.Module:
                 f"parameters must be finite; received NaN or infinite values in {name!r}: training"
                 " diverged, use an earlier checkpoint"
             )
+        _check_sizes(parameter.detach().cpu().numpy(), f"parameters in {name!r}")
     return module
 
 
@@ -95,7 +99,17 @@ def check_inputs(inputs: ArrayLike | torch.Tensor, module: nn.Module) -> torch.T
             f"inputs must be finite; received NaN or infinite values, first at sample {bad[0]},"
             f" feature {bad[1]}: remove or impute them"
         )
+    _check_sizes(values, "inputs")
     return torch.from_numpy(values)
+
+
+def _check_sizes(values: NDArray[Any], what: str) -> None:
+    """Refuse numbers whose products would overflow."""
+    largest = float(np.abs(values).max(initial=0.0))
+    if largest > LARGEST:
+        raise InputError(
+            f"{what} must be at most {LARGEST:.0e} in size; received {largest:.3g}: rescale them"
+        )
 
 
 def check_targets(name: str, targets: NDArray[Any], shape: tuple[int, int]) -> NDArray[Any]:
@@ -139,6 +153,7 @@ def check_targets(name: str, targets: NDArray[Any], shape: tuple[int, int]) -> N
             f"targets must be finite; received {int((~np.isfinite(values)).sum())} NaN or infinite"
             " values: remove or impute those samples"
         )
+    _check_sizes(values, "targets")
     return values
 
 
