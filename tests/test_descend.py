@@ -328,3 +328,39 @@ def test_other_losses_are_refused() -> None:
             rs.descend(made.block(0))
     with pytest.raises(InputError, match="needs a Block"):
         rs.descend(made)
+
+
+# --- real data ----------------------------------------------------------------------------------
+
+
+def test_many_exact_fits_at_one_vertex_are_certified() -> None:
+    """Half of the samples lie on one line: hundreds of residuals are zero at the minimum."""
+    rng = np.random.default_rng(0)
+    inputs = rng.integers(-2, 3, (300, 3)).astype(float)
+    targets = inputs @ np.array([[1.0], [2.0], [-1.0]]) + rng.choice(
+        [0.0, 0.0, 1.0, -1.0], (300, 1)
+    )
+    landscape = rs.Landscape(dense((3, 1), seed=0), inputs, targets, loss="l1")
+    start = landscape.block(0)
+    descent = rs.descend(start)
+    check(descent, start)
+    assert descent.status == "strict_minimum"
+    assert len(descent.certificate.active_kinks) > 100
+
+
+def test_beside_a_point_of_too_many_kinks_lies_a_certified_one() -> None:
+    """All but one sample of a zero unit go dead along a flat direction: the same loss, fewer kinks."""
+    rng = np.random.default_rng(51)
+    inputs, targets = rng.uniform(-3, 3, (500, 4)), rng.uniform(-3, 3, (500, 1))
+    model = dense((4, 5, 4, 3, 2, 1), seed=51)
+    draws = np.random.default_rng(51)
+    with torch.no_grad():
+        for place, part in enumerate(p for p in model.modules() if isinstance(p, nn.Linear)):
+            size = 1.0 if place else 20.0
+            for value in part.parameters():
+                value.copy_(torch.from_numpy(draws.uniform(-size, size, tuple(value.shape))))
+    start = rs.Landscape(model, inputs, targets, loss="l1").block(0)
+    descent = rs.descend(start)
+    check(descent, start)
+    assert descent.status == "minimum"
+    assert probed(start, descent.theta) >= -1e-12

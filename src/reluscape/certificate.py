@@ -336,6 +336,8 @@ def unpack_pattern(text: str, count: int) -> Bools:
         raise InputError("pattern must be hexadecimal") from error
     if len(bits) != 8 * ((count + 7) // 8) or bits[count:].any():
         raise InputError(f"pattern must hold {count} bits; received {len(bits)}")
+    if text != np.packbits(bits).tobytes().hex():
+        raise InputError("pattern must be hexadecimal in lower case without spaces")
     return bits[:count].astype(np.bool_)
 
 

@@ -15,7 +15,6 @@ from reluscape.arithmetic import Float64, Rational
 from reluscape.certificate import (
     MINIMA,
     Certificate,
-    pack_pattern,
     unpack_pattern,
     unpack_sides,
 )
@@ -106,7 +105,6 @@ def _picture(
     )
     try:
         pattern = unpack_pattern(certificate.pattern, certificate.num_kinks)
-        require(pack_pattern(pattern) == certificate.pattern, "its pattern is not in lower case")
         if isinstance(numbers, Rational):
             point, multipliers = (
                 numbers.parse(certificate.exact_theta),

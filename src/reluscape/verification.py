@@ -99,6 +99,8 @@ def _check_identity(certificate: Certificate, landscape: Landscape) -> None:
     for name in ("theta", "multipliers", "active_kinks", "direction"):
         value = getattr(certificate, name)
         require(value is None or value.ndim == 1, f"its {name} is not a plain list")
+    given = certificate.multipliers.shape == certificate.active_kinks.shape
+    require(given, "it does not give one multiplier per active kink")
     require(certificate.moved >= 0, "it has moved by a negative distance")
     for name in _NUMBERS:
         value = getattr(certificate, name)

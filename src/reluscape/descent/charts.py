@@ -9,25 +9,19 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 from plotly.subplots import make_subplots
 
+from reluscape.descent.phases import WINDOW, running_mean
+
 if TYPE_CHECKING:
     from reluscape.descent.result import Descent
 
 Floats = NDArray[np.float64]
 
-#: Length of the running mean of step lengths, as published.
-WINDOW = 40
-
-
-def running_mean(values: Floats, window: int = WINDOW) -> Floats:
-    """Mean of the last `window` values at every place, of all so far at the first ones."""
-    sums = np.concatenate([[0.0], np.cumsum(values)])
-    ends = np.arange(1, len(values) + 1)
-    starts = np.maximum(ends - window, 0)
-    return np.asarray((sums[ends] - sums[starts]) / (ends - starts))
-
 
 def path_figure(descent: Descent) -> go.Figure:
-    """Loss above its end, step length with its running mean, and distance to the end, log scales."""
+    """Loss above its end, step length with its running mean, and distance to the end, log scales.
+
+    A dashed line is where the exponential phase ends.
+    """
     titles = ("loss above its end", f"step length, mean of {WINDOW}", "distance to the end")
     figure = make_subplots(3, 1, shared_xaxes=True, subplot_titles=titles, vertical_spacing=0.08)
     pivots = np.arange(1, descent.num_pivots + 1)
@@ -41,6 +35,9 @@ def path_figure(descent: Descent) -> go.Figure:
     places = descent.stride * np.arange(len(distance))
     figure.add_scatter(x=places, y=_positive(distance), name="distance", row=3, col=1)
     figure.update_yaxes(type="log").update_xaxes(title_text="pivot", row=3, col=1)
+    phases = descent.phases()
+    if phases.split < phases.last:
+        figure.add_vline(x=phases.split, line={"dash": "dash", "width": 1})
     return figure.update_layout(showlegend=False, height=720)
 
 

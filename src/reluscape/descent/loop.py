@@ -15,7 +15,9 @@ from importlib.util import find_spec
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from reluscape.adjacent import way_out
 from reluscape.certificate import MINIMA, Certificate
+from reluscape.descent.forecast import forecast_descent
 from reluscape.descent.kernel import (
     GOING,
     STALLED,
@@ -27,6 +29,7 @@ from reluscape.descent.problem import Problem
 from reluscape.descent.result import Descent, Status
 from reluscape.errors import InputError
 from reluscape.landscape import Block
+from reluscape.point import Point
 from reluscape.proof import certify
 from reluscape.tolerances import TOLERANCES
 
@@ -52,6 +55,10 @@ PATIENCE = 50
 SHIFTS = (1e-9, 1e-8, 1e-7)
 #: Rebuilds without progress before the descent is called stalled.
 REBUILDS = 5
+#: Step, relative to the point, after which kinks that were zero have their sides.
+TINY_STEP = 1e-9
+#: Points at which more kinks meet than edges lead out of, left along another direction.
+DETOURS = 5
 #: Weights below this share of the largest are rounding errors of zero.
 SNAP = 1e-12
 #: Largest block that is certified in rationals where float64 is undecided.
@@ -106,12 +113,24 @@ def descend(
             `max_pivots` below one.
     """
     _check(function, rule, max_pivots)
-    start = function.check(theta)
+    start: Floats = function.check(theta)
     problem = Problem.of(function.piecewise)
     path = _Path(problem, start, max_pivots, progress)
-    if problem.size:
-        _follow(problem, path, first=rule == "first_kink", rng=np.random.default_rng(seed))
-    return path.result(function)
+    rng = np.random.default_rng(seed)
+    for _ in range(DETOURS):
+        if problem.size:
+            _follow(problem, path, first=rule == "first_kink", rng=rng)
+        end, certificate = path.end(function)
+        settled = path.status is not None or certificate.claim in MINIMA
+        way = None if settled else _way_out(function, end)
+        if way is None:
+            break
+        if way[1] == 0.0:
+            end, certificate = _aside(function, end, certificate, way[0])
+            break
+        if not path.fall(function, end, way[0]):
+            break
+    return path.result(function, end, certificate)
 
 
 def _check(function: Block, rule: str, max_pivots: int | None) -> None:
@@ -163,6 +182,41 @@ def _polished(block: Block, theta: Floats, active: Indices) -> Floats:
         if part is not None:
             part[zero] = 0.0  # views of `moved`
     return moved if block.loss(moved) <= block.loss(theta) * (1.0 + DRIFT) else theta
+
+
+def _longest_fall(block: Block, theta: Floats, direction: Floats) -> Floats:
+    """The step along a direction up to where, in steps that double, the loss falls no more."""
+    found, step = block.loss(theta), np.zeros_like(direction)
+    length = TINY_STEP * (1.0 + float(np.linalg.norm(theta)))
+    while (loss := block.loss(theta + length * direction)) < found:
+        found, step = loss, length * direction
+        length *= 2.0
+    return step
+
+
+def _way_out(block: Block, theta: Floats) -> tuple[Floats, float] | None:
+    """A direction out of a point where more kinks meet than the edges of a basis show, and its rate."""
+    point = Point.at(block, theta)
+    return None if point.independent or not point.is_stationary else way_out(point)
+
+
+def _aside(
+    block: Block, theta: Floats, certificate: Certificate, direction: Floats
+) -> tuple[Floats, Certificate]:
+    """A point of the same loss, halfway to the next kink along a flat direction, if it is certified."""
+    point = Point.at(block, theta)
+    size = 1.0 + float(np.linalg.norm(theta))
+    pattern = block.pattern(theta + TINY_STEP * size * direction)
+    rates = block.piecewise.rates(pattern, direction)
+    values = block.kinks(theta)
+    ahead = np.where(pattern, rates < 0, rates > 0) & (np.abs(values) > point.bounds)
+    times = -values[ahead] / rates[ahead]
+    moved = theta + direction * min(size, float(times.min(initial=np.inf)) / 2)
+    if block.loss(moved) <= block.loss(theta) * (1.0 + DRIFT):
+        found = certified_end(block, moved)
+        if found.claim in MINIMA:
+            return moved, found
+    return theta, certificate
 
 
 @dataclass(slots=True)
@@ -236,12 +290,28 @@ class _Path:
             self.losses[-1] = self.lowest
         if self.progress is not None:
             share = len(self.lengths) / self.limit if self.limit else 0.0
-            self.progress(f"pivot {len(self.lengths)}, loss {loss:.6g}", share)
+            end = forecast_descent(self.losses).loss
+            told = f"pivot {len(self.lengths)}, loss {loss:.6g}, will end near {end:.4g}"
+            self.progress(told, share)
 
-    def result(self, block: Block) -> Descent:
-        """Certify the end."""
+    def end(self, block: Block) -> tuple[Floats, Certificate]:
+        """The end so far, its active kinks put to zero, and what it is."""
         theta = _polished(block, self.problem.expand(self.best, self.start), self.active)
-        certificate = certified_end(block, theta)
+        return theta, certified_end(block, theta)
+
+    def fall(self, block: Block, theta: Floats, direction: Floats) -> bool:
+        """Go on along a direction along which the loss falls; whether it did."""
+        step = _longest_fall(block, theta, direction)
+        loss = block.loss(theta + step)
+        if not loss < self.lowest:
+            return False
+        self.best = self.problem.reduce(theta + step)
+        length = float(np.linalg.norm(step))
+        self.add(self.best, loss, np.array([length]), np.array([loss]), self.best[None])
+        return True
+
+    def result(self, block: Block, theta: Floats, certificate: Certificate) -> Descent:
+        """The descent with its end."""
         status = self.status or _CLAIMS.get(certificate.claim, Status.undecided)
         if self.status is None and certificate.claim == "not_stationary":
             status = Status.stalled

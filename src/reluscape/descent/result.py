@@ -6,6 +6,7 @@ import json
 import os
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from math import ceil
 from typing import TYPE_CHECKING, Any, Self, cast
 
 import numpy as np
@@ -13,10 +14,14 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from reluscape.certificate import Certificate, fields_from_json, to_json
+from reluscape.descent.forecast import Forecast, forecast_descent
+from reluscape.errors import InputError
 from reluscape.results import Result
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
+
+    from reluscape.descent.phases import Phases
 
 Floats = NDArray[np.float64]
 
@@ -104,6 +109,32 @@ class Descent(Result):
             f" {self.num_pivots} pivots, first vertex after {self.first_vertex}\n"
             f"  {self.status}: {MEANING[Status(self.status)]}"
         )
+
+    def forecast(self, fraction: float) -> Forecast:
+        """The final loss as the first `fraction` of the pivots foretells it (`forecast_descent`).
+
+        Args:
+            fraction: Share of the pivots that may be looked at, between 0 and 1.
+
+        Returns:
+            The forecast from `losses[: ceil(fraction * num_pivots) + 1]` and nothing else; an online
+            `Forecaster` fed with these losses says the same.
+
+        Raises:
+            InputError: `fraction` is not between 0 and 1.
+        """
+        if not 0.0 <= fraction <= 1.0:
+            raise InputError(f"fraction must be between 0 and 1; received {fraction}")
+        return forecast_descent(self.losses[: ceil(fraction * self.num_pivots) + 1])
+
+    def phases(self) -> Phases:
+        """The exponential and the fine-tuning phase, and their rates (`find_phases`)."""
+        from reluscape.descent.phases import find_phases
+
+        kept = np.linalg.norm(self.vertices - self.theta, axis=1)
+        places = self.stride * np.arange(len(kept))
+        distances = np.interp(np.arange(self.num_pivots + 1), places, kept)
+        return find_phases(self.losses, self.step_lengths, distances, self.first_vertex)
 
     def plot(self) -> go.Figure:
         """Loss above its end, step lengths, their running mean and the distance to the end."""
