@@ -29,13 +29,17 @@ from cluster import Cluster  # noqa: E402
 from experiments import trivial  # noqa: E402
 
 GOAL_OVERHEAD = 5e-3
-GOAL_STANDING = 1.0
+GOAL_SHOW = 1.0
 
 MEMORY = """
-import resource, sys
-from experiments import trivial
+import os, resource, sys
 from reluscape import Study
-Study(sys.argv[1]).run(trivial, trials=int(sys.argv[2]))
+def numbers(parameters, seed):
+    return {"a": 1.5, "b": seed % 7, "c": seed % 11 / 3, "d": seed / 2**60, "e": seed / 2**63}
+def told(_, done):
+    if sys.argv[3] == "killed" and done > 0.999:
+        os._exit(0)
+Study(sys.argv[1]).run(numbers, trials=int(sys.argv[2]), progress=told)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 """
 
@@ -83,25 +87,34 @@ def overheads(folder: Path, trials: int) -> list[dict[str, object]]:
     ]
 
 
-def peak(folder: Path, trials: int) -> int:
-    """Peak memory of a process that runs a study, in bytes."""
-    file = folder / f"memory{trials}.sqlite"
-    command = [sys.executable, "-c", MEMORY, str(file), str(trials)]
+def peak(file: Path, trials: int, end: str = "ended") -> int:
+    """Peak memory in bytes of a process that runs a study of five numbers a trial; 0 if killed."""
+    command = [sys.executable, "-c", MEMORY, str(file), str(trials), end]
     paths = {"PYTHONPATH": str(TESTS)}
     told = subprocess.run(
         command, check=True, capture_output=True, text=True, env={**os.environ, **paths}
     )
-    return int(told.stdout)
+    return int(told.stdout or 0)
+
+
+def shown(file: Path) -> float:
+    """Seconds of the whole command `study show`, the median of three."""
+    command = [sys.executable, "-m", "reluscape", "study", "show", str(file)]
+    seconds = []
+    for _ in range(3):
+        start = time.perf_counter()
+        subprocess.run(command, check=True, capture_output=True)
+        seconds.append(time.perf_counter() - start)
+    return sorted(seconds)[1]
 
 
 def sizes(folder: Path, few: int, many: int) -> dict[str, object]:
-    """Memory at two sizes, and the time to answer at the larger one."""
-    memory = {trials: peak(folder, trials) for trials in (few, many)}
-    study = Study(folder / f"memory{many}.sqlite")
-    start = time.perf_counter()
-    study.standing().summary()
-    seconds = time.perf_counter() - start
-    return {"peak_bytes": memory, "standing_seconds": seconds, "trials": many}
+    """Memory at two sizes, and the time of `study show` at the larger, the run ended or killed."""
+    ended, killed = folder / "ended.sqlite", folder / "killed.sqlite"
+    memory = {few: peak(folder / "few.sqlite", few), many: peak(ended, many)}
+    peak(killed, many, "killed")
+    seconds = {"ended": shown(ended), "killed": shown(killed)}
+    return {"peak_bytes": memory, "show_seconds": seconds, "trials": many}
 
 
 def table(rows: list[dict], size: dict) -> str:
@@ -119,10 +132,10 @@ def table(rows: list[dict], size: dict) -> str:
         f"peak memory: {few[1] / 2**20:.0f} MiB at {few[0]} trials, {many[1] / 2**20:.0f} MiB at"
         f" {many[0]}"
     )
-    lines.append(
-        f"standing() at {size['trials']} trials: {size['standing_seconds']:.2f} s"
-        f"  (goal {GOAL_STANDING:g} s)"
-    )
+    lines += [
+        f"study show, {size['trials']} trials, run {end}: {seconds:.2f} s  (goal {GOAL_SHOW:g} s)"
+        for end, seconds in size["show_seconds"].items()
+    ]
     return "\n".join(lines)
 
 

@@ -84,6 +84,21 @@ def test_values_of_every_kind(folder: Path) -> None:
     assert "None" in (folder / "study.html").read_text()
 
 
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_what_experiments_print_does_not_get_into_the_json(folder: Path, jobs: int) -> None:
+    (folder / "loud.py").write_text(
+        "import os\ndef f(parameters, seed):\n    print('hello', flush=True)\n"
+        "    os.write(1, b'from C')\n    return {'x': 1}\n"
+    )
+    command = ["study", "run", "loud:f", "loud.sqlite", "--jobs", str(jobs), "--json"]
+    told = subprocess.run(
+        [sys.executable, "-m", "reluscape", *command], capture_output=True, text=True, check=True
+    )
+    assert json.loads(told.stdout)["done"] == 1
+    assert "hello" in told.stderr
+    assert "from C" in told.stderr
+
+
 def test_resume_and_fork(folder: Path) -> None:
     run()
     assert "10 done" in invoke("study", "resume", "runs.sqlite", "--jobs", 1).stdout
@@ -142,11 +157,14 @@ def test_showing_loads_no_numerical_library(folder: Path) -> None:
         (("run", "leaving:f", "a.sqlite"), "SystemExit: 3"),
         (("run", "own_experiment:walk", "a.sqlite", "--dask", ""), "address of a Dask scheduler"),
         (("run", "own_experiment:walk", "a.sqlite", "--set", "width"), "NAME=VALUE"),
-        (("run", "own_experiment:walk", "a.sqlite", "--set", "width=2,2"), "different"),
+        (("run", "own_experiment:walk", "a.sqlite", "--set", "width=2,3,2"), '{"width": 2} twice'),
         (("run", "own_experiment:walk", "a.sqlite", "--set", "width=2,"), "NAME=VALUE"),
         (("run", "own_experiment:walk", "a.sqlite", "--set", "a=1", "--set", "a=2"), "once"),
         (("run", "own_experiment:walk", "a.sqlite", "--jobs", 0), "jobs"),
         (("run", "own_experiment:walk", "no/../own_experiment.py"), "not a database"),
+        (("run", "own_experiment:walk", "/proc/a.sqlite"), "that can be written"),
+        (("run", "own_experiment:walk", "/dev/null"), "a folder or a device"),
+        (("run", "own_experiment:walk", "no"), "a folder or a device"),
         (("run", "own_experiment:walk", "a.sqlite", "--dask", "tcp://127.0.0.1:1"), "Dask scheduler"),
         (("show", "none.sqlite"), "found none"),
         (("export", "none.sqlite"), "--csv"),

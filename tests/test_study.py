@@ -10,7 +10,8 @@ import sqlite3
 import subprocess
 import sys
 import time
-from contextlib import closing
+from contextlib import closing, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import experiments
@@ -20,6 +21,8 @@ import pytest
 
 from reluscape import Study
 from reluscape.errors import InputError
+from reluscape.study import standing
+from reluscape.study import study as study_module
 from reluscape.study.code import code_version, name_of
 from reluscape.study.trial import Trial, canonical
 
@@ -304,6 +307,33 @@ def test_a_fork_runs_only_what_is_new_and_copies_arrays(path):
     fresh = Study(path.with_name("fresh.sqlite"))
     fresh.run(experiments.short, **plan)
     assert Study(standing.path).digest() == fresh.digest()
+
+
+def test_a_fork_takes_over_from_every_earlier_file_whatever_is_whole(path):
+    """The first file has points 0 and 1, its fork 2 and 3; of one of each the arrays are gone."""
+    ran = []
+
+    def run(*points, trials=2):
+        ran.clear()
+        return Study(path).run(
+            experiments.short, {"point": list(points)}, trials=trials, fork=True,
+            progress=lambda *told: ran.append(told),
+        )  # fmt: skip
+
+    run(0, 1)
+    first_fork = run(2, 3).path
+    assert len(ran) == 4
+    for file in (path, first_fork):
+        next(Path(f"{file}.arrays").iterdir()).unlink()
+    last = run(0, 1, 2, 3, trials=1).path
+    assert last.name == "runs-fork2.sqlite"
+    run(0, 1, 2, 3)  # more trials of the same fork are taken over too
+    assert Study(last).standing().missing == 0
+    fresh = Study(path.with_name("fresh.sqlite"))
+    fresh.run(experiments.short, {"point": [0, 1, 2, 3]}, trials=2)
+    assert Study(last).digest() == fresh.digest()
+    run(0, 1, 2, 3, 4)
+    assert len(ran) == 2
 
 
 def test_changed_code_is_refused_and_forked(path, tmp_path, monkeypatch):
@@ -681,20 +711,69 @@ def test_statistics_are_those_of_numpy(path):
     assert rows[1][1] == (study.records()["seed"] % 2 == 0).sum()
 
 
-def test_a_standing_is_counted_anew_unless_the_last_run_has_ended(path):
-    def stop(*_):
-        raise KeyboardInterrupt
-
+def test_a_standing_is_that_of_all_trials_wherever_the_last_count_ended(path, monkeypatch):
+    """Runs that are cut off before, between and after counts; then with and without the tally."""
+    monkeypatch.setattr(study_module, "COUNTED_EVERY", 7)
     study, points = Study(path), {"what": ["key", "number"]}
-    kept = study.run(experiments.returned, points, trials=2)
-    with pytest.raises(KeyboardInterrupt):
-        study.run(experiments.returned, points, trials=3, progress=stop)
-    assert study.standing().failed == kept.failed + 1
-    ended = study.run(experiments.returned, points, trials=3)
-    assert study.standing() == ended
+    for trials, commits in ((2, 4), (5, 3), (12, 9), (12, 5)):
+        left = [None] * commits
+
+        def stop(*_, left=left):
+            left.pop()
+            if not left:
+                raise KeyboardInterrupt
+
+        with suppress(KeyboardInterrupt):
+            study.run(experiments.returned, points, trials=trials, progress=stop)
+        assert study.standing().failed == len(study.records())
+    ended = study.run(experiments.returned, points, trials=12)
+    assert (ended.failed, [times for _, times in ended.errors]) == (24, [12, 12])
     with closing(sqlite3.connect(path)) as connection, connection:
-        connection.execute("UPDATE study SET value = '' WHERE name = 'conclusion'")
-    assert study.standing() == ended
+        connection.execute("DELETE FROM study WHERE name = 'tally'")
+    assert study.standing() == replace(ended, seconds=pytest.approx(ended.seconds))
+
+
+def test_only_what_came_after_the_last_count_is_read(path, monkeypatch):
+    """A run of 100,000 trials that was killed is to be shown in less than a second."""
+    monkeypatch.setattr(study_module, "COUNTED_EVERY", 10)
+    monkeypatch.setattr(standing, "COUNTED_AT_ONCE", 5)
+    read = []
+    columns = standing._columns
+    monkeypatch.setattr(standing, "_columns", lambda texts: read.append(texts) or columns(texts))
+
+    def stop(_, done):
+        if done == 0.93:
+            read.clear()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Study(path).run(experiments.trivial, trials=100, progress=stop)
+    found = Study(path).standing()
+    assert [len(json.loads(f"[{texts}]")) for texts in read] == [3]
+    x = Study(path).records()["x"]
+    (name, count, *values) = found.statistics[0]
+    assert (name, count) == ("x", 93)
+    np.testing.assert_allclose(values, [x.mean(), x.std(ddof=1), x.min(), x.max()], rtol=1e-12)
+
+
+def test_errors_are_counted_by_kind(path, monkeypatch):
+    """The exception with the first words of its text, whatever numbers or long tails follow."""
+    monkeypatch.setattr(standing, "KINDS", 8)
+
+    def fails(parameters, seed):
+        kind = parameters["kind"]
+        if kind == 0:
+            raise ValueError(f"no luck with {seed}: none at all")
+        if kind == 1:
+            raise OSError("one two three four five six seven eight nine")
+        raise KeyError("abcdefghijkl"[kind])
+
+    found = Study(path).run(fails, {"kind": list(range(12))}, trials=3)
+    assert found.errors[0] == ("KeyError: ...", 12)
+    assert ("ValueError: no luck with ...", 3) in found.errors
+    assert ("OSError: one two three four five six seven eight ...", 3) in found.errors
+    assert found.kinds == 9
+    assert "and 4 more kinds of errors" in found.summary()
 
 
 # ---- size --------------------------------------------------------------------------------------

@@ -96,6 +96,42 @@ def test_a_trial_that_kills_its_workers_is_lost_alone(path, tmp_path, monkeypatc
     assert (standing.done, standing.failed, standing.lost) == (1, 0, 1)
 
 
+def test_short_trials_share_tasks_and_the_lethal_one_among_them_is_lost_alone(
+    path, tmp_path, monkeypatch
+):
+    """The first task has one trial and tells that they are short; the worker dies in the second."""
+    monkeypatch.setattr(execution, "LOSSES", 2)
+    monkeypatch.setattr(execution, "MOMENT", 50.0)  # however busy the machine is
+    monkeypatch.setattr(execution._Cluster, "width", 1)
+    tasks = []
+    submit = execution._Cluster.submit
+    monkeypatch.setattr(
+        execution._Cluster, "submit", lambda *args: tasks.append(args[4:]) or submit(*args)
+    )
+    (tmp_path / "marks").mkdir()
+    points = [{"n": n, "folder": str(tmp_path / "marks")} for n in range(60)]
+    points[20]["deaths"] = 99
+    with Cluster(workers=1, nanny=True, allowed_failures=0) as own:
+        standing = Study(path).run(experiments.lethal, points, dask=own.address)
+    assert (standing.done, standing.failed, standing.lost) == (59, 0, 1)
+    records = Study(path).records().set_index("n")
+    assert records.loc[20, "status"] == "lost"
+    sizes = [len(task) for task in tasks]
+    assert sizes[:2] == [1, 50]
+    assert len(sizes) == 3 + 50 + 1  # the third has the rest; the lethal one is tried twice
+
+
+def test_a_batch_of_trials_that_take_long_after_all_is_broken_off(monkeypatch):
+    monkeypatch.setattr(execution, "LONG", 0.05)
+    code = execution.code_version(experiments.short)
+    trials = [execution.Trial.of('{"seconds": 0.03}', number, 0) for number in range(5)]
+    blob = execution._pickled(experiments.short)
+    assert [outcome.trial for outcome in execution._run(blob, code, *trials)] == trials[:2]
+    waiting = execution._Waiting(iter(trials[4:]), 50)
+    waiting.arrived(trials[:4], execution._run(blob, code, *trials[:4]))
+    assert waiting.batch() == trials[2:3]  # what was left out comes next, and by itself
+
+
 def test_trials_of_one_process_never_run_at_the_same_time(cluster, path):
     study = Study(path)
     study.run(experiments.alone, trials=40, dask=cluster.address)
@@ -169,6 +205,23 @@ def test_what_goes_wrong_with_a_cluster_is_one_clear_error(path, monkeypatch):
     for study in (Study(path), plain):
         study.run(travelling, trials=800)
     assert Study(path).digest() == plain.digest()
+
+
+def test_a_failure_in_leaving_a_cluster_does_not_hide_the_first_one(cluster, path, monkeypatch):
+    from distributed import Client
+
+    close = Client.close
+
+    def stumble(self, *args, **options):
+        close(self, *args, **options)
+        raise RuntimeError("dictionary changed size during iteration")
+
+    def stop(*_):
+        raise AnalysisError("the reason")
+
+    monkeypatch.setattr(Client, "close", stumble)
+    with pytest.raises(AnalysisError, match="the reason"):
+        Study(path).run(experiments.dice, trials=9, dask=cluster.address, progress=stop)
 
 
 def test_without_distributed_the_error_names_the_extra(path, monkeypatch):

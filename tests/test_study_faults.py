@@ -122,6 +122,39 @@ def test_killed_at_20_random_moments_a_study_ends_like_an_uninterrupted_one(path
     assert not list(Path(f"{path}.arrays").glob(".*"))
 
 
+CUT_OFF = """
+import os, signal, sys
+import experiments
+from reluscape import Study
+files = []
+def hook(event, arguments):
+    if event in ("os.link", "os.rename") and "fork1" in str(arguments):
+        files.append(arguments)
+        if len(files) == 10:
+            os.kill(os.getpid(), signal.SIGKILL)
+sys.addaudithook(hook)
+Study(sys.argv[1]).run(experiments.short, {"point": [0, 1, 3]}, trials=20, fork=True)
+"""
+
+
+def test_a_fork_killed_while_it_takes_over_trials_takes_over_all_of_them_next_time(path):
+    Study(path).run(experiments.short, {"point": [0, 3]}, trials=20)
+    cut = subprocess.run(
+        [sys.executable, "-c", CUT_OFF, str(path)], env={**os.environ, "PYTHONPATH": str(HERE)}
+    )
+    assert cut.returncode == -signal.SIGKILL
+    ran = []
+    standing = Study(path).run(
+        experiments.short, {"point": [0, 1, 3]}, trials=20, fork=True,
+        progress=lambda *told: ran.append(told),
+    )  # fmt: skip
+    assert standing.path.name == "runs-fork1.sqlite"
+    assert len(ran) == 20
+    fresh = Study(path.with_name("fresh.sqlite"))
+    fresh.run(experiments.short, {"point": [0, 1, 3]}, trials=20)
+    assert Study(standing.path).digest() == fresh.digest()
+
+
 def test_workers_end_soon_after_their_parent_is_killed(path):
     process = start(path, "wait", {"point": [0, 1, 2], "seconds": 60}, jobs=2)
     for _ in range(3):  # "ready", then the two short trials

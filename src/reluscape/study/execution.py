@@ -4,6 +4,9 @@ Every local worker is an executor of its own (joblib's loky) with one process an
 When a process dies, the trial that it ran is known, and no other trial has to be run again. A trial
 that raises is an outcome, never run again. One whose worker died is run again at the end, alone, so
 that it has all the memory and the blame is certain; after `LOSSES` deaths it is an outcome "lost".
+
+A Dask task costs some milliseconds, so short trials share one. If its worker dies all of them are run
+again alone, and none has the blame yet.
 """
 
 from __future__ import annotations
@@ -18,8 +21,9 @@ import time
 from collections import Counter, deque
 from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import BrokenExecutor, CancelledError, Future
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from functools import lru_cache
+from itertools import islice
 from multiprocessing import resource_tracker
 from queue import Empty, SimpleQueue
 from typing import Any, Protocol
@@ -34,6 +38,10 @@ from reluscape.study.trial import Experiment, Outcome, Trial
 
 #: Deaths of its worker after which a trial counts as lost.
 LOSSES = 3
+
+#: Seconds that trials sent together are to take, and those after which they make room for others.
+MOMENT = 0.05
+LONG = 0.5
 
 #: What a worker keeps to its end.
 _FOREVER = ExitStack()
@@ -52,12 +60,13 @@ class Lost(Exception):
 class Engine(Protocol):
     """What runs trials elsewhere."""
 
-    width: int
+    width: int  #: calls under way
+    together: int  #: trials in a call, at most
 
-    def submit(self, *call: Any) -> Future[Outcome]:
+    def submit(self, *call: Any) -> Future[list[Outcome]]:
         """Start a call."""
 
-    def result(self, future: Future[Outcome]) -> Outcome:
+    def result(self, future: Future[list[Outcome]]) -> list[Outcome]:
         """What a finished call returned; raises `Lost`."""
 
     def check(self) -> None:
@@ -95,37 +104,73 @@ def outcomes(
 
 def _all(engine: Engine, call: tuple[Any, ...], trials: Iterator[Trial]) -> Iterator[Outcome]:
     """Keep the engine busy until every trial has its outcome."""
-    finished: SimpleQueue[Future[Outcome]] = SimpleQueue()
-    under_way: dict[Future[Outcome], Trial] = {}
-    again: deque[Trial] = deque()
-    losses: Counter[Trial] = Counter()
+    finished: SimpleQueue[Future[list[Outcome]]] = SimpleQueue()
+    under_way: dict[Future[list[Outcome]], list[Trial]] = {}
+    waiting = _Waiting(trials, engine.together)
 
-    def start(trial: Trial) -> None:
-        future = engine.submit(*call, trial)
-        under_way[future] = trial
+    def start(batch: list[Trial]) -> None:
+        future = engine.submit(*call, *batch)
+        under_way[future] = batch
         future.add_done_callback(finished.put)
 
     while True:
-        while len(under_way) < engine.width and (trial := next(trials, None)) is not None:
-            start(trial)
-        if not under_way and again:
-            start(again.popleft())
+        while len(under_way) < engine.width and (batch := waiting.batch()):
+            start(batch)
+        if not under_way and (batch := waiting.alone()):
+            start(batch)
         if not under_way:
             return
         future = _next(finished, engine)
-        trial = under_way.pop(future)
+        batch = under_way.pop(future)
         try:
-            yield engine.result(future)
+            arrived = engine.result(future)
         except Lost:
-            losses[trial] += 1
-            if losses[trial] < LOSSES:
-                again.append(trial)
+            yield from waiting.lost(batch)
+        else:
+            waiting.arrived(batch, arrived)
+            yield from arrived
+
+
+class _Waiting:
+    """Trials still to be run, in batches of those that together take a moment."""
+
+    def __init__(self, trials: Iterator[Trial], together: int) -> None:
+        self._trials = trials
+        self._together = together
+        self._returned: deque[Trial] = deque()
+        self._alone: deque[Trial] = deque()
+        self._losses: Counter[Trial] = Counter()
+        self._recent: deque[float] = deque(maxlen=100)
+
+    def batch(self) -> list[Trial]:
+        """The next trials; one until it is known how long they take."""
+        longest = max(self._recent, default=MOMENT)
+        size = max(1, min(self._together, int(MOMENT / (longest + 1e-9))))
+        again = [self._returned.popleft() for _ in range(min(size, len(self._returned)))]
+        return [*again, *islice(self._trials, size - len(again))]
+
+    def alone(self) -> list[Trial]:
+        """One trial whose worker died."""
+        return [self._alone.popleft()] if self._alone else []
+
+    def arrived(self, batch: list[Trial], outcomes: list[Outcome]) -> None:
+        """Learn how long trials take, and take back those that a slow batch did not come to."""
+        self._recent.extend(outcome.seconds for outcome in outcomes)
+        self._returned.extend(batch[len(outcomes) :])
+
+    def lost(self, batch: list[Trial]) -> Iterator[Outcome]:
+        """Put trials back whose worker died, or give up one that was to blame too often."""
+        if len(batch) == 1:
+            self._losses.update(batch)
+        for trial in batch:
+            if self._losses[trial] < LOSSES:
+                self._alone.append(trial)
             else:
                 why = "its worker died (killed, or out of memory)"
                 yield Outcome(trial, "lost", error=f"{why}, each of {LOSSES} times")
 
 
-def _next(finished: SimpleQueue[Future[Outcome]], engine: Engine) -> Future[Outcome]:
+def _next(finished: SimpleQueue[Future[list[Outcome]]], engine: Engine) -> Future[list[Outcome]]:
     """The next finished call, however long it takes, as long as one can come."""
     while True:
         try:
@@ -137,11 +182,18 @@ def _next(finished: SimpleQueue[Future[Outcome]], engine: Engine) -> Future[Outc
 # ---- in a worker -------------------------------------------------------------------------------------
 
 
-def _run(blob: bytes, code: str, trial: Trial) -> Outcome:
-    """Run a trial of a pickled function."""
+def _run(blob: bytes, code: str, *trials: Trial) -> list[Outcome]:
+    """Run trials of a pickled function: the first, and the others as long as that is a short time."""
     if not is_single_threaded():  # setting the limits takes longer than a short trial
         _FOREVER.enter_context(single_threaded())
-    return run_trial(_unpickled(blob, code), trial)
+    function = _unpickled(blob, code)
+    found: list[Outcome] = []
+    start = time.perf_counter()
+    for trial in trials:
+        found.append(run_trial(function, trial))
+        if time.perf_counter() - start > LONG:
+            break
+    return found
 
 
 @lru_cache(maxsize=4)
@@ -182,26 +234,29 @@ def _end_with(parent: int) -> None:
 class _Processes:
     """Local processes."""
 
+    #: So that the trial is known whose process dies.
+    together = 1
+
     def __init__(self, jobs: int) -> None:
         self.width = jobs
         self._idle: list[Any] = []
-        self._busy: dict[Future[Outcome], Any] = {}
+        self._busy: dict[Future[list[Outcome]], Any] = {}
 
-    def submit(self, *call: Any) -> Future[Outcome]:
+    def submit(self, *call: Any) -> Future[list[Outcome]]:
         while True:
             executor = self._idle.pop() if self._idle else self._started()
             try:
                 with _ctrl_c_held():
-                    future: Future[Outcome] = executor.submit(*call)
+                    future: Future[list[Outcome]] = executor.submit(*call)
                     self._busy[future] = executor
                     return future
             except BrokenExecutor:  # it died without a trial
                 executor.shutdown(kill_workers=True)
 
-    def result(self, future: Future[Outcome]) -> Outcome:
+    def result(self, future: Future[list[Outcome]]) -> list[Outcome]:
         executor = self._busy.pop(future)
         try:
-            outcome = future.result()
+            outcomes = future.result()
         except BrokenExecutor as error:
             executor.shutdown(kill_workers=True)
             raise Lost from error
@@ -209,7 +264,7 @@ class _Processes:
             self._idle.append(executor)
             raise
         self._idle.append(executor)
-        return outcome
+        return outcomes
 
     def check(self) -> None:
         """Every death is told by loky itself."""
@@ -244,6 +299,9 @@ class _Cluster:
     #: Trials under way: enough for many workers, few enough that they are sent in a moment.
     width = 500
 
+    #: Trials in a task: enough that its cost is small for each, few enough to arrive as they are done.
+    together = 50
+
     def __init__(self, address: str) -> None:
         try:
             from distributed import Client, KilledWorker
@@ -268,11 +326,11 @@ class _Cluster:
         self._executor = self._client.get_executor(pure=False)
         self._seen = time.monotonic()
 
-    def submit(self, *call: Any) -> Future[Outcome]:
-        future: Future[Outcome] = self._executor.submit(*call)
+    def submit(self, *call: Any) -> Future[list[Outcome]]:
+        future: Future[list[Outcome]] = self._executor.submit(*call)
         return future
 
-    def result(self, future: Future[Outcome]) -> Outcome:
+    def result(self, future: Future[list[Outcome]]) -> list[Outcome]:
         try:
             return future.result()
         except self._lost as error:
@@ -301,8 +359,12 @@ class _Cluster:
             )
 
     def close(self) -> None:
-        self._executor.shutdown(wait=False)
-        self._client.close(timeout=5)
+        # what goes wrong in leaving a scheduler that has gone would hide why we leave: distributed
+        # itself stumbles there, now and then, over futures that end while it reconnects
+        with suppress(Exception):
+            self._executor.shutdown(wait=False)
+        with suppress(Exception):
+            self._client.close(timeout=5)
         self._log.setLevel(self._log_level)
 
     def _gone(self) -> AnalysisError:

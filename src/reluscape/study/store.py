@@ -101,6 +101,8 @@ class Store:
         self.folder = real.with_name(f"{real.name}.arrays")
         with ExitStack() as stack, _explained(path):
             if writable:
+                if real.exists() and not real.is_file():
+                    raise InputError(f"expected a study file; {path} is a folder or a device")
                 real.parent.mkdir(parents=True, exist_ok=True)
                 stack.enter_context(_locked(real))
                 connection = sqlite3.connect(real, timeout=30.0)
@@ -138,8 +140,12 @@ class Store:
             found["function"], found["code"], int(found["seed"]), points, int(found["trials"])
         )
 
-    def write_plan(self, plan: Plan) -> None:
-        """Store a plan, new or with more repetitions than before; a run begins."""
+    def write_plan(self, plan: Plan, earlier: Iterable[Store] = ()) -> None:
+        """Store a plan, new or with more repetitions than before; a run begins.
+
+        The trials of earlier stores that hold for the plan are committed with it: cut off in the midst
+        of taking over, a store is as it was before, and the next run takes over again.
+        """
         with _explained(self.path), self._connection as connection:
             values = {
                 "format": str(FORMAT),
@@ -147,23 +153,25 @@ class Store:
                 "code": plan.code,
                 "seed": str(plan.seed),
                 "trials": str(plan.repetitions),
-                "conclusion": "",  # no longer holds, and comes again when the run has ended
             }
             connection.executemany("INSERT OR REPLACE INTO study VALUES (?, ?)", values.items())
             connection.executemany(
                 "INSERT OR IGNORE INTO points (parameters) VALUES (?)",
                 ((point,) for point in plan.points),
             )
+            for other in earlier:
+                for row in self._lacking(other, plan):
+                    _insert(connection, row)
 
-    def write_conclusion(self, conclusion: dict[str, Any]) -> None:
-        """Store what was counted over all trials at the end of a run."""
+    def write_tally(self, tally: dict[str, Any]) -> None:
+        """Keep what was counted over the trials so far."""
         with _explained(self.path), self._connection as connection:
-            text = json.dumps(conclusion)
-            connection.execute("UPDATE study SET value = ? WHERE name = 'conclusion'", (text,))
+            values = ("tally", json.dumps(tally))
+            connection.execute("INSERT OR REPLACE INTO study VALUES (?, ?)", values)
 
-    def conclusion(self) -> dict[str, Any] | None:
-        """What was counted at the end of the last run; None while one goes on or was cut off."""
-        found = self.query("SELECT value FROM study WHERE name = 'conclusion' AND value != ''")
+    def tally(self) -> dict[str, Any] | None:
+        """What was last counted; None where nothing was, or trials have been deleted since."""
+        found = self.query("SELECT value FROM study WHERE name = 'tally'")
         return json.loads(found[0][0]) if found else None
 
     # ---- trials ------------------------------------------------------------------------------
@@ -189,22 +197,21 @@ class Store:
         """Commit outcomes together, the arrays of each before its row."""
         with _explained(self.path), self._connection as connection:
             for outcome in outcomes:
-                name = self._write_arrays(outcome) if outcome.arrays else None
-                trial, versions = outcome.trial, outcome.environment
-                connection.execute(
-                    "INSERT OR IGNORE INTO environments (versions) VALUES (?)", (versions,)
-                )
-                connection.execute(
-                    "INSERT INTO trials (point, environment, repetition, seed, status, record,"
-                    " arrays, error, seconds, host, code) SELECT points.id, environments.id,"
-                    " ?, ?, ?, ?, ?, ?, ?, ?, ? FROM points, environments"
-                    " WHERE parameters = ? AND versions = ?",
-                    (
-                        trial.repetition, trial.seed, outcome.status, encoded(outcome.record),
-                        name, outcome.error, outcome.seconds, outcome.host, code,
-                        trial.parameters, versions,
-                    ),
-                )  # fmt: skip
+                trial = outcome.trial
+                row = {
+                    "parameters": trial.parameters,
+                    "repetition": trial.repetition,
+                    "seed": trial.seed,
+                    "status": outcome.status,
+                    "record": encoded(outcome.record),
+                    "arrays": self._write_arrays(outcome) if outcome.arrays else None,
+                    "error": outcome.error,
+                    "seconds": outcome.seconds,
+                    "host": outcome.host,
+                    "code": code,
+                    "versions": outcome.environment,
+                }
+                _insert(connection, row)
 
     def forget_unfinished(self) -> None:
         """Delete trials that failed, were lost or lack their arrays, so that they run again."""
@@ -212,21 +219,23 @@ class Store:
         with _explained(self.path), self._connection as connection:
             connection.execute("DELETE FROM trials WHERE status != 'done'")
             connection.executemany("DELETE FROM trials WHERE id = ?", incomplete)
+            connection.execute("DELETE FROM study WHERE name = 'tally'")  # it counts them
 
-    def copy_from(self, other: Store, plan: Plan) -> None:
-        """Take over trials of another store that belong to this plan."""
-        self.add(other.outcomes(plan), plan.code)
+    def _lacking(self, other: Store, plan: Plan) -> Iterator[dict[str, Any]]:
+        """Rows of another store that hold for `plan` and that this one lacks, their arrays with them.
 
-    def outcomes(self, plan: Plan) -> Iterator[Outcome]:
-        """The trials that hold for `plan`."""
-        wanted = set(plan.points)
-        for row in self.rows():
-            trial = Trial.of(row["parameters"], row["repetition"], plan.seed)
-            if trial.parameters in wanted and (trial.seed, plan.code) == (row["seed"], row["code"]):
-                yield Outcome(
-                    trial, row["status"], decoded(row["record"]), self.arrays(row["arrays"]),
-                    row["error"], row["seconds"], row["host"], row["versions"],
-                )  # fmt: skip
+        A row whose file of arrays is gone is left out: its trial runs again.
+        """
+        known = "SELECT parameters, repetition FROM trials JOIN points ON points.id = point"
+        wanted, here = set(plan.points), set(self.query(known))
+        for row in other.rows():
+            key = (row["parameters"], row["repetition"])
+            if key[0] not in wanted or key in here or row["code"] != plan.code:
+                continue
+            name = row["arrays"]
+            holds = Trial.of(*key, plan.seed).seed == row["seed"]
+            if holds and (name is None or _take(other.folder / name, self.folder / name)):
+                yield row
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """All trials, by parameters and repetition."""
@@ -289,6 +298,18 @@ class Store:
             path.unlink(missing_ok=True)
 
 
+def _insert(connection: sqlite3.Connection, row: dict[str, Any]) -> None:
+    """Write a trial's row; its parameters are among the points already."""
+    connection.execute("INSERT OR IGNORE INTO environments (versions) VALUES (:versions)", row)
+    connection.execute(
+        "INSERT INTO trials (point, environment, repetition, seed, status, record, arrays, error,"
+        " seconds, host, code) SELECT points.id, environments.id, :repetition, :seed, :status,"
+        " :record, :arrays, :error, :seconds, :host, :code FROM points, environments"
+        " WHERE parameters = :parameters AND versions = :versions",
+        row,
+    )
+
+
 def encoded(record: Record) -> str:
     """A record as JSON; what JSON has no numbers for, as text."""
     plain = {
@@ -302,6 +323,19 @@ def decoded(text: str) -> Record:
     """Inverse of `encoded`."""
     found = json.loads(text)
     return {k: float(v) if isinstance(v, str) else v for k, v in found.items()}
+
+
+def _take(source: Path, target: Path) -> bool:
+    """Give a file of arrays, which is never changed, a second name; whether there is such a file."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        target.unlink(missing_ok=True)  # left by a run that was cut off before its rows
+        target.hardlink_to(source)
+    except FileNotFoundError:
+        return False
+    except OSError:  # another file system, or one without links
+        _write_through(target, source.read_bytes())
+    return True
 
 
 def _write_through(target: Path, content: bytes) -> None:
@@ -343,6 +377,10 @@ def _locked(path: Path) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout as error:
+        if not os.path.lexists(lock.lock_file):  # not even made, as in /proc
+            raise InputError(
+                f"no file can be made at {path}: give a folder that can be written"
+            ) from error
         raise InputError(
             f"another process is running the study {path}: wait for it, or stop it and run the same"
             " command again"

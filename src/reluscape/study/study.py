@@ -5,16 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import replace
-from itertools import product
+from itertools import product, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reluscape.errors import InputError
 from reluscape.study.code import code_version, load_function, name_of
-from reluscape.study.standing import Standing, conclude, standing_of
+from reluscape.study.standing import COUNTED_EVERY, Standing, count, standing_of
 from reluscape.study.store import COLUMNS, NoPlanError, Plan, Store, decoded
 from reluscape.study.trial import Experiment, Parameters, canonical
 
@@ -82,7 +83,8 @@ class Study:
                 core). A trial whose process dies is run again, three times in all.
             dask: Address of a Dask scheduler, instead of local processes; needs `[dask]`.
             fork: Where parameters, seed or code differ from the file's: go on in a new file beside it
-                (its path is in the result), which takes over the trials that are still valid.
+                (its path is in the result), which takes over the trials that are still valid from it
+                and from earlier forks; all of them or, cut off, none, and then the next time.
             retry: Run failed and lost trials again, and those whose file of arrays is gone.
             progress: Told what is being done and the fraction done.
 
@@ -92,9 +94,9 @@ class Study:
             nothing tells the two apart. In another process it is the trial's own failure.
 
         Cost:
-            A millisecond per trial beside the experiment, about five with Dask (`benchmarks/study.py`
-            measures it), and some 16 for the file of a trial that has arrays. Memory does not grow with
-            trials.
+            One or two milliseconds per trial beside the experiment, with Dask too, where short trials
+            share a task (long ones cost it about five; `benchmarks/study.py` measures this), and some 16
+            for the file of a trial that has arrays. Memory does not grow with trials.
 
         Raises:
             InputError: Other parameters, seed or code than the file's without `fork` (the code is the
@@ -115,7 +117,7 @@ class Study:
                 store.forget_unfinished()
             store.sweep()
             _fill(store, plan, function, jobs=jobs, dask=dask, progress=progress)
-            return conclude(store)
+            return standing_of(store)
 
     def forked(
         self,
@@ -153,7 +155,7 @@ class Study:
         raise AssertionError("unreachable")
 
     def _begin(self, store: Store, plan: Plan) -> None:
-        """Write the plan; a new fork then takes over what is valid of the file it comes from."""
+        """Write the plan; a fork takes over what is valid of the files that it comes from."""
         known = store.plan()
         if known is not None:
             if why := known.difference(plan):
@@ -163,12 +165,15 @@ class Study:
                     " another name"
                 )
             plan = replace(plan, repetitions=max(plan.repetitions, known.repetitions))
-        store.write_plan(plan)
-        if known is None and store.path != self.path:
-            with Store(self.path, writable=False) as before:
-                origin = before.plan()
-                if origin is not None and origin.function == plan.function:
-                    store.copy_from(before, plan)
+        with ExitStack() as opened:
+            # a fork that goes on unchanged has taken over already
+            forks = _forks(self.path) if plan != known else iter(())
+            earlier = [
+                opened.enter_context(Store(path, writable=False))
+                for path in takewhile(lambda path: path != store.path, forks)
+            ]
+            same = [o for o in earlier if (held := o.plan()) and held.function == plan.function]
+            store.write_plan(plan, reversed(same))  # the newest file gives first
 
     # ---- reading -----------------------------------------------------------------------------
 
@@ -265,15 +270,26 @@ def _plan(
     points = {} if points is None else points
     listed = _grid(points) if isinstance(points, Mapping) else list(points)
     texts = [canonical(point) for point in listed]
-    if not texts or len(set(texts)) < len(texts):
-        raise InputError("points must be different parameter mappings, at least one")
+    if not texts:
+        raise InputError("expected at least one mapping of parameters; received none")
+    if twice := _repeated(texts):
+        raise InputError(f"points must be different parameter mappings; received {twice} twice")
     return Plan(name_of(function), code_version(function), seed, tuple(texts), trials)
 
 
 def _grid(points: Parameters) -> list[dict[str, Any]]:
     """Every combination of the values that are lists."""
     axes = [value if isinstance(value, list | tuple) else [value] for value in points.values()]
+    for name, values in zip(points, axes, strict=True):
+        if twice := _repeated([canonical({name: value}) for value in values]):
+            raise InputError(f"expected different values of a parameter; received {twice} twice")
     return [dict(zip(points, values, strict=True)) for values in product(*axes)]
+
+
+def _repeated(texts: list[str]) -> str:
+    """The commonest text, if it is there more than once."""
+    commonest = Counter(texts).most_common(1)
+    return commonest[0][0] if commonest and commonest[0][1] > 1 else ""
 
 
 def _workers(jobs: int) -> int:
@@ -308,6 +324,7 @@ def _fill(
 
     waiting, trials = store.waiting(plan)
     done = total - waiting
+    count(store)
     if waiting == 0:
         return
     # closed at once after an error, so that no worker goes on
@@ -315,5 +332,8 @@ def _fill(
         for outcome in arriving:
             store.add([outcome], plan.code)
             done += 1
+            if done % COUNTED_EVERY == 0:
+                count(store)
             if progress is not None:
                 progress(f"trial {done} of {total}", done / total)
+    count(store)
