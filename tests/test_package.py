@@ -22,8 +22,11 @@ PUBLIC = [
     "Chord",
     "Descent",
     "Facets",
+    "Forecast",
+    "Forecaster",
     "InputError",
     "Landscape",
+    "Phases",
     "Polish",
     "ReluscapeError",
     "Study",
@@ -31,6 +34,7 @@ PUBLIC = [
     "Verification",
     "certify",
     "descend",
+    "forecast_losses",
     "polish",
     "verify",
 ]
@@ -89,7 +93,7 @@ def test_the_tree_of_errors():
     assert not issubclass(AnalysisError, InputError)
 
 
-@pytest.mark.parametrize("name", ["landscape", "proof"])
+@pytest.mark.parametrize("name", ["landscape", "proof", "descent.forecast"])
 def test_examples_in_docstrings_run(name):
     module = importlib.import_module(f"reluscape.{name}")
     outcome = doctest.testmod(module)

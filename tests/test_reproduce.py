@@ -95,6 +95,25 @@ def test_table_and_page_state_every_comparison(papers: dict[str, Paper], tmp_pat
     assert f"--csv {study.with_suffix('.csv')}" in page
 
 
+def test_one_draw_is_too_few_to_disagree(papers: dict[str, Paper], tmp_path: Path) -> None:
+    mine = papers["mine"]
+
+    def one_draw(study: Study) -> tuple[Comparison, ...]:
+        near, far = compared(study)
+        return replace(near, low=near.ours, high=near.ours), replace(
+            far, low=far.ours, high=far.ours
+        )
+
+    papers["mine"] = replace(mine, experiments=(replace(mine.experiments[0], compare=one_draw),))
+    result = reproduce.reproduce("mine", tmp_path)
+    first, second = result.comparisons[0]
+    assert [reproduce.row_of(row)[4] for row in (first, second)] == ["yes", "too few runs"]
+    told = "1 of 2 published numbers agree with ours; too few runs to tell of 1."
+    assert told in result.report.read_text()
+    with result.table.open(newline="") as file:
+        assert [row["agrees"] for row in csv.DictReader(file)] == ["True", ""]
+
+
 def test_every_size_has_its_own_study(papers: dict[str, Paper], tmp_path: Path) -> None:
     sizes = [("smoke", None), ("small", None), ("smoke", 5), ("small", 5), ("small", 6)]
     paths = set()
@@ -164,7 +183,7 @@ def test_ctrl_c_leaves_a_page_of_what_was_done(papers: dict[str, Paper], tmp_pat
 @pytest.mark.parametrize(
     ("name", "options", "expected"),
     [
-        ("nobody", {}, "expected one of the papers milne"),
+        ("nobody", {}, "expected one of the papers hinz, milne"),
         ("milne", {"scale": "huge"}, "scale must be one of smoke, small, paper"),
         ("milne", {"trials": 0}, "trials must be at least 1"),
         ("milne", {"jobs": 0}, "jobs must be at least 1"),
@@ -233,6 +252,9 @@ def test_page_in_a_browser(browser: Any, tmp_path: Path) -> None:
             assert plot.query_selector(".trace") is not None
         assert len(page.query_selector_all(".plot")) == 2
         assert_nothing_overflows(page, width)
+        for column in ("agrees?", "95 % interval"):
+            box = page.get_by_role("columnheader", name=column).bounding_box()
+            assert box["x"] + box["width"] <= width, column
     assert set(requests) == {result.report.as_uri()}
     assert troubles == []
     page.close()

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import html
 import json
+import os
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -23,6 +26,7 @@ __all__ = ["reproduce", "study"]
 class PaperName(StrEnum):
     """The papers that can be reproduced; a test keeps them equal to the library's."""
 
+    hinz = "hinz"
     milne = "milne"
 
 
@@ -75,10 +79,11 @@ def reproduce(
     The same command goes on where an interrupted one stopped. Ctrl-C leaves a table of what was done.
     """
     from reluscape.progress import shown
+    from reluscape.reproduce import agreement
     from reluscape.reproduce import reproduce as run
 
     ctx.obj.append(f"finished trials in {out}; the same command goes on")
-    with shown() as progress:
+    with shown() as progress, _stdout_for_json(as_json):
         result = run(
             paper.value,
             out,
@@ -94,7 +99,7 @@ def reproduce(
         rows = [
             {
                 "quantity": row.quantity, "unit": row.unit, "published": row.published,
-                "ours": row.ours, "interval": [row.low, row.high], "agrees": row.agrees,
+                "ours": row.ours, "interval": [row.low, row.high], "agrees": agreement(row),
                 "runs": row.trials,
             }
             for rows in result.comparisons for row in rows
@@ -156,7 +161,7 @@ def run(
     points = _parameters(values or [])
     _make_folder_importable()
     ctx.obj.append(f"finished trials in {file}; the same command goes on")
-    with shown() as progress:
+    with shown() as progress, _stdout_for_json(as_json):
         standing = Study(file).run(
             load_function(function),
             points,
@@ -187,7 +192,7 @@ def resume(
 
     _make_folder_importable()
     ctx.obj.append(f"finished trials in {file}; the same command goes on")
-    with shown() as progress:
+    with shown() as progress, _stdout_for_json(as_json):
         standing = Study(file).resume(
             jobs=jobs, dask=dask, fork=fork, retry=retry, progress=progress
         )
@@ -243,6 +248,23 @@ def plot(
     page = _PAGE.format(title=html.escape(file.name), figure=figure)
     write_then_rename(out, lambda path: path.write_text(page, encoding="utf-8"))
     typer.echo(f"written: {out}")
+
+
+@contextmanager
+def _stdout_for_json(as_json: bool) -> Iterator[None]:
+    """Send what experiments print to stderr, in their processes too, if stdout is to hold only JSON."""
+    if not as_json:
+        yield
+        return
+    sys.stdout.flush()
+    stdout = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        os.dup2(stdout, 1)
+        os.close(stdout)
 
 
 def _make_folder_importable() -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binomtest, bootstrap
+from scipy.stats import binom, binomtest, bootstrap
 
 Floats = NDArray[np.float64]
 
@@ -52,6 +52,20 @@ def mean_interval(values: Floats, *, seed: int = 0) -> tuple[float, float, float
         return bootstrap_interval(values, np.mean, seed=seed)
     mean, half = float(values.mean()), Z95 * float(values.std(ddof=1)) / len(values) ** 0.5
     return mean, mean - half, mean + half
+
+
+def median_interval(values: Floats, *, level: float = 0.95) -> tuple[float, float, float]:
+    """Median with its interval between order statistics: exact whatever the distribution.
+
+    Returns:
+        (median, low, high); from the least to the largest value where there are too few for the level
+        (fewer than six for 95 %), NaN for none.
+    """
+    if not len(values):
+        return float("nan"), float("nan"), float("nan")
+    ranked, count = np.sort(values), len(values)
+    below = max(int(binom.ppf((1.0 - level) / 2.0, count, 0.5)) - 1, 0)
+    return float(np.median(values)), float(ranked[below]), float(ranked[count - 1 - below])
 
 
 def wilson_interval(

@@ -8,6 +8,7 @@ import os
 import re
 import shlex
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,16 +18,23 @@ from reluscape.errors import InputError
 from reluscape.papers.paper import SCALES, Comparison, Experiment, Paper, Scale
 from reluscape.report.page import fill
 from reluscape.report.section import Cell, Figure, Section, Table
-from reluscape.report.wording import number
+from reluscape.report.wording import NONE, number
 from reluscape.results import write_then_rename
 from reluscape.study import Standing, Study
+from reluscape.study.store import NoPlanError
 
 Progress = Callable[[str, float], None]
 
 #: Papers with a file in `reluscape.papers`.
-PAPERS = ("milne",)
+PAPERS = ("hinz", "milne")
 
 COLUMNS = ("quantity", "published", "ours", "95 % interval", "agrees?", "runs")
+
+#: Columns in their order on the page: on a phone only the first three are in sight at once.
+ON_PAGE = (0, 4, 3, 2, 1, 5)
+
+#: Columns of numbers.
+NUMERIC = (1, 2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,10 +122,10 @@ def reproduce(
         except KeyboardInterrupt:
             if fork:
                 study = study.forked(experiment.function, points, seed=seed)
-            if not study.path.is_file():
-                raise
-            standings.append(study.standing())
-            break
+            with suppress(NoPlanError):  # none is stored yet: nothing to tell of
+                standings.append(study.standing())
+                break
+            raise
     return _written(paper, scale, seed, tuple(standings), folder)
 
 
@@ -183,25 +191,20 @@ def _section(
     """One experiment on the page."""
     figures = experiment.figures(study) if rows else ()
     table = study.path.with_suffix(".csv")
-    agreeing = sum(row.agrees for row in rows)
-    verdict = (
-        f"{agreeing} of {len(rows)} published numbers agree with ours."
-        if rows
-        else "No trial has a record yet."
-    )
+    columns = tuple(COLUMNS[column] for column in ON_PAGE)
     cells = tuple(
-        tuple(Cell(text, numeric=column in (1, 2)) for column, text in enumerate(row_of(row)))
+        tuple(Cell(row_of(row)[column], numeric=column in NUMERIC) for column in ON_PAGE)
         for row in rows
     )
     return Section(
         key=f"{paper.key}-{experiment.key}",
         title=experiment.title,
-        verdict=verdict,
+        verdict=_verdict(rows),
         remarks=tuple(_notes(rows)),
         figures=tuple(
             Figure(f.key, f"{f.caption} Published: {f.published}", f.figure) for f in figures
         ),
-        tables=(Table("Published and ours", COLUMNS, cells),) if rows else (),
+        tables=(Table("Published and ours", columns, cells),) if rows else (),
         method=experiment.protocol,
         check=(
             f"{standing.done} of {standing.planned} trials are done, {standing.failed + standing.lost}"
@@ -215,15 +218,36 @@ def _section(
     )
 
 
+def _verdict(rows: tuple[Comparison, ...]) -> str:
+    """How many published numbers agree with ours."""
+    if not rows:
+        return "No trial has a record yet."
+    published = [agreement(row) for row in rows if row.published is not None]
+    if not published:
+        return "No numbers are published; the table holds ours."
+    told = f"{published.count(True)} of {len(published)} published numbers agree with ours"
+    untold = published.count(None)
+    return f"{told}; too few runs to tell of {untold}." if untold else f"{told}."
+
+
+def agreement(row: Comparison) -> bool | None:
+    """Whether ours agrees with what is published; None without either, or with too few runs to tell.
+
+    One draw has no interval. A difference beyond it says nothing then, least of all disagreement.
+    """
+    return None if row.low == row.high and not row.agrees else row.agrees
+
+
 def row_of(row: Comparison) -> tuple[str, ...]:
     """A comparison as the texts of a table's row."""
     unit = f" {row.unit}" if row.unit else ""
+    untold = NONE if row.published is None else "too few runs"
     return (
         row.quantity,
-        f"{number(row.published)}{unit}",
+        NONE if row.published is None else f"{number(row.published)}{unit}",
         f"{number(row.ours)}{unit}",
         f"{number(row.low)} to {number(row.high)}",
-        "yes" if row.agrees else "no",
+        {True: "yes", False: "no", None: untold}[agreement(row)],
         f"{row.trials}",
     )
 
@@ -250,4 +274,4 @@ def _write_csv(path: Path, result: Reproduction) -> None:
         for experiment, rows in zip(begun, result.comparisons, strict=True):
             for row in rows:
                 values = [getattr(row, field) for field in fields]
-                writer.writerow([experiment.key, *values, row.agrees, row.trials, row.note])
+                writer.writerow([experiment.key, *values, agreement(row), row.trials, row.note])

@@ -25,7 +25,7 @@ class Comparison:
 
     Attributes:
         quantity: What it is.
-        published: The published value.
+        published: The published value; None where the paper gives none.
         published_error: Standard error of the published value, from its own sampling; 0 if unknown.
         ours: Our value.
         low: Lower end of our 95 % interval.
@@ -36,7 +36,7 @@ class Comparison:
     """
 
     quantity: str
-    published: float
+    published: float | None
     published_error: float
     ours: float
     low: float
@@ -46,11 +46,13 @@ class Comparison:
     note: str = ""
 
     @property
-    def agrees(self) -> bool:
+    def agrees(self) -> bool | None:
         """Whether the difference is within 1.96 standard errors, both samplings counted.
 
-        False where ours has no interval (too few trials).
+        False where ours has no interval (too few trials), None where nothing is published.
         """
+        if self.published is None:
+            return None
         error = np.hypot((self.high - self.low) / (2 * Z95), self.published_error)
         return bool(abs(self.ours - self.published) <= Z95 * error)
 
