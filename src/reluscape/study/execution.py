@@ -186,7 +186,8 @@ def _run(blob: bytes, code: str, *trials: Trial) -> list[Outcome]:
     """Run trials of a pickled function: the first, and the others as long as that is a short time."""
     if not is_single_threaded():  # setting the limits takes longer than a short trial
         _FOREVER.enter_context(single_threaded())
-    function = _unpickled(blob, code)
+    with _LOADING:
+        function = _unpickled(blob, code)
     found: list[Outcome] = []
     start = time.perf_counter()
     for trial in trials:
@@ -194,6 +195,10 @@ def _run(blob: bytes, code: str, *trials: Trial) -> list[Outcome]:
         if time.perf_counter() - start > LONG:
             break
     return found
+
+
+#: Python 3.11 cannot parse in several threads at once, which a Dask worker has.
+_LOADING = threading.Lock()
 
 
 @lru_cache(maxsize=4)
