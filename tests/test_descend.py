@@ -349,7 +349,7 @@ def test_many_exact_fits_at_one_vertex_are_certified() -> None:
 
 
 def test_beside_a_point_of_too_many_kinks_lies_a_certified_one() -> None:
-    """All but one sample of a zero unit go dead along a flat direction: the same loss, fewer kinks."""
+    """Kinks leave zero along a flat direction: the same loss, and few enough are left to certify."""
     rng = np.random.default_rng(51)
     inputs, targets = rng.uniform(-3, 3, (500, 4)), rng.uniform(-3, 3, (500, 1))
     model = dense((4, 5, 4, 3, 2, 1), seed=51)

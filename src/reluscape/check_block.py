@@ -18,10 +18,11 @@ from reluscape.certificate import (
     unpack_pattern,
     unpack_sides,
 )
+from reluscape.dependent import Cells, exact_cells, falls_in_all_patterns, margins
 from reluscape.enclosure import NEGLIGIBLE
 from reluscape.errors import InputError
 from reluscape.landscape import Landscape
-from reluscape.local import Cells, Local
+from reluscape.local import Local
 from reluscape.tolerances import TOLERANCES
 
 Floats = NDArray[np.float64]
@@ -224,11 +225,11 @@ def _cells(certificate: Certificate) -> Cells | None:
 
 def _least_margin(cells: Cells, local: Local, scale: float) -> float:
     """The least margin of the weights in all parts, past some rounding errors."""
-    weights = local.exact_cells(cells) if local.numbers.exact else cells.weights
-    margins = None if weights is None else local.margins(Cells(cells.sides, weights), scale)
-    require(margins is not None, "its weights do not write the gradient")
-    assert margins is not None
-    return float(local.numbers.floats(margins).min())
+    weights = exact_cells(local, cells) if local.numbers.exact else cells.weights
+    found = None if weights is None else margins(local, Cells(cells.sides, weights), scale)
+    require(found is not None, "its weights do not write the gradient")
+    assert found is not None
+    return float(local.numbers.floats(found).min())
 
 
 def _check_slopes(
@@ -268,7 +269,7 @@ def _falls_all_round(certificate: Certificate, local: Local, multipliers: Array)
     rest = local.rest(multipliers)
     if not numbers.exact and np.linalg.norm(rest) > 2 * local.rest_error(multipliers):
         return False
-    return local.falls_in_all_patterns(numbers.array(certificate.direction))
+    return falls_in_all_patterns(local, numbers.array(certificate.direction))
 
 
 def _check_direction(certificate: Certificate, local: Local, multipliers: Array) -> None:

@@ -6,7 +6,7 @@ arithmetic (`piecewise.py`), so a float64 certificate is computed twice by unrel
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations, product
 from typing import Any
@@ -19,11 +19,11 @@ from reluscape.arithmetic import Float64, Rational, left_inverse_sizes, split_er
 from reluscape.certificate import (
     Claim,
     claim_of_slopes,
-    cover_all,
     sign,
     strictly_curved,
 )
-from reluscape.exactly import gradient_is_spanned, rest_is_zero
+from reluscape.dependent import Cells, claim_of_cells
+from reluscape.exactly import rest_is_zero
 from reluscape.frozen import FrozenBlock, Rows
 from reluscape.integers import kinks_meet, outputs_span_at_most
 from reluscape.landscape import Landscape
@@ -41,14 +41,6 @@ Bools = NDArray[np.bool_]
 Indices = NDArray[np.intp]
 
 _NO_SLOPES = np.empty((0, 2))
-
-
-@dataclass(frozen=True, slots=True)
-class Cells:
-    """Parts of the directions with the weights that show a minimum (`Certificate.cells`, `.sides`)."""
-
-    sides: NDArray[np.int8]
-    weights: Array
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,9 +213,9 @@ class Local:
                 if not normal.astype(bool).any():
                     continue
                 flips = [*before, switches[k]]
-                across, square = self._flipped(sample, flips), normal @ normal
-                change = self._sample_gradient(across, sample, flips)
-                change = change - self._sample_gradient(base, sample, before)
+                across, square = self.flipped(sample, flips), normal @ normal
+                change = self.sample_gradient(across, sample, flips)
+                change = change - self.sample_gradient(base, sample, before)
                 jumps[k] = normal @ change / square
                 bent = across.jacobians[0, switches[mine]] - base.jacobians[0, switches[mine]]
                 bends[mine, k] = bent @ normal / square
@@ -234,7 +226,7 @@ class Local:
         above = others[others < switch][: TOLERANCES.max_active]
         for count in range(len(above) + 1):
             for flips in combinations(above.tolist(), count):
-                part = self._flipped(sample, flips)
+                part = self.flipped(sample, flips)
                 if part.jacobians[0, switch].astype(bool).any():
                     return list(flips), part
         return [], part
@@ -256,15 +248,15 @@ class Local:
         smooth = self.gradient - self.block.weight_decay * self.theta
         total = total + smooth @ direction
         for sample in np.unique(samples):
-            base = self._flipped(sample, [])
+            base = self.flipped(sample, [])
             rate = self.block.rate_of(direction, int(sample))
             flips: list[int] = []
             for switch in sorted(switches[samples == sample]):
-                if self._flipped(sample, flips).jacobians[0, switch] @ rate > 0:
+                if self.flipped(sample, flips).jacobians[0, switch] @ rate > 0:
                     flips.append(int(switch))
             if flips:
-                across = self._flipped(sample, flips)
-                change = self._sample_gradient(across, sample, flips) - self._sample_gradient(
+                across = self.flipped(sample, flips)
+                change = self.sample_gradient(across, sample, flips) - self.sample_gradient(
                     base, sample, []
                 )
                 total = total + change @ rate
@@ -278,9 +270,9 @@ class Local:
 
     def rest_error(self, multipliers: Array) -> float:
         """Bound on the rounding error of `||rest||` in float64."""
-        return float(np.linalg.norm(self.gradient_error)) + self._split_error(multipliers)
+        return float(np.linalg.norm(self.gradient_error)) + self.split_error(multipliers)
 
-    def _split_error(self, multipliers: Array) -> float:
+    def split_error(self, multipliers: Array) -> float:
         """Bound on the rounding error of a sum of normals with these multipliers."""
         return float(np.linalg.norm(split_errors(multipliers, self.normals)))
 
@@ -322,7 +314,7 @@ class Local:
     ) -> tuple[Claim, float, Array]:
         """The claim where the rest vanishes: by slopes, or by cells where the normals are dependent."""
         if not self.numbers.independent(self.normals):
-            claim, curvature = self._claim_of_cells(multipliers, scale, cells)
+            claim, curvature = claim_of_cells(self, multipliers, scale, cells)
             return claim, curvature, _NO_SLOPES
         slopes = self.slopes(multipliers)
         errors = self.slope_errors(multipliers) * (1 if self.numbers.exact else scale)
@@ -342,121 +334,7 @@ class Local:
         strict, curvature = self._strictness(signs)
         return claim_of_slopes(signs, strict=strict, constant=False), curvature, slopes
 
-    def _claim_of_cells(
-        self, multipliers: Array, scale: float, cells: Cells | None
-    ) -> tuple[Claim, float]:
-        """The claim where the active normals are dependent, and the curvature it uses."""
-        if cells is None or not cover_all(cells.sides):
-            return "undecided", float("nan")
-        if not (self.numbers.exact or self.stationary_radius(multipliers) is not None):
-            return "undecided", float("nan")
-        if self.numbers.exact:
-            corrected = self.exact_cells(cells)
-            near = 1e-9 * (1.0 + np.abs(cells.weights))
-            if (
-                corrected is None
-                or (np.abs(self.numbers.floats(corrected) - cells.weights) > near).any()
-            ):
-                return "undecided", float("nan")
-            cells = Cells(cells.sides, corrected)
-        margins = self.margins(cells, scale)
-        if margins is None or not (margins >= 0).all():
-            return "undecided", float("nan")
-        if not (margins > 0).all():
-            return "local_minimum", float("nan")
-        strict, curvature = self._strict_all_round()
-        return ("strict_local_minimum" if strict else "local_minimum"), curvature
-
-    def margins(self, cells: Cells, scale: float = 1.0) -> Array | None:
-        """What the weights leave to their bounds in all parts, past `scale` rounding errors, as a list.
-
-        None where weights do not write the gradient. In float64 a margin of zero that may be a rounded
-        one counts as negative.
-        """
-        jumps, bends = self.jumps_and_bends()
-        gaps = self.gradient + cells.weights @ self.normals
-        found = np.stack([cells.weights, jumps + cells.weights @ bends - cells.weights], axis=2)
-        asked = np.stack([cells.sides <= 0, cells.sides >= 0], axis=2)
-        if self.numbers.exact:
-            return None if any(bool(entry != 0) for entry in gaps.ravel()) else found[asked]
-        spread = self._spread(cells.weights, gaps, scale)
-        if spread is None:
-            return None
-        noise = TOLERANCES.rounding * self.block.terms * np.finfo(float).eps
-        wide = spread + spread @ np.abs(bends) + noise * np.abs(found).sum(axis=2)
-        errors = np.stack([spread, wide], axis=2)
-        exactly = (found == 0) & (errors == 0) & (cells.weights == 0)[:, :, None]
-        left = np.where(exactly | (found > scale * errors), found - scale * errors, -np.inf)
-        return np.asarray(left[asked])
-
-    def _spread(self, weights: Array, gaps: Array, scale: float) -> Array | None:
-        """Bounds on the weights' errors; None where they are not certain to write the exact gradient.
-
-        Weights of zero are exact: the others' normals must then span the gradient alone.
-        """
-        spread = np.zeros(weights.shape)
-        for pattern in np.unique(weights != 0, axis=0):
-            here = np.flatnonzero(((weights != 0) == pattern).all(axis=1))
-            for gap, row in zip(gaps[here], weights[here], strict=True):
-                split = 2 * float(np.linalg.norm(self.gradient_error)) + self._split_error(row)
-                if not np.linalg.norm(gap) <= max(1.0, scale) * split:
-                    return None
-            if not gradient_is_spanned(
-                self.landscape,
-                self.layer,
-                (self.theta, self.block.vector_of(self.bits), self.active),
-                self.normals,
-                pattern,
-                (self.gradient, self.gradient_error),
-            ):
-                return None
-            errors = self.gradient_error + split_errors(weights[here], self.normals)
-            spread[np.ix_(here, pattern)] = errors @ left_inverse_sizes(self.normals[pattern]).T
-        return spread
-
-    def exact_cells(self, cells: Cells) -> Array | None:
-        """Exact weights next to the given floats, or None.
-
-        Weights that are at a bound but for rounding are put on it, the others corrected so that they
-        write the gradient exactly. A gradient that is a ball lies in the normals' span because the point
-        is stationary.
-        """
-        numbers, found = self.numbers, []
-        assert isinstance(numbers, Rational)
-        jumps, bends = self.jumps_and_bends()
-        rank = numbers.independent_rank(self.normals)
-        deepest_first = np.argsort(-self.block.place(self.active)[1], kind="stable")
-        for side, weights in zip(cells.sides, cells.weights, strict=True):
-            exact, tiny = numbers.array(weights), 1e-12 * np.abs(weights).max(initial=0.0)
-            free = np.ones(len(weights), dtype=np.bool_)
-            for k in deepest_first:
-                ceiling = jumps[k] + bends[:, k] @ exact
-                for bound, open_side in ((0 * exact[k], 1), (ceiling, -1)):
-                    off = numbers.floats(np.array([bound - exact[k]], dtype=object))[0]
-                    if side[k] != open_side and abs(off) <= tiny and free[k]:
-                        exact[k], free[k] = bound, False
-            kept = np.flatnonzero(free)
-            change = numbers.multipliers(
-                self.normals[kept], -self.gradient - self.normals.T @ exact
-            )
-            exact[kept] = exact[kept] + change
-            gap = self.gradient + self.normals.T @ exact
-            spanning = numbers.independent_rank(self.normals[kept]) == rank
-            if not spanning and not all(bool(entry == 0) for entry in gap):
-                return None  # a ball around zero is not zero
-            found.append(exact)
-        exact = np.array(found, dtype=object)
-        margins = self.margins(Cells(cells.sides, exact))
-        return exact if margins is not None and all(bool(entry >= 0) for entry in margins) else None
-
-    def falls_in_all_patterns(self, direction: Array) -> bool:
-        """Whether the loss falls along `direction` in every pattern of dependent active kinks."""
-        if len(self.active) > TOLERANCES.max_active:
-            return False
-        error = self.widest_error @ np.abs(direction) / 2
-        return all(bool(g @ direction < -error) for g, _ in self.adjacent_patterns())
-
-    def _strict_all_round(self) -> tuple[bool, float]:
+    def strict_all_round(self) -> tuple[bool, float]:
         """Strictness where all multipliers of all patterns are positive, and the curvature."""
         if not self.numbers.exact:
             pattern = self.block.vector_of(self.bits)
@@ -471,23 +349,6 @@ class Local:
         if self.block.loss == "l1":
             return False, float("nan")
         return self._definite([0] * len(self.active))
-
-    def adjacent_patterns(self) -> Iterator[tuple[Array, Array]]:
-        """Gradient and inward normals in every pattern of the active kinks, in binary order."""
-        samples, switches = self.block.place(self.active)
-        for sides in product([False, True], repeat=len(self.active)):
-            gradient, rows = self.gradient.copy(), self.normals.copy()
-            up = np.array(sides, dtype=np.bool_)
-            for sample in np.unique(samples[up]):
-                flips = switches[up & (samples == sample)].tolist()
-                base, across = self._flipped(sample, []), self._flipped(sample, flips)
-                change = self._sample_gradient(across, sample, flips)
-                change = change - self._sample_gradient(base, sample, [])
-                gradient = gradient + self.block.wide(change[None], np.array([sample]))[0]
-                mine = np.flatnonzero(samples == sample)
-                rows[mine] = self.block.wide(across.jacobians[0, switches[mine]], samples[mine])
-            rows[~up] = -rows[~up]
-            yield gradient, rows
 
     def stationary_radius(self, multipliers: Array) -> float | None:
         """Radius within which an exact stationary point is proved; None where none is.
@@ -610,13 +471,13 @@ class Local:
         samples, switches = self.block.place(self.active)
         return np.asarray(switches[samples == sample])
 
-    def _flipped(self, sample: int, switches: Sequence[int]) -> Rows:
+    def flipped(self, sample: int, switches: Sequence[int]) -> Rows:
         """Evaluate one sample with some of its switches on the positive side."""
         bits = self.bits[sample].copy()
         bits[list(switches)] = True
         return self.block.evaluate(self.theta, bits[None], np.array([sample]))
 
-    def _sample_gradient(self, part: Rows, sample: int, flips: Sequence[int]) -> Array:
+    def sample_gradient(self, part: Rows, sample: int, flips: Sequence[int]) -> Array:
         """Derivative of the loss by one sample's z, in the cell with `flips` crossed."""
         bits = self.bits[sample].copy()
         bits[list(flips)] = True

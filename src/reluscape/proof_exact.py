@@ -20,9 +20,10 @@ from numpy.typing import NDArray
 from reluscape.adjacent import common_descent, examine
 from reluscape.arithmetic import Float64, Rational
 from reluscape.certificate import MINIMA, Certificate, Claim, claim_of_slopes, sign
+from reluscape.dependent import Cells, exact_cells, falls_in_all_patterns, margins
 from reluscape.enclosure import refined
 from reluscape.errors import InputError
-from reluscape.local import Cells, Local
+from reluscape.local import Local
 from reluscape.point import Point
 from reluscape.proof import write
 from reluscape.tolerances import TOLERANCES
@@ -57,7 +58,7 @@ def _decided(point: Point, asked: Floats, local: Local, numbers: Rational) -> Ce
     claim, curvature, slopes = local.claim(multipliers, cells=cells)
     if claim == "undecided" and descent is not None:
         direction = descent[0]
-        if local.falls_in_all_patterns(numbers.array(direction)):
+        if falls_in_all_patterns(local, numbers.array(direction)):
             reason = "the loss falls along one direction in all patterns of dependent active kinks"
             return _descending(
                 point, asked, local, multipliers, "not_stationary", reason, direction
@@ -85,7 +86,7 @@ def _proposed(point: Point, local: Local) -> tuple[Cells | None, tuple[Floats, f
     """Weights that show a minimum where kinks are dependent, or a direction of descent."""
     leaves, _ = examine(point, exact=True)
     if leaves is not None:
-        exact = local.exact_cells(Cells(leaves.sides, leaves.weights))
+        exact = exact_cells(local, Cells(leaves.sides, leaves.weights))
         if exact is not None:
             return Cells(leaves.sides, local.numbers.floats(exact)), None
     few = len(point.active) <= TOLERANCES.max_active
@@ -252,11 +253,11 @@ def _resting(
     margin, radius = 0.0, 0.0
     if claim in MINIMA:
         radius = local.stationary_radius(multipliers) or 0.0
-        exact = None if cells is None else local.exact_cells(cells)
-        margins = None
+        exact = None if cells is None else exact_cells(local, cells)
+        left = None
         if cells is not None and exact is not None:
-            margins = local.margins(replace(cells, weights=exact))
-        least = [*floats.ravel(), *(() if margins is None else numbers.floats(margins))]
+            left = margins(local, replace(cells, weights=exact))
+        least = [*floats.ravel(), *(() if left is None else numbers.floats(left))]
         if claim == "strict_local_minimum" and np.isfinite(curvature):
             least.append(curvature)
         margin = max(0.0, float(min(least, default=0.0)))

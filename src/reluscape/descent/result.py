@@ -47,8 +47,9 @@ MEANING = {
     Status.plateau: "the loss is constant around the point, certified: no weight of this layer matters"
     " here (dead units); start elsewhere",
     Status.saddle: "no single edge falls any more, but the certificate names a direction that does",
-    Status.undecided: "no edge falls any more, but more kinks meet here than float64 can separate (zero"
-    " units, duplicate samples); certify in rational arithmetic, or perturb the data",
+    Status.undecided: "no edge falls any more, but neither a minimum nor a way down is proved: a unit's"
+    " kinks are all zero at once, or a slope is lost in rounding; certify in rational arithmetic, or"
+    " start elsewhere",
     Status.max_pivots: "the pivots asked for are used up; call again from `theta` to go on",
     Status.stalled: "the basis lost its digits and refreshing it did not help: the loss could not be"
     " lowered further; standardise the inputs, or start elsewhere",
