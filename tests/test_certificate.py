@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from problems import BLOCKS, HARD, MINIMUM, PROBLEMS, WHOLE, Problem, refine
+from torch import nn
 
 import reluscape as rs
 from reluscape.certificate import CLAIMS, Certificate, hash_data, hash_network
@@ -431,3 +432,19 @@ def test_object_and_file_forgeries_agree(tmp_path: Path) -> None:
     path = forged.save(tmp_path / "forged.json")
     assert not verify(path, landscape).valid
     assert not verify(Certificate.load(path), landscape).valid
+
+
+def test_a_certificate_is_one_line_and_always_draws() -> None:
+    """Fields of thousands of characters are left off; a plot shows something whatever the evidence."""
+    model = nn.Linear(1, 1, bias=False).double()
+    nn.init.zeros_(model.weight)
+    inputs = np.array([[1.0], [1.0], [1.0]])
+    landscape = rs.Landscape(model, inputs, np.zeros((3, 1)), loss="l1")
+    found = rs.certify(landscape.block(0))
+    assert found.claim == "strict_local_minimum"
+    assert len(repr(found)) < 2000
+    assert "\n" not in repr(found)
+    drawn = found.plot()
+    assert len(drawn.data) == len(found.cells) == 1
+    np.testing.assert_array_equal(drawn.data[0].y, found.cells[0])
+    assert rs.certify(landscape).plot().layout.annotations

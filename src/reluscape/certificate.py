@@ -202,13 +202,20 @@ class Certificate(Result):
         return "\n".join(lines)
 
     def plot(self) -> go.Figure:
-        """The slopes on both sides of every active kink: all above zero at a minimum."""
+        """The slopes on both sides of every active kink, or their weights where they are dependent."""
         figure = go.Figure()
-        for side, name in enumerate(("negative side", "positive side")):
+        for side, name in enumerate(("negative side", "positive side") if self.slopes.size else ()):
             figure.add_scatter(
                 x=np.arange(len(self.slopes)), y=self.slopes[:, side], mode="markers", name=name
             )
-        return figure.update_layout(xaxis_title="active kink", yaxis_title="slope of the loss")
+        for part, weights in enumerate(self.cells):
+            figure.add_scatter(
+                x=np.arange(len(weights)), y=weights, mode="markers", name=f"part {part + 1}"
+            )
+        if not figure.data:
+            figure.add_annotation(text="the claim rests on no active kink's slope", showarrow=False)
+        what = "weight of the kink" if len(self.cells) else "slope of the loss"
+        return figure.update_layout(xaxis_title="active kink", yaxis_title=what)
 
 
 @dataclass(frozen=True, slots=True)

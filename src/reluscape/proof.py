@@ -170,8 +170,9 @@ def _dependent(point: Point, moved: float) -> Certificate:
         strict, curvature = _is_strict_all_round(point) if leaves.strict else (False, float("nan"))
         claim: Claim = "strict_local_minimum" if strict else "local_minimum"
         margin = min(leaves.margin, curvature if strict else np.inf)
-        parts = "" if len(leaves.sides) == 1 else f", split into {len(leaves.sides)} parts,"
-        reason = f"{failing}, but in all directions{parts} the loss rises or they move no kink"
+        parts = "" if len(leaves.sides) == 1 else f" (in {len(leaves.sides)} parts)"
+        how = "rises" if leaves.strict else "does not fall"
+        reason = f"{failing}, but along all directions that move a kink{parts} the loss {how}"
         return write(
             point,
             claim,

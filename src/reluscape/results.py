@@ -12,6 +12,9 @@ import xarray as xr
 
 from reluscape.errors import InputError
 
+#: Characters of a field beyond which `repr` leaves off.
+LONGEST = 60
+
 
 class Result:
     """Base of the frozen result dataclasses.
@@ -111,4 +114,7 @@ def _brief(value: object) -> str:
     """A value in few characters."""
     if isinstance(value, np.ndarray):
         return f"array{value.shape}"
-    return f"{value:.6g}" if isinstance(value, float) else repr(value)
+    if isinstance(value, Result):
+        return f"{type(value).__name__}(...)"
+    text = f"{value:.6g}" if isinstance(value, float) else repr(value)
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."

@@ -22,7 +22,9 @@ def path_figure(descent: Descent) -> go.Figure:
 
     A dashed line is where the exponential phase ends.
     """
-    titles = ("loss above its end", f"step length, mean of {WINDOW}", "distance to the end")
+    titles = (
+        "loss above its end", f"step lengths, and their mean over {WINDOW}", "distance to the end"
+    )  # fmt: skip
     figure = make_subplots(3, 1, shared_xaxes=True, subplot_titles=titles, vertical_spacing=0.08)
     pivots = np.arange(1, descent.num_pivots + 1)
     above = descent.losses - descent.losses[-1]
@@ -34,7 +36,9 @@ def path_figure(descent: Descent) -> go.Figure:
     distance = np.linalg.norm(descent.vertices - descent.theta, axis=1)
     places = descent.stride * np.arange(len(distance))
     figure.add_scatter(x=places, y=_positive(distance), name="distance", row=3, col=1)
-    figure.update_yaxes(type="log").update_xaxes(title_text="pivot", row=3, col=1)
+    figure.update_yaxes(type="log", exponentformat="power").update_xaxes(
+        title_text="pivot", row=3, col=1
+    )
     phases = descent.phases()
     if phases.split < phases.last:
         figure.add_vline(x=phases.split, line={"dash": "dash", "width": 1})

@@ -115,7 +115,7 @@ def _back(chain, level, after, before):
                 before[b] += chain.weights[base + b] * after[a]
 
 
-@njit(cache=True, inline="always")
+@njit(cache=True)
 def _onward(chain, bits, level, found, one, two):
     """Rates `found` of the kinks from a level on, given those of its inputs in `one`; the loss's rate."""
     levels = len(chain.slopes)

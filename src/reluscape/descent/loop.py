@@ -333,6 +333,8 @@ class _Path:
 def _follow(problem: Problem, path: _Path, *, first: bool, rng: np.random.Generator) -> None:
     """Take batches of pivots until no edge falls, or nothing helps any more."""
     shift, rounds, rebuilds = None, 0, 0
+    if path.progress is not None and not run.signatures:
+        path.progress("loading the kernel; its first use compiles it, for up to a minute", 0.0)
     state = problem.state(path.best, _NONE, None)
     while path.status is None:
         why = _batch(problem, state, path, shift, first=first)

@@ -55,7 +55,9 @@ class Phases(Result):
         """Both phases, a line each."""
         parts = (("exponential", self.first, self.split), ("fine-tuning", self.split, self.last))
         return "\n".join(
-            f"{name}: pivots {begin} to {end}" + self._rates_of(phase)
+            f"{name}: "
+            + (f"pivots {begin} to {end}" if begin < end else "none")
+            + self._rates_of(phase)
             for phase, (name, begin, end) in enumerate(parts)
         )
 
