@@ -110,7 +110,7 @@ def test_l1_gradient_that_only_rounds_to_zero() -> None:
         landscape = rs.Landscape(linear([[1.0]]), np.array(inputs)[:, None], targets, loss="l1")
         block = landscape.block(0)
         none = np.empty(0, dtype=np.intp)
-        assert rest_is_zero(landscape, "0", block.theta, block.pattern(), none, 0) is exactly
+        assert rest_is_zero(landscape, "0", block.pattern(), none, 0) is exactly
         certificate = rs.certify(block)
         assert certificate.claim == ("plateau" if exactly else "undecided")
         assert rs.verify(certificate, landscape).valid

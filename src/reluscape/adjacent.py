@@ -12,7 +12,9 @@ dependent the normals are; with independent ones u = -mu, and u_k and C_k - u_k 
 section 7). A kink with C_k < 0 is concave and has no such weight. Where it is known to be on one side,
 half of the condition is enough: `u_k <= C_k` where t_k >= 0, `u_k >= 0` where t_k <= 0. So the directions
 are split by the sides of concave kinks until every part, a *leaf*, has its weights. At the end of all
-splits this is Farkas' lemma: a leaf without weights holds a direction along which the loss falls.
+splits this is Farkas' lemma: a leaf without weights holds a direction along which the loss falls. Before
+any split, concave kinks may be paid for by convex ones through the relations between the normals
+(`shares.py`).
 """
 
 from __future__ import annotations
@@ -24,9 +26,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reluscape.arithmetic import Float64, left_inverse, rounded_sizes, split_errors
+from reluscape.dependent import coefficients, relation_errors
 from reluscape.errors import AnalysisError
 from reluscape.exactly import gradient_is_spanned
+from reluscape.integers import normals_span_at_most
 from reluscape.point import Point
+from reluscape.shares import find_shares
 from reluscape.solvers import LinearProgram, Solution
 from reluscape.tolerances import TOLERANCES
 
@@ -42,12 +47,14 @@ class Leaves:
     Attributes:
         sides: Side of every kink, 1 or -1, or 0 for both, shape (leaves, k); together they cover all.
         weights: u, shape (leaves, k).
-        margin: The least `u_k` or `C_k - u_k` asked for, past its rounding error.
+        margin: The least `u_k` or `C_k - u_k` asked for, after all shares, past its rounding error.
+        relations: Shares of concave kinks (`Shares`), shape (k, k), where there is one part; or None.
     """
 
     sides: Sides
     weights: Floats
     margin: float
+    relations: Floats | None = None
 
     @property
     def strict(self) -> bool:
@@ -158,7 +165,9 @@ class _Search:
             return None
         return solution if solution.status == "optimal" else None
 
-    def _checked(self, weights: Floats, sides: Sides, zero: Bools) -> tuple[Floats, float] | None:
+    def _checked(
+        self, weights: Floats, sides: Sides, zero: Bools, relations: Floats | None = None
+    ) -> tuple[Floats, float] | None:
         """Weights corrected to write the gradient, and their least margin, if that is positive."""
         point, weights = self.point, np.where(zero, 0.0, weights)
         kept = weights != 0
@@ -166,11 +175,16 @@ class _Search:
         gap = point.gradient + point.normals.T @ weights
         weights[kept] -= inverse @ gap
         spread = np.zeros(len(weights))
-        spread[kept] = rounded_sizes(inverse) @ (
-            point.gradient_error + split_errors(weights, point.normals)
-        )
+        sizes = rounded_sizes(inverse)
+        spread[kept] = sizes @ (point.gradient_error + split_errors(weights, point.normals))
         errors = np.column_stack([spread, self.errors + spread + np.abs(self.bends).T @ spread])
-        margins = np.column_stack([weights, self.jumps + self.bends.T @ weights - weights])
+        margins = coefficients(weights, self.jumps, self.bends, relations)
+        if relations is not None:
+            gaps = np.abs(relations @ point.normals) + split_errors(relations, point.normals)
+            shift = np.zeros(relations.shape)
+            shift[:, kept] = gaps @ sizes.T
+            errors += relation_errors(relations, shift, self.bends)
+            spans &= self._relate(relations, kept)
         asked = np.column_stack([sides <= 0, sides >= 0])
         past = (margins - errors)[asked]
         exactly = (margins == 0) & (errors == 0) & (weights == 0)[:, None]
@@ -179,6 +193,22 @@ class _Search:
             holds |= margins[asked] >= -TOLERANCES.interior * self.size
         return (weights, float(past.min())) if spans and holds.all() else None
 
+    def _relate(self, relations: Floats, kept: Bools) -> bool:
+        """Whether relations that hold but for rounding are next to exact ones."""
+        point, rank = self.point, Float64().rank(self.point.normals[kept])
+        return not relations[:, ~kept].any() and normals_span_at_most(
+            point.block.landscape, point.block.layer, point.pattern, point.active[kept], rank
+        )
+
+    def shared(self) -> Leaves | None:
+        """All directions in one part, concave kinks paid for by convex ones."""
+        point, none = self.point, np.zeros(len(self.point.active), dtype=np.int8)
+        found = find_shares(point.normals, point.gradient, self.jumps, self.bends)
+        if found is None:
+            return None
+        proved = self._checked(found.weights, none, self.idle, found.relations)
+        return Leaves(none[None], proved[0][None], proved[1], found.relations) if proved else None
+
     def _split(self, kept: Bools) -> tuple[Floats, bool]:
         """`left_inverse` of some kinks' normals, and whether their span holds the exact gradient."""
         point, key = self.point, kept.tobytes()
@@ -186,7 +216,7 @@ class _Search:
             spans = self.exact or gradient_is_spanned(
                 point.block.landscape,
                 point.block.layer,
-                (point.theta, point.pattern, point.active),
+                (point.pattern, point.active),
                 point.normals,
                 kept,
                 (point.gradient, point.gradient_error),
@@ -237,8 +267,14 @@ def examine(point: Point, *, exact: bool = False) -> tuple[Leaves | None, Floats
             return None, search.direction
         here = todo.pop()
         found = search.leaf(here)
-        if search.direction is not None or found is None:
+        if search.direction is not None:
             return None, search.direction
+        if not here.any() and not isinstance(found, tuple):
+            shared = search.shared()
+            if shared is not None:
+                return shared, None
+        if found is None:
+            return None, None
         if isinstance(found, int):
             for side in (1, -1):
                 todo.append(here.copy())

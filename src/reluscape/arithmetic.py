@@ -259,14 +259,18 @@ class Rational:
     def multipliers(self, rows: Array, vector: Array) -> Array:
         """Normal equations over a maximal independent set of the rows, the others zero.
 
-        A vector of balls gives balls, which enclose the multipliers.
+        A vector of balls gives balls, which enclose the multipliers. Columns of a matrix are vectors.
         """
-        mu = self.array(np.zeros(len(rows)))
+        mu = self.array(np.zeros((len(rows), *vector.shape[1:])))
         if len(rows) == 0:
             return mu
-        chosen = self._reduced(rows.T)[1]
+        chosen = self.independent_rows(rows)
         mu[chosen] = self.inverse(rows[chosen] @ rows[chosen].T) @ (rows[chosen] @ vector)
         return mu
+
+    def independent_rows(self, rows: Array) -> list[int]:
+        """A maximal independent set of the rows, each by its place."""
+        return self._reduced(rows.T)[1] if len(rows) else []
 
     def inverse(self, matrix: Array) -> Array:
         """Inverse of a nonsingular rational matrix."""

@@ -14,8 +14,9 @@ loss is to first order separable in bent edge coordinates, one per active kink, 
     undecided             a needed sign lies within float64's margin, or LIKQ fails
 
 Where LIKQ fails, a minimum is shown by weights between which and their slope jumps the loss cannot fall
-(`cells`), the directions split by the sides of concave kinks (`sides`); a descent by a direction along
-which the loss falls in all patterns of the active kinks.
+(`cells`), the directions split by the sides of concave kinks (`sides`), or concave kinks paid for by
+convex ones (`shares`); a descent by a direction along which the loss falls in all patterns of the active
+kinks.
 
 For all layers at once the claims rest on the gradient and Hessian at a differentiable point. A
 certificate never says more than its `claim`; `verify` recomputes all of it from the network and data.
@@ -109,6 +110,8 @@ class Certificate(Result):
             and u_k <= C_k where it may be positive, C_k its slope jump plus the bends of the deeper
             kinks times their weights (Farkas); else shape (0, k).
         sides: The kinks' sides in each part, a text of k signs "+", "-" or "0" for both.
+        shares: Where one part has kinks beyond their bounds, relations `sum_i r_i a_i = 0` with `r_q < 0`
+            that make others pay for kink q (`shares.py`), as rows (q, i, r_i), ascending; else (0, 3).
         gradient_norm: Length of the adjacent cell's gradient.
         rest_norm: Length of its part outside the span of the active normals.
         curvature: Smallest eigenvalue of the Hessian that the claim uses, or None.
@@ -141,6 +144,7 @@ class Certificate(Result):
     slopes: Floats
     cells: Floats
     sides: tuple[str, ...]
+    shares: Floats
     gradient_norm: float
     rest_norm: float
     curvature: float | None
@@ -363,6 +367,29 @@ def unpack_sides(texts: Sequence[str], count: int) -> NDArray[np.int8]:
     return found
 
 
+def pack_shares(relations: Floats | None) -> Floats:
+    """The entries of the relations' rows that are not zero."""
+    if relations is None:
+        return np.empty((0, 3))
+    rows, columns = np.nonzero(relations)
+    return np.column_stack([rows, columns, relations[rows, columns]])
+
+
+def unpack_shares(shares: Floats, count: int) -> Floats:
+    """Inverse of `pack_shares`; raises InputError for anything that it would not write."""
+    places = shares[:, :2]
+    if not ((places >= 0) & (places < count) & (places == np.floor(places))).all():
+        raise InputError("shares must name active kinks by their places")
+    rows, columns = places.astype(np.intp).T
+    found = np.zeros((count, count))
+    found[rows, columns] = shares[:, 2]
+    if not np.array_equal(pack_shares(found), shares):
+        raise InputError("shares must be in ascending order, each once and not zero")
+    if not (np.diag(found)[rows] < 0).all():
+        raise InputError("shares must pay for a positive amount")
+    return found
+
+
 def cover_all(sides: NDArray[np.int8]) -> bool:
     """Whether the parts are the leaves of a tree that splits by one kink at each node: they cover all."""
     if len(sides) == 1:
@@ -397,6 +424,7 @@ def fields_from_json(record: Any) -> dict[str, Any]:
         values["slopes"] = values["slopes"].reshape(-1, 2)
         count = len(values["active_kinks"])
         values["cells"] = values["cells"].reshape(-1 if count else 0, count)
+        values["shares"] = values["shares"].reshape(-1, 3)
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise InputError(
             "certificate fields must have the types that Certificate.save writes; received"

@@ -16,6 +16,7 @@ from reluscape.certificate import (
     MINIMA,
     Certificate,
     unpack_pattern,
+    unpack_shares,
     unpack_sides,
 )
 from reluscape.dependent import Cells, exact_cells, falls_in_all_patterns, margins
@@ -87,7 +88,8 @@ def check_block(
 
 def check_silent(certificate: Certificate) -> None:
     """An undecided certificate states no evidence for any claim."""
-    bare = certificate.direction is None and not certificate.sides and not certificate.cells.size
+    bare = certificate.direction is None and not certificate.sides
+    bare = bare and not certificate.cells.size and not certificate.shares.size
     require(bare and certificate.margin == 0 and certificate.radius == 0, "it claims nothing")
 
 
@@ -220,13 +222,20 @@ def _cells(certificate: Certificate) -> Cells | None:
         sides = unpack_sides(certificate.sides, shape[1])
     except InputError as error:
         raise RejectedError(str(error)) from error
-    return Cells(sides, certificate.cells) if len(sides) else None
+    relations = None
+    if certificate.shares.size:
+        require(len(sides) == 1, "it gives shares that its claim does not use")
+        try:
+            relations = unpack_shares(certificate.shares, shape[1])
+        except InputError as error:
+            raise RejectedError(str(error)) from error
+    return Cells(sides, certificate.cells, relations) if len(sides) else None
 
 
 def _least_margin(cells: Cells, local: Local, scale: float) -> float:
     """The least margin of the weights in all parts, past some rounding errors."""
-    weights = exact_cells(local, cells) if local.numbers.exact else cells.weights
-    found = None if weights is None else margins(local, Cells(cells.sides, weights), scale)
+    used = exact_cells(local, cells) if local.numbers.exact else cells
+    found = None if used is None else margins(local, used, scale)
     require(found is not None, "its weights do not write the gradient")
     assert found is not None
     return float(local.numbers.floats(found).min())

@@ -142,6 +142,7 @@ def _check_unused(certificate: Certificate) -> None:
     """Fields that only a block's certificate uses are neutral."""
     used = [certificate.multipliers.any(), certificate.slopes.size, certificate.cells.size]
     used += [
+        certificate.shares.size,
         len(certificate.sides),
         len(certificate.exact_theta),
         len(certificate.exact_multipliers),

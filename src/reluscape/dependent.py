@@ -2,7 +2,8 @@
 
 With g, a_k, s_k, c_qk as there, weights u that write the gradient, `g + sum_k u_k a_k = 0`, between zero
 and `C_k = s_k + sum_q c_qk u_q`, show that the loss falls in no direction; in a part of the directions in
-which kink k has one side only, one of its two bounds is enough.
+which kink k has one side only, one of its two bounds is enough. In one part of all directions, kinks
+beyond their bounds may be paid for by others through relations between the normals (`shares.py`).
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from reluscape.arithmetic import Rational, left_inverse_sizes, split_errors
+from reluscape.arithmetic import Float64, Rational, left_inverse_sizes, split_errors
 from reluscape.certificate import Claim, cover_all
 from reluscape.exactly import gradient_is_spanned
+from reluscape.integers import normals_span_at_most
 from reluscape.tolerances import TOLERANCES
 
 if TYPE_CHECKING:
@@ -28,10 +30,55 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True, slots=True)
 class Cells:
-    """Parts of the directions with the weights that show a minimum (`Certificate.cells`, `.sides`)."""
+    """Parts of the directions with the weights that show a minimum (`Certificate.cells`, `.sides`).
+
+    Attributes:
+        sides: Sides of the kinks in each part (parts, k).
+        weights: u (parts, k).
+        relations: Where there is one part: row q is zero or a relation r with `r_q < 0` (k, k), or None.
+    """
 
     sides: NDArray[np.int8]
     weights: Array
+    relations: Array | None = None
+
+
+def coefficients(weights: Array, jumps: Array, bends: Array, relations: Array | None) -> Array:
+    """Coefficients of max(-t_k, 0) and max(t_k, 0) in the loss (..., k, 2), after all shares."""
+    low, high = weights, jumps + weights @ bends - weights
+    if relations is not None:
+        amounts = -np.diag(relations)
+        others = relations + np.diag(amounts)
+        low = low - _positive(-others).sum(axis=0)
+        high = high + amounts - _positive(others).sum(axis=0)
+        bent = bends.astype(bool).any(axis=0)
+        pushed = -combined(relations, bends[:, bent])
+        high[..., bent] = high[..., bent] - _positive(pushed).sum(axis=0)
+    return np.stack([low, high], axis=-1)
+
+
+def relation_errors(relations: Array, shift: Array, bends: Array) -> Array:
+    """Bounds on the coefficients' errors (k, 2) where relations are exact but for `shift`."""
+    size = np.abs(relations)
+    noise = TOLERANCES.rounding * len(size) * np.finfo(float).eps
+    own = (shift + noise * size).sum(axis=0)
+    pushed = ((shift + noise * size) @ np.abs(bends)).sum(axis=0)
+    return np.column_stack([own, own + pushed])
+
+
+def combined(relations: Array, rows: Array) -> Array:
+    """`relations @ rows` without the relations' zeros, which cost as much as other rationals."""
+    found = np.zeros((len(relations), rows.shape[1]), dtype=rows.dtype)
+    for row, relation in zip(found, relations, strict=True):
+        there = np.flatnonzero(relation)
+        if len(there):
+            row[:] = relation[there] @ rows[there]
+    return found
+
+
+def _positive(values: Array) -> Array:
+    """The positive parts, of floats or rationals."""
+    return np.where(values > 0, values, 0 * values)
 
 
 def claim_of_cells(
@@ -44,13 +91,9 @@ def claim_of_cells(
         return "undecided", float("nan")
     if local.numbers.exact:
         corrected = exact_cells(local, cells)
-        near = 1e-9 * (1.0 + np.abs(cells.weights))
-        if (
-            corrected is None
-            or (np.abs(local.numbers.floats(corrected) - cells.weights) > near).any()
-        ):
+        if corrected is None or not _are_near(local, cells, corrected):
             return "undecided", float("nan")
-        cells = Cells(cells.sides, corrected)
+        cells = corrected
     left = margins(local, cells, scale)
     if left is None or not (left >= 0).all():
         return "undecided", float("nan")
@@ -68,19 +111,53 @@ def margins(local: Local, cells: Cells, scale: float = 1.0) -> Array | None:
     """
     jumps, bends = local.jumps_and_bends()
     gaps = local.gradient + cells.weights @ local.normals
-    found = np.stack([cells.weights, jumps + cells.weights @ bends - cells.weights], axis=2)
+    found = coefficients(cells.weights, jumps, bends, cells.relations)
     asked = np.stack([cells.sides <= 0, cells.sides >= 0], axis=2)
     if local.numbers.exact:
-        return None if any(bool(entry != 0) for entry in gaps.ravel()) else found[asked]
+        wrong = gaps if cells.relations is None else np.vstack([gaps, _gaps(local, cells)])
+        return None if any(bool(entry != 0) for entry in wrong.ravel()) else found[asked]
     spread = _spread(local, cells.weights, gaps, scale)
     if spread is None:
         return None
     noise = TOLERANCES.rounding * local.block.terms * np.finfo(float).eps
-    wide = spread + spread @ np.abs(bends) + noise * np.abs(found).sum(axis=2)
+    plain = coefficients(cells.weights, jumps, bends, None)
+    wide = spread + spread @ np.abs(bends) + noise * np.abs(plain).sum(axis=2)
     errors = np.stack([spread, wide], axis=2)
+    if cells.relations is not None:
+        shift = _shift(local, cells)
+        if shift is None:
+            return None
+        errors = errors + relation_errors(cells.relations, shift, bends)
     exactly = (found == 0) & (errors == 0) & (cells.weights == 0)[:, :, None]
     left = np.where(exactly | (found > scale * errors), found - scale * errors, -np.inf)
     return np.asarray(left[asked])
+
+
+def _gaps(local: Local, cells: Cells) -> Array:
+    """What the relations leave: zero but for rounding."""
+    assert cells.relations is not None
+    return combined(cells.relations, local.normals)
+
+
+def _shift(local: Local, cells: Cells) -> Array | None:
+    """Bounds on the distances of the relations to exact ones; None where those are not certain to exist.
+
+    What a relation leaves lies in the exact span of its own normals, so it is written by normals that
+    span no more exactly than they do in float64.
+    """
+    assert cells.relations is not None
+    kept = cells.weights[0] != 0
+    pattern = local.block.vector_of(local.bits)
+    rank = Float64().rank(local.normals[kept])
+    if cells.relations[:, ~kept].any() or not normals_span_at_most(
+        local.landscape, local.layer, pattern, local.active[kept], rank
+    ):
+        return None
+    gaps = np.abs(_gaps(local, cells)) + split_errors(cells.relations, local.normals)
+    gaps = gaps + np.abs(cells.relations) @ local.normal_errors()
+    shift = np.zeros(cells.relations.shape)
+    shift[:, kept] = gaps @ left_inverse_sizes(local.normals[kept]).T
+    return shift
 
 
 def _spread(local: Local, weights: Array, gaps: Array, scale: float) -> Array | None:
@@ -98,7 +175,7 @@ def _spread(local: Local, weights: Array, gaps: Array, scale: float) -> Array | 
         if not gradient_is_spanned(
             local.landscape,
             local.layer,
-            (local.theta, local.block.vector_of(local.bits), local.active),
+            (local.block.vector_of(local.bits), local.active),
             local.normals,
             pattern,
             (local.gradient, local.gradient_error),
@@ -110,8 +187,8 @@ def _spread(local: Local, weights: Array, gaps: Array, scale: float) -> Array | 
     return spread
 
 
-def exact_cells(local: Local, cells: Cells) -> Array | None:
-    """Exact weights next to the given floats, or None.
+def exact_cells(local: Local, cells: Cells) -> Cells | None:
+    """Exact weights and relations next to the given floats, or None.
 
     Weights that are at a bound but for rounding are put on it, the others corrected so that they
     write the gradient exactly. A gradient that is a ball lies in the normals' span because the point
@@ -139,9 +216,32 @@ def exact_cells(local: Local, cells: Cells) -> Array | None:
         if not spanning and not all(bool(entry == 0) for entry in gap):
             return None  # a ball around zero is not zero
         found.append(exact)
-    exact = np.array(found, dtype=object)
-    left = margins(local, Cells(cells.sides, exact))
-    return exact if left is not None and all(bool(entry >= 0) for entry in left) else None
+    corrected = Cells(cells.sides, np.array(found, dtype=object), _exact_relations(local, cells))
+    left = margins(local, corrected)
+    return corrected if left is not None and all(bool(entry >= 0) for entry in left) else None
+
+
+def _exact_relations(local: Local, cells: Cells) -> Array | None:
+    """Exact relations next to the given floats."""
+    if cells.relations is None:
+        return None
+    numbers = local.numbers
+    assert isinstance(numbers, Rational)
+    exact = numbers.array(cells.relations)
+    used = np.flatnonzero(cells.relations.any(axis=1))
+    gaps = combined(exact[used], local.normals)
+    exact[used] = exact[used] - numbers.multipliers(local.normals, gaps.T).T
+    return exact
+
+
+def _are_near(local: Local, cells: Cells, exact: Cells) -> bool:
+    """Whether exact weights and relations round to the given floats, but for the last digits."""
+    for given, found in ((cells.weights, exact.weights), (cells.relations, exact.relations)):
+        if given is not None and found is not None:
+            off = np.abs(local.numbers.floats(found) - given)
+            if (off > 1e-9 * (1.0 + np.abs(given))).any():
+                return False
+    return True
 
 
 def falls_in_all_patterns(local: Local, direction: Array) -> bool:

@@ -131,6 +131,21 @@ class FrozenForms:
         self._behind = merge_rectifiers(layers[names.index(layer) + 1 :])
         self._features = reading.features
 
+    @property
+    def features(self) -> Array:
+        """The layer's inputs in float64."""
+        return self._block.features
+
+    @property
+    def width(self) -> int:
+        """Number of the layer's units."""
+        return self._block.width
+
+    @property
+    def bias(self) -> bool:
+        """Whether the layer has a bias."""
+        return self._block.bias
+
     def work(self) -> int:
         """Number of products of integers behind the forms of all outputs."""
         block = self._block
@@ -156,6 +171,14 @@ class FrozenForms:
         return Forms(
             np.vstack([units, kinks.units]), np.append(owners, kink_owners), inputs, constants
         )
+
+    def gradient(self) -> Array:
+        """Gradient of the L1 loss, up to a factor, a row of integers (1, params)."""
+        samples = np.arange(len(self._block.features))
+        *_, last = self._levels(samples)
+        signs = np.where(self._bits[:, -self._block.outputs :], 1, -1).astype(object)
+        units = (last.whole[:, :, :-1] * signs[:, :, None]).sum(axis=1)
+        return np.asarray((units.T @ self._inputs(samples).whole).reshape(1, -1))
 
     def kinks(self, kinks: Indices) -> Forms:
         """Forms of some kinks, with their constants; the samples are those of the kinks, in order."""
@@ -248,6 +271,13 @@ def kinks_meet(
     """
     forms = FrozenForms(landscape, layer, pattern).kinks(active)
     return rank_at_most(np.hstack([forms.matrix(), forms.constants[:, None]]), rank)
+
+
+def normals_span_at_most(
+    landscape: Landscape, layer: str, pattern: Bools, active: Indices, limit: int
+) -> bool:
+    """Whether the active kinks' normals span `limit` directions at most."""
+    return rank_at_most(FrozenForms(landscape, layer, pattern).kinks(active).matrix(), limit)
 
 
 def _count_rows(forms: Forms, shifted: bool = False) -> int:

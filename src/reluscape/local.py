@@ -7,7 +7,7 @@ arithmetic (`piecewise.py`), so a float64 certificate is computed twice by unrel
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import combinations, product
 from typing import Any
 
@@ -64,6 +64,7 @@ class Local:
         flat: Whether the outputs do not depend on theta in this cell at all.
         sway: Largest change of any sample's outputs per unit of theta (float64 only).
         clearance: Distance to the nearest kink that is not at zero (float64 only).
+        crossed: What `jumps_and_bends` has found, once it has been asked.
     """
 
     landscape: Landscape
@@ -82,6 +83,7 @@ class Local:
     flat: bool
     sway: float
     clearance: float
+    crossed: list[tuple[Array, Array]] = field(default_factory=list)
 
     @classmethod
     def at(
@@ -201,6 +203,11 @@ class Local:
         deeper normals change by multiples of its normal. `bends[q, k]` is that of q's normal. A kink
         that moves only behind others of its sample is crossed where they are.
         """
+        if not self.crossed:
+            self.crossed.append(self._crossings())
+        return self.crossed[0]
+
+    def _crossings(self) -> tuple[Array, Array]:
         count = len(self.active)
         jumps = self.numbers.array(np.zeros(count))
         bends = self.numbers.array(np.zeros((count, count)))
@@ -275,6 +282,15 @@ class Local:
     def split_error(self, multipliers: Array) -> float:
         """Bound on the rounding error of a sum of normals with these multipliers."""
         return float(np.linalg.norm(split_errors(multipliers, self.normals)))
+
+    def normal_errors(self) -> Array:
+        """Bounds on the rounding errors of the normals in float64: those of sums over paths."""
+        block = FrozenBlock(self.landscape, self.layer, self.numbers, absolute=True)
+        samples, switches = block.place(self.active)
+        part = block.evaluate(np.abs(self.theta), self.bits[samples], samples)
+        sizes = part.jacobians[np.arange(len(samples)), switches]
+        unit = TOLERANCES.rounding * block.terms * float(np.finfo(np.float64).eps)
+        return np.asarray(unit * block.wide(sizes, samples))
 
     def claim(
         self, multipliers: Array, scale: float = 1.0, cells: Cells | None = None
@@ -369,7 +385,7 @@ class Local:
         if self.block.loss == "l1" and self.block.weight_decay == 0:
             pattern = self.block.vector_of(self.bits)
             rank = len(self.theta) - free
-            zero = rest_is_zero(self.landscape, self.layer, self.theta, pattern, self.active, rank)
+            zero = rest_is_zero(self.landscape, self.layer, pattern, self.active, rank)
             return 0.0 if zero else None
         distance = self._distance_to_stationary(multipliers, free)
         transcendental = self.block.loss == "cross_entropy"

@@ -27,6 +27,7 @@ from reluscape.certificate import (
     hash_data,
     hash_network,
     pack_pattern,
+    pack_shares,
     pack_sides,
     sign,
     strictly_curved,
@@ -171,6 +172,8 @@ def _dependent(point: Point, moved: float) -> Certificate:
         claim: Claim = "strict_local_minimum" if strict else "local_minimum"
         margin = min(leaves.margin, curvature if strict else np.inf)
         parts = "" if len(leaves.sides) == 1 else f" (in {len(leaves.sides)} parts)"
+        if leaves.relations is not None:
+            parts = " (the concave ones paid for by the others)"
         how = "rises" if leaves.strict else "does not fall"
         reason = f"{failing}, but along all directions that move a kink{parts} the loss {how}"
         return write(
@@ -223,9 +226,7 @@ def _stationary_radius(point: Point) -> float | None:
     if free == 0:
         return 0.0
     if landscape.loss_name == "l1" and landscape.weight_decay == 0:
-        zero = rest_is_zero(
-            landscape, point.block.layer, point.theta, point.pattern, point.active, rank
-        )
+        zero = rest_is_zero(landscape, point.block.layer, point.pattern, point.active, rank)
         return 0.0 if zero else None
     distance = _distance_to_stationary(point, rank)
     at_zero = np.flatnonzero(np.abs(piecewise.forward(point.theta)[0]) <= point.bounds)
@@ -433,6 +434,7 @@ def write(point: Point, claim: Claim, reason: str, moved: float, **evidence: Any
         slopes=np.empty((0, 2)) if slopes is None else slopes,
         cells=np.empty((0, len(point.active))) if cells is None else cells.weights,
         sides=() if cells is None else pack_sides(cells.sides),
+        shares=pack_shares(None if cells is None else cells.relations),
         gradient_norm=float(np.linalg.norm(point.gradient)),
         rest_norm=float(np.linalg.norm(point.rest)),
         curvature=float(curvature) if curvature is not None and np.isfinite(curvature) else None,

@@ -23,6 +23,7 @@ from reluscape.certificate import MINIMA, Certificate, Claim, claim_of_slopes, s
 from reluscape.dependent import Cells, exact_cells, falls_in_all_patterns, margins
 from reluscape.enclosure import refined
 from reluscape.errors import InputError
+from reluscape.integers import kinks_meet
 from reluscape.local import Local
 from reluscape.point import Point
 from reluscape.proof import write
@@ -86,11 +87,18 @@ def _proposed(point: Point, local: Local) -> tuple[Cells | None, tuple[Floats, f
     """Weights that show a minimum where kinks are dependent, or a direction of descent."""
     leaves, _ = examine(point, exact=True)
     if leaves is not None:
-        exact = exact_cells(local, Cells(leaves.sides, leaves.weights))
+        exact = exact_cells(local, Cells(leaves.sides, leaves.weights, leaves.relations))
         if exact is not None:
-            return Cells(leaves.sides, local.numbers.floats(exact)), None
+            return _rounded(exact, local), None
     few = len(point.active) <= TOLERANCES.max_active
     return None, common_descent(point) if few else None
+
+
+def _rounded(cells: Cells, local: Local) -> Cells:
+    """Exact weights and relations in float64."""
+    floats, relations = local.numbers.floats, cells.relations
+    rounded = None if relations is None else floats(relations)
+    return Cells(cells.sides, floats(cells.weights), rounded)
 
 
 def _unsolved(point: Point, asked: Floats, numbers: Rational) -> Certificate:
@@ -131,7 +139,8 @@ def _solve(point: Point, numbers: Rational) -> Local | None:
         local = Local.at(landscape, layer, numbers, theta, pattern, active)
         values = local.values[local.block.place(active)]
         settled = not any(bool(value != 0) for value in values)
-        if settled or not numbers.independent(local.normals):
+        dependent = not numbers.independent(local.normals)
+        if settled or (dependent and not _can_meet(point)):
             pattern, active, changed = _exact_pattern(local)
             if not changed and not _wants_minimiser(point, local, numbers):
                 return local
@@ -144,6 +153,13 @@ def _solve(point: Point, numbers: Rational) -> Local | None:
             return local if settled else None
         theta = theta + step
     return None
+
+
+def _can_meet(point: Point) -> bool:
+    """Whether dependent kinks that are zero to rounding are so exactly at one point nearby."""
+    rank = Float64().rank(point.normals)
+    landscape, layer = point.block.landscape, point.block.layer
+    return kinks_meet(landscape, layer, point.pattern, point.active, rank)
 
 
 def _exact_pattern(local: Local) -> tuple[Bools, Indices, bool]:
@@ -185,7 +201,9 @@ def _step(point: Point, local: Local, values: Array, numbers: Rational) -> Array
     count, size = local.normals.shape
     try:
         if not _wants_minimiser(point, local, numbers):
-            return local.normals.T @ numbers.solve(local.normals @ local.normals.T, -values)
+            kept = numbers.independent_rows(local.normals)
+            rows = local.normals[kept]
+            return rows.T @ numbers.solve(rows @ rows.T, -values[kept])
         system = numbers.array(np.zeros((size + count, size + count)))
         system[:size, :size] = local.block.hessian(
             local.theta, local.bits, numbers.array(np.eye(size))
@@ -255,8 +273,8 @@ def _resting(
         radius = local.stationary_radius(multipliers) or 0.0
         exact = None if cells is None else exact_cells(local, cells)
         left = None
-        if cells is not None and exact is not None:
-            left = margins(local, replace(cells, weights=exact))
+        if exact is not None:
+            left = margins(local, exact)
         least = [*floats.ravel(), *(() if left is None else numbers.floats(left))]
         if claim == "strict_local_minimum" and np.isfinite(curvature):
             least.append(curvature)

@@ -285,6 +285,7 @@ def _write(
         slopes=np.empty((0, 2)),
         cells=np.empty((0, len(point.active))),
         sides=(),
+        shares=np.empty((0, 3)),
         gradient_norm=norm,
         rest_norm=norm,
         curvature=curvature,

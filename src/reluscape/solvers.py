@@ -44,25 +44,38 @@ class LinearProgram:
     """`minimise c.x  subject to  A x >= b,  |x_j| <= box_j`, solved again and again as rows come and go.
 
     Args:
-        matrix: A, shape (rows, variables), dense.
+        matrix: A, shape (rows, variables), dense or sparse.
         lower: b, shape (rows,).
         box: Half-widths of the variables' box; infinite entries leave a variable free.
         upper: Optional upper sides of the rows (equalities where equal to `lower`).
+        least: Optional lower sides of the variables in place of `-box`.
+        interior: Solve by an interior point method, for large programs solved once; the solution is then
+            not a vertex.
     """
 
     def __init__(
-        self, matrix: Floats, lower: Floats, box: Floats, upper: Floats | None = None
+        self,
+        matrix: Floats | csr_array,
+        lower: Floats,
+        box: Floats,
+        upper: Floats | None = None,
+        *,
+        least: Floats | None = None,
+        interior: bool = False,
     ) -> None:
         self._highs: Any = highspy.Highs()  # type: ignore[no-untyped-call]
         self._highs.setOptionValue("output_flag", False)
         self._highs.setOptionValue("threads", 1)
         for name in ("primal_feasibility_tolerance", "dual_feasibility_tolerance"):
             self._highs.setOptionValue(name, 1e-9)
+        if interior:
+            self._highs.setOptionValue("solver", "ipm")
+            self._highs.setOptionValue("run_crossover", "off")
         columns = len(box)
         lp = highspy.HighsLp()
         lp.num_col_, lp.num_row_ = columns, len(lower)
         lp.col_cost_ = np.zeros(columns)
-        lp.col_lower_, lp.col_upper_ = -box, box
+        lp.col_lower_, lp.col_upper_ = -box if least is None else least, box
         lp.row_lower_ = lower
         lp.row_upper_ = np.full(len(lower), np.inf) if upper is None else upper
         lp.a_matrix_.format_ = highspy.MatrixFormat.kRowwise

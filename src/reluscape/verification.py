@@ -88,7 +88,7 @@ LARGEST = 1e100
 
 _NUMBERS = (
     "margin", "moved", "radius", "gradient_norm", "rest_norm", "curvature", "theta", "multipliers",
-    "slopes", "cells", "direction",
+    "slopes", "cells", "shares", "direction",
 )  # fmt: skip
 
 

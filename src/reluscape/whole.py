@@ -148,7 +148,7 @@ def products_radius(landscape: Landscape) -> float | None:
         none = np.empty(0, dtype=np.intp)
         above = int(pattern[block.kink_groups[-1].start :].sum())
         balanced = len(bias) == 0 or 2 * above == landscape.num_samples
-        exact = rest_is_zero(landscape, layers[0], block.theta, pattern, none, 0)
+        exact = rest_is_zero(landscape, layers[0], pattern, none, 0)
         return 0.0 if balanced and exact else None
     if len(free) > TOLERANCES.max_dense:
         return None

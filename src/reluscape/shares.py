@@ -1,0 +1,293 @@
+"""Minima at dependent kinks some of which are concave: each is paid for by convex ones (`adjacent.py`).
+
+With `p_k = max(t_k, 0)` and `n_k = max(-t_k, 0)`, weights u that write the gradient make the loss
+
+    f'(d) = sum_k (C_k - u_k) p_k + u_k n_k,    C_k = s_k + sum_q c_qk u_q.
+
+Let `sum_i r_i a_i = 0` be a relation between the normals in which kink q has `r_q = -m < 0`. It carries
+over to the kinks' rates with what their bends add: `sum_i r_i t_i + sum_k b_k p_k = 0`, `b = -r c`. So
+
+    m p_q <= sum_{i != q} max(r_i, 0) p_i + max(-r_i, 0) n_i + sum_k max(b_k, 0) p_k.
+
+and a negative coefficient of p_q may be raised by m where those of the others fall by their shares. If
+all coefficients are then non-negative, the loss falls in no direction. In geometry, a zonotope spanned by
+the concave kinks lies in one spanned by the convex ones, each generator split among generators
+(Sadraddini and Tedrake 2019). That is sufficient, not necessary; at a unit whose hundreds of kinks are
+all zero it does where splitting the directions would take thousands of parts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import coo_array, csr_array, hstack, vstack
+
+from reluscape.errors import AnalysisError
+from reluscape.solvers import LinearProgram, Solution
+from reluscape.tolerances import TOLERANCES
+
+Floats = NDArray[np.float64]
+Indices = NDArray[np.intp]
+Bools = NDArray[np.bool_]
+
+#: Convex kinks that are tried first for each concave one, and added in each further round.
+NEAREST = 16
+#: Rounds in which the linear program's prices bring in more of them.
+ROUNDS = 6
+#: Least margin, as a share of the kinks' jumps, worth correcting.
+LEAST = 1e-6
+#: Margin asked of kinks that bend others, relative to that of the others.
+BENT = 1e-2
+#: Weights below this share of the jumps are rounding errors of zero.
+ZERO = 1e-11
+#: Shares below this part of a relation are dropped.
+TINY = 1e-7
+
+
+@dataclass(frozen=True, slots=True)
+class Shares:
+    """Weights u (k,) and relations (k, k): row q is zero or a relation with `r_qq < 0`."""
+
+    weights: Floats
+    relations: Floats
+
+
+def find_shares(normals: Floats, gradient: Floats, jumps: Floats, bends: Floats) -> Shares | None:
+    """Weights and relations that leave all coefficients positive but for rounding, or None.
+
+    Args:
+        normals: a, shape (k, params), dependent.
+        gradient: g, in their span.
+        jumps: s.
+        bends: c.
+
+    Returns:
+        What the best linear program over ever more pairs of kinks gives; None where kinks cannot be paid
+        for, which does not mean that the loss falls.
+    """
+    market = _Market.of(normals, gradient, jumps, bends)
+    if not len(market.concave) or not len(market.convex):
+        return None
+    pairs = market.nearest()
+    for _ in range(ROUNDS):
+        solution = market.solve(pairs)
+        if solution is None:
+            return None
+        if solution.point[-1] > LEAST:
+            return market.shares(pairs, solution.point)
+        more = market.priced(pairs, solution.multipliers)
+        if not more.any():
+            return None
+        pairs = pairs | more
+    return None
+
+
+@dataclass(slots=True)
+class _Market:
+    """The linear program, its kinks scaled so that normals have length one.
+
+    Attributes:
+        normals: Unit normals (k, params).
+        lengths: Lengths before.
+        scale: Mean size of the jumps, by which all of the loss is divided.
+        gradient: g.
+        jumps: s, per unit of a scaled rate.
+        bends: c, between scaled rates.
+        basis: Orthonormal rows that span all normals.
+        reduced: Normals in the span of those that are in relations (k, dims).
+        shape: The same with directions scaled so that they are alike, of length one; zero beyond.
+        concave: Kinks to be paid for.
+        convex: Kinks that may pay.
+        low: Margins asked of the coefficients of n, per unit of the program's own.
+        high: The same for p. Kinks in no relation have their weights, and so no margin to choose, but for
+            what their bends leave.
+        bent: Kinks that bend others that are in relations.
+    """
+
+    normals: Floats
+    lengths: Floats
+    scale: float
+    gradient: Floats
+    jumps: Floats
+    bends: Floats
+    basis: Floats
+    reduced: Floats
+    shape: Floats
+    concave: Indices = field(init=False)
+    convex: Indices = field(init=False)
+    low: Floats = field(init=False)
+    high: Floats = field(init=False)
+    bent: Indices = field(init=False)
+
+    @classmethod
+    def of(cls, normals: Floats, gradient: Floats, jumps: Floats, bends: Floats) -> _Market:
+        """Scale the kinks and find those that are in relations with others."""
+        lengths = np.linalg.norm(normals, axis=1)
+        lengths[lengths == 0] = 1.0
+        unit = normals / lengths[:, None]
+        left, basis = _spanned(unit)
+        loose = (left**2).sum(axis=1) < 1.0 - TOLERANCES.independence
+        shape = np.zeros((len(unit), 0))
+        reduced = shape
+        if loose.any():
+            found, axes = _spanned(unit[loose])
+            shape = np.zeros((len(unit), len(axes)))
+            sizes = np.linalg.norm(found, axis=1)[:, None]
+            shape[loose] = found / np.where(sizes > 0, sizes, 1.0)
+            reduced = unit @ axes.T
+        scale = float(np.abs(jumps * lengths).mean()) or 1.0
+        market = cls(
+            unit, lengths, scale, gradient / scale, jumps * lengths / scale,
+            bends * lengths / lengths[:, None], basis, reduced, shape,
+        )  # fmt: skip
+        weights = np.linalg.lstsq(unit.T, -market.gradient, rcond=None)[0]
+        ceilings = market.jumps + market.bends.T @ np.where(loose, 0.0, weights)
+        market.concave = np.flatnonzero(loose & (ceilings < 0))
+        market.convex = np.flatnonzero(loose & (ceilings > 0))
+        bent = market.bends[loose].any(axis=0)
+        market.bent = np.flatnonzero(bent)
+        market.low = np.where(loose, np.abs(ceilings), 0.0)
+        market.high = np.where(loose | ~bent, market.low, BENT * np.abs(ceilings))
+        return market
+
+    def nearest(self) -> Bools:
+        """For each concave kink (rows) the convex ones (columns) whose normals are most parallel."""
+        alike = np.abs(self.shape[self.concave] @ self.shape[self.convex].T)
+        return _largest(alike, np.ones(alike.shape, dtype=np.bool_))
+
+    def solve(self, pairs: Bools) -> Solution | None:
+        """The program over some pairs (concave, convex); None where the solver gives up.
+
+        Variables: u (k), shares and their negative parts (one each per pair), amounts m (one per
+        concave kink), b (one per concave and bending kink), the margin. Rows: u writes the gradient; the
+        relations; b is at least what the relations push; coefficients of p, and of n.
+        """
+        k, q, rank = len(self.normals), len(self.concave), len(self.basis)
+        rows, columns = np.nonzero(pairs)
+        payers, dims, pushed = self.convex[columns], self.reduced.shape[1], q * len(self.bent)
+        signed = hstack([self._blocks(rows, payers), -self._blocks(rows, payers)])
+        own = self._blocks(np.arange(q), self.concave)
+        push = self._pushes(rows, payers)
+        push = hstack([push, -push, -self._pushes(np.arange(q), self.concave), _eye(pushed)])
+        none = _zeros
+        gains = _picks(self.concave, k)
+        each = len(rows)
+        low, high = csr_array(-self.low[:, None]), csr_array(-self.high[:, None])
+        matrix = vstack(
+            [
+                hstack([csr_array(self.basis @ self.normals.T), none(rank, 2 * each + q + pushed + 1)]),
+                hstack([none(q * dims, k), signed, -own, none(q * dims, pushed + 1)]),
+                hstack([none(pushed, k), push, none(pushed, 1)]),
+                hstack(
+                    [
+                        csr_array(self.bends.T - np.eye(k)), -_picks(payers, k), none(k, each), gains,
+                        -_picks(np.tile(self.bent, q), k), high,
+                    ]
+                ),
+                hstack([_eye(k), none(k, each), -_picks(payers, k), none(k, q + pushed), low]),
+            ]
+        ).tocsr()  # fmt: skip
+        written = -self.basis @ self.gradient
+        lower = np.concatenate([written, np.zeros(q * dims + pushed), -self.jumps, np.zeros(k)])
+        upper = np.full(len(lower), np.inf)
+        upper[: rank + q * dims] = lower[: rank + q * dims]
+        least = np.zeros(matrix.shape[1])
+        least[:k] = least[-1] = -np.inf
+        box = np.full(matrix.shape[1], np.inf)
+        box[-1] = 1.0
+        program = LinearProgram(matrix, lower, box, upper, least=least, interior=True)
+        objective = np.zeros(matrix.shape[1])
+        objective[-1] = -1.0
+        try:
+            solution = program.minimise(objective)
+        except AnalysisError:
+            return None
+        return solution if solution.status == "optimal" else None
+
+    def priced(self, pairs: Bools, prices: Floats) -> Bools:
+        """Pairs that the program's prices make worth adding."""
+        k, q, rank = len(self.normals), len(self.concave), len(self.basis)
+        dims = self.reduced.shape[1]
+        pushed = q * len(self.bent)
+        worth = prices[rank : rank + q * dims].reshape(q, dims) @ self.reduced[self.convex].T
+        cost = prices[rank + q * dims + pushed :].reshape(2, k)[:, self.convex]
+        gain = np.maximum(worth - cost[0], -worth - cost[1])
+        return _largest(gain, (gain > TOLERANCES.interior * np.abs(worth).max()) & ~pairs)
+
+    def shares(self, pairs: Bools, point: Floats) -> Shares:
+        """The solution's weights and relations, these corrected, in the kinks' own units."""
+        k, q = len(self.normals), len(self.concave)
+        rows, columns = np.nonzero(pairs)
+        each = len(rows)
+        relations = np.zeros((k, k))
+        relations[self.concave[rows], self.convex[columns]] = (
+            point[k : k + each] - point[k + each : k + 2 * each]
+        )
+        amounts = point[k + 2 * each : k + 2 * each + q]
+        relations[self.concave, self.concave] = -amounts
+        relations[np.abs(relations) <= TINY * np.abs(relations).max(axis=1, keepdims=True)] = 0.0
+        relations *= self.scale / self.lengths
+        for row in self.concave:
+            there = np.flatnonzero(relations[row])
+            mine = self.normals[there] * self.lengths[there, None]
+            for _ in range(2):
+                gap = relations[row, there] @ mine
+                relations[row, there] -= np.linalg.lstsq(mine.T, gap, rcond=None)[0]
+        weights = point[:k].copy()
+        for _ in range(2):  # once more for the rounding of the first
+            gap = self.gradient + weights @ self.normals
+            weights -= np.linalg.lstsq(self.normals.T, gap, rcond=None)[0]
+        weights[np.abs(weights) <= ZERO] = 0.0
+        return Shares(weights * self.scale / self.lengths, relations)
+
+    def _blocks(self, rows: Indices, kinks: Indices) -> csr_array:
+        """Reduced normals as columns, that of `kinks[j]` in the equations of relation `rows[j]`."""
+        dims = self.reduced.shape[1]
+        places = (rows[:, None] * dims + np.arange(dims)).ravel()
+        columns = np.repeat(np.arange(len(kinks)), dims)
+        shape = (len(self.concave) * dims, len(kinks))
+        return csr_array((self.reduced[kinks].ravel(), (places, columns)), shape=shape)
+
+    def _pushes(self, rows: Indices, kinks: Indices) -> csr_array:
+        """What a unit of `kinks[j]` in relation `rows[j]` pushes along every bending kink."""
+        count = len(self.bent)
+        places = (rows[:, None] * count + np.arange(count)).ravel()
+        columns = np.repeat(np.arange(len(kinks)), count)
+        values = self.bends[np.ix_(kinks, self.bent)].ravel()
+        found = coo_array((values, (places, columns)), (len(self.concave) * count, len(kinks)))
+        return csr_array(found)
+
+
+def _spanned(rows: Floats) -> tuple[Floats, Floats]:
+    """Left singular vectors, and right ones that span the rows."""
+    left, values, right = np.linalg.svd(rows, full_matrices=False)
+    rank = int((values > TOLERANCES.independence * max(1.0, values[0])).sum())
+    return left[:, :rank], right[:rank]
+
+
+def _largest(values: Floats, among: Bools) -> Bools:
+    """The largest few of each row."""
+    values = np.where(among, values, -np.inf)
+    count = min(NEAREST, values.shape[1])
+    places = np.argpartition(-values, count - 1, axis=1)[:, :count]
+    found = np.zeros(values.shape, dtype=np.bool_)
+    np.put_along_axis(found, places, True, axis=1)
+    return found & among
+
+
+def _picks(kinks: Indices, count: int) -> csr_array:
+    """Columns that are unit vectors."""
+    ones = np.ones(len(kinks))
+    return csr_array((ones, (kinks, np.arange(len(kinks)))), shape=(count, len(kinks)))
+
+
+def _eye(count: int) -> csr_array:
+    """The identity."""
+    return _picks(np.arange(count), count)
+
+
+def _zeros(rows: int, columns: int) -> csr_array:
+    """Nothing."""
+    return csr_array((rows, columns))
