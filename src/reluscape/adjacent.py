@@ -26,10 +26,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reluscape.arithmetic import Float64, left_inverse, rounded_sizes, split_errors
-from reluscape.dependent import coefficients, relation_errors
+from reluscape.dependent import coefficients, relation_errors, relation_shift
 from reluscape.errors import AnalysisError
 from reluscape.exactly import gradient_is_spanned
-from reluscape.integers import normals_span_at_most
+from reluscape.integers import FrozenForms
 from reluscape.point import Point
 from reluscape.shares import find_shares
 from reluscape.solvers import LinearProgram, Solution
@@ -175,16 +175,16 @@ class _Search:
         gap = point.gradient + point.normals.T @ weights
         weights[kept] -= inverse @ gap
         spread = np.zeros(len(weights))
-        sizes = rounded_sizes(inverse)
-        spread[kept] = sizes @ (point.gradient_error + split_errors(weights, point.normals))
+        spread[kept] = rounded_sizes(inverse) @ (
+            point.gradient_error + split_errors(weights, point.normals)
+        )
         errors = np.column_stack([spread, self.errors + spread + np.abs(self.bends).T @ spread])
         margins = coefficients(weights, self.jumps, self.bends, relations)
         if relations is not None:
-            gaps = np.abs(relations @ point.normals) + split_errors(relations, point.normals)
-            shift = np.zeros(relations.shape)
-            shift[:, kept] = gaps @ sizes.T
+            shift = self._shift(relations)
+            if shift is None:
+                return None
             errors += relation_errors(relations, shift, self.bends)
-            spans &= self._relate(relations, kept)
         asked = np.column_stack([sides <= 0, sides >= 0])
         past = (margins - errors)[asked]
         exactly = (margins == 0) & (errors == 0) & (weights == 0)[:, None]
@@ -193,12 +193,12 @@ class _Search:
             holds |= margins[asked] >= -TOLERANCES.interior * self.size
         return (weights, float(past.min())) if spans and holds.all() else None
 
-    def _relate(self, relations: Floats, kept: Bools) -> bool:
-        """Whether relations that hold but for rounding are next to exact ones."""
-        point, rank = self.point, Float64().rank(self.point.normals[kept])
-        return not relations[:, ~kept].any() and normals_span_at_most(
-            point.block.landscape, point.block.layer, point.pattern, point.active[kept], rank
-        )
+    def _shift(self, relations: Floats) -> Floats | None:
+        """Bounds on the distances of relations to exact ones, if those are certain to exist."""
+        point = self.point
+        frozen = FrozenForms(point.block.landscape, point.block.layer, point.pattern)
+        forms, none = frozen.kinks(point.active).matrix(), np.zeros(point.normals.shape)
+        return relation_shift(relations, point.normals, none, forms)
 
     def shared(self) -> Leaves | None:
         """All directions in one part, concave kinks paid for by convex ones."""

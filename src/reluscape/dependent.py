@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from reluscape.arithmetic import Float64, Rational, left_inverse_sizes, split_errors
 from reluscape.certificate import Claim, cover_all
 from reluscape.exactly import gradient_is_spanned
-from reluscape.integers import normals_span_at_most
+from reluscape.integers import FrozenForms, rank_at_most
 from reluscape.tolerances import TOLERANCES
 
 if TYPE_CHECKING:
@@ -58,12 +58,45 @@ def coefficients(weights: Array, jumps: Array, bends: Array, relations: Array | 
 
 
 def relation_errors(relations: Array, shift: Array, bends: Array) -> Array:
-    """Bounds on the coefficients' errors (k, 2) where relations are exact but for `shift`."""
+    """Bounds on the coefficients' errors (k, 2) where relations are exact but for `shift`.
+
+    A share whose sign is certain enters one coefficient only.
+    """
     size = np.abs(relations)
     noise = TOLERANCES.rounding * len(size) * np.finfo(float).eps
-    own = (shift + noise * size).sum(axis=0)
-    pushed = ((shift + noise * size) @ np.abs(bends)).sum(axis=0)
-    return np.column_stack([own, own + pushed])
+    wide = shift + noise * size
+    unsure = size <= shift
+    paid = (relations > 0) | np.eye(len(size), dtype=np.bool_)
+    low = np.where(~paid | unsure, wide, 0.0).sum(axis=0)
+    high = np.where(paid | unsure, wide, 0.0).sum(axis=0)
+    return np.column_stack([low, high + combined(wide, np.abs(bends)).sum(axis=0)])
+
+
+def relation_shift(
+    relations: Array, normals: Array, normal_errors: Array, forms: Array
+) -> Array | None:
+    """Bounds on the distances of relations to exact ones, or None where those are not certain to exist.
+
+    What a relation leaves lies in the exact span of its own normals. They write it where they span no
+    more exactly than in float64.
+
+    Args:
+        relations: Rows r with `sum_i r_i a_i = 0` but for rounding (k, k).
+        normals: a.
+        normal_errors: Bounds on their errors.
+        forms: The normals in integers, row by row up to factors.
+    """
+    shift = np.zeros(relations.shape)
+    for row, relation in zip(shift, relations, strict=True):
+        there = np.flatnonzero(relation)
+        if len(there) == 0:
+            continue
+        mine, share = normals[there], relation[there]
+        if not rank_at_most(forms[there], Float64().rank(mine)):
+            return None
+        gap = np.abs(share @ mine) + split_errors(share, mine)
+        row[there] = left_inverse_sizes(mine) @ (gap + np.abs(share) @ normal_errors[there])
+    return shift
 
 
 def combined(relations: Array, rows: Array) -> Array:
@@ -114,8 +147,9 @@ def margins(local: Local, cells: Cells, scale: float = 1.0) -> Array | None:
     found = coefficients(cells.weights, jumps, bends, cells.relations)
     asked = np.stack([cells.sides <= 0, cells.sides >= 0], axis=2)
     if local.numbers.exact:
-        wrong = gaps if cells.relations is None else np.vstack([gaps, _gaps(local, cells)])
-        return None if any(bool(entry != 0) for entry in wrong.ravel()) else found[asked]
+        if cells.relations is not None:
+            gaps = np.vstack([gaps, combined(cells.relations, local.normals)])
+        return None if any(bool(entry != 0) for entry in gaps.ravel()) else found[asked]
     spread = _spread(local, cells.weights, gaps, scale)
     if spread is None:
         return None
@@ -124,7 +158,7 @@ def margins(local: Local, cells: Cells, scale: float = 1.0) -> Array | None:
     wide = spread + spread @ np.abs(bends) + noise * np.abs(plain).sum(axis=2)
     errors = np.stack([spread, wide], axis=2)
     if cells.relations is not None:
-        shift = _shift(local, cells)
+        shift = _shift(local, cells.relations)
         if shift is None:
             return None
         errors = errors + relation_errors(cells.relations, shift, bends)
@@ -133,31 +167,11 @@ def margins(local: Local, cells: Cells, scale: float = 1.0) -> Array | None:
     return np.asarray(left[asked])
 
 
-def _gaps(local: Local, cells: Cells) -> Array:
-    """What the relations leave: zero but for rounding."""
-    assert cells.relations is not None
-    return combined(cells.relations, local.normals)
-
-
-def _shift(local: Local, cells: Cells) -> Array | None:
-    """Bounds on the distances of the relations to exact ones; None where those are not certain to exist.
-
-    What a relation leaves lies in the exact span of its own normals, so it is written by normals that
-    span no more exactly than they do in float64.
-    """
-    assert cells.relations is not None
-    kept = cells.weights[0] != 0
+def _shift(local: Local, relations: Array) -> Array | None:
+    """`relation_shift` at a point."""
     pattern = local.block.vector_of(local.bits)
-    rank = Float64().rank(local.normals[kept])
-    if cells.relations[:, ~kept].any() or not normals_span_at_most(
-        local.landscape, local.layer, pattern, local.active[kept], rank
-    ):
-        return None
-    gaps = np.abs(_gaps(local, cells)) + split_errors(cells.relations, local.normals)
-    gaps = gaps + np.abs(cells.relations) @ local.normal_errors()
-    shift = np.zeros(cells.relations.shape)
-    shift[:, kept] = gaps @ left_inverse_sizes(local.normals[kept]).T
-    return shift
+    forms = FrozenForms(local.landscape, local.layer, pattern).kinks(local.active).matrix()
+    return relation_shift(relations, local.normals, local.normal_errors(), forms)
 
 
 def _spread(local: Local, weights: Array, gaps: Array, scale: float) -> Array | None:

@@ -273,13 +273,6 @@ def kinks_meet(
     return rank_at_most(np.hstack([forms.matrix(), forms.constants[:, None]]), rank)
 
 
-def normals_span_at_most(
-    landscape: Landscape, layer: str, pattern: Bools, active: Indices, limit: int
-) -> bool:
-    """Whether the active kinks' normals span `limit` directions at most."""
-    return rank_at_most(FrozenForms(landscape, layer, pattern).kinks(active).matrix(), limit)
-
-
 def _count_rows(forms: Forms, shifted: bool = False) -> int:
     """Bound on the rank by rows: of each sample no more than its rows, nor than what moves them."""
     fed = np.asarray(forms.inputs.astype(bool).any(axis=1))

@@ -208,6 +208,7 @@ class Local:
         return self.crossed[0]
 
     def _crossings(self) -> tuple[Array, Array]:
+        """Jumps and bends, computed."""
         count = len(self.active)
         jumps = self.numbers.array(np.zeros(count))
         bends = self.numbers.array(np.zeros((count, count)))

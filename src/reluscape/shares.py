@@ -36,10 +36,16 @@ Bools = NDArray[np.bool_]
 NEAREST = 16
 #: Rounds in which the linear program's prices bring in more of them.
 ROUNDS = 6
+#: Equations of relations in the largest program, half a minute's.
+LARGEST = 10**4
 #: Least margin, as a share of the kinks' jumps, worth correcting.
 LEAST = 1e-6
 #: Margin asked of kinks that bend others, relative to that of the others.
 BENT = 1e-2
+#: Times that weights and relations are moved to hold exactly: twice for rounding, more where signs turn.
+REFITS = 4
+#: Prices above this share of the largest are not zero.
+FLAT = 1e-4
 #: Weights below this share of the jumps are rounding errors of zero.
 ZERO = 1e-11
 #: Shares below this part of a relation are dropped.
@@ -68,7 +74,7 @@ def find_shares(normals: Floats, gradient: Floats, jumps: Floats, bends: Floats)
         for, which does not mean that the loss falls.
     """
     market = _Market.of(normals, gradient, jumps, bends)
-    if not len(market.concave) or not len(market.convex):
+    if not 0 < len(market.concave) * market.reduced.shape[1] <= LARGEST or not len(market.convex):
         return None
     pairs = market.nearest()
     for _ in range(ROUNDS):
@@ -77,10 +83,14 @@ def find_shares(normals: Floats, gradient: Floats, jumps: Floats, bends: Floats)
             return None
         if solution.point[-1] > LEAST:
             return market.shares(pairs, solution.point)
+        flat = market.flat(solution) if solution.point[-1] > -LEAST else np.zeros(0)
         more = market.priced(pairs, solution.multipliers)
-        if not more.any():
+        if flat.any():
+            market.zero |= flat.astype(np.bool_)
+        elif more.any():
+            pairs = pairs | more
+        else:
             return None
-        pairs = pairs | more
     return None
 
 
@@ -104,6 +114,8 @@ class _Market:
         high: The same for p. Kinks in no relation have their weights, and so no margin to choose, but for
             what their bends leave.
         bent: Kinks that bend others that are in relations.
+        zero: Kinks whose negative sides are flat, so that their weights are zero and they pay on their
+            positive sides only (a dead unit's).
     """
 
     normals: Floats
@@ -120,6 +132,7 @@ class _Market:
     low: Floats = field(init=False)
     high: Floats = field(init=False)
     bent: Indices = field(init=False)
+    zero: Bools = field(init=False)
 
     @classmethod
     def of(cls, normals: Floats, gradient: Floats, jumps: Floats, bends: Floats) -> _Market:
@@ -146,6 +159,7 @@ class _Market:
         ceilings = market.jumps + market.bends.T @ np.where(loose, 0.0, weights)
         market.concave = np.flatnonzero(loose & (ceilings < 0))
         market.convex = np.flatnonzero(loose & (ceilings > 0))
+        market.zero = np.zeros(len(unit), dtype=np.bool_)
         bent = market.bends[loose].any(axis=0)
         market.bent = np.flatnonzero(bent)
         market.low = np.where(loose, np.abs(ceilings), 0.0)
@@ -174,7 +188,8 @@ class _Market:
         none = _zeros
         gains = _picks(self.concave, k)
         each = len(rows)
-        low, high = csr_array(-self.low[:, None]), csr_array(-self.high[:, None])
+        low = csr_array(np.where(self.zero, 0.0, -self.low)[:, None])
+        high = csr_array(-self.high[:, None])
         matrix = vstack(
             [
                 hstack([csr_array(self.basis @ self.normals.T), none(rank, 2 * each + q + pushed + 1)]),
@@ -197,6 +212,8 @@ class _Market:
         least[:k] = least[-1] = -np.inf
         box = np.full(matrix.shape[1], np.inf)
         box[-1] = 1.0
+        least[:k][self.zero] = box[:k][self.zero] = 0.0
+        box[k + each : k + 2 * each][self.zero[payers]] = 0.0
         program = LinearProgram(matrix, lower, box, upper, least=least, interior=True)
         objective = np.zeros(matrix.shape[1])
         objective[-1] = -1.0
@@ -206,6 +223,12 @@ class _Market:
             return None
         return solution if solution.status == "optimal" else None
 
+    def flat(self, solution: Solution) -> Bools:
+        """Kinks whose weights the program cannot raise above zero."""
+        prices = solution.multipliers[-len(self.normals) :]
+        found: Bools = (prices > FLAT * prices.max(initial=0.0)) & ~self.zero & (self.low > 0)
+        return found
+
     def priced(self, pairs: Bools, prices: Floats) -> Bools:
         """Pairs that the program's prices make worth adding."""
         k, q, rank = len(self.normals), len(self.concave), len(self.basis)
@@ -213,7 +236,8 @@ class _Market:
         pushed = q * len(self.bent)
         worth = prices[rank : rank + q * dims].reshape(q, dims) @ self.reduced[self.convex].T
         cost = prices[rank + q * dims + pushed :].reshape(2, k)[:, self.convex]
-        gain = np.maximum(worth - cost[0], -worth - cost[1])
+        back = np.where(self.zero[self.convex], -np.inf, -worth - cost[1])
+        gain = np.maximum(worth - cost[0], back)
         return _largest(gain, (gain > TOLERANCES.interior * np.abs(worth).max()) & ~pairs)
 
     def shares(self, pairs: Bools, point: Floats) -> Shares:
@@ -229,18 +253,25 @@ class _Market:
         relations[self.concave, self.concave] = -amounts
         relations[np.abs(relations) <= TINY * np.abs(relations).max(axis=1, keepdims=True)] = 0.0
         relations *= self.scale / self.lengths
-        for row in self.concave:
-            there = np.flatnonzero(relations[row])
-            mine = self.normals[there] * self.lengths[there, None]
-            for _ in range(2):
-                gap = relations[row, there] @ mine
-                relations[row, there] -= np.linalg.lstsq(mine.T, gap, rcond=None)[0]
-        weights = point[:k].copy()
-        for _ in range(2):  # once more for the rounding of the first
-            gap = self.gradient + weights @ self.normals
-            weights -= np.linalg.lstsq(self.normals.T, gap, rcond=None)[0]
-        weights[np.abs(weights) <= ZERO] = 0.0
+        for kink in self.concave:
+            self._correct(relations[kink], kink)
+        weights, kept = point[:k].copy(), ~self.zero
+        for _ in range(REFITS):
+            gap = self.gradient + weights[kept] @ self.normals[kept]
+            weights[kept] -= np.linalg.lstsq(self.normals[kept].T, gap, rcond=None)[0]
+        weights[~kept | (np.abs(weights) <= ZERO)] = 0.0
         return Shares(weights * self.scale / self.lengths, relations)
+
+    def _correct(self, relation: Floats, kink: int) -> None:
+        """Make a relation hold by moving its own shares; those that may not be negative stay positive."""
+        for _ in range(REFITS):
+            there = np.flatnonzero(relation)
+            rows = self.normals[there] * self.lengths[there, None]
+            gap = relation[there] @ rows
+            relation[there] -= np.linalg.lstsq(rows.T, gap, rcond=None)[0]
+            wrong = self.zero & (relation < 0)
+            wrong[kink] = False
+            relation[wrong] = 0.0
 
     def _blocks(self, rows: Indices, kinks: Indices) -> csr_array:
         """Reduced normals as columns, that of `kinks[j]` in the equations of relation `rows[j]`."""
