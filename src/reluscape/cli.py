@@ -499,10 +499,10 @@ def _data_options(data: str, target: str | None, standardise: bool) -> list[str]
 
 
 def _certificate_path(out: Path, layer: str | None) -> Path:
-    from reluscape.descent_files import certificate_name
-
     if out.suffix == ".json":
         return out
+    from reluscape.results import certificate_name
+
     return out / certificate_name(layer)
 
 
@@ -516,8 +516,9 @@ def _about_descent(
     seed: int,
 ) -> About:
     """What the page of a descent says of model and data."""
-    from reluscape.descent_files import WEIGHTS, certificate_name, options_from
+    from reluscape.descent_files import WEIGHTS
     from reluscape.report.polished import About
+    from reluscape.results import certificate_name, options_from
     from reluscape.subjects import loaded
 
     data, target, standardise, weights, model = subject

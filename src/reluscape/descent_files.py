@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from os.path import relpath
 from pathlib import Path
 
 from reluscape.descent.polish import Polish
@@ -15,22 +13,10 @@ from reluscape.report.polished import About, render_polish
 from reluscape.results import check_writable, write_then_rename
 from reluscape.weights import write_state
 
-__all__ = ["WEIGHTS", "DescentFolder", "certificate_name", "options_from"]
+__all__ = ["WEIGHTS", "DescentFolder"]
 
 #: File of the polished weights.
 WEIGHTS = "polished.safetensors"
-
-
-def certificate_name(layer: str | None) -> str:
-    """File of a layer's certificate, or of the whole network's."""
-    return (
-        "network.json" if layer is None else f"layer-{re.sub(r'[^A-Za-z0-9._-]', '-', layer)}.json"
-    )
-
-
-def options_from(options: Sequence[str], folder: Path | None) -> list[str]:
-    """Command-line options as they read in a folder: paths of files are rewritten from there."""
-    return [relpath(at, folder) if folder and Path(at).is_file() else at for at in options]
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import fields
+from os.path import relpath
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any, ClassVar, Self, cast
@@ -127,6 +130,18 @@ def check_writable(folder: Path, *inside: Path) -> None:
         for at in reversed(made):
             with suppress(OSError):  # not empty: someone else has begun to use it
                 at.rmdir()
+
+
+def certificate_name(layer: str | None) -> str:
+    """File of a layer's certificate, or of the whole network's."""
+    return (
+        "network.json" if layer is None else f"layer-{re.sub(r'[^A-Za-z0-9._-]', '-', layer)}.json"
+    )
+
+
+def options_from(options: Sequence[str], folder: Path | None) -> list[str]:
+    """Command-line options as they read in a folder: paths of files are rewritten from there."""
+    return [relpath(at, folder) if folder and Path(at).is_file() else at for at in options]
 
 
 def _restore(dataset: xr.Dataset, name: str, kind: str) -> Any:

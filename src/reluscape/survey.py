@@ -25,7 +25,6 @@ from reluscape import __version__
 from reluscape.arithmetic import arithmetic_called
 from reluscape.certificate import Certificate
 from reluscape.data import Data
-from reluscape.descent_files import options_from
 from reluscape.errors import AnalysisError, InputError, ReluscapeError, UnsupportedModelError
 from reluscape.landscape import Block, Landscape
 from reluscape.models import num_outputs, takes_flat_inputs
@@ -38,7 +37,7 @@ from reluscape.report.findings import (
     Verdict,
     load_survey,
 )
-from reluscape.results import check_writable, write_then_rename
+from reluscape.results import check_writable, options_from, write_then_rename
 from reluscape.survey_steps import (
     asked_layer,
     at_point,
@@ -46,6 +45,7 @@ from reluscape.survey_steps import (
     chords,
     facets,
     flips,
+    lowered,
     radius,
     unit_activity,
 )
@@ -289,10 +289,32 @@ class _Task:
             ("chords", lambda: chords(block, seed)),
             ("facets", lambda: facets(block, seed)),
             ("largest ball", lambda: radius(block)),
+            ("exact descent", lambda: self._lowered(block, stem, begin + 0.8 * span)),
         )
+        if self.loss != "l1" or self.weight_decay:
+            steps = steps[:-1]  # the loss is not piecewise affine
         for turn, (what, work) in enumerate(steps):
             at = begin + span * turn / len(steps)
             self._step(what, at, work, self.notebook.layer, f"layer {block.layer}, ")
+
+    def _lowered(self, block: Block, stem: str, at: float) -> dict[str, Any]:
+        """What exact descent of this layer alone still removes, as far as a short survey goes."""
+        model = self.notebook.models[-1]
+        where = self.start + self.span * (_BUILD_SHARE + (1 - _BUILD_SHARE) * at)
+
+        def progress(what: str, fraction: float) -> None:
+            self.progress(f"{model.name}: layer {block.layer}, exact descent, {what}", where)
+
+        found = lowered(block, self.seed, progress)
+        if found is None:
+            note = "exact descent: too large for a short survey; `reluscape descend` does it"
+            return {"notes": (*model.layers[-1].notes, note)}
+        told = self.notebook.verdict(found.certificate, f"certificates/{stem}-descended.json")
+        return {
+            "descent_losses": found.losses,
+            "descent_status": found.status,
+            "descent_end": told,
+        }
 
     def _step(
         self,

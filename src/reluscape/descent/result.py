@@ -52,7 +52,7 @@ MEANING = {
     Status.undecided: "no edge falls any more, but neither a minimum nor a way down is proved: a unit's"
     " kinks are all zero at once, or a slope is lost in rounding; certify in rational arithmetic, or"
     " start elsewhere",
-    Status.max_pivots: "the pivots asked for are used up; call again from `theta` to go on",
+    Status.max_pivots: "the pivots asked for are used up; go on from where it ended",
     Status.interrupted: "the descent was interrupted; go on from the weights it left",
     Status.stalled: "the basis lost its digits and refreshing it did not help: the loss could not be"
     " lowered further; standardise the inputs, or start elsewhere",

@@ -17,6 +17,8 @@ SYMBOLS = ("circle", "diamond", "square", "triangle-up")
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 _CURVE_POINTS = 600
 _LABEL = 16
+#: What lies lower than this times the largest value is off a logarithmic axis of `trails`.
+_DEPTH = 1e-10
 _COUNTS: Final = {"rangemode": "tozero", "tickformat": ",d"}
 _SHARES: Final = {
     "range": [-6, 106],
@@ -65,7 +67,8 @@ def trails(
 ) -> go.Figure:
     """Lines whose points are the series' own: long ones are thinned, none is averaged.
 
-    A NaN is a gap. `marks` are places, one or none per series, of a dashed line in its colour.
+    A NaN is a gap; a logarithmic axis reaches over ten decades. `marks` are places, one or none per
+    series, of a dashed line in its colour.
     """
     traces, heights = [], [np.zeros(0)]
     for place, one in enumerate(series):
@@ -75,7 +78,9 @@ def trails(
         trace = {"type": "scatter", "x": x[kept], "y": y[kept], "name": plain(one.name)}
         traces.append(trace | {"mode": "lines", "line": line, "connectgaps": False})
         heights.append(y)
-    vertical = _y_axis(y_title) | (_log_axis(np.concatenate(heights)) if log else {})
+    values = np.concatenate(heights)
+    values = values[values >= _DEPTH * np.nanmax(values, initial=0.0)]
+    vertical = _y_axis(y_title) | (_log_axis(values) if log else {})
     shapes = [
         {"type": "line", "x0": at, "x1": at, "yref": "paper", "y0": 0, "y1": 1}
         | {"line": {"color": _colour(place), "width": 1.2, "dash": "dash"}}

@@ -18,6 +18,7 @@ from reluscape.report.section import Cell, Figure, Section, Table
 from reluscape.report.wording import (
     NONE,
     count,
+    listed,
     number,
     several,
     share,
@@ -25,7 +26,7 @@ from reluscape.report.wording import (
     verdict_phrase,
 )
 
-#: Layers whose paths are drawn: those with the longest descents.
+#: Layers whose paths are drawn: those that removed most.
 DRAWN = 4
 #: Fewest pivots of a descent whose forecasts are drawn.
 LONG = 100
@@ -36,10 +37,23 @@ SHARES = np.arange(1, 21) / 20
 #: The loss spans this factor or more where its axis is logarithmic.
 SPAN = 3.0
 RESULT_COLUMNS = (
-    "layer", "now", "pivots", "descents", "removed", "loss before", "loss after", "certificate",
-)  # fmt: skip
+    "layer",
+    "removed",
+    "now",
+    "pivots",
+    "descents",
+    "loss before",
+    "loss after",
+    "certificate",
+)
+#: A fall below this share of the loss at the start is rounding.
+ROUNDING = 1e-12
 PHASE_COLUMNS = (
-    "layer and phase", "pivots", "loss halves every", "steps halve every", "distance halves every",
+    "layer and phase",
+    "loss halves every",
+    "steps halve every",
+    "distance halves every",
+    "pivots",
 )  # fmt: skip
 ENDINGS = {
     Ending.settled: "no layer's descent lowers the loss any more",
@@ -112,7 +126,7 @@ def _removed(polish: Polish, about: About) -> Section:
     return Section(
         key="removed",
         title="What exact descent removed",
-        verdict=_verdict(polish),
+        verdict=_falls(polish, about),
         figures=_loss_figure(polish, about),
         tables=(_results(polish, about), _causes(polish, about)),
         method=(
@@ -136,7 +150,7 @@ def _removed(polish: Polish, about: About) -> Section:
         check=(
             "Each certificate holds the claim, the point and the numbers that prove it. verify "
             "recomputes them from the raw weights and data and calls no solver; run it in the "
-            "folder of this page.",
+            "folder of this page. One that is undecided claims nothing.",
         ),
         commands=tuple(
             _command("verify", about.files[layer], about=about)
@@ -166,9 +180,32 @@ def _verdict(polish: Polish) -> str:
             f"Exact descent lowered the loss from {number(polish.start)} to {number(polish.loss)}, "
             f"{share(polish.fall)} lower, in {work}"
         )
+        if polish.legs[-1].status == Status.perfect_fit:
+            fell += "; it is now zero to rounding, and no loss is lower"
     found = [_phrase(certificate) for certificate in polish.certificates.values()]
     where = "the layer is now" if len(found) == 1 else "layer by layer it is now"
     return f"{fell}; {where}, with all else held fixed: {tally(found)}."
+
+
+def _falls(polish: Polish, about: About) -> str:
+    """What each layer's descents removed, and why it ended there."""
+    told = [
+        f"layer {about.label(layer)} {number(_removed_by(polish, layer))}"
+        for layer in polish.certificates
+    ]
+    why = ENDINGS[Ending(polish.ending)]
+    return f"Removed by the descents of {listed(told)}. It ended because {why}."
+
+
+def _removed_by(polish: Polish, layer: str) -> float:
+    """Fall of the loss in all descents of a layer, rounding aside."""
+    fall = sum(_fall(leg) for leg in polish.legs_of(layer))
+    return fall if polish.start and fall > ROUNDING * polish.start else 0.0
+
+
+def _fall(leg: Leg) -> float:
+    """What one descent removed."""
+    return float(leg.losses[0] - leg.losses[-1])
 
 
 def _phrase(certificate: Certificate) -> str:
@@ -178,8 +215,8 @@ def _phrase(certificate: Certificate) -> str:
 
 
 def _loss_figure(polish: Polish, about: About) -> tuple[Figure, ...]:
-    """The loss along all descents, a colour for each layer."""
-    if not polish.num_pivots:
+    """The loss along all descents, a colour for each layer; none where nothing was removed."""
+    if not any(_removed_by(polish, layer) for layer in polish.certificates):
         return ()
     lines: dict[str, list[np.ndarray]] = {layer: [] for layer in polish.certificates}
     before = 0
@@ -211,15 +248,15 @@ def _results(polish: Polish, about: About) -> Table:
 
 def _result(polish: Polish, about: About, layer: str) -> tuple[Cell, ...]:
     legs, certificate = polish.legs_of(layer), polish.certificates[layer]
-    removed = sum(float(leg.losses[0] - leg.losses[-1]) for leg in legs)
     file = about.files.get(layer, "")
+    tier = "" if certificate.claim == "undecided" else certificate.tier
     ends = (legs[0].losses[0], legs[-1].losses[-1]) if legs else (None, None)
     return (
         Cell(f"layer {about.label(layer)}"),
-        Cell(verdict_phrase(certificate), tier=certificate.tier),
+        Cell(number(_removed_by(polish, layer)), numeric=True),
+        Cell(verdict_phrase(certificate), tier=tier),
         Cell(count(sum(leg.num_pivots for leg in legs)), numeric=True),
         Cell(count(len(legs)), numeric=True),
-        Cell(number(removed), numeric=True),
         *(Cell(number(end), numeric=True) for end in ends),
         Cell("JSON", file=file) if file else Cell(NONE),
     )
@@ -240,18 +277,18 @@ def _causes(polish: Polish, about: About) -> Table:
     return Table(caption, ("layer", "status", "meaning and remedy"), tuple(rows))
 
 
-# ---- the paths -----------------------------------------------------------------------------------
-
-
 def _drawn(polish: Polish) -> list[Leg]:
-    """The longest descent of each layer, of at most four layers, in the layers' order."""
-    longest = [
-        max(legs, key=lambda leg: leg.num_pivots)
+    """The descent of each layer that removed most, of at most four layers, in the layers' order."""
+    best = [
+        max(polish.legs_of(layer), key=_fall)
         for layer in polish.certificates
-        if (legs := polish.legs_of(layer))
+        if _removed_by(polish, layer)
     ]
-    shown = sorted(longest, key=lambda leg: -leg.num_pivots)[:DRAWN]
-    return [leg for leg in longest if leg in shown and leg.num_pivots >= SHORT]
+    shown = sorted(best, key=_fall, reverse=True)[:DRAWN]
+    return [leg for leg in best if leg in shown and leg.num_pivots >= SHORT]
+
+
+# ---- the paths -----------------------------------------------------------------------------------
 
 
 def _paths(legs: Sequence[Leg], about: About) -> Section:
@@ -270,17 +307,17 @@ def _paths(legs: Sequence[Leg], about: About) -> Section:
             *_forecast_figure(legs, about),
             *_density_figure(legs, about),
         ),
-        tables=(Table("Phases of the longest descents", PHASE_COLUMNS, tuple(rows)),) if rows else (),
+        tables=(Table("Phases of these descents", PHASE_COLUMNS, tuple(rows)),) if rows else (),
         method=(
-            "For each layer its longest descent is shown. In the exponential phase the loss above "
-            "its end, the running mean of the step lengths and the distance to the end all fall "
-            "roughly exponentially; in the fine-tuning phase that follows the loss falls more "
+            "For each layer the descent that removed most is shown. In the exponential phase the "
+            "loss above its end, the running mean of the step lengths and the distance to the end "
+            "all fall roughly exponentially; in the fine-tuning phase that follows the loss falls more "
             "slowly (Hinz). The split is the one at which broken lines through the three "
             "logarithms fit best. The last tenth of the path is left out, where loss and distance "
-            "are forced to zero.",
+            "are forced to zero; with what is left the phases need not look exponential.",
             f"Step lengths are averaged over the last {WINDOW} pivots. Lengths and distances are "
             "Euclidean, in the layer's parameters. Where a rate's 95 % interval holds zero, the "
-            "table says that there is no clear fall.",
+            "table says that there is no clear rate.",
             "A forecast sees the losses up to its share of the path and nothing else. Its interval "
             "was calibrated on random networks to hold the end in 95 of 100 cases: not guaranteed.",
             "The way to the next kink is the median over random directions of the distance from a "
@@ -317,10 +354,10 @@ def _path_verdict(leg: Leg, phases: Phases, about: About) -> str:
 
 
 def _spelled(halving: str) -> str:
-    return "does not clearly fall" if halving == NOT_CLEAR else f"halves every {halving}"
+    return "falls at no clear rate" if halving == NOT_CLEAR else f"halves every {halving}"
 
 
-NOT_CLEAR = "no clear fall"
+NOT_CLEAR = "no clear rate"
 
 
 def _halving(phases: Phases, series: int, phase: int) -> str:
@@ -336,15 +373,13 @@ def _halving(phases: Phases, series: int, phase: int) -> str:
 
 def _rows(leg: Leg, phases: Phases, about: About) -> list[tuple[Cell, ...]]:
     """A row for each phase that there is."""
-    parts = (
-        ("exponential", phases.first, phases.split),
-        ("fine-tuning", phases.split, phases.last),
-    )
+    first = "exponential" if phases.split < phases.last else "one phase"
+    parts = ((first, phases.first, phases.split), ("fine-tuning", phases.split, phases.last))
     return [
         (
             Cell(f"layer {about.label(leg.layer)}, {name}"),
-            Cell(f"{count(begin)} to {count(end)}", numeric=True),
             *(Cell(_halving(phases, series, phase) or NONE, numeric=True) for series in range(3)),
+            Cell(f"{count(begin)} to {count(end)}", numeric=True),
         )
         for phase, (name, begin, end) in enumerate(parts)
         if begin < end
@@ -427,9 +462,10 @@ def _density_figure(legs: Sequence[Leg], about: About) -> tuple[Figure, ...]:
     ]
     figure = trails(series, "pivot", "way to the next kink")
     figure.update_traces(mode="lines+markers")
+    where = listed([f"layer {about.label(leg.layer)}" for leg in dense])
     caption = (
-        "Median way from the path to the next kink in random directions, in the layer's "
-        "parameters: the shorter, the more densely vertices lie."
+        f"Median way from the path of {where} to the next kink in random directions, in the "
+        "layer's parameters: the shorter, the more densely vertices lie."
     )
     return (Figure("density", caption, figure),)
 
