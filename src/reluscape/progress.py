@@ -91,13 +91,15 @@ def _bar(stream: TextIO) -> Iterator[Progress]:
         transient=True,
     )
     with bar:
-        task = bar.add_task("starting", total=1.0)
-        yield lambda what, fraction: bar.update(
-            task,
-            description=what,
-            total=None if math.isnan(fraction) else 1.0,  # None: a bar that only moves
-            completed=0.0 if math.isnan(fraction) else fraction,
-        )
+        known = bar.add_task("starting", total=1.0)
+        unknown = bar.add_task("", total=None, visible=False)  # a bar that only moves
+
+        def progress(what: str, fraction: float) -> None:
+            told = not math.isnan(fraction)
+            bar.update(known, description=what, completed=fraction if told else 0.0, visible=told)
+            bar.update(unknown, description=what, visible=not told)
+
+        yield progress
 
 
 def _lines(stream: TextIO, clock: Callable[[], float] = time.monotonic) -> Progress:

@@ -104,4 +104,4 @@ def way(block: Block, point: Floats, direction: Floats) -> float:
     values = block.kinks(point + off * direction)
     rates = block.piecewise.rates(values > 0, direction)
     ahead = np.where(values > 0, rates < 0, rates > 0)
-    return float((-values[ahead] / rates[ahead]).min(initial=np.inf))
+    return off + float((-values[ahead] / rates[ahead]).min(initial=np.inf))
