@@ -314,8 +314,8 @@ def verify(
 
 
 @app.command(
-    epilog="Examples: reluscape descend --weights mlp.safetensors --data mine.npz --layers all --out r/"
-    "; to go on: the same with --weights r/polished.safetensors"
+    epilog="Example: reluscape descend --weights mlp.safetensors --data mine.npz --layers all --out r/"
+    "\n\nTo go on: the same with --weights r/polished.safetensors"
 )
 def descend(
     ctx: typer.Context,
