@@ -170,7 +170,8 @@ def test_texts_from_others_are_escaped() -> None:
     hostile = about(landscape(), data=HOSTILE, description=HOSTILE, options=HOSTILE, files=names)
     legs = tuple(replace(leg, layer=HOSTILE) for leg in result.legs)
     certificate = replace(next(iter(result.certificates.values())), reason=HOSTILE)
-    page = render_polish(replace(result, legs=legs, certificates={HOSTILE: certificate}), hostile)
+    changed = replace(result, legs=legs, layers=(HOSTILE,), certificates={HOSTILE: certificate})
+    page = render_polish(changed, hostile)
     assert "<img src=http" not in page
     assert "<script>alert" not in page
     assert not re.search(r"<(?:link|script|img|iframe)[^>]*(?:src|href)=[\"']?(?:https?:)?//", page)
@@ -235,7 +236,7 @@ def test_no_pivot_at_all_gives_a_page() -> None:
     assert "removed nothing of the loss" in render_polish(result, about(landscape()))
     for part in (leg, leg.phases(), leg.forecast(0.5), result):
         assert isinstance(part.plot(), go.Figure)
-    none = replace(result, legs=(), ending="interrupted")
+    none = replace(result, legs=(), certificates={}, ending="interrupted")
     page = render_polish(none, about(landscape()))
     assert "<strong>Incomplete.</strong>" in page
     assert "none was begun" in page
@@ -551,7 +552,17 @@ def test_a_stop_keeps_the_pivots_of_the_descent_in_progress() -> None:
     assert 64 < result.num_pivots <= 128
     assert result.loss < result.start
     assert kept[-1].loss() == result.loss
-    assert rs.verify(result.certificates["0"], result.landscape).valid
+    assert not result.certificates
+    assert not result.certified
+    assert "layer '0': no certificate" in result.summary()
+    page = render_polish(result, about(start))
+    assert "no layer has a certificate" in page
+    assert "layer-0.json" not in page
+
+
+def test_close_losses_are_told_apart() -> None:
+    result = replace(polished(), start=1.00383, loss=1.00340)
+    assert "from 1.0038 to 1.0034" in render_polish(result, about(landscape()))
 
 
 def test_a_full_disk_warns_on_the_way_and_leaves_what_was_there(

@@ -398,7 +398,9 @@ def descend(
     else:
         typer.echo("\n".join([result.summary(), *(f"  written: {file}" for file in ctx.obj)]))
     if not complete:
-        _complain(f"interrupted: the same command with --weights {folder.weights} goes on")
+        _complain(
+            f"interrupted, not certified: the same command with --weights {folder.weights} goes on"
+        )
         raise typer.Exit(130)
 
 

@@ -131,8 +131,9 @@ class Polish(Result):
         sweeps: Number of sweeps over the layers, the last perhaps incomplete.
         ending: Why it ended: "settled" (no layer's descent lowers the loss any more), "max_pivots"
             (a layer's last descent used them up), "max_sweeps" or "interrupted".
+        layers: Names of the layers that were to be descended.
         legs: Every descent in its order.
-        certificates: What every layer's block is at the end, by name.
+        certificates: What every layer's block is at the end, by name; none after an interruption.
         landscape: The landscape at the end; None for a result read from a file.
     """
 
@@ -142,6 +143,7 @@ class Polish(Result):
     loss_float32: float
     sweeps: int
     ending: str
+    layers: tuple[str, ...]
     legs: tuple[Leg, ...]
     certificates: dict[str, Certificate]
     landscape: Landscape | None = None
@@ -149,7 +151,8 @@ class Polish(Result):
     @property
     def certified(self) -> bool:
         """Whether every layer ends at a certified minimum of its block."""
-        return all(certificate.claim in MINIMA for certificate in self.certificates.values())
+        found = [self.certificates.get(layer) for layer in self.layers]
+        return all(certificate is not None and certificate.claim in MINIMA for certificate in found)
 
     @property
     def num_pivots(self) -> int:
@@ -175,13 +178,14 @@ class Polish(Result):
     def summary(self) -> str:
         """Loss before and after, and what every layer is at."""
         lines = [f"loss {self.start:.6g} -> {self.loss:.6g} ({self.fall:.2%} lower)"]
-        for name, certificate in self.certificates.items():
-            legs = self.legs_of(name)
+        for name in self.layers:
+            certificate, legs = self.certificates.get(name), self.legs_of(name)
             last = f"last: {legs[-1].num_pivots}, {legs[-1].status}" if legs else "none begun"
             pivots = sum(leg.num_pivots for leg in legs)
-            lines.append(f"  {certificate.sentence()} ({pivots} pivots; {last})")
+            what = certificate.sentence() if certificate else f"layer {name!r}: no certificate"
+            lines.append(f"  {what} ({pivots} pivots; {last})")
         if self.ending != Ending.settled:
-            lines.append(f"  ended by {self.ending}: go on from these weights")
+            lines.append(f"  not settled ({self.ending}): go on from these weights")
         return "\n".join(lines)
 
     def plot(self) -> go.Figure:
@@ -196,6 +200,7 @@ class Polish(Result):
         texts = {name: to_json(certificate) for name, certificate in self.certificates.items()}
         attributes = {name: getattr(self, name) for name in numbers}
         attributes |= {"format": FORMAT, "certificates": json.dumps(texts)}
+        attributes["layers"] = json.dumps(self.layers)
         return xr.Dataset({"theta": ("params", self.theta)}, attrs=attributes)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
@@ -233,6 +238,7 @@ class Polish(Result):
             **{name: float(root.attrs[name]) for name in ("start", "loss", "loss_float32")},
             sweeps=int(root.attrs["sweeps"]),
             ending=str(root.attrs["ending"]),
+            layers=tuple(json.loads(root.attrs["layers"])),
             legs=tuple(Leg.from_dataset(groups[f"/leg_{k}"]) for k in range(len(groups) - 1)),
             certificates={name: Certificate(**fields_from_json(r)) for name, r in texts.items()},
             landscape=None if landscape is None else landscape.at(theta),
@@ -269,8 +275,9 @@ def polish(
     Returns:
         The weights and what every layer's block is there. With several layers the end is a minimum of
         every block, each with all others fixed, which need not be one of all layers at once. Ctrl-C
-        ends it with what was done by then, certified in float64; so does a `progress` that raises
-        `reluscape.progress.Stop`, which keeps the pivots of the descent in progress too.
+        ends it with what was done by then, without certificates, which may take long; so does a
+        `progress` that raises `reluscape.progress.Stop`, which keeps the pivots of the descent in
+        progress too.
 
     Raises:
         InputError: What `descend` raises, no layer, or `max_sweeps` below one.
@@ -288,9 +295,9 @@ def polish(
         ending = work.run(names, max_sweeps)
     except KeyboardInterrupt:
         watch.stopped = True
-    arithmetic = "interrupted" if watch.stopped else arithmetic
     here = work.here
-    certificates = {name: _certified(here.block(name), arithmetic) for name in names}
+    certified = () if watch.stopped else names
+    certificates = {name: _certified(here.block(name), arithmetic) for name in certified}
     return Polish(
         theta=here.theta,
         start=work.start,
@@ -298,6 +305,7 @@ def polish(
         loss_float32=loss_float32(here),
         sweeps=work.sweep,
         ending=str(ending),
+        layers=tuple(names),
         legs=tuple(work.legs),
         certificates=certificates,
         landscape=here,
@@ -315,9 +323,7 @@ def loss_float32(landscape: Landscape) -> float:
 
 
 def _certified(block: Block, arithmetic: str) -> Certificate:
-    """The certificate of a block's own point; the quickest one after an interruption."""
-    if arithmetic == "interrupted":
-        return certify(block)
+    """The certificate of a block's own point."""
     if arithmetic == "rational":
         try:
             return certify(block, arithmetic=arithmetic)

@@ -122,7 +122,7 @@ def polish_sections(polish: Polish, about: About) -> tuple[Section, ...]:
 
 
 def _removed(polish: Polish, about: About) -> Section:
-    layers = tuple(polish.certificates)
+    certified = [(layer, polish.certificates[layer]) for layer in polish.certificates]
     return Section(
         key="removed",
         title="What exact descent removed",
@@ -142,19 +142,20 @@ def _removed(polish: Polish, about: About) -> Section:
             "other layers moved after a layer's last descent, its certificate tells what has "
             "become of it.",
             *(
-                f"Layer {about.label(layer)}: {polish.certificates[layer].reason}"
-                for layer in layers
-                if polish.certificates[layer].reason
+                f"Layer {about.label(layer)}: {certificate.reason}"
+                for layer, certificate in certified
+                if certificate.reason
             ),
         ),
         check=(
             "Each certificate holds the claim, the point and the numbers that prove it. verify "
             "recomputes them from the raw weights and data and calls no solver; run it in the "
-            "folder of this page. One that is undecided claims nothing.",
+            "folder of this page. One that is undecided claims nothing; after an interruption there "
+            "are none, and going on makes them.",
         ),
         commands=tuple(
             _command("verify", about.files[layer], about=about)
-            for layer in layers
+            for layer, _ in certified
             if layer in about.files
         ),
     )  # fmt: skip
@@ -168,30 +169,40 @@ def _command(verb: str, *arguments: str, about: About) -> str:
 
 def _verdict(polish: Polish) -> str:
     """What was removed, and where every layer is now, in one sentence."""
-    work = (
-        f"{several(polish.num_pivots, 'pivot')} over {several(len(polish.certificates), 'layer')}"
-    )
+    work = f"{several(polish.num_pivots, 'pivot')} over {several(len(polish.layers), 'layer')}"
     if polish.start == 0:
         fell = "The loss was 0 from the start, and there was nothing to remove"
     elif not polish.loss < polish.start:
         fell = f"Exact descent removed nothing of the loss, {number(polish.start)}, in {work}"
     else:
+        before, after = _apart(polish.start, polish.loss)
         fell = (
-            f"Exact descent lowered the loss from {number(polish.start)} to {number(polish.loss)}, "
-            f"{share(polish.fall)} lower, in {work}"
+            f"Exact descent lowered the loss from {before} to {after}, {share(polish.fall)} lower, "
+            f"in {work}"
         )
         if polish.legs[-1].status == Status.perfect_fit:
             fell += "; it is now zero to rounding, and no loss is lower"
+    if not polish.certificates:
+        return f"{fell}; no layer has a certificate."
     found = [_phrase(certificate) for certificate in polish.certificates.values()]
     where = "the layer is now" if len(found) == 1 else "layer by layer it is now"
     return f"{fell}; {where}, with all else held fixed: {tally(found)}."
+
+
+def _apart(start: float, loss: float) -> tuple[str, str]:
+    """Two losses in three digits, or where those are the same in one more than tells them apart."""
+    for digits in range(3, 16):
+        if number(start, digits) != number(loss, digits):
+            digits += digits > 3
+            return number(start, digits), number(loss, digits)
+    return number(start), number(loss)
 
 
 def _falls(polish: Polish, about: About) -> str:
     """What each layer's descents removed, and why it ended there."""
     told = [
         f"layer {about.label(layer)} {number(_removed_by(polish, layer))}"
-        for layer in polish.certificates
+        for layer in polish.layers
     ]
     why = ENDINGS[Ending(polish.ending)]
     return f"Removed by the descents of {listed(told)}. It ended because {why}."
@@ -216,9 +227,9 @@ def _phrase(certificate: Certificate) -> str:
 
 def _loss_figure(polish: Polish, about: About) -> tuple[Figure, ...]:
     """The loss along all descents, a colour for each layer; none where nothing was removed."""
-    if not any(_removed_by(polish, layer) for layer in polish.certificates):
+    if not any(_removed_by(polish, layer) for layer in polish.layers):
         return ()
-    lines: dict[str, list[np.ndarray]] = {layer: [] for layer in polish.certificates}
+    lines: dict[str, list[np.ndarray]] = {layer: [] for layer in polish.layers}
     before = 0
     for leg in polish.legs:
         places = before + np.arange(leg.num_pivots + 1)
@@ -242,22 +253,22 @@ def _loss_figure(polish: Polish, about: About) -> tuple[Figure, ...]:
 
 
 def _results(polish: Polish, about: About) -> Table:
-    rows = [_result(polish, about, layer) for layer in polish.certificates]
+    rows = [_result(polish, about, layer) for layer in polish.layers]
     return Table("Every layer at the end", RESULT_COLUMNS, tuple(rows))
 
 
 def _result(polish: Polish, about: About, layer: str) -> tuple[Cell, ...]:
-    legs, certificate = polish.legs_of(layer), polish.certificates[layer]
-    file = about.files.get(layer, "")
-    tier = "" if certificate.claim == "undecided" else certificate.tier
-    ends = (legs[0].losses[0], legs[-1].losses[-1]) if legs else (None, None)
+    legs, certificate = polish.legs_of(layer), polish.certificates.get(layer)
+    file = about.files.get(layer, "") if certificate else ""
+    tier = certificate.tier if certificate and certificate.claim != "undecided" else ""
+    ends = _apart(legs[0].losses[0], legs[-1].losses[-1]) if legs else (NONE, NONE)
     return (
         Cell(f"layer {about.label(layer)}"),
         Cell(number(_removed_by(polish, layer)), numeric=True),
         Cell(verdict_phrase(certificate), tier=tier),
         Cell(count(sum(leg.num_pivots for leg in legs)), numeric=True),
         Cell(count(len(legs)), numeric=True),
-        *(Cell(number(end), numeric=True) for end in ends),
+        *(Cell(end, numeric=True) for end in ends),
         Cell("JSON", file=file) if file else Cell(NONE),
     )
 
@@ -265,7 +276,7 @@ def _result(polish: Polish, about: About, layer: str) -> tuple[Cell, ...]:
 def _causes(polish: Polish, about: About) -> Table:
     """How each layer's last descent ended, and why."""
     rows = []
-    for layer in polish.certificates:
+    for layer in polish.layers:
         legs = polish.legs_of(layer)
         if legs:
             status = legs[-1].status
@@ -281,7 +292,7 @@ def _drawn(polish: Polish) -> list[Leg]:
     """The descent of each layer that removed most, of at most four layers, in the layers' order."""
     best = [
         max(polish.legs_of(layer), key=_fall)
-        for layer in polish.certificates
+        for layer in polish.layers
         if _removed_by(polish, layer)
     ]
     shown = sorted(best, key=_fall, reverse=True)[:DRAWN]
