@@ -491,12 +491,12 @@ def _weights(polish: Polish, about: About) -> Section:
         f"in a float32 module it is {number(polish.loss_float32, 6)}."
     )
     rows = tuple(
-        (Cell(name), Cell(number(loss, 9), numeric=True))
-        for name, loss in (
-            ("before, float64", polish.start),
-            ("after, float64, as the certificates have it", polish.loss),
-            ("after, weights and inputs rounded to float32", polish.loss_float32),
-            ("change by the rounding", change),
+        (Cell(name), Cell(number(loss, digits), numeric=True))
+        for name, loss, digits in (
+            ("before, float64", polish.start, 9),
+            ("after, float64, as the certificates have it", polish.loss, 9),
+            ("after, weights and inputs rounded to float32", polish.loss_float32, 9),
+            ("change by the rounding", change, 3),
         )
     )
     return Section(
