@@ -11,7 +11,7 @@ from scipy.stats import binom
 from typer.testing import CliRunner
 
 from reluscape import cli
-from reluscape.descent import descend
+from reluscape.descent import density, descend
 from reluscape.intervals import median_interval
 from reluscape.papers import hinz, hinz_trials
 from reluscape.reproduce import row_of
@@ -52,7 +52,7 @@ def test_ways_end_at_the_next_kink() -> None:
     rng = np.random.default_rng(0)
     for direction in rng.normal(size=(10, block.size)):
         direction /= np.linalg.norm(direction)
-        way = hinz_trials._way(block, vertex, direction)
+        way = density.way(block, vertex, direction)
         near, before, behind = (
             block.pattern(vertex + length * direction)
             for length in (1e-6 * (1 + np.linalg.norm(vertex)), 0.99 * way, 1.01 * way + 1e-5)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-import re
+import shlex
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -22,8 +22,12 @@ from reluscape import __version__, cli_study
 from reluscape.errors import AnalysisError, InputError, ReluscapeError
 
 if TYPE_CHECKING:
+    from torch.nn import Module
+
     from reluscape.certificate import Certificate
+    from reluscape.descent import Polish
     from reluscape.landscape import Landscape
+    from reluscape.report.polished import About
 
 __all__ = ["app", "main"]
 
@@ -42,6 +46,13 @@ class Arithmetic(StrEnum):
 
     float64 = "float64"
     rational = "rational"
+
+
+class Rule(StrEnum):
+    """Rules of a descent; a test keeps them equal to the library's."""
+
+    long_step = "long_step"
+    first_kink = "first_kink"
 
 
 # Typer has no public name for what it raises on wrong usage, and moved it between versions.
@@ -302,7 +313,10 @@ def verify(
     raise typer.Exit(0 if valid else 1)
 
 
-@app.command(epilog="Example: reluscape descend --weights mlp.safetensors --data mine.npz --out r/")
+@app.command(
+    epilog="Example: reluscape descend --weights mlp.safetensors --data mine.npz --layers all --out r/"
+    "\n\nTo go on: the same with --weights r/polished.safetensors"
+)
 def descend(
     ctx: typer.Context,
     data: DataName = None,
@@ -313,38 +327,81 @@ def descend(
     layer: Annotated[
         str, typer.Option("--layer", "--layers", help="A layer's name or index, or 'all' in turn.")
     ] = "0",
+    rule: Annotated[
+        Rule, typer.Option(help="Pass kinks while the loss falls, or stop at the first.")
+    ] = Rule.long_step,
     max_pivots: Annotated[
         int | None, typer.Option(min=1, help="Largest number of pivots of one descent.")
     ] = None,
+    max_sweeps: Annotated[
+        int, typer.Option(min=1, help="Largest number of sweeps over the layers.")
+    ] = 100,
+    arithmetic: Annotated[
+        Arithmetic,
+        typer.Option(
+            help="Of the certificates: float64, and rational where that leaves a layer of at most 60"
+            " parameters undecided; or rational for every layer of at most 200."
+        ),
+    ] = Arithmetic.float64,
     seed: Annotated[int, typer.Option(min=0, max=2**31, help="Seed of the shifts at ties.")] = 0,
     out: Annotated[
-        Path | None, typer.Option(help="Folder for the polished weights and the certificates.")
-    ] = None,
+        Path, typer.Option(help="Folder for the report, the polished weights and certificates.")
+    ] = Path("reluscape-descent"),
     as_json: Json = False,
 ) -> None:
-    """Descend the L1 loss exactly, from a trained model to a certified minimum of its layers."""
-    from reluscape.descent import polish
-    from reluscape.progress import shown
-    from reluscape.results import write_then_rename
-    from reluscape.weights import write_state
+    """Descend the L1 loss exactly, from a trained model to a certified minimum of its layers.
 
-    landscape = _landscape(data, target, standardise, weights, model, LossName.l1, 0.0)
+    The weights so far are written to OUT/polished.safetensors after every layer's descent. The first
+    Ctrl-C ends it at the next pivots with a report of what was done, a second one at once. Either way
+    the same command with --weights OUT/polished.safetensors goes on.
+    """
+    import os
+
+    from reluscape.descent import polish
+    from reluscape.descent_files import DescentFolder
+    from reluscape.progress import shown, stoppable
+
+    subject = (data, target, standardise, weights, model)
+    module, landscape = _module(*subject, LossName.l1, 0.0)
     names = [name for name in _layers(landscape, layer) if name is not None]
-    with shown() as progress:
-        result = polish(landscape, names, max_pivots=max_pivots, seed=seed, progress=progress)
-    if out is not None:
-        path = out / "polished.safetensors"
-        state = result.landscape.state()
-        write_then_rename(path, lambda temporary: write_state(temporary, state))
-        ctx.obj.append(str(path))
-        for name, certificate in result.certificates.items():
-            ctx.obj.append(str(certificate.save(_certificate_path(out, name))))
+    folder = DescentFolder(out, _complain)
+    folder.check()
+    about = _about_descent(subject, module, landscape, names, out, rule.value, seed)
+
+    def waiting() -> None:  # in a signal handler: no buffers
+        os.write(2, b"stopping at the next pivots; Ctrl-C again to stop at once\n")
+
+    def keep(landscape: Landscape) -> None:
+        folder.keep(landscape)
+        ctx.obj[:] = [str(folder.weights)]
+
+    with shown() as plain, stoppable(plain, waiting) as progress:
+        result = polish(
+            landscape,
+            names,
+            rule=rule.value,
+            max_pivots=max_pivots,
+            max_sweeps=max_sweeps,
+            arithmetic=arithmetic.value,
+            seed=seed,
+            progress=progress,
+            keep=keep,
+        )
+    try:
+        files = folder.write(result, about)
+    except KeyboardInterrupt:  # the work is done: one Ctrl-C does not cost its report
+        files = folder.write(result, about)
+    ctx.obj[:] = map(str, files)
+    complete = result.ending != "interrupted"
     if as_json:
-        claims = {name: str(found.claim) for name, found in result.certificates.items()}
-        record = {"start": result.start, "loss": result.loss, "sweeps": result.sweeps}
-        typer.echo(json.dumps(record | {"claims": claims, "files": ctx.obj}))
+        typer.echo(json.dumps(_polish_record(result, complete, out) | {"files": ctx.obj}))
     else:
         typer.echo("\n".join([result.summary(), *(f"  written: {file}" for file in ctx.obj)]))
+    if not complete:
+        _complain(
+            f"interrupted, not certified: the same command with --weights {folder.weights} goes on"
+        )
+        raise typer.Exit(130)
 
 
 app.command(epilog="Example: reluscape reproduce milne --scale small --out r/")(cli_study.reproduce)
@@ -387,6 +444,19 @@ def _landscape(
     loss: LossName | None,
     weight_decay: float,
 ) -> Landscape:
+    return _module(data, target, standardise, weights, model, loss, weight_decay)[1]
+
+
+def _module(
+    data: str | None,
+    target: str | None,
+    standardise: bool,
+    weights: Path | None,
+    model: str | None,
+    loss: LossName | None,
+    weight_decay: float,
+) -> tuple[Module, Landscape]:
+    """The model that the options name, and its landscape."""
     if data is None or (weights is None and model is None):
         raise InputError("expected a model and its data: give --weights or --model, and --data")
     from reluscape.data import load_data
@@ -394,7 +464,8 @@ def _landscape(
     from reluscape.subjects import landscape_of
 
     loaded = load_data(data, target=target, standardise=standardise)
-    return landscape_of(load_model(weights, model), loaded, loss and loss.value, weight_decay)
+    module = load_model(weights, model)
+    return module, landscape_of(module, loaded, loss and loss.value, weight_decay)
 
 
 def _check_layer_to_train(layer: str) -> None:
@@ -432,8 +503,55 @@ def _data_options(data: str, target: str | None, standardise: bool) -> list[str]
 def _certificate_path(out: Path, layer: str | None) -> Path:
     if out.suffix == ".json":
         return out
-    name = "network" if layer is None else f"layer-{re.sub(r'[^A-Za-z0-9._-]', '-', layer)}"
-    return out / f"{name}.json"
+    from reluscape.results import certificate_name
+
+    return out / certificate_name(layer)
+
+
+def _about_descent(
+    subject: tuple[str | None, str | None, bool, Path | None, str | None],
+    module: Module,
+    landscape: Landscape,
+    layers: list[str],
+    out: Path,
+    rule: str,
+    seed: int,
+) -> About:
+    """What the page of a descent says of model and data."""
+    from reluscape.descent_files import WEIGHTS
+    from reluscape.report.polished import About
+    from reluscape.results import certificate_name, options_from
+    from reluscape.subjects import loaded
+
+    data, target, standardise, weights, model = subject
+    options = [
+        *(["--model", model] if model else []),
+        *_data_options(data or "", target, standardise),
+    ]
+    described = loaded(module, "", model, weights).description
+    return About(
+        data=Path(data or "").name,
+        num_samples=landscape.num_samples,
+        options=shlex.join(options_from(options, out)),
+        description=f"The model: {described}.",
+        weights=WEIGHTS,
+        files={name: certificate_name(name) for name in layers},
+        places={name: place + 1 for place, name in enumerate(landscape.layers)},
+        rule=rule,
+        seed=seed,
+        version=__version__,
+    )
+
+
+def _polish_record(result: Polish, complete: bool, out: Path) -> dict[str, Any]:
+    numbers = ("start", "loss", "loss_float32", "sweeps", "ending")
+    return {
+        "complete": complete,
+        **{name: getattr(result, name) for name in numbers},
+        "pivots": result.num_pivots,
+        "claims": {name: str(found.claim) for name, found in result.certificates.items()},
+        "report": str(out / "report.html"),
+    }
 
 
 def _certificate_record(certificate: Certificate, path: Path | None) -> dict[str, Any]:

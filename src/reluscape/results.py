@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import fields
+from os.path import relpath
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any, ClassVar, Self, cast
 
 import numpy as np
@@ -80,6 +85,11 @@ class Result:
                 f"expected a file with a {cls.__name__}; {str(path)!r} holds"
                 f" {dataset.attrs.get('result')!r}"
             )
+        return cls.from_dataset(dataset)
+
+    @classmethod
+    def from_dataset(cls, dataset: xr.Dataset) -> Self:
+        """The result of a dataset that `to_dataset` made."""
         return cls(
             **{f.name: _restore(dataset, f.name, str(f.type)) for f in fields(cast(Any, cls))}
         )
@@ -94,6 +104,44 @@ def write_then_rename(target: Path, write: Any) -> None:
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def check_writable(folder: Path, *inside: Path) -> None:
+    """Write to a folder and those inside it once, before any work is done, and leave no trace.
+
+    Raises:
+        InputError: One of them cannot be made or written to.
+    """
+    made: list[Path] = []
+    try:
+        for place in (folder, *inside):
+            for at in reversed((place, *place.parents)):
+                if not at.exists():
+                    at.mkdir()
+                    made.append(at)
+            with TemporaryFile(dir=place) as probe:
+                probe.write(b"0")
+    except OSError as error:
+        raise InputError(
+            f"out must be a folder that can be written to; received {str(folder)!r} "
+            f"({error.strerror}): choose another folder or change its permissions"
+        ) from error
+    finally:
+        for at in reversed(made):
+            with suppress(OSError):  # not empty: someone else has begun to use it
+                at.rmdir()
+
+
+def certificate_name(layer: str | None) -> str:
+    """File of a layer's certificate, or of the whole network's."""
+    return (
+        "network.json" if layer is None else f"layer-{re.sub(r'[^A-Za-z0-9._-]', '-', layer)}.json"
+    )
+
+
+def options_from(options: Sequence[str], folder: Path | None) -> list[str]:
+    """Command-line options as they read in a folder: paths of files are rewritten from there."""
+    return [relpath(at, folder) if folder and Path(at).is_file() else at for at in options]
 
 
 def _restore(dataset: xr.Dataset, name: str, kind: str) -> Any:

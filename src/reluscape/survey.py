@@ -12,12 +12,9 @@ import logging
 import re
 import shlex
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
-from os.path import relpath
 from pathlib import Path
-from tempfile import TemporaryFile
 from time import perf_counter
 from typing import Any
 
@@ -40,7 +37,7 @@ from reluscape.report.findings import (
     Verdict,
     load_survey,
 )
-from reluscape.results import write_then_rename
+from reluscape.results import check_writable, options_from, write_then_rename
 from reluscape.survey_steps import (
     asked_layer,
     at_point,
@@ -48,6 +45,7 @@ from reluscape.survey_steps import (
     chords,
     facets,
     flips,
+    lowered,
     radius,
     unit_activity,
 )
@@ -127,7 +125,7 @@ def survey(
     arithmetic_called(arithmetic)  # refuses what there is not
     folder = None if out is None else Path(out)
     if folder is not None:
-        _check_writable(folder)
+        check_writable(folder, *_places(folder))
     notebook = _Notebook()
     task = _Task(data, loss, weight_decay, layer, seed, arithmetic, progress or _silent, notebook)
     complete = True
@@ -291,10 +289,32 @@ class _Task:
             ("chords", lambda: chords(block, seed)),
             ("facets", lambda: facets(block, seed)),
             ("largest ball", lambda: radius(block)),
+            ("exact descent", lambda: self._lowered(block, stem, begin + 0.8 * span)),
         )
+        if self.loss != "l1" or self.weight_decay:
+            steps = steps[:-1]  # the loss is not piecewise affine
         for turn, (what, work) in enumerate(steps):
             at = begin + span * turn / len(steps)
             self._step(what, at, work, self.notebook.layer, f"layer {block.layer}, ")
+
+    def _lowered(self, block: Block, stem: str, at: float) -> dict[str, Any]:
+        """What exact descent of this layer alone still removes, as far as a short survey goes."""
+        model = self.notebook.models[-1]
+        where = self.start + self.span * (_BUILD_SHARE + (1 - _BUILD_SHARE) * at)
+
+        def progress(what: str, fraction: float) -> None:
+            self.progress(f"{model.name}: layer {block.layer}, exact descent, {what}", where)
+
+        found = lowered(block, self.seed, progress)
+        if found is None:
+            note = "exact descent: too large for a short survey; `reluscape descend` does it"
+            return {"notes": (*model.layers[-1].notes, note)}
+        told = self.notebook.verdict(found.certificate, f"certificates/{stem}-descended.json")
+        return {
+            "descent_losses": found.losses,
+            "descent_status": found.status,
+            "descent_end": told,
+        }
 
     def _step(
         self,
@@ -330,31 +350,9 @@ def _slug(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:40] or "model"
 
 
-def _places(folder: Path) -> tuple[Path, Path, Path]:
+def _places(folder: Path) -> tuple[Path, Path]:
     """The folders of a survey's files."""
-    return folder, folder / "certificates", folder / "weights"
-
-
-def _check_writable(folder: Path) -> None:
-    """Write to the folder and its subfolders once, before any work is done, and leave no trace."""
-    made: list[Path] = []
-    try:
-        for place in _places(folder):
-            for at in reversed((place, *place.parents)):
-                if not at.exists():
-                    at.mkdir()
-                    made.append(at)
-            with TemporaryFile(dir=place) as probe:
-                probe.write(b"0")
-    except OSError as error:
-        raise InputError(
-            f"out must be a folder that can be written to; received {str(folder)!r} "
-            f"({error.strerror}): choose another folder or change its permissions"
-        ) from error
-    finally:
-        for at in reversed(made):
-            with suppress(OSError):  # not empty: someone else has begun to use it
-                at.rmdir()
+    return folder / "certificates", folder / "weights"
 
 
 def _summarise(data: Data, options: Sequence[str], folder: Path | None) -> DataSummary:
@@ -362,8 +360,7 @@ def _summarise(data: Data, options: Sequence[str], folder: Path | None) -> DataS
     columns = 1 if data.targets.ndim == 1 else data.targets.shape[1]
     task = f"{len(data.classes)} classes" if data.classes else f"{columns} numbers (regression)"
     given = list(options) or ["--data", data.name, *(["--standardise"] * data.standardised)]
-    # The report's commands run in its own folder, so paths to files are rewritten from there.
-    moved = [relpath(at, folder) if folder and Path(at).is_file() else at for at in given]
+    moved = options_from(given, folder)  # the report's commands run in its own folder
     return DataSummary(
         data.name,
         data.num_samples,
@@ -390,7 +387,7 @@ def _first_facts(landscape: Landscape) -> dict[str, Any]:
 
 def _write(result: Survey, notebook: _Notebook, folder: Path) -> None:
     """Write every file under a temporary name first, the report last, since it links the others."""
-    for place in _places(folder):
+    for place in (folder, *_places(folder)):
         place.mkdir(parents=True, exist_ok=True)
     for file, certificate in notebook.certificates.items():
         write_then_rename(folder / file, certificate.save)

@@ -1,8 +1,10 @@
 """The steps of a survey: each measures one thing and returns it by its names in the record."""
 
+from __future__ import annotations
+
 import re
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -14,6 +16,9 @@ from reluscape.landscape import Block, Landscape
 from reluscape.network import Affine, Reading, Rectifier, read_network
 from reluscape.proof import certify
 from reluscape.train import Training
+
+if TYPE_CHECKING:
+    from reluscape.descent import Descent
 
 Bools = NDArray[np.bool_]
 Found = dict[str, Any]
@@ -27,6 +32,12 @@ MAX_BALL_WORK = 500_000
 NUM_DIRECTIONS = 200
 NUM_RAYS = 400
 
+#: Pivots of exact descent that a short survey takes: so many that they cost this much work, some
+#: seconds a layer, and no more than that.
+DESCENT_WORK = 6e8
+MAX_PIVOTS = 5000
+#: Largest layer that it descends: the edges of a vertex fill the square of this.
+MAX_DESCENT_SIZE = 3000
 
 #: What is noted of a certificate that was asked for in rational arithmetic and is too large for it.
 TOO_LARGE = "too large for rational arithmetic: certified in float64"
@@ -127,3 +138,19 @@ def radius(block: Block) -> Found:
         return {"radius": block.cell().chebyshev_ball()[1]}
     except InputError as error:
         raise AnalysisError(str(error)) from error
+
+
+def pivots_for(block: Block) -> int:
+    """Pivots of exact descent that a short survey takes; 0 for a layer that is too large."""
+    if block.size > MAX_DESCENT_SIZE:
+        return 0
+    work = block.num_kinks * block.piecewise.width + block.num_samples * block.size + block.size**2
+    return max(1, min(MAX_PIVOTS, int(DESCENT_WORK / work)))
+
+
+def lowered(block: Block, seed: int, progress: Callable[[str, float], None]) -> Descent | None:
+    """Exact descent of one layer alone, as far as a short survey goes; None if it is too large."""
+    from reluscape.descent import descend  # its kernel's compiler takes a second to import
+
+    pivots = pivots_for(block)
+    return descend(block, max_pivots=pivots, seed=seed, progress=progress) if pivots else None

@@ -12,6 +12,8 @@ of the last quarter of them over that of the quarter before, lowered no error on
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import ceil
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -19,6 +21,9 @@ from scipy.optimize import brentq
 
 from reluscape.errors import InputError
 from reluscape.results import Result
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
 
 Floats = NDArray[np.float64]
 
@@ -61,6 +66,12 @@ class Forecast(Result):
         return (
             f"will end at {self.loss:.6g} (95 %: {low:.6g} to {high:.6g}; {self.seen} losses seen)"
         )
+
+    def plot(self) -> go.Figure:
+        """The forecast with its interval, at the number of losses that it rests on."""
+        from reluscape.descent.charts import forecast_figure
+
+        return forecast_figure(self)
 
 
 @dataclass(slots=True)
@@ -122,6 +133,17 @@ def forecast_descent(losses: ArrayLike) -> Forecast:
         raise InputError("losses of a descent never rise; give noisy ones to forecast_losses")
     remaining = _remaining(-np.diff(seen), np.inf, 0.0)
     return _result(seen, remaining, 0.0, len(seen))
+
+
+def forecast_at(losses: Floats, fraction: float) -> Forecast:
+    """The forecast from `losses[: ceil(fraction * pivots) + 1]` of a path, and nothing else.
+
+    Raises:
+        InputError: `fraction` is not between 0 and 1.
+    """
+    if not 0.0 <= fraction <= 1.0:
+        raise InputError(f"fraction must be between 0 and 1; received {fraction}")
+    return forecast_descent(losses[: ceil(fraction * (len(losses) - 1)) + 1])
 
 
 def forecast_losses(losses: ArrayLike, *, horizon: int | None = None) -> Forecast:

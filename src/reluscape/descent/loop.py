@@ -30,6 +30,7 @@ from reluscape.descent.result import Descent, Status
 from reluscape.errors import InputError
 from reluscape.landscape import Block
 from reluscape.point import Point
+from reluscape.progress import UNKNOWN, Stop
 from reluscape.proof import certify
 from reluscape.tolerances import TOLERANCES
 
@@ -97,7 +98,8 @@ def descend(
             published.
         max_pivots: Largest number of pivots; default: no limit.
         seed: Of the shifts that end runs of zero-length steps.
-        progress: Told what is being done and the fraction done (of `max_pivots`, else 0).
+        progress: Told what is being done and the fraction done (of `max_pivots`, else NaN: nobody knows).
+            Where it raises `reluscape.progress.Stop`, the pivots taken by then are all there are.
 
     Returns:
         The path and its end. `status` says how it ended, `certificate` what the end is.
@@ -289,10 +291,13 @@ class _Path:
         if self.lengths:
             self.losses[-1] = self.lowest
         if self.progress is not None:
-            share = len(self.lengths) / self.limit if self.limit else 0.0
+            share = len(self.lengths) / self.limit if self.limit else UNKNOWN
             end = forecast_descent(self.losses).loss
             told = f"pivot {len(self.lengths)}, loss {loss:.6g}, will end near {end:.4g}"
-            self.progress(told, share)
+            try:
+                self.progress(told, share)
+            except Stop:
+                self.limit = len(self.lengths)
 
     def end(self, block: Block) -> tuple[Floats, Certificate]:
         """The end so far, its active kinks put to zero, and what it is."""

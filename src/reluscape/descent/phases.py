@@ -8,12 +8,16 @@ slowly and the other two do as they like.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import t as student
 
 from reluscape.results import Result
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
 
 Floats = NDArray[np.float64]
 
@@ -60,6 +64,12 @@ class Phases(Result):
             + self._rates_of(phase)
             for phase, (name, begin, end) in enumerate(parts)
         )
+
+    def plot(self) -> go.Figure:
+        """The rates of the three series in both phases, with their intervals."""
+        from reluscape.descent.charts import rates_figure
+
+        return rates_figure(self)
 
     def _rates_of(self, phase: int) -> str:
         """Rates of a phase with intervals, in words."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from math import ceil
 from typing import TYPE_CHECKING, Any, Self, cast
 
 import numpy as np
@@ -14,14 +14,15 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from reluscape.certificate import Certificate, fields_from_json, to_json
-from reluscape.descent.forecast import Forecast, forecast_descent
-from reluscape.errors import InputError
+from reluscape.descent.density import NUM_DIRECTIONS, SHARES, Density, places_of, ways_from
+from reluscape.descent.forecast import Forecast, forecast_at
 from reluscape.results import Result
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
     from reluscape.descent.phases import Phases
+    from reluscape.landscape import Block
 
 Floats = NDArray[np.float64]
 
@@ -36,6 +37,7 @@ class Status(StrEnum):
     saddle = "saddle"
     undecided = "undecided"
     max_pivots = "max_pivots"
+    interrupted = "interrupted"
     stalled = "stalled"
 
 
@@ -50,7 +52,8 @@ MEANING = {
     Status.undecided: "no edge falls any more, but neither a minimum nor a way down is proved: a unit's"
     " kinks are all zero at once, or a slope is lost in rounding; certify in rational arithmetic, or"
     " start elsewhere",
-    Status.max_pivots: "the pivots asked for are used up; call again from `theta` to go on",
+    Status.max_pivots: "the pivots asked for are used up; go on from where it ended",
+    Status.interrupted: "the descent was interrupted; go on from the weights it left",
     Status.stalled: "the basis lost its digits and refreshing it did not help: the loss could not be"
     " lowered further; standardise the inputs, or start elsewhere",
 }
@@ -124,21 +127,48 @@ class Descent(Result):
         Raises:
             InputError: `fraction` is not between 0 and 1.
         """
-        if not 0.0 <= fraction <= 1.0:
-            raise InputError(f"fraction must be between 0 and 1; received {fraction}")
-        return forecast_descent(self.losses[: ceil(fraction * self.num_pivots) + 1])
+        return forecast_at(self.losses, fraction)
 
     def phases(self) -> Phases:
         """The exponential and the fine-tuning phase, and their rates (`find_phases`)."""
         from reluscape.descent.phases import find_phases
 
+        return find_phases(self.losses, self.step_lengths, self.distances(), self.first_vertex)
+
+    def distances(self) -> Floats:
+        """Distance to the end at the start and after every pivot, shape (num_pivots + 1,).
+
+        Between the points that were kept (`stride`) it is interpolated.
+        """
         kept = np.linalg.norm(self.vertices - self.theta, axis=1)
         places = self.stride * np.arange(len(kept))
-        distances = np.interp(np.arange(self.num_pivots + 1), places, kept)
-        return find_phases(self.losses, self.step_lengths, distances, self.first_vertex)
+        return np.asarray(np.interp(np.arange(self.num_pivots + 1), places, kept))
+
+    def density(
+        self,
+        block: Block,
+        *,
+        shares: Sequence[float] = SHARES,
+        num_directions: int = NUM_DIRECTIONS,
+        seed: int = 0,
+    ) -> Density:
+        """How far it is from points of the path to the next kink, in random directions.
+
+        Args:
+            block: The block that was descended.
+            shares: Shares of the path, between 0 and 1; the vertex kept next before each is taken.
+            num_directions: Random directions at each, the same ones everywhere.
+            seed: Of the directions.
+
+        Raises:
+            InputError: A block of another size, a share outside 0 to 1, or no direction.
+        """
+        places = places_of(shares, len(self.vertices))
+        ways = ways_from(self.vertices[places], block, num_directions, seed)
+        return Density(self.stride * places, ways)
 
     def plot(self) -> go.Figure:
         """Loss above its end, step lengths, their running mean and the distance to the end."""
         from reluscape.descent.charts import path_figure
 
-        return path_figure(self)
+        return path_figure(self.losses, self.step_lengths, self.distances(), self.phases())

@@ -155,28 +155,8 @@ def _path(descent: Descent) -> Floats:
 
 
 def clearances(descent: Descent, block: Block) -> Floats:
-    """Median way from a vertex to the next kink at five places along the path.
-
-    Short ways mean many vertices. They go in random directions of length one; the kinks that meet
-    at the vertex do not count.
-    """
-    rng = np.random.default_rng(0)
-    directions = rng.normal(size=(DIRECTIONS, block.size))
-    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
-    places = [int(place * (len(descent.vertices) - 1)) for place in PLACES]
-    return np.array([
-        np.median([_way(block, descent.vertices[place], direction) for direction in directions])
-        for place in places
-    ])  # fmt: skip
-
-
-def _way(block: Block, vertex: Floats, direction: Floats) -> float:
-    """Length of the way along a direction to the next kink."""
-    off = 1e-7 * (1.0 + float(np.linalg.norm(vertex)))  # past the kinks that meet here
-    values = block.kinks(vertex + off * direction)
-    rates = block.piecewise.rates(values > 0, direction)
-    ahead = np.where(values > 0, rates < 0, rates > 0)
-    return float((-values[ahead] / rates[ahead]).min(initial=np.inf))
+    """Median way from a vertex to the next kink at five places along the path: short means dense."""
+    return descent.density(block, shares=PLACES, num_directions=DIRECTIONS).medians
 
 
 # ---- training runs ------------------------------------------------------------------------------

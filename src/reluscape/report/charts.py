@@ -17,6 +17,8 @@ SYMBOLS = ("circle", "diamond", "square", "triangle-up")
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 _CURVE_POINTS = 600
 _LABEL = 16
+#: What lies lower than this times the largest value is off a logarithmic axis of `trails`.
+_DEPTH = 1e-10
 _COUNTS: Final = {"rangemode": "tozero", "tickformat": ",d"}
 _SHARES: Final = {
     "range": [-6, 106],
@@ -53,6 +55,63 @@ def curves(series: Sequence[Series], x_title: str, y_title: str) -> go.Figure:
         "yaxis": _y_axis(y_title) | _log_axis(np.concatenate(heights)),
     }
     return _figure(traces, axes, 340, len(series))
+
+
+def trails(
+    series: Sequence[Series],
+    x_title: str,
+    y_title: str,
+    *,
+    log: bool = True,
+    marks: Sequence[float | None] = (),
+) -> go.Figure:
+    """Lines whose points are the series' own: long ones are thinned, none is averaged.
+
+    A NaN is a gap; a logarithmic axis reaches over ten decades. `marks` are places, one or none per
+    series, of a dashed line in its colour.
+    """
+    traces, heights = [], [np.zeros(0)]
+    for place, one in enumerate(series):
+        x, y = np.asarray(one.x, float), np.asarray(one.y, float)
+        kept = _telling(y)
+        line = {"color": _colour(place), "width": 1.6}
+        trace = {"type": "scatter", "x": x[kept], "y": y[kept], "name": plain(one.name)}
+        traces.append(trace | {"mode": "lines", "line": line, "connectgaps": False})
+        heights.append(y)
+    values = np.concatenate(heights)
+    values = values[values >= _DEPTH * np.nanmax(values, initial=0.0)]
+    vertical = _y_axis(y_title) | (_log_axis(values) if log else {})
+    shapes = [
+        {"type": "line", "x0": at, "x1": at, "yref": "paper", "y0": 0, "y1": 1}
+        | {"line": {"color": _colour(place), "width": 1.2, "dash": "dash"}}
+        for place, at in enumerate(marks)
+        if at is not None
+    ]
+    layout = {"xaxis": _x_axis(x_title), "yaxis": vertical, "shapes": shapes}
+    return _figure(traces, layout, 340, len(series))
+
+
+def band(
+    x: np.ndarray, middle: np.ndarray, low: np.ndarray, high: np.ndarray, level: float,
+    x_title: str, y_title: str,
+) -> go.Figure:  # fmt: skip
+    """A line in the band from `low` to `high`, and a dashed line at `level`."""
+    edge: dict[str, Any] = {
+        "type": "scatter",
+        "mode": "lines",
+        "line": {"width": 0},
+        "hoverinfo": "skip",
+    }
+    traces: list[dict[str, Any]] = [
+        edge | {"x": x, "y": low, "showlegend": False},
+        edge | {"x": x, "y": high, "fill": "tonexty", "fillcolor": "#dbe7ef", "name": "95 %"},
+        {"type": "scatter", "x": x, "y": middle, "name": "forecast"}
+        | {"mode": "lines+markers", "line": {"color": _colour(0), "width": 1.6}},
+        {"type": "scatter", "x": x[[0, -1]], "y": [level, level], "name": "end", "mode": "lines"}
+        | {"line": {"color": _colour(1), "width": 1.4, "dash": "dash"}},
+    ]
+    axes = {"xaxis": _x_axis(x_title), "yaxis": _y_axis(y_title)}
+    return _figure(traces, axes, 340, 2)
 
 
 def dots(series: Sequence[Series], x_title: str) -> go.Figure:
@@ -162,6 +221,15 @@ def _thinned(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     starts = np.arange(0, x.size, stretch)
     sizes = np.diff(np.append(starts, x.size))
     return np.add.reduceat(x, starts) / sizes, np.add.reduceat(y, starts) / sizes
+
+
+def _telling(values: np.ndarray) -> np.ndarray:
+    """Places of some of the values, ends and gaps among them."""
+    gaps = np.flatnonzero(np.isnan(values))
+    ends = np.concatenate([[0, len(values) - 1], gaps - 1, gaps, gaps + 1]).astype(int)
+    some = np.linspace(0, len(values) - 1, min(len(values), 2 * _CURVE_POINTS)).astype(int)
+    kept = np.unique(np.concatenate([ends, some]))
+    return np.asarray(kept[(kept >= 0) & (kept < len(values))])
 
 
 def _colour(place: int) -> str:

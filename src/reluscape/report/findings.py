@@ -17,11 +17,13 @@ import numpy as np
 import xarray as xr
 
 from reluscape.errors import InputError
-from reluscape.report.wording import verdict_line
+from reluscape.report.wording import share, verdict_line
 from reluscape.results import write_then_rename
 
 Record = TypeVar("Record")
 FORMAT = "reluscape survey 1"
+#: Fields with records, which have groups of their own.
+NESTED = ("models", "layers", "verdict", "descent_end", "data")
 
 
 def _number(about: str, units: str = "1") -> Any:
@@ -82,6 +84,10 @@ class LayerSurvey:
         num_facets: Facets of the cell: their number, or a lower bound.
         all_facets: Whether ``num_facets`` counts all facets, by linear programs in float64.
         radius: Radius of the largest ball in the cell; inf for an unbounded one.
+        descent_losses: (pivots + 1,) loss along exact descent of this layer alone, from where training
+            stopped; empty where there was none.
+        descent_status: How that descent ended, a `reluscape.descent.Status`.
+        descent_end: What its end is.
         notes: Sentences on what could not be computed here, and why.
     """
 
@@ -109,12 +115,26 @@ class LayerSurvey:
     num_facets: int | None = _number("facets of the cell")
     all_facets: bool = False
     radius: float | None = _number("radius of the largest ball in the cell", "parameter")
+    descent_losses: np.ndarray = field(
+        default_factory=_no_values,
+        metadata=_series("descent_step", "loss along exact descent of this layer", "loss"),
+    )
+    descent_status: str = ""
+    descent_end: Verdict | None = None
     notes: tuple[str, ...] = ()
 
     @property
     def label(self) -> str:
         """The layer's place and name in a few characters: ``1 (hidden.0)``."""
         return f"{self.index + 1} ({self.name})" if self.name else f"{self.index + 1}"
+
+    @property
+    def descent_fall(self) -> float | None:
+        """Share of the loss that exact descent of this layer removed; None where there was none."""
+        if not self.descent_losses.size:
+            return None
+        start = float(self.descent_losses[0])
+        return 1.0 - float(self.descent_losses[-1]) / start if start else 0.0
 
     @property
     def dead_share(self) -> float | None:
@@ -271,9 +291,14 @@ def load_survey(path: str | Path) -> Survey:
 
 def _model_verdicts(model: ModelSurvey) -> list[str]:
     lines = [verdict_line(f"{model.name}, whole network", model.verdict)]
-    return lines + [
-        verdict_line(f"{model.name}, layer {at.label}", at.verdict) for at in model.layers
-    ]
+    return lines + [_layer_verdict(model, layer) for layer in model.layers]
+
+
+def _layer_verdict(model: ModelSurvey, layer: LayerSurvey) -> str:
+    line = verdict_line(f"{model.name}, layer {layer.label}", layer.verdict)
+    if layer.descent_fall is None:
+        return line
+    return f"{line}; exact descent removes {share(layer.descent_fall)} of the loss"
 
 
 def _groups(record: Any, group: str) -> dict[str, xr.Dataset]:
@@ -297,7 +322,7 @@ def _dataset(record: Any) -> xr.Dataset:
     attributes: dict[str, str] = {}
     for item in fields(record):
         value = getattr(record, item.name)
-        if item.name in ("models", "layers", "verdict", "data") or _is_empty(value):
+        if item.name in NESTED or _is_empty(value):
             continue
         if item.metadata:
             about = {key: item.metadata[key] for key in ("long_name", "units")}
@@ -313,15 +338,19 @@ def _is_empty(value: Any) -> bool:
 
 def _read_model(found: Mapping[str, xr.Dataset], group: str) -> ModelSurvey:
     layers = tuple(
-        _read(LayerSurvey, found[place], verdict=_read_verdict(found, place))
+        _read(
+            LayerSurvey,
+            found[place],
+            verdict=_read_verdict(found, f"{place}/verdict"),
+            descent_end=_read_verdict(found, f"{place}/descent_end"),
+        )
         for place in _children(found, group, "layer")
     )
-    verdict = _read_verdict(found, group)
+    verdict = _read_verdict(found, f"{group}/verdict")
     return _read(ModelSurvey, found[group], layers=layers, verdict=verdict)
 
 
-def _read_verdict(found: Mapping[str, xr.Dataset], group: str) -> Verdict | None:
-    place = f"{group}/verdict"
+def _read_verdict(found: Mapping[str, xr.Dataset], place: str) -> Verdict | None:
     return _read(Verdict, found[place]) if place in found else None
 
 

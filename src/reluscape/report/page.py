@@ -38,8 +38,9 @@ def section_modules() -> tuple[ModuleType, ...]:
 
 
 def build_sections(survey: Survey) -> tuple[Section, ...]:
-    """Every section's content for these results, in the order of the page."""
-    return tuple(module.section(survey) for module in section_modules())
+    """Every section's content for these results, in the order of the page, without empty ones."""
+    found = (module.section(survey) for module in section_modules())
+    return tuple(section for section in found if section is not None)
 
 
 def render(survey: Survey) -> str:
@@ -87,7 +88,7 @@ def overall(model: ModelSurvey) -> str:
     """The paragraph on one model that opens the page."""
     if model.num_params is None:
         return "The survey was interrupted before this model was ready; nothing is known of it."
-    parts = [_whole(model), _layers(model), _units(model), _nearest(model)]
+    parts = [_whole(model), _layers(model), _lowered(model), _units(model), _nearest(model)]
     return " ".join(part for part in parts if part)
 
 
@@ -109,6 +110,15 @@ def _layers(model: ModelSurvey) -> str:
     if len(decided) == 1:
         return f"Its one analysed layer, with all else held fixed: {standing}."
     return f"Its layers, taken one at a time with all else held fixed: {standing}."
+
+
+def _lowered(model: ModelSurvey) -> str:
+    falls = [layer.descent_fall for layer in model.layers if layer.descent_fall is not None]
+    if not falls:
+        return ""
+    if not max(falls) > 0:
+        return "Exact descent of any one layer removes nothing more."
+    return f"Exact descent of a single layer still removes {share(max(falls))} of the loss."
 
 
 def _units(model: ModelSurvey) -> str:

@@ -1,7 +1,7 @@
 """The parts of a page: sections, tables and figures, free of any markup.
 
 A section is one file in :mod:`reluscape.report.sections` with a number ``ORDER`` and a function
-``section(survey) -> Section``. All texts are plain; the page escapes them.
+``section(survey) -> Section | None``. All texts are plain; the page escapes them.
 """
 
 from dataclasses import dataclass

@@ -20,7 +20,10 @@ def section(survey: Survey) -> Section:
         title="What is out of reach",
         verdict="\n".join(_verdict(model, limits[model.name]) for model in survey.models),
         figures=_figures(survey),
-        tables=(_table("For every model", GENERAL), *(table for table in tables if table.rows)),
+        tables=(
+            _table("For every model", GENERAL + _descent(survey)),
+            *(table for table in tables if table.rows),
+        ),
         method=(
             "Each analysis states what it needs before it starts. Where the module, the size of "
             "the problem or the point itself does not meet that, the analysis is left out and "
@@ -52,6 +55,19 @@ GENERAL: tuple[Limit, ...] = (
         "nothing",
     ),
 )
+
+
+def _descent(survey: Survey) -> tuple[Limit, ...]:
+    """Why there is no section on exact descent, if there is none."""
+    if survey.loss_name == "l1" and not survey.weight_decay:
+        return ()
+    return (
+        (
+            "How much exact descent still removes",
+            "it follows the edges of a piecewise-affine loss: --loss l1 without weight decay",
+            "the gradient, and the direction in which the loss falls",
+        ),
+    )
 
 
 def _figures(survey: Survey) -> tuple[Figure, ...]:
