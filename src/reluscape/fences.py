@@ -95,7 +95,7 @@ def fences_of(layers: Layers, lower: Floats, upper: Floats, *, steep: float = 1.
     """
     rho = next((part.slope for part in layers if isinstance(part, Rectifier)), 0.0)
     slopes = steepest(layers)
-    largest = float(slopes.max())
+    largest = float(slopes.max(initial=0.0))
     fences = []
     for place, (low, high) in enumerate(zip(lower.tolist(), upper.tolist(), strict=True)):
         jump = steep * above(float(slopes[place]) or largest)

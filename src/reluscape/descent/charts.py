@@ -23,12 +23,16 @@ def path_figure(descent: Descent) -> go.Figure:
     A dashed line is where the exponential phase ends.
     """
     titles = (
-        "loss above its end", f"step lengths, and their mean over {WINDOW}", "distance to the end"
-    )  # fmt: skip
+        f"{descent.quantity} above its end",
+        f"step lengths, and their mean over {WINDOW}",
+        "distance to the end",
+    )
     figure = make_subplots(3, 1, shared_xaxes=True, subplot_titles=titles, vertical_spacing=0.08)
     pivots = np.arange(1, descent.num_pivots + 1)
     above = descent.losses - descent.losses[-1]
-    figure.add_scatter(x=np.arange(len(above)), y=_positive(above), name="loss", row=1, col=1)
+    figure.add_scatter(
+        x=np.arange(len(above)), y=_positive(above), name=descent.quantity, row=1, col=1
+    )
     lengths = _positive(descent.step_lengths)
     figure.add_scatter(x=pivots, y=lengths, name="step", mode="markers", row=2, col=1)
     mean = _positive(running_mean(descent.step_lengths))
