@@ -130,7 +130,7 @@ def descend(
             _follow(problem, path, first=rule == "first_kink", rng=rng)
         end, certificate = path.end()
         settled = path.status is not None or certificate.claim in MINIMA
-        way = None if settled else _way_out(function, end)
+        way = None if settled else _way_out(function, end, certificate)
         if way is None:
             break
         if way[1] == 0.0:
@@ -216,8 +216,12 @@ def _longest_fall(function: Function, theta: Floats, direction: Floats) -> Float
     return step
 
 
-def _way_out(function: Function, theta: Floats) -> tuple[Floats, float] | None:
+def _way_out(
+    function: Function, theta: Floats, certificate: Certificate
+) -> tuple[Floats, float] | None:
     """A direction out of a point where more kinks meet than the edges of a basis show, and its rate."""
+    if certificate.direction is not None and np.array_equal(certificate.theta, theta):
+        return certificate.direction, -certificate.margin
     point = Point.at(_around(function, theta), theta)
     way = None if point.independent or not point.is_stationary else way_out(point)
     if way is None or isinstance(function, Block):
@@ -374,6 +378,8 @@ class _Path:
         status = self.status or _CLAIMS.get(certificate.claim, Status.undecided)
         if self.status is None and certificate.claim == "not_stationary":
             status = Status.stalled
+        if self.status is Status.stalled and certificate.claim in MINIMA:
+            status = _CLAIMS[certificate.claim]
         points = [self.problem.expand(point, self.start) for point in self.points]
         return Descent(
             theta=theta,
@@ -434,8 +440,8 @@ def _batch(
 ) -> int:
     """Take some pivots and note them; return why they ended."""
     count = path.left
-    lengths, losses = np.empty(count), np.empty(count)
-    points = np.empty((count, problem.size))
+    lengths, losses = np.zeros(count), np.full(count, np.nan)
+    points, before = np.full((count, problem.size), np.nan), state.theta.copy()
     scale = float(np.abs(state.pulls).sum(axis=1) @ np.linalg.norm(problem.features, axis=1))
     tolerances = (
         SLOPE * scale, PIVOT, 1e-14 * (1.0 + float(np.linalg.norm(state.theta))), DRIFT * scale, QUIET,
@@ -447,6 +453,9 @@ def _batch(
     )  # fmt: skip
     if vertex >= 0 and path.first_vertex < 0:
         path.first_vertex = len(path.lengths) + vertex
+    for k in np.flatnonzero(np.isnan(losses[:taken])):  # no step: nothing depends on a direction
+        losses[k] = losses[k - 1] if k else path.losses[-1]
+        points[k] = points[k - 1] if k else before
     true = problem.loss_at(state.theta)
     path.add(state.theta, true, lengths[:taken], losses[:taken], points[:taken])
     return int(why)
