@@ -7,7 +7,6 @@ that takes one whose length is `STEEP` times what it moves across the fence.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,7 +32,7 @@ Bools = NDArray[np.bool_]
 STEEP = 2.0**24
 #: Rates of a unit below this share of their terms are rounding.
 QUIET = 1e-12
-#: Directions are made longer ways from all kinks by this share of their length, or kept.
+#: Least rate, relative to normal and direction, at which a direction leaves all kinks behind.
 MARGIN = 1e-9
 
 
@@ -211,10 +210,11 @@ def falling_ray(function: NetworkOutput, theta: Floats, ways: Floats, below: flo
             if asymptote.rate < 0:
                 found.append((asymptote.rate, inside / length, asymptote))
     for _, way, asymptote in sorted(found, key=lambda entry: entry[0]):
-        for direction in _away_from_kinks(function, way, asymptote):
-            ray = _begun(function, theta, direction, below)
-            if ray is not None:
-                return ray
+        ray = _begun(function, theta, way, below)
+        if ray is None:
+            ray = _begun(function, theta, _away_from_kinks(function, way, asymptote), below)
+        if ray is not None:
+            return ray
     return None
 
 
@@ -294,8 +294,8 @@ def _linear(part: Affine | Scale, columns: Floats, *, absolute: bool = False) ->
     return np.asarray(matrix @ columns if isinstance(part, Affine) else matrix * columns)
 
 
-def _away_from_kinks(function: NetworkOutput, way: Floats, at: _Asymptote) -> Iterator[Floats]:
-    """The direction that leaves all kinks behind fastest with the same pattern, then the way itself.
+def _away_from_kinks(function: NetworkOutput, way: Floats, at: _Asymptote) -> Floats:
+    """The direction that leaves all kinks behind fastest with the same pattern, or the way itself.
 
     The linear program: maximise t with `sign_k a_k . d >= t |a_k|`, `-g . d >= t |g|` and |d_j| <= 1.
     """
@@ -317,8 +317,8 @@ def _away_from_kinks(function: NetworkOutput, way: Floats, at: _Asymptote) -> It
     if solution.status == "optimal" and -solution.value > MARGIN:
         best = solution.point[:-1]
         best = np.where((best > 0) & ~ahead | (best < 0) & ~back, 0.0, best)
-        yield best / np.linalg.norm(best)
-    yield way
+        return np.asarray(best / np.linalg.norm(best))
+    return way
 
 
 def _begun(function: NetworkOutput, theta: Floats, direction: Floats, below: float) -> Ray | None:
