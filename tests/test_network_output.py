@@ -633,3 +633,48 @@ def test_random_networks_end_with_claims_that_hold(seeds: range) -> None:
             ends.append(descent.status)
     settled = sum(end in (*MINIMA, "unbounded") for end in ends)
     assert settled >= 0.95 * len(ends)
+
+
+def ternary(seed: int) -> tuple[nn.Module, rs.NetworkOutput]:
+    """Weights among -2, -1, 0 and 1, bounds among small integers: duplicate, dead and parallel units."""
+    rng = np.random.default_rng(seed)
+    size = int(rng.integers(1, 7))
+    widths = (size, *rng.integers(1, 7, size=int(rng.integers(1, 5))).tolist(), 1)
+    model = dense(widths, seed=seed, slope=float(rng.choice([0.0, 0.0, 0.5, -1.0, 2.0])))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            drawn = rng.choice([-2.0, -1.0, 0.0, 1.0, 1.0], size=tuple(parameter.shape))
+            parameter.copy_(torch.from_numpy(drawn))
+    lower = np.where(rng.random(size) < 0.5, -rng.integers(0, 3, size), -np.inf)
+    upper = np.where(rng.random(size) < 0.5, rng.integers(0, 3, size), np.inf)
+    return model, rs.NetworkOutput(model, lower=lower, upper=upper)
+
+
+@pytest.mark.parametrize("seeds", [range(15), pytest.param(range(15, 300), marks=pytest.mark.slow)])
+def test_small_integer_weights_end_with_claims_that_hold(seeds: range) -> None:
+    ends = []
+    for seed in seeds:
+        model, function = ternary(seed)
+        descent = rs.descend(function)
+        check(model, function, descent)
+        ends.append(descent.status)
+    settled = sum(end in (*MINIMA, "unbounded") for end in ends)
+    assert settled >= 0.9 * len(ends)
+
+
+def test_silent_kinks_beside_many_bounds_do_not_spoil_a_certificate() -> None:
+    """Twelve bounds are active, and a unit that nothing reads is zero as well: it has no say."""
+    model = dense((12, 3, 2, 1), seed=0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.abs_()
+        model[0].weight[0] = 0.0
+        model[0].bias[0] = 0.0
+        model[2].weight[:, 0] = 0.0
+        model[2].weight[0] = 0.0
+        model[2].bias[0] = 0.0
+        model[4].weight[0, 0] = 0.0
+    function = rs.NetworkOutput(model, lower=0, upper=1)
+    certificate = rs.certify(function, np.zeros(12))
+    assert certificate.claim == "strict_local_minimum"
+    assert rs.verify(certificate, function).valid

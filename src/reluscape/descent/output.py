@@ -210,11 +210,10 @@ def falling_ray(function: NetworkOutput, theta: Floats, ways: Floats, below: flo
             if asymptote.rate < 0:
                 found.append((asymptote.rate, inside / length, asymptote))
     for _, way, asymptote in sorted(found, key=lambda entry: entry[0]):
-        ray = _begun(function, theta, way, below)
-        if ray is None:
-            ray = _begun(function, theta, _away_from_kinks(function, way, asymptote), below)
-        if ray is not None:
-            return ray
+        pair = [way, _away_from_kinks(function, way, asymptote)]
+        for direction in sorted(pair, key=lambda way: _length(function, theta, way, below)):
+            if (ray := _begun(function, theta, direction, below)) is not None:
+                return ray
     return None
 
 
@@ -321,12 +320,15 @@ def _away_from_kinks(function: NetworkOutput, way: Floats, at: _Asymptote) -> Fl
     return way
 
 
+def _length(function: NetworkOutput, theta: Floats, way: Floats, below: float) -> float:
+    """Distance along a direction at which a ray may begin; infinity for none."""
+    at = _asymptote(function, theta, way)
+    return max(2.0 * at.length(below), 1.0) if at.rate < 0 else np.inf
+
+
 def _begun(function: NetworkOutput, theta: Floats, direction: Floats, below: float) -> Ray | None:
     """The ray along a direction from behind the last kink on, where that is proved and certified."""
-    at = _asymptote(function, theta, direction)
-    if not at.rate < 0:
-        return None
-    length = max(2.0 * at.length(below), 1.0)
+    length = _length(function, theta, direction, below)
     if not np.isfinite(length):
         return None
     far = function.inside(theta + length * direction)
