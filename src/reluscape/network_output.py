@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +20,6 @@ from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
 from reluscape.errors import InputError, UnsupportedModelError
-from reluscape.exactly import Fractions
 from reluscape.fences import Layers, above, fenced, fences_of, lifted, normal_form
 from reluscape.landscape import Block, Landscape
 from reluscape.network import Affine, Network, Rectifier, Scale, read_network
@@ -188,20 +189,19 @@ class NetworkOutput:
         point, way = self.check(theta), check_theta(direction, self.size)
         if np.isfinite(self.lower[way < 0]).any() or np.isfinite(self.upper[way > 0]).any():
             return False
-        numbers = Fractions()
-        value, rate = numbers.array(point), numbers.array(way)
+        value, rate = _exact(point), _exact(way)
         for part in self.layers:
             if isinstance(part, Affine):
-                weight = numbers.array(part.weight)
+                weight = _exact(part.weight)
                 value, rate = weight @ value, weight @ rate
-                value = value if part.bias is None else value + numbers.array(part.bias)
+                value = value if part.bias is None else value + _exact(part.bias)
             elif isinstance(part, Scale):
-                scale = numbers.array(part.scale)
-                value, rate = value * scale + numbers.array(part.shift), rate * scale
+                scale = _exact(part.scale)
+                value, rate = value * scale + _exact(part.shift), rate * scale
             else:
                 if ((value > 0) & (rate < 0)).any() or ((value < 0) & (rate > 0)).any():
                     return False
-                slope = numbers.array(np.where((value > 0) | (rate > 0), 1.0, part.slope))
+                slope = _exact(np.where((value > 0) | (rate > 0), 1.0, part.slope))
                 value, rate = value * slope, rate * slope
         return bool(rate[0] < 0)
 
@@ -223,6 +223,13 @@ class NetworkOutput:
         closed = int((np.isfinite(self.lower) & np.isfinite(self.upper)).sum())
         count = sum(isinstance(part, Affine) for part in self.layers)
         return f"NetworkOutput({self.size} inputs, {closed} bounded on both sides, {count} layers)"
+
+
+def _exact(values: Floats) -> NDArray[Any]:
+    """The exact rationals that the floats are."""
+    found = np.empty(values.shape, dtype=object)
+    found.ravel()[:] = [Fraction(value) for value in values.ravel().tolist()]
+    return found
 
 
 # ---- bounds --------------------------------------------------------------------------------------
