@@ -26,6 +26,7 @@ PUBLIC = [
     "Forecaster",
     "InputError",
     "Landscape",
+    "NetworkOutput",
     "Phases",
     "Polish",
     "ReluscapeError",
@@ -93,7 +94,7 @@ def test_the_tree_of_errors():
     assert not issubclass(AnalysisError, InputError)
 
 
-@pytest.mark.parametrize("name", ["landscape", "proof", "descent.forecast"])
+@pytest.mark.parametrize("name", ["landscape", "proof", "network_output", "descent.forecast"])
 def test_examples_in_docstrings_run(name):
     module = importlib.import_module(f"reluscape.{name}")
     outcome = doctest.testmod(module)

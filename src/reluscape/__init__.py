@@ -10,6 +10,7 @@ __version__ = "0.1.0"
 _HOME = {
     "Landscape": "landscape",
     "Block": "landscape",
+    "NetworkOutput": "network_output",
     "Cell": "cell",
     "Facets": "cell",
     "Chord": "cell",

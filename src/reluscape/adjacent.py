@@ -298,7 +298,7 @@ def way_out(point: Point) -> tuple[Floats, float] | None:
         search.leaf(sides)
         if search.direction is not None:
             return search.direction, search.rate(search.direction)
-    if search.flat is None:
+    if search.flat is None or not search.flat.any():
         return None
     return search.flat / np.linalg.norm(search.flat), 0.0
 

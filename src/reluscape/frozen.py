@@ -122,6 +122,26 @@ class FrozenBlock:
             start += count * width
         return np.hstack(parts)
 
+    def leads(self) -> Bools:
+        """Whether weights that are not zero lead from a sample's switch to another, (switches, switches).
+
+        Residuals, where they are kinks, come last.
+        """
+        total = sum(self.widths) + self.residuals
+        found = np.zeros((total, total), dtype=np.bool_)
+        reached, column = np.zeros((self.width, 0)), 0
+        for kind, first, _ in self._tail:
+            if kind is Rectifier:
+                units = len(reached)
+                found[:column, column : column + units] = reached.T > 0
+                reached, column = np.hstack([reached, np.eye(units)]), column + units
+            elif kind is Affine:
+                reached = np.minimum((first != 0).astype(np.float64) @ reached, 1.0)
+            else:
+                reached = reached * (first != 0)[:, None]
+        found[:column, column:] = reached.T > 0 if self.residuals else False
+        return found
+
     # ---- evaluation --------------------------------------------------------------------------
 
     def evaluate(self, theta: Array, bits: Bools, rows: Indices) -> Rows:

@@ -164,15 +164,25 @@ class Local:
 
         Such a kink is constant nearby (its normal vanishes in every pattern of the others), or crossing
         it changes neither the outputs' Jacobian nor the normal of another kink at zero in any of them.
-        Beyond `max_active` kinks at zero the patterns are too many, and all have a say.
+        Only those matter that lead to the kink or that it leads to. Beyond `max_active` of them the
+        patterns are too many, and the kink has a say.
         """
         zero = np.abs(self.values[sample]) <= scale * self.errors[sample]
         zero[self._of_sample(sample)] = True
         kinks = np.flatnonzero(zero)
         if not self.block.bias and not self.block.features[sample].astype(bool).any():
             return set(kinks.tolist())
-        if len(kinks) > TOLERANCES.max_active:
-            return set()
+        if len(kinks) <= TOLERANCES.max_active:
+            return self._void_among(sample, kinks)
+        leads, found = self.block.leads(), set()
+        for kink in kinks.tolist():
+            related = kinks[leads[kink, kinks] | leads[kinks, kink] | (kinks == kink)]
+            if len(related) <= TOLERANCES.max_active:
+                found |= self._void_among(sample, related) & {kink}
+        return found
+
+    def _void_among(self, sample: int, kinks: Indices) -> set[int]:
+        """Those of some kinks at zero that have no say in any pattern of these, the others off."""
         sides = np.array(list(product([False, True], repeat=len(kinks))), dtype=np.bool_)
         bits = np.repeat(self.bits[sample][None], len(sides), axis=0)
         bits[:, kinks] = sides
@@ -231,8 +241,11 @@ class Local:
 
     def _moving(self, sample: int, switch: int, others: Indices) -> tuple[list[int], Rows]:
         """The fewest flips of shallower active kinks with which a kink's normal is not zero."""
-        above = others[others < switch][: TOLERANCES.max_active]
-        for count in range(len(above) + 1):
+        part = self.flipped(sample, [])
+        if part.jacobians[0, switch].astype(bool).any():
+            return [], part
+        above = others[self.block.leads()[others, switch]][: TOLERANCES.max_active]
+        for count in range(1, len(above) + 1):
             for flips in combinations(above.tolist(), count):
                 part = self.flipped(sample, flips)
                 if part.jacobians[0, switch].astype(bool).any():

@@ -37,6 +37,7 @@ from reluscape.exactly import rest_is_zero
 from reluscape.integers import kinks_meet, outputs_span_at_most
 from reluscape.landscape import Block, Landscape
 from reluscape.nearby import distance_to_stationary, radius_of
+from reluscape.network_output import NetworkOutput
 from reluscape.point import Point, resolved
 from reluscape.tolerances import TOLERANCES
 
@@ -47,7 +48,7 @@ Signs = list[tuple[int | None, int | None]]
 
 
 def certify(
-    block_or_landscape: Block | Landscape,
+    block_or_landscape: Block | Landscape | NetworkOutput,
     theta: ArrayLike | None = None,
     *,
     arithmetic: str = "float64",
@@ -65,8 +66,9 @@ def certify(
     is not exactly stationary, but next to it.
 
     Args:
-        block_or_landscape: What to certify: one layer, all others fixed, or all layers at once.
-        theta: The point, shape (size,); default: the model's own weights.
+        block_or_landscape: What to certify: one layer, all others fixed, all layers at once, or a
+            network's output over a box, which its claims call the loss.
+        theta: The point, shape (size,); default: the model's own weights, or the middle of the box.
         arithmetic: "float64" (margins from rounding bounds; what falls inside is undecided) or
             "rational" (inputs taken as the exact rationals that the floats are, the point re-solved
             exactly from its active set, every sign exact; needs python-flint, and time).
@@ -79,7 +81,8 @@ def certify(
         Hessian must be examined. Rational: practical up to some 60 parameters and 1000 samples.
 
     Raises:
-        InputError: theta of the wrong shape, or rational arithmetic without python-flint.
+        InputError: theta of the wrong shape or outside the box, or rational arithmetic without
+            python-flint.
         UnsupportedModelError: No part of the model is readable as affine and ReLU layers.
 
     Example:
@@ -98,8 +101,15 @@ def certify(
         from reluscape.proof_landscape import certify_landscape  # builds on block certificates
 
         return certify_landscape(block_or_landscape, theta, numbers)
+    if isinstance(block_or_landscape, NetworkOutput):
+        from reluscape.proof_output import certify_output  # builds on block certificates
+
+        return certify_output(
+            block_or_landscape, theta, lambda block, point: _certify_block(block, point, numbers)
+        )
     raise InputError(
-        f"certify needs a Block or a Landscape; received {type(block_or_landscape).__name__}"
+        "certify needs a Block, a Landscape or a NetworkOutput; received"
+        f" {type(block_or_landscape).__name__}"
     )
 
 

@@ -28,10 +28,12 @@ from reluscape.check_block import RejectedError, check_block, require
 from reluscape.check_landscape import check_landscape
 from reluscape.errors import InputError
 from reluscape.landscape import Landscape
+from reluscape.network_output import NetworkOutput
 
 
 def verify(
-    path_or_certificate: str | os.PathLike[str] | Certificate, landscape: Landscape
+    path_or_certificate: str | os.PathLike[str] | Certificate,
+    landscape: Landscape | NetworkOutput,
 ) -> Verification:
     """Check a certificate against a landscape; never calls a solver.
 
@@ -42,7 +44,8 @@ def verify(
 
     Args:
         path_or_certificate: A certificate or its JSON file.
-        landscape: The network, data, loss and weight decay that it is about.
+        landscape: The network, data, loss and weight decay that it is about, or the network's output
+            with its bounds.
 
     Returns:
         Whether it is valid, and the reason. A file that is not a certificate is not valid either. An
@@ -52,9 +55,9 @@ def verify(
     Raises:
         InputError: The file does not exist, or rational arithmetic without python-flint.
     """
-    if not isinstance(landscape, Landscape):
+    if not isinstance(landscape, Landscape | NetworkOutput):
         raise InputError(
-            "verify needs the Landscape that the certificate is about; received"
+            "verify needs the Landscape or the NetworkOutput that the certificate is about; received"
             f" {type(landscape).__name__}"
         )
     if not isinstance(path_or_certificate, Certificate) and not os.path.exists(path_or_certificate):
@@ -69,6 +72,8 @@ def verify(
     except InputError as error:
         return Verification(False, str(error))
     try:
+        if isinstance(landscape, NetworkOutput):
+            landscape = _landscape_around(certificate, landscape)
         _check_identity(certificate, landscape)
         numbers = arithmetic_called(certificate.arithmetic)
         with numbers.precision():
@@ -81,6 +86,20 @@ def verify(
     if certificate.claim == "undecided":
         return Verification(True, "the certificate is intact; it claims nothing")
     return Verification(True, f"recomputed from network and data: {certificate.sentence()}")
+
+
+def _landscape_around(certificate: Certificate, function: NetworkOutput) -> Landscape:
+    """The landscape whose loss is the output, up to a constant, around the certified point."""
+    require(certificate.scope == "block", "it is about a landscape, not about a network's output")
+    try:
+        found = function.around(certificate.theta).landscape
+    except InputError as error:
+        raise RejectedError(f"its point is none of this function: {error}") from error
+    direction = certificate.direction
+    if direction is not None and direction.shape == certificate.theta.shape:
+        inward = function.inward(certificate.theta, direction)
+        require(np.array_equal(inward, direction), "its direction leads out of the box")
+    return found
 
 
 #: Magnitude up to which products of numbers do not overflow.

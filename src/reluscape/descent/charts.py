@@ -20,18 +20,25 @@ Floats = NDArray[np.float64]
 
 
 def path_figure(
-    losses: Floats, step_lengths: Floats, distances: Floats, phases: Phases
+    losses: Floats,
+    step_lengths: Floats,
+    distances: Floats,
+    phases: Phases,
+    quantity: str = "loss",
 ) -> go.Figure:
     """Loss above its end, step length with its running mean, and distance to the end, log scales.
 
     A dashed line is where the exponential phase ends.
     """
     titles = (
-        "loss above its end", f"step lengths, and their mean over {WINDOW}", "distance to the end"
-    )  # fmt: skip
+        f"{quantity} above its end",
+        f"step lengths, and their mean over {WINDOW}",
+        "distance to the end",
+    )
     figure = make_subplots(3, 1, shared_xaxes=True, subplot_titles=titles, vertical_spacing=0.08)
     pivots = np.arange(len(losses))
-    figure.add_scatter(x=pivots, y=_positive(losses - losses[-1]), name="loss", row=1, col=1)
+    above = losses - losses[-1]
+    figure.add_scatter(x=pivots, y=_positive(above), name=quantity, row=1, col=1)
     lengths = _positive(step_lengths)
     figure.add_scatter(x=pivots[1:], y=lengths, name="step", mode="markers", row=2, col=1)
     mean = _positive(running_mean(step_lengths))

@@ -76,7 +76,7 @@ class Forecast(Result):
 
 @dataclass(slots=True)
 class Forecaster:
-    """Says during a descent where it will end.
+    """Says during a descent where it will end, no lower than `least` (-inf for a network's output).
 
     Example:
         >>> online = Forecaster()
@@ -87,6 +87,7 @@ class Forecaster:
     """
 
     losses: list[float] = field(default_factory=list)
+    least: float = 0.0
 
     def add(self, loss: float) -> None:
         """Take in the loss after one more pivot."""
@@ -98,10 +99,10 @@ class Forecaster:
         Raises:
             InputError: No loss yet, or a loss that is not finite or rises.
         """
-        return forecast_descent(np.array(self.losses))
+        return forecast_descent(np.array(self.losses), least=self.least)
 
 
-def forecast_descent(losses: ArrayLike) -> Forecast:
+def forecast_descent(losses: ArrayLike, *, least: float = 0.0) -> Forecast:
     """The loss at which a descent ends, from the losses seen so far.
 
     For each window of the last m decreases, w in `WINDOWS`, the geometric sequence d_k ~ exp(-rate k)
@@ -116,9 +117,10 @@ def forecast_descent(losses: ArrayLike) -> Forecast:
 
     Args:
         losses: Loss at the start and after every pivot, shape (seen,); none above the one before.
+        least: What the losses cannot fall below; -inf where that is unknown, as for a network's output.
 
     Returns:
-        The forecast, no lower than 0.
+        The forecast, no lower than `least`.
 
     Guarantees:
         Exact for f_k = c + a exp(-rate k) where `rate` times the shortest window is at least `SLOWEST`.
@@ -132,10 +134,10 @@ def forecast_descent(losses: ArrayLike) -> Forecast:
     if (np.diff(seen) > 0).any():
         raise InputError("losses of a descent never rise; give noisy ones to forecast_losses")
     remaining = _remaining(-np.diff(seen), np.inf, 0.0)
-    return _result(seen, remaining, 0.0, len(seen))
+    return _result(seen, remaining, 0.0, len(seen), least)
 
 
-def forecast_at(losses: Floats, fraction: float) -> Forecast:
+def forecast_at(losses: Floats, fraction: float, *, least: float = 0.0) -> Forecast:
     """The forecast from `losses[: ceil(fraction * pivots) + 1]` of a path, and nothing else.
 
     Raises:
@@ -143,7 +145,8 @@ def forecast_at(losses: Floats, fraction: float) -> Forecast:
     """
     if not 0.0 <= fraction <= 1.0:
         raise InputError(f"fraction must be between 0 and 1; received {fraction}")
-    return forecast_descent(losses[: ceil(fraction * (len(losses) - 1)) + 1])
+    seen = losses[: ceil(fraction * (len(losses) - 1)) + 1]
+    return forecast_descent(seen, least=least)
 
 
 def forecast_losses(losses: ArrayLike, *, horizon: int | None = None) -> Forecast:
@@ -189,13 +192,15 @@ def _checked(losses: ArrayLike) -> Floats:
     return seen
 
 
-def _result(levels: Floats, remaining: float, noise: float, seen: int) -> Forecast:
+def _result(
+    levels: Floats, remaining: float, noise: float, seen: int, least: float = 0.0
+) -> Forecast:
     """The forecast and its interval from what remains."""
     last, count = float(levels[-1]), len(levels) - 1
     half = max(float(levels[count - count // 2]) - last, 0.0)
     whole = max(float(levels[0]) - last, 0.0)
     reach = REACH * (remaining + half + RESERVE * whole + noise)
-    least = 0.0 if last >= 0.0 else -np.inf
+    least = least if last >= least else -np.inf
     interval = np.array([max(last - reach, least), last + REACH * noise])
     return Forecast(max(last - remaining, least), interval, seen)
 

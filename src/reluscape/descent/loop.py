@@ -21,14 +21,17 @@ from reluscape.descent.forecast import forecast_descent
 from reluscape.descent.kernel import (
     GOING,
     STALLED,
+    UNBOUNDED,
     VERTEX_IS_MINIMUM,
     State,
     run,
 )
+from reluscape.descent.output import OutputProblem, Ray, descent_ways, falling_ray, ways_of
 from reluscape.descent.problem import Problem
-from reluscape.descent.result import Descent, Status
+from reluscape.descent.result import LEAST, Descent, Status
 from reluscape.errors import InputError
 from reluscape.landscape import Block
+from reluscape.network_output import NetworkOutput
 from reluscape.point import Point
 from reluscape.progress import UNKNOWN, Stop
 from reluscape.proof import certify
@@ -37,6 +40,7 @@ from reluscape.tolerances import TOLERANCES
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
 Progress = Callable[[str, float], None]
+Function = Block | NetworkOutput
 
 RULES = ("long_step", "first_kink")
 
@@ -60,8 +64,6 @@ REBUILDS = 5
 TINY_STEP = 1e-9
 #: Points at which more kinks meet than edges lead out of, left along another direction.
 DETOURS = 5
-#: Weights below this share of the largest are rounding errors of zero.
-SNAP = 1e-12
 #: Largest block that is certified in rationals where float64 is undecided.
 RATIONAL = 60
 #: Numbers kept of the path, 64 MB.
@@ -76,7 +78,7 @@ _CLAIMS = {
 
 
 def descend(
-    function: Block,
+    function: Function,
     theta: ArrayLike | None = None,
     *,
     rule: str = "long_step",
@@ -84,16 +86,19 @@ def descend(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Descent:
-    """Descend the L1 loss of one layer along edges to a certified local minimum.
+    """Descend the L1 loss of one layer, or a network's output, along edges to a certified local minimum.
 
-    The loss is continuous and piecewise affine in the layer's parameters. From theta the descent goes
+    Both are continuous and piecewise affine: the loss in the layer's parameters, the output in the
+    network's input, which is theta then. From theta the descent goes
     along minus the gradient's part along which all active kinks stay zero, until as many kinks are
     active as there are independent directions (a vertex); then along the steepest falling edge to the
     next vertex, until no edge falls (theory, section 2; Hinz, the Deep ReLU Simplex).
 
     Args:
-        function: The block; its landscape's loss is "l1" without weight decay.
-        theta: Start, shape (size,); default: the model's own weights. It may lie at kinks.
+        function: A block whose landscape's loss is "l1" without weight decay, or a `NetworkOutput`, for
+            which loss means the output and all points lie in its box.
+        theta: Start, shape (size,); default: the model's own weights, or the middle of the box. It may
+            lie at kinks.
         rule: "long_step" passes kinks while the loss keeps falling; "first_kink" stops at each, as
             published.
         max_pivots: Largest number of pivots; default: no limit.
@@ -108,39 +113,53 @@ def descend(
         Per pivot one pass of all samples and O(p^2); memory O(p^2 + samples * kinks).
 
     Guarantees:
-        `losses` never rises; the end's claim is that of the certificate, whatever the path.
+        `losses` never rises; the end's claim is that of the certificate, whatever the path. An output
+        that is said to be unbounded falls forever in exact arithmetic.
 
     Raises:
-        InputError: Another loss, weight decay, an unknown rule, theta of the wrong shape, or a
-            `max_pivots` below one.
+        InputError: Another loss, weight decay, an unknown rule, theta of the wrong shape or outside the
+            box, or a `max_pivots` below one.
     """
     _check(function, rule, max_pivots)
     start: Floats = function.check(theta)
-    problem = Problem.of(function.piecewise)
-    path = _Path(problem, start, max_pivots, progress)
+    problem = _problem(function)
+    path = _Path(function, problem, start, max_pivots, progress)
     rng = np.random.default_rng(seed)
+    if isinstance(function, NetworkOutput) and function.is_affine:
+        path.follow_ray(falling_ray(function, start, descent_ways(function, start), path.lowest))
     for _ in range(DETOURS):
-        if problem.size:
+        if problem.size and path.status is None:
             _follow(problem, path, first=rule == "first_kink", rng=rng)
-        end, certificate = path.end(function)
+        end, certificate = path.end()
         settled = path.status is not None or certificate.claim in MINIMA
-        way = None if settled else _way_out(function, end)
+        way = None if settled else _way_out(function, end, certificate)
         if way is None:
             break
         if way[1] == 0.0:
             end, certificate = _aside(function, end, certificate, way[0])
             break
-        if not path.fall(function, end, way[0]):
+        if not path.fall(end, way[0]):
             break
-    return path.result(function, end, certificate)
+    return path.result(end, certificate)
 
 
-def _check(function: Block, rule: str, max_pivots: int | None) -> None:
+def _problem(function: Function) -> Problem:
+    """The function in the form that the kernel works on."""
+    if isinstance(function, NetworkOutput):
+        return OutputProblem.of_output(function)
+    return Problem.of(function.piecewise)
+
+
+def _check(function: Function, rule: str, max_pivots: int | None) -> None:
     """Refuse what is not piecewise affine."""
-    if not isinstance(function, Block):
-        raise InputError(f"descend needs a Block; received {type(function).__name__}")
-    landscape = function.landscape
-    if landscape.loss_name != "l1" or landscape.weight_decay > 0:
+    if not isinstance(function, Block | NetworkOutput):
+        raise InputError(
+            f"descend needs a Block or a NetworkOutput; received {type(function).__name__}"
+        )
+    landscape = function.landscape if isinstance(function, Block) else None
+    if landscape is None:
+        pass
+    elif landscape.loss_name != "l1" or landscape.weight_decay > 0:
         raise InputError(
             "descend needs a piecewise-affine loss: loss='l1' and weight_decay=0; received"
             f" loss={landscape.loss_name!r} and weight_decay={landscape.weight_decay:g}"
@@ -151,61 +170,72 @@ def _check(function: Block, rule: str, max_pivots: int | None) -> None:
         raise InputError(f"max_pivots must be at least 1; received {max_pivots}")
 
 
-def certified_end(block: Block, theta: Floats) -> Certificate:
+def certified_end(function: Function, theta: Floats) -> Certificate:
     """Certificate of a descent's end: in rationals where float64 leaves a small block undecided.
 
     Slopes of exactly zero (flat edges) are common at vertices, and only rationals see them.
     """
-    certificate = certify(block, theta)
-    if certificate.claim != "undecided" or block.size > RATIONAL or find_spec("flint") is None:
+    certificate = certify(function, theta)
+    if certificate.claim != "undecided" or function.size > RATIONAL or find_spec("flint") is None:
         return certificate
-    exact = certify(block, theta, arithmetic="rational")
+    exact = certify(function, theta, arithmetic="rational")
     return exact if exact.claim in MINIMA else certificate
 
 
-def _polished(block: Block, theta: Floats, active: Indices) -> Floats:
-    """Theta moved to where the active kinks are zero to the last bits, unless that raises the loss.
-
-    Units that are zero but for rounding become exactly so: all their kinks meet there.
-    """
-    piecewise, moved = block.piecewise, theta.copy()
-    for _ in range(2 if len(active) else 0):
-        values = piecewise.forward(moved)[0]
-        pattern = values > 0
-        pattern[active] = False
-        normals = piecewise.normals(active, pattern)
-        moved = moved - np.linalg.lstsq(normals, values[active], rcond=None)[0]
-    weight, bias = piecewise.unpack(moved)
-    sizes = np.abs(weight).max(axis=1, initial=0.0)
-    if bias is not None:
-        sizes = np.maximum(sizes, np.abs(bias))
-    zero = sizes <= SNAP * sizes.max(initial=0.0)
-    for part in (weight, bias):
-        if part is not None:
-            part[zero] = 0.0  # views of `moved`
-    return moved if block.loss(moved) <= block.loss(theta) * (1.0 + DRIFT) else theta
+def _polished(function: Function, problem: Problem, theta: Floats, active: Indices) -> Floats:
+    """Theta moved to where the active kinks are exactly zero, unless that raises the loss."""
+    moved = problem.settled(theta, active)
+    return moved if _is_no_higher(function, moved, theta) else theta
 
 
-def _longest_fall(block: Block, theta: Floats, direction: Floats) -> Floats:
+def _is_no_higher(function: Function, moved: Floats, theta: Floats) -> bool:
+    """Whether the loss at one point is that at another or lower, up to rounding."""
+    loss = function.loss(theta)
+    return function.loss(moved) <= loss + DRIFT * abs(loss)
+
+
+def _around(function: Function, theta: Floats) -> Block:
+    """The block whose loss is the function around theta, up to a constant."""
+    return function if isinstance(function, Block) else function.around(theta)
+
+
+def _inside(function: Function, theta: Floats) -> Floats:
+    """Theta, or the point of the box next to it."""
+    return theta if isinstance(function, Block) else function.inside(theta)
+
+
+def _longest_fall(function: Function, theta: Floats, direction: Floats) -> Floats:
     """The step along a direction up to where, in steps that double, the loss falls no more."""
-    found, step = block.loss(theta), np.zeros_like(direction)
+    found, step = function.loss(theta), np.zeros_like(direction)
     length = TINY_STEP * (1.0 + float(np.linalg.norm(theta)))
-    while (loss := block.loss(theta + length * direction)) < found:
-        found, step = loss, length * direction
+    while np.isfinite(length):
+        moved = _inside(function, theta + length * direction)
+        loss = function.loss(moved)
+        if not loss < found:
+            break
+        found, step = loss, moved - theta
         length *= 2.0
     return step
 
 
-def _way_out(block: Block, theta: Floats) -> tuple[Floats, float] | None:
+def _way_out(
+    function: Function, theta: Floats, certificate: Certificate
+) -> tuple[Floats, float] | None:
     """A direction out of a point where more kinks meet than the edges of a basis show, and its rate."""
-    point = Point.at(block, theta)
-    return None if point.independent or not point.is_stationary else way_out(point)
+    if certificate.direction is not None and np.array_equal(certificate.theta, theta):
+        return certificate.direction, -certificate.margin
+    point = Point.at(_around(function, theta), theta)
+    way = None if point.independent or not point.is_stationary else way_out(point)
+    if way is None or isinstance(function, Block):
+        return way
+    return function.inward(theta, way[0]), way[1]
 
 
 def _aside(
-    block: Block, theta: Floats, certificate: Certificate, direction: Floats
+    function: Function, theta: Floats, certificate: Certificate, direction: Floats
 ) -> tuple[Floats, Certificate]:
     """A point of the same loss, halfway to the next kink along a flat direction, if it is certified."""
+    block = _around(function, theta)
     point = Point.at(block, theta)
     size = 1.0 + float(np.linalg.norm(theta))
     pattern = block.pattern(theta + TINY_STEP * size * direction)
@@ -213,9 +243,10 @@ def _aside(
     values = block.kinks(theta)
     ahead = np.where(pattern, rates < 0, rates > 0) & (np.abs(values) > point.bounds)
     times = -values[ahead] / rates[ahead]
-    moved = theta + direction * min(size, float(times.min(initial=np.inf)) / 2)
-    if block.loss(moved) <= block.loss(theta) * (1.0 + DRIFT):
-        found = certified_end(block, moved)
+    length = min(size, float(times.min(initial=np.inf)) / 2)
+    moved = _inside(function, theta + length * direction)
+    if _is_no_higher(function, moved, theta):
+        found = certified_end(function, moved)
         if found.claim in MINIMA:
             return moved, found
     return theta, certificate
@@ -226,8 +257,9 @@ class _Path:
     """The path so far.
 
     Attributes:
+        function: What is lowered.
         problem: The problem.
-        start: The start in the block's parameters.
+        start: The start in the function's parameters.
         limit: Largest number of pivots, or None.
         progress: Told about batches.
         best: Reduced point of the lowest true loss.
@@ -235,8 +267,10 @@ class _Path:
         status: Set when the descent ends before a vertex without a falling edge.
         first_vertex: Pivot of the first vertex, or -1.
         active: Kinks that are zero at the end.
+        ray: The end where the output falls forever, or None.
     """
 
+    function: Function
     problem: Problem
     start: Floats
     limit: int | None
@@ -250,16 +284,22 @@ class _Path:
     status: Status | None = None
     first_vertex: int = -1
     active: Indices = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    ray: Ray | None = None
 
     def __post_init__(self) -> None:
         self.best = self.problem.reduce(self.start)
-        self.lowest = self.problem.loss(self.problem.values(self.best, None))
+        self.lowest = self.problem.loss_at(self.best)
         self.losses = [self.lowest]
         self.points = [self.best]
 
     @property
     def fits(self) -> bool:
-        """Whether the loss is within the residuals' rounding errors of zero, its least value."""
+        """Whether the loss is within the residuals' rounding errors of zero, its least value.
+
+        An output has no least value known beforehand.
+        """
+        if not isinstance(self.function, Block):
+            return False
         piecewise = self.problem.piecewise
         theta = self.problem.expand(self.best, self.start)
         bounds = piecewise.rounding_bounds(theta, TOLERANCES.rounding)[0]
@@ -292,38 +332,63 @@ class _Path:
             self.losses[-1] = self.lowest
         if self.progress is not None:
             share = len(self.lengths) / self.limit if self.limit else UNKNOWN
-            end = forecast_descent(self.losses).loss
-            told = f"pivot {len(self.lengths)}, loss {loss:.6g}, will end near {end:.4g}"
+            end = forecast_descent(self.losses, least=LEAST[self.quantity]).loss
+            told = f"pivot {len(self.lengths)}, {self.quantity} {loss:.6g}, will end near {end:.4g}"
             try:
                 self.progress(told, share)
             except Stop:
                 self.limit = len(self.lengths)
 
-    def end(self, block: Block) -> tuple[Floats, Certificate]:
-        """The end so far, its active kinks put to zero, and what it is."""
-        theta = _polished(block, self.problem.expand(self.best, self.start), self.active)
-        return theta, certified_end(block, theta)
+    @property
+    def quantity(self) -> str:
+        """What the losses are."""
+        return "loss" if isinstance(self.function, Block) else "output"
 
-    def fall(self, block: Block, theta: Floats, direction: Floats) -> bool:
+    def end(self) -> tuple[Floats, Certificate]:
+        """The end so far, its active kinks put to zero, and what it is."""
+        if self.ray is not None:
+            return self.ray.theta, self.ray.certificate
+        theta = self.problem.expand(self.best, self.start)
+        theta = _polished(self.function, self.problem, theta, self.active)
+        return theta, certified_end(self.function, theta)
+
+    def fall(self, theta: Floats, direction: Floats) -> bool:
         """Go on along a direction along which the loss falls; whether it did."""
-        step = _longest_fall(block, theta, direction)
-        loss = block.loss(theta + step)
+        if isinstance(self.function, NetworkOutput):
+            ray = falling_ray(self.function, theta, direction[None], self.lowest)
+            if self.follow_ray(ray):
+                return True
+        return self._step(theta, _longest_fall(self.function, theta, direction))
+
+    def follow_ray(self, ray: Ray | None) -> bool:
+        """End on a ray along which the output falls forever, if there is one."""
+        if ray is not None:
+            theta = self.problem.expand(self.best, self.start)
+            if self._step(theta, ray.theta - theta):
+                self.ray, self.status = ray, Status.unbounded
+        return self.ray is not None
+
+    def _step(self, theta: Floats, step: Floats) -> bool:
+        """Note a step if it lowers the loss; whether it does."""
+        best = self.problem.reduce(theta + step)
+        loss = self.problem.loss_at(best)
         if not loss < self.lowest:
             return False
-        self.best = self.problem.reduce(theta + step)
         length = float(np.linalg.norm(step))
-        self.add(self.best, loss, np.array([length]), np.array([loss]), self.best[None])
+        self.add(best, loss, np.array([length]), np.array([loss]), best[None])
         return True
 
-    def result(self, block: Block, theta: Floats, certificate: Certificate) -> Descent:
+    def result(self, theta: Floats, certificate: Certificate) -> Descent:
         """The descent with its end."""
         status = self.status or _CLAIMS.get(certificate.claim, Status.undecided)
         if self.status is None and certificate.claim == "not_stationary":
             status = Status.stalled
+        if self.status is Status.stalled and certificate.claim in MINIMA:
+            status = _CLAIMS[certificate.claim]
         points = [self.problem.expand(point, self.start) for point in self.points]
         return Descent(
             theta=theta,
-            loss=block.loss(theta),
+            loss=self.function.loss(theta),
             losses=np.array(self.losses),
             step_lengths=np.array(self.lengths),
             vertices=np.array(points),
@@ -332,6 +397,7 @@ class _Path:
             num_pivots=len(self.lengths),
             status=str(status),
             certificate=certificate,
+            quantity=self.quantity,
         )
 
 
@@ -346,6 +412,11 @@ def _follow(problem: Problem, path: _Path, *, first: bool, rng: np.random.Genera
         if path.fits:
             path.status = Status.perfect_fit
             break
+        if why == UNBOUNDED and isinstance(problem, OutputProblem):
+            theta = problem.expand(state.theta, path.start)
+            ways = ways_of(problem, state)
+            if path.follow_ray(falling_ray(problem.function, theta, ways, path.lowest)):
+                break
         sound = _is_sound(problem, state, shift, rng)
         at_vertex = why == VERTEX_IS_MINIMUM and sound and shift is None
         if rounds < len(SHIFTS) and (why == STALLED or (at_vertex and _is_degenerate(state))):
@@ -374,8 +445,8 @@ def _batch(
 ) -> int:
     """Take some pivots and note them; return why they ended."""
     count = path.left
-    lengths, losses = np.empty(count), np.empty(count)
-    points = np.empty((count, problem.size))
+    lengths, losses = np.zeros(count), np.full(count, np.nan)
+    points, before = np.full((count, problem.size), np.nan), state.theta.copy()
     scale = float(np.abs(state.pulls).sum(axis=1) @ np.linalg.norm(problem.features, axis=1))
     tolerances = (
         SLOPE * scale, PIVOT, 1e-14 * (1.0 + float(np.linalg.norm(state.theta))), DRIFT * scale, QUIET,
@@ -387,7 +458,10 @@ def _batch(
     )  # fmt: skip
     if vertex >= 0 and path.first_vertex < 0:
         path.first_vertex = len(path.lengths) + vertex
-    true = problem.loss(problem.values(state.theta, None))
+    for k in np.flatnonzero(np.isnan(losses[:taken])):  # no step: nothing depends on a direction
+        losses[k] = losses[k - 1] if k else path.losses[-1]
+        points[k] = points[k - 1] if k else before
+    true = problem.loss_at(state.theta)
     path.add(state.theta, true, lengths[:taken], losses[:taken], points[:taken])
     return int(why)
 
@@ -418,8 +492,8 @@ def _rebuilt(problem: Problem, state: State, path: _Path, shift: Floats | None) 
     active = np.flatnonzero(state.samples >= 0)
     kinks = np.column_stack([state.samples, state.kinks])[active]
     fresh = problem.state(state.theta, kinks, shift, state.bits)
-    true = problem.loss(problem.values(fresh.theta, None))
-    slack = 1e-9 * (1.0 + path.lowest) if shift is None else np.inf
+    true = problem.loss_at(fresh.theta)
+    slack = 1e-9 * (1.0 + abs(path.lowest)) if shift is None else np.inf
     if true <= path.lowest + slack:
         return fresh
     return problem.state(path.best, _NONE, shift)

@@ -26,6 +26,9 @@ RANK = float(np.finfo(float).eps) ** 0.5
 #: Diagonal of the pivoted triangle of the unit normals from which they count as independent.
 INDEPENDENT = 1e-9
 
+#: Weights below this share of the largest are rounding errors of zero.
+SNAP = 1e-12
+
 #: A move of the active kinks after which no second one is needed.
 TINY = 1e-13
 
@@ -61,7 +64,7 @@ class Problem:
         scale = values[:rank] / len(inputs) ** 0.5
         features = np.ascontiguousarray(left[:, :rank] * len(inputs) ** 0.5)
         reach = _growth(piecewise) * np.linalg.norm(features, axis=1)
-        return cls(piecewise, _chain(piecewise), right[:rank], features, scale, reach)
+        return cls(piecewise, chain_of(piecewise), right[:rank], features, scale, reach)
 
     @property
     def size(self) -> int:
@@ -85,6 +88,22 @@ class Problem:
         weight, bias = self.piecewise.unpack(theta)
         return weight if bias is None else np.hstack([weight, bias[:, None]])
 
+    def settled(self, theta: Floats, active: Indices) -> Floats:
+        """Theta moved to where the active kinks are zero to the last bits.
+
+        Units that are zero but for rounding become exactly so: all their kinks meet there.
+        """
+        moved = settle(self.piecewise, theta, active)
+        weight, bias = self.piecewise.unpack(moved)
+        sizes = np.abs(weight).max(axis=1, initial=0.0)
+        if bias is not None:
+            sizes = np.maximum(sizes, np.abs(bias))
+        zero = sizes <= SNAP * sizes.max(initial=0.0)
+        for part in (weight, bias):
+            if part is not None:
+                part[zero] = 0.0  # views of `moved`
+        return moved
+
     def values(self, reduced: Floats, shift: Floats | None) -> Floats:
         """Switching values (N, K) at a reduced point, each shifted by `shift` where that is given."""
         piecewise, count, column = self.piecewise, len(self.features), 0
@@ -100,6 +119,10 @@ class Problem:
         residuals = piecewise.maps[-1](hidden) - piecewise.targets
         parts.append(residuals if shift is None else residuals + shift[:, column:])
         return np.hstack(parts).reshape(count, -1)
+
+    def loss_at(self, reduced: Floats) -> float:
+        """The loss at a reduced point."""
+        return self.loss(self.values(reduced, None))
 
     def loss(self, values: Floats) -> float:
         """The loss from the switching values."""
@@ -193,16 +216,28 @@ def _edges(active: Indices, normals: Floats, size: int) -> tuple[Indices, Floats
     return active[kept], np.ascontiguousarray(np.vstack([edges, q[:, count:].T]))
 
 
+def settle(piecewise: Piecewise, theta: Floats, active: Indices) -> Floats:
+    """A block's parameters moved to where some kinks are zero to the last bits."""
+    moved = theta.copy()
+    for _ in range(2 if len(active) else 0):
+        values = piecewise.forward(moved)[0]
+        pattern = values > 0
+        pattern[active] = False
+        normals = piecewise.normals(active, pattern)
+        moved = moved - np.linalg.lstsq(normals, values[active], rcond=None)[0]
+    return moved
+
+
 def _growth(piecewise: Piecewise) -> float:
     """Bound on the length of any switching value's derivative by its sample's z."""
     growth, largest = 1.0, 1.0
-    for dense in _matrices(piecewise):
+    for dense in matrices_of(piecewise):
         growth *= float(np.linalg.norm(dense, ord=2))
         largest = max(largest, growth)
     return largest
 
 
-def _matrices(piecewise: Piecewise) -> list[Floats]:
+def matrices_of(piecewise: Piecewise) -> list[Floats]:
     """The block's maps as dense matrices."""
     matrices: list[Floats] = []
     width = piecewise.width
@@ -213,9 +248,9 @@ def _matrices(piecewise: Piecewise) -> list[Floats]:
     return matrices
 
 
-def _chain(piecewise: Piecewise) -> Chain:
+def chain_of(piecewise: Piecewise) -> Chain:
     """The block's maps in one array."""
-    matrices = _matrices(piecewise)
+    matrices = matrices_of(piecewise)
     sizes = [piecewise.width, *(len(matrix) for matrix in matrices)]
     areas = [matrix.size for matrix in matrices]
     return Chain(

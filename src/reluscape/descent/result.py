@@ -36,6 +36,7 @@ class Status(StrEnum):
     plateau = "plateau"
     saddle = "saddle"
     undecided = "undecided"
+    unbounded = "unbounded"
     max_pivots = "max_pivots"
     interrupted = "interrupted"
     stalled = "stalled"
@@ -52,11 +53,17 @@ MEANING = {
     Status.undecided: "no edge falls any more, but neither a minimum nor a way down is proved: a unit's"
     " kinks are all zero at once, or a slope is lost in rounding; certify in rational arithmetic, or"
     " start elsewhere",
+    Status.unbounded: "the output falls forever from `theta` along the certificate's direction, in exact"
+    " arithmetic: no unit switches any more; give finite bounds",
     Status.max_pivots: "the pivots asked for are used up; go on from where it ended",
     Status.interrupted: "the descent was interrupted; go on from the weights it left",
     Status.stalled: "the basis lost its digits and refreshing it did not help: the loss could not be"
     " lowered further; standardise the inputs, or start elsewhere",
 }
+
+
+#: Below what the quantities that are lowered cannot fall, as far as is known beforehand.
+LEAST = {"loss": 0.0, "output": -np.inf}
 
 
 @dataclass(frozen=True, slots=True, repr=False, eq=False)
@@ -65,7 +72,7 @@ class Descent(Result):
 
     Attributes:
         theta: The end, shape (size,).
-        loss: Loss there, from a plain forward pass.
+        loss: Loss there, from a plain forward pass; of a `NetworkOutput` the output, here and below.
         losses: Loss at the start and after every pivot, shape (num_pivots + 1,); never rises.
         step_lengths: Length of every pivot's step in the block's parameters, up to directions on which
             nothing depends, shape (num_pivots,).
@@ -76,6 +83,7 @@ class Descent(Result):
         num_pivots: Number of pivots.
         status: How it ended (`Status`).
         certificate: What the end is, checkable by `verify`.
+        quantity: What was lowered, "loss" or "output".
     """
 
     theta: Floats
@@ -88,6 +96,7 @@ class Descent(Result):
     num_pivots: int
     status: str
     certificate: Certificate
+    quantity: str = "loss"
 
     def to_dataset(self) -> xr.Dataset:
         """The result as an xarray dataset, the certificate as JSON."""
@@ -107,9 +116,12 @@ class Descent(Result):
 
     def summary(self) -> str:
         """Loss before and after, pivots, and the end in words."""
-        fall = 1.0 - self.loss / self.losses[0] if self.losses[0] else 0.0
+        start = float(self.losses[0])
+        lower = f"{start - self.loss:.6g}"  # a share of an output says nothing
+        if self.quantity == "loss":
+            lower = f"{1.0 - self.loss / start if start else 0.0:.1%}"
         return (
-            f"loss {self.losses[0]:.6g} -> {self.loss:.6g} ({fall:.1%} lower) in"
+            f"{self.quantity} {start:.6g} -> {self.loss:.6g} ({lower} lower) in"
             f" {self.num_pivots} pivots, first vertex after {self.first_vertex}\n"
             f"  {self.status}: {MEANING[Status(self.status)]}"
         )
@@ -127,7 +139,7 @@ class Descent(Result):
         Raises:
             InputError: `fraction` is not between 0 and 1.
         """
-        return forecast_at(self.losses, fraction)
+        return forecast_at(self.losses, fraction, least=LEAST[self.quantity])
 
     def phases(self) -> Phases:
         """The exponential and the fine-tuning phase, and their rates (`find_phases`)."""
@@ -171,4 +183,6 @@ class Descent(Result):
         """Loss above its end, step lengths, their running mean and the distance to the end."""
         from reluscape.descent.charts import path_figure
 
-        return path_figure(self.losses, self.step_lengths, self.distances(), self.phases())
+        return path_figure(
+            self.losses, self.step_lengths, self.distances(), self.phases(), self.quantity
+        )
