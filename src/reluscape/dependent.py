@@ -94,8 +94,11 @@ def relation_shift(
         mine, share = normals[there], relation[there]
         if not rank_at_most(forms[there], Float64().rank(mine)):
             return None
-        gap = np.abs(share @ mine) + split_errors(share, mine)
-        row[there] = left_inverse_sizes(mine) @ (gap + np.abs(share) @ normal_errors[there])
+        gap, noise = np.abs(share @ mine), split_errors(share, mine)
+        noise = noise + np.abs(share) @ normal_errors[there]
+        if np.linalg.norm(gap) > np.linalg.norm(noise):
+            return None
+        row[there] = left_inverse_sizes(mine) @ (gap + noise)
     return shift
 
 
@@ -236,25 +239,28 @@ def exact_cells(local: Local, cells: Cells) -> Cells | None:
 
 
 def _exact_relations(local: Local, cells: Cells) -> Array | None:
-    """Exact relations next to the given floats."""
+    """Exact relations next to the given floats, between the same kinks."""
     if cells.relations is None:
         return None
     numbers = local.numbers
     assert isinstance(numbers, Rational)
     exact = numbers.array(cells.relations)
-    used = np.flatnonzero(cells.relations.any(axis=1))
-    gaps = combined(exact[used], local.normals)
-    exact[used] = exact[used] - numbers.multipliers(local.normals, gaps.T).T
+    for relation in exact:
+        there = np.flatnonzero(relation)
+        if len(there):
+            rows = local.normals[there]
+            relation[there] = relation[there] - numbers.multipliers(rows, relation[there] @ rows)
     return exact
 
 
 def _are_near(local: Local, cells: Cells, exact: Cells) -> bool:
     """Whether exact weights and relations round to the given floats, but for the last digits."""
-    for given, found in ((cells.weights, exact.weights), (cells.relations, exact.relations)):
-        if given is not None and found is not None:
-            off = np.abs(local.numbers.floats(found) - given)
-            if (off > 1e-9 * (1.0 + np.abs(given))).any():
-                return False
+    floats = local.numbers.floats
+    if (np.abs(floats(exact.weights) - cells.weights) > 1e-9 * (1 + np.abs(cells.weights))).any():
+        return False
+    if exact.relations is not None and cells.relations is not None:
+        off = np.abs(floats(exact.relations) - cells.relations).max(initial=0.0)
+        return bool(off <= 1e-12 * np.abs(cells.relations).max(initial=0.0))
     return True
 
 
