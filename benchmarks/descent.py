@@ -21,7 +21,8 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -33,9 +34,10 @@ from scipy.linalg.blas import dger
 from threadpoolctl import threadpool_limits
 from torch import nn
 
-from reluscape import Descent, Landscape, certify, descend
+from reluscape import Descent, Landscape, descend
 from reluscape.certificate import MINIMA
 from reluscape.data import load_data
+from reluscape.descent import loop
 from reluscape.landscape import Block
 from reluscape.train import mlp, train
 
@@ -43,7 +45,7 @@ GOAL = 3.0
 RULES = ("long_step", "first_kink")
 SAMPLES = 500
 #: Widths and number of seeds of the comparison with the published scheme.
-PUBLISHED = (((4, 5, 4, 3, 2, 1), 7), ((19, 5, 4, 3, 2, 1), 3))
+PUBLISHED = (((4, 5, 4, 3, 2, 1), 5), ((19, 5, 4, 3, 2, 1), 3))
 #: Inputs, hidden widths and samples; seeds of each.
 GROWTH = {
     "params": {20 * units: (19, [units], 1000) for units in (2, 4, 8, 16)},
@@ -156,13 +158,37 @@ def compare(widths: Sequence[int], seed: int, cap: float) -> dict[str, Any]:
         "loss": problem.loss(run.theta), "rose": bool(np.diff(run.losses).max(initial=0.0) > 1e-9),
     }  # fmt: skip
     for rule in RULES:
-        seconds, descent = timed(lambda rule=rule: descend(subject, rule=rule))
+        with certifying() as parts:
+            seconds, descent = timed(lambda rule=rule: descend(subject, rule=rule))
         certified = descent.certificate.claim in MINIMA
         row[rule] = {
             "seconds": seconds, "pivots": descent.num_pivots, "outcome": descent.status,
-            "loss": descent.loss, "certified": certified,
+            "loss": descent.loss, "certified": certified, "certifying": sum(parts),
         }  # fmt: skip
     return row
+
+
+@contextmanager
+def certifying() -> Iterator[list[float]]:
+    """Seconds of every certification and search for a way out during descents."""
+    seconds: list[float] = []
+
+    def timed_call(work: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **options: Any) -> Any:
+            start = time.perf_counter()
+            try:
+                return work(*args, **options)
+            finally:
+                seconds.append(time.perf_counter() - start)
+
+        return call
+
+    before = loop.certify, loop.way_out
+    loop.certify, loop.way_out = map(timed_call, before)
+    try:
+        yield seconds
+    finally:
+        loop.certify, loop.way_out = before
 
 
 def timed(work: Callable[[], Descent]) -> tuple[float, Descent]:
@@ -189,6 +215,8 @@ def published(options: argparse.Namespace) -> dict[str, Any]:
                 each = 1e3 * found["seconds"] / max(1, found["pivots"])
                 more = f", {found['flips']} inverses" if name == "published" else ""
                 more += ", loss rose" if found.get("rose") else ""
+                if name != "published":
+                    more += f", {found['certifying']:.2f} s of it certifying"
                 print(
                     f"{row['seed'] if name == 'published' else '':>4} {name:10} {found['seconds']:8.2f}"
                     f" {found['pivots']:7} {each:8.2f} {found['loss']:9.5f}   {found['outcome']}{more}"
@@ -338,15 +366,13 @@ def digits(options: argparse.Namespace) -> dict[str, Any]:
         )
         trained = time.perf_counter() - start
         subject = Landscape(model, inputs, targets, loss="l1").block(0)
-        seconds, descent = timed(lambda subject=subject: descend(subject))
-        start = time.perf_counter()
-        certificate = certify(subject, descent.theta)
-        certifying = time.perf_counter() - start
+        with certifying() as parts:
+            seconds, descent = timed(lambda subject=subject: descend(subject))
         results[scaling] = {
             "p": subject.size, "samples": len(inputs), "steps": training.steps, "training": trained,
             "before": subject.loss(), "after": descent.loss, "pivots": descent.num_pivots,
             "seconds": seconds, "status": descent.status, "claim": descent.certificate.claim,
-            "reason": certificate.reason, "certifying": certifying,
+            "reason": descent.certificate.reason, "certifying": sum(parts),
         }  # fmt: skip
         fall = 1.0 - descent.loss / subject.loss()
         print(
@@ -354,8 +380,8 @@ def digits(options: argparse.Namespace) -> dict[str, Any]:
             f" ({training.steps} steps, {trained:.0f} s) {subject.loss():.6f} -> {descent.loss:.6f}"
             f" ({fall:.1%} lower)\n  {descent.num_pivots} pivots, {seconds:.0f} s,"
             f" {1e3 * seconds / descent.num_pivots:.2f} ms each; {descent.status}, certificate"
-            f" {descent.certificate.claim!r}; one certification {certifying:.1f} s"
-            f" ({certifying / seconds:.1%})\n  {certificate.reason}"
+            f" {descent.certificate.claim!r}; {sum(parts):.1f} s of it certifying"
+            f" ({sum(parts) / seconds:.1%})\n  {descent.certificate.reason}"
         )
     return results
 
@@ -372,7 +398,7 @@ def main() -> None:
     parser.add_argument("--pivots", type=int, default=1000)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument(
-        "--cap", type=float, default=60.0, help="of the published scheme, in seconds"
+        "--cap", type=float, default=100.0, help="of the published scheme, in seconds"
     )
     parser.add_argument("--pixels", nargs="+", choices=("raw", "standardised"), default=["raw"])
     parser.add_argument("--json", type=Path)

@@ -33,6 +33,8 @@ SLOPE = 1e-8
 ACTIVE = 1e-10
 #: Largest numbers of active kinks and parameters for all patterns, and for fractions.
 ALL_PATTERNS, ALL_PARAMS, FRACTIONS = 7, 16, 14
+#: Active kinks whose edges are looked along.
+EDGES = 30
 
 Maker = Callable[[np.random.Generator, int, int], np.ndarray]
 
@@ -70,6 +72,7 @@ CHANGES = (
     "zero block",
 )  # fmt: skip
 STARTS = ("own", "own", "own", "at a kink", "a result")
+RULES = ("long_step", "first_kink")
 
 
 @dataclass(frozen=True)
@@ -101,8 +104,34 @@ def block_of(instance: Instance) -> rs.Block:
     return landscape.block(instance.block)
 
 
-def case(seed: int) -> Case:
-    """The case of a seed."""
+@dataclass(frozen=True)
+class Draw:
+    """What a seed chooses, before anything runs.
+
+    Attributes:
+        instance: Network, data and layer.
+        names: Kind of data, change, start and rule.
+        rng: For what is still to be drawn.
+    """
+
+    instance: Instance
+    names: dict[str, str]
+    rng: np.random.Generator
+
+    @property
+    def told(self) -> str:
+        """In words."""
+        made, names = self.instance, self.names
+        widths = [made.inputs.shape[1], *(len(weight) for weight in made.weights)]
+        return (
+            f"{'-'.join(map(str, widths))} layer {made.block}, {len(made.inputs)} samples,"
+            f" {names['data']}, {names['change']}, slope {made.slope:g},"
+            f" {'no ' if made.biases[0] is None else ''}bias, from {names['start']}, {names['rule']}"
+        )
+
+
+def draw(seed: int) -> Draw:
+    """The choices of a seed."""
     rng = np.random.default_rng(seed)
     depth = int(rng.integers(0, 6))
     widths = [int(width) for width in rng.integers(1, 6, depth + 2)]
@@ -121,13 +150,15 @@ def case(seed: int) -> Case:
     _change(change, weights, biases, layer)
     slope = float(rng.choice([0.0, 0.0, 0.0, 0.1]))
     instance = Instance(tuple(weights), tuple(biases), slope, inputs, targets, "l1", layer)
-    start = str(rng.choice(STARTS))
-    rule = str(rng.choice(["long_step", "first_kink"]))
-    told = (
-        f"{'-'.join(map(str, widths))} layer {layer}, {samples} samples, {data}, {change},"
-        f" slope {slope:g}, {'' if bias else 'no '}bias, from {start}, {rule}"
-    )
-    return Case(seed, instance, _start(start, instance, rng), rule, told)
+    start, rule = str(rng.choice(STARTS)), str(rng.choice(RULES))
+    return Draw(instance, {"data": data, "change": change, "start": start, "rule": rule}, rng)
+
+
+def case(seed: int) -> Case:
+    """The case of a seed."""
+    drawn = draw(seed)
+    start = _start(drawn.names["start"], drawn.instance, drawn.rng)
+    return Case(seed, drawn.instance, start, drawn.names["rule"], drawn.told)
 
 
 def _change(
@@ -242,7 +273,8 @@ def directions(instance: Instance, count: int, rng: np.random.Generator) -> np.n
     sparse = dense * (rng.random((count, size)) < 2.0 / size)
     rows = [dense[: count // 2], sparse[count // 2 :], np.eye(size), -np.eye(size)]
     kinks = active(instance)
-    for k in range(len(kinks) if len(kinks) <= 3 * size else 0):
+    chosen = rng.permutation(len(kinks) if len(kinks) <= 3 * size else 0)[:EDGES]
+    for k in chosen.tolist():
         for side in (1, -1):
             sides = dict.fromkeys(kinks, -1) | {kinks[k]: side}
             normals = frozen_gradient(instance, sides)[1]
