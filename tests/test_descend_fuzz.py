@@ -203,9 +203,17 @@ def run_on(
     return descent
 
 
-REAL = [("diabetes", (10, 4, 1), 0), ("diabetes", (10, 8, 1), 0), ("wine", (13, 4, 3), 0),
-        ("wine", (13, 8, 3), 0), ("breast_cancer", (30, 4, 1), 1), ("breast_cancer", (30, 8, 1), 0),
-        ("digits", (64, 6, 10), 1), ("digits", (64, 4, 10), 0), ("digits", (64, 8, 8, 10), 1)]  # fmt: skip
+REAL = [
+    ("diabetes", (10, 4, 1), 0),
+    ("diabetes", (10, 8, 1), 0),
+    ("wine", (13, 4, 3), 0),
+    ("wine", (13, 8, 3), 0),
+    ("breast_cancer", (30, 4, 1), 1),
+    ("breast_cancer", (30, 8, 1), 0),
+    ("digits", (64, 6, 10), 1),
+    ("digits", (64, 4, 10), 0),
+    ("digits", (64, 8, 8, 10), 1),
+]
 
 
 def real(name: str, widths: tuple[int, ...], layer: int, *, standardise: bool, seed: int) -> None:
