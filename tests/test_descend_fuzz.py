@@ -68,7 +68,6 @@ def test_every_descent_is_what_it_claims(seed: int) -> None:
 def test_few_descents_are_unsure() -> None:
     statuses = Counter(ended(seed, thorough=False)[0] for seed in QUICK if seed not in KNOWN)
     assert statuses["undecided"] + statuses["stalled"] <= 0.15 * len(QUICK)
-    assert statuses["strict_minimum"] + statuses["minimum"] >= 0.5 * len(QUICK)
 
 
 @pytest.mark.slow
