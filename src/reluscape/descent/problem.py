@@ -38,7 +38,8 @@ class Problem:
     Attributes:
         piecewise: The block.
         chain: Its network for the kernel.
-        basis: Orthonormal rows that span the row space of the inputs (r, inputs + bias).
+        sizes: Lengths of the input columns, 1 for zero ones (inputs + bias,).
+        basis: Orthonormal rows that span the row space of the inputs over `sizes` (r, inputs + bias).
         features: Inputs in that basis, scaled by `scale` (N, r).
         scale: Factors on the scores; the features then have root mean square one in every direction.
         reach: Bound on the rates of each sample's kinks along a direction of length one (N,).
@@ -46,6 +47,7 @@ class Problem:
 
     piecewise: Piecewise
     chain: Chain
+    sizes: Floats
     basis: Floats
     features: Floats
     scale: Floats
@@ -57,12 +59,14 @@ class Problem:
         inputs = piecewise.features
         if piecewise.bias:
             inputs = np.hstack([inputs, np.ones((len(inputs), 1))])
-        left, values, right = np.linalg.svd(inputs, full_matrices=False)
+        sizes = np.linalg.norm(inputs, axis=0)
+        sizes[sizes == 0] = 1.0
+        left, values, right = np.linalg.svd(inputs / sizes, full_matrices=False)
         rank = int((values > RANK * values.max(initial=0.0)).sum())
         scale = values[:rank] / len(inputs) ** 0.5
         features = np.ascontiguousarray(left[:, :rank] * len(inputs) ** 0.5)
         reach = _growth(piecewise) * np.linalg.norm(features, axis=1)
-        return cls(piecewise, _chain(piecewise), right[:rank], features, scale, reach)
+        return cls(piecewise, _chain(piecewise), sizes, right[:rank], features, scale, reach)
 
     @property
     def size(self) -> int:
@@ -71,7 +75,7 @@ class Problem:
 
     def reduce(self, theta: Floats) -> Floats:
         """Reduced coordinates of theta."""
-        return np.asarray((self._rows(theta) @ self.basis.T * self.scale).ravel())
+        return np.asarray((self._rows(theta) * self.sizes @ self.basis.T * self.scale).ravel())
 
     def expand(self, reduced: Floats, start: Floats) -> Floats:
         """Theta with these reduced coordinates; what they do not determine is as in `start`.
@@ -79,7 +83,7 @@ class Problem:
         One point (size,) or several (points, size).
         """
         change = (reduced - self.reduce(start)).reshape(-1, self.piecewise.width, len(self.scale))
-        rows = self._rows(start) + change / self.scale @ self.basis
+        rows = self._rows(start) + change / self.scale @ self.basis / self.sizes
         inputs = rows.shape[2] - self.piecewise.bias
         weights = rows[:, :, :inputs].reshape(len(rows), -1)
         theta = np.hstack([weights, rows[:, :, inputs:].reshape(len(rows), -1)])
