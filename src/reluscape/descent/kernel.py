@@ -1,11 +1,11 @@
 """The compiled part of vertex descent: edges, events and the basis update.
 
 Layout, with N samples, w units of the block, r reduced inputs, p = w r parameters and K kinks per
-sample (hidden units level by level, then residuals): `values`, `bits`, `rates` and `place` are (N, K);
-`place[i, c]` is the row of the basis that holds kink c of sample i, or -1. `edges[k]` is the edge d_k of
-basis row k: along it every other active kink stays zero and kink k grows at rate one (`edges` is the
-transposed inverse of the active normals). Rows without a kink are *free*: orthonormal directions along
-which all active kinks stay zero (phase 1).
+sample (hidden units level by level, then residuals): `values`, `bits`, `rates` and `place` are (N, K)
+with the samples of one kink side by side in memory; `place[i, c]` is the row of the basis that holds
+kink c of sample i, or -1. `edges[k]` is the edge d_k of basis row k: along it every other active kink
+stays zero and kink k grows at rate one (`edges` is the transposed inverse of the active normals). Rows
+without a kink are *free*: orthonormal directions along which all active kinks stay zero (phase 1).
 
 Names follow theory, section 2: mu = edges @ gradient, the slope of kink k's edge into the current side s
 is s mu_k, across it is jump_k - s mu_k - bend_k.
@@ -19,32 +19,22 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from reluscape.descent.chain import (
+    all_rates,
+    deeper,
+    rates_behind,
+    sample_jump,
+    sample_normal,
+    sample_pull,
+)
+
 Floats = NDArray[np.float64]
 
 #: Why a run of pivots came back to Python.
 GOING, VERTEX_IS_MINIMUM, UNBOUNDED, TROUBLE, STALLED, FLAT = range(6)
 
-
-class Chain(NamedTuple):
-    """The network behind the block: maps A_0..A_m dense, flattened one after the other.
-
-    Attributes:
-        sizes: w, units of each level, outputs (levels + 2,).
-        starts: Offset of each map in `weights` (levels + 1,).
-        columns: First column of each level's kinks, and of the residuals (levels + 1,).
-        weights: All matrices, row-major.
-        slopes: Slope of each rectifier on its negative side (levels,).
-        weight: Weight of a residual's absolute value in the loss, or of an output.
-        residuals: Whether outputs enter by their residuals' absolute values (else linearly).
-    """
-
-    sizes: NDArray[np.int64]
-    starts: NDArray[np.int64]
-    columns: NDArray[np.int64]
-    weights: Floats
-    slopes: Floats
-    weight: float
-    residuals: bool
+#: Samples whose earliest event is kept together.
+GROUP = 64
 
 
 class State(NamedTuple):
@@ -81,197 +71,127 @@ class State(NamedTuple):
     loss: Floats
 
 
-@njit(cache=True)
-def _level_of(chain, kink):
-    """Level of a kink's column; the number of levels for a residual."""
-    level = 0
-    while level + 1 < len(chain.columns) and kink >= chain.columns[level + 1]:
-        level += 1
-    return level
+class Work(NamedTuple):
+    """Arrays of one pivot.
 
-
-@njit(cache=True)
-def _times(chain, level, before, after):
-    """After = A_level before."""
-    rows, columns, start = chain.sizes[level + 1], chain.sizes[level], chain.starts[level]
-    for a in range(rows):
-        total = 0.0
-        base = start + a * columns
-        for b in range(columns):
-            total += chain.weights[base + b] * before[b]
-        after[a] = total
-
-
-@njit(cache=True)
-def _back(chain, level, after, before):
-    """Before = A_level^T after."""
-    rows, columns, start = chain.sizes[level + 1], chain.sizes[level], chain.starts[level]
-    for b in range(columns):
-        before[b] = 0.0
-    for a in range(rows):
-        if after[a] != 0.0:
-            base = start + a * columns
-            for b in range(columns):
-                before[b] += chain.weights[base + b] * after[a]
-
-
-@njit(cache=True)
-def _onward(chain, bits, level, found, one, two):
-    """Rates `found` of the kinks from a level on, given those of its inputs in `one`; the loss's rate."""
-    levels = len(chain.slopes)
-    for here in range(level, levels):
-        _times(chain, here, one, two)
-        column = chain.columns[here]
-        for a in range(chain.sizes[here + 1]):
-            found[column + a] = two[a]
-            one[a] = two[a] if bits[column + a] else two[a] * chain.slopes[here]
-    _times(chain, levels, one, two)
-    total, column = 0.0, chain.columns[levels]
-    for a in range(chain.sizes[levels + 1]):
-        if chain.residuals:
-            found[column + a] = two[a]
-            total += two[a] if bits[column + a] else -two[a]
-        else:
-            total += two[a]
-    return total * chain.weight
-
-
-@njit(cache=True)
-def _homeward(chain, bits, level, pull, one, two):
-    """Derivative by z of what has the derivatives `one` by the switching values of a level."""
-    for here in range(level, -1, -1):
-        _back(chain, here, one, two)
-        if here:
-            column = chain.columns[here - 1]
-            for a in range(chain.sizes[here]):
-                one[a] = two[a] if bits[column + a] else two[a] * chain.slopes[here - 1]
-    for a in range(chain.sizes[0]):
-        pull[a] = two[a]
-
-
-@njit(cache=True)
-def sample_rates(chain, bits, dz, rates, one, two):
-    """Rates of one sample's kinks along a direction that moves z by dz; return the loss's rate."""
-    for a in range(chain.sizes[0]):
-        one[a] = dz[a]
-    return _onward(chain, bits, 0, rates, one, two)
-
-
-@njit(cache=True)
-def sample_pull(chain, bits, pull, one, two):
-    """Derivative of the loss by one sample's z."""
-    levels = len(chain.slopes)
-    column = chain.columns[levels]
-    for a in range(chain.sizes[levels + 1]):
-        positive = not chain.residuals or bits[column + a]
-        one[a] = chain.weight if positive else -chain.weight
-    _homeward(chain, bits, levels, pull, one, two)
-
-
-@njit(cache=True)
-def all_pulls(chain, bits, pulls):
-    """`sample_pull` of every sample."""
-    one, two = np.empty(chain.sizes.max()), np.empty(chain.sizes.max())
-    for sample in range(len(pulls)):
-        sample_pull(chain, bits[sample], pulls[sample], one, two)
-
-
-@njit(cache=True)
-def all_normals(chain, bits, active, pulls):
-    """`sample_normal` of the kinks (sample, kink) in the rows of `active`."""
-    one, two = np.empty(chain.sizes.max()), np.empty(chain.sizes.max())
-    for k in range(len(active)):
-        sample_normal(chain, bits[active[k, 0]], active[k, 1], pulls[k], one, two)
-
-
-@njit(cache=True)
-def sample_normal(chain, bits, kink, pull, one, two):
-    """Derivative of one kink's switching value by its sample's z."""
-    level = _level_of(chain, kink)
-    for a in range(chain.sizes[level + 1]):
-        one[a] = 0.0
-    one[kink - chain.columns[level]] = 1.0
-    _homeward(chain, bits, level, pull, one, two)
-
-
-@njit(cache=True)
-def sample_jump(chain, bits, kink, pushed, one, two):
-    """Slope jump of a kink, and in `pushed` the change of deeper normals in multiples of its own."""
-    level = _level_of(chain, kink)
-    for column in range(len(pushed)):
-        pushed[column] = 0.0
-    if level == len(chain.slopes):
-        return 2.0 * chain.weight
-    for a in range(chain.sizes[level + 1]):
-        one[a] = 0.0
-    one[kink - chain.columns[level]] = 1.0 - chain.slopes[level]
-    return _onward(chain, bits, level + 1, pushed, one, two)
-
-
-@njit(cache=True)
-def _first_event(values, bits, rates, place, noise):
-    """Time and kink of one sample's next switch, active kinks aside; infinity for none.
-
-    Rates within `noise` are zero: those of duplicates and of other kinks that depend on active ones.
+    Attributes:
+        direction: The edge (p,).
+        rates: Of the switching values along it, (N, K); zero for active kinks.
+        slopes: Every sample's share of the loss's rate (N,).
+        noise: Rates that count as zero (N,): those of kinks that depend on active ones.
+        times: When each sample's next kink switches (N,).
+        heads: The least of `times` in every group of samples.
+        since: When each sample's values were last brought up to date (N,).
+        changed: 1 for samples whose pattern has changed (N,).
+        touched: These samples, in the first `filled[0]` places (N,).
+        filled: Their number (1,).
+        crowd: Number of each sample's active kinks (N,).
+        alpha: Products of the edges with the entering kink's normal (p,).
+        hidden: Scratch (widest level, N).
+        outputs: Scratch (outputs, N).
+        pushed: How each basis row's kink bends deeper ones of its sample (p, K).
+        found: Scratch (K,).
+        pull, one, two: Scratch (widest level,).
     """
-    best, which = np.inf, -1
-    for c in range(len(values)):
-        rate = rates[c]
-        if place[c] < 0 and (rate < -noise if bits[c] else rate > noise):
-            time = max(0.0, -values[c] / rate)
-            if time < best:
-                best, which = time, c
-    return best, which
+
+    direction: Floats
+    rates: Floats
+    slopes: Floats
+    noise: Floats
+    times: Floats
+    heads: Floats
+    since: Floats
+    changed: NDArray[np.uint8]
+    touched: NDArray[np.int64]
+    filled: NDArray[np.int64]
+    crowd: NDArray[np.int64]
+    alpha: Floats
+    hidden: Floats
+    outputs: Floats
+    pushed: Floats
+    found: Floats
+    pull: Floats
+    one: Floats
+    two: Floats
 
 
 @njit(cache=True)
-def _bend(chain, state, sample, kink, pushed, one, two):
-    """Jump of an active kink, and sum of mu_q times the bend of every deeper active kink q."""
-    jump = sample_jump(chain, state.bits[sample], kink, pushed, one, two)
+def _work(chain, state):
+    """Fresh arrays, with the jumps and the crowd of the state's active kinks."""
+    (count, kinks), widest = state.values.shape, chain.sizes.max()
+    work = Work(
+        np.empty(len(state.theta)), np.empty((kinks, count)).T, np.empty(count), np.empty(count),
+        np.empty(count), np.empty((count + GROUP - 1) // GROUP), np.zeros(count),
+        np.zeros(count, np.uint8), np.empty(count, np.int64), np.zeros(1, np.int64),
+        np.zeros(count, np.int64), np.empty(len(state.theta)), np.empty((widest, count)),
+        np.empty((chain.sizes[-1], count)), np.empty((len(state.theta), kinks)), np.empty(kinks),
+        np.empty(chain.sizes[0]), np.empty(widest), np.empty(widest),
+    )  # fmt: skip
+    for k in range(len(state.samples)):
+        if state.samples[k] >= 0:
+            work.crowd[state.samples[k]] += 1
+            _renew_jump(chain, state, work, k)
+    return work
+
+
+@njit(cache=True)
+def _renew_jump(chain, state, work, row):
+    """Slope jump of a row's kink, and how it bends others."""
+    sample, kink, pushed = state.samples[row], state.kinks[row], work.pushed[row]
+    state.jumps[row] = sample_jump(chain, state.bits, sample, kink, pushed, work.one, work.two)
+
+
+@njit(cache=True)
+def _touch(changed, touched, filled, sample):
+    """Note that a sample's pattern has changed."""
+    if not changed[sample]:
+        changed[sample] = 1
+        touched[filled[0]] = sample
+        filled[0] += 1
+
+
+# ---- choosing an edge ----------------------------------------------------------------------------
+
+
+@njit(cache=True)
+def _bend(place, mu, sample, pushed):
+    """Sum of mu_q times the bend of every deeper active kink q of the same sample."""
     bend = 0.0
     for c in range(len(pushed)):
-        if pushed[c] != 0.0 and state.place[sample, c] >= 0:
-            bend += pushed[c] * state.mu[state.place[sample, c]]
-    return jump, bend
+        if pushed[c] != 0.0 and place[sample, c] >= 0:
+            bend += pushed[c] * mu[place[sample, c]]
+    return bend
 
 
 @njit(cache=True)
-def choose_edge(chain, state, tolerance, pushed, one, two):
+def choose_edge(chain, state, work, tolerance):
     """The steepest falling edge: (row, side, slope), row -1 if none falls."""
+    mu, norms, jumps, samples, kinks = (
+        state.mu, state.norms, state.jumps, state.samples, state.kinks
+    )  # fmt: skip
+    bits, place, crowd = state.bits, state.place, work.crowd
     best, row, side, slope = 0.0, -1, 0.0, 0.0
-    for k in range(len(state.mu)):
-        sample = state.samples[k]
+    for k in range(len(mu)):
+        sample = samples[k]
         if sample < 0:
             continue
-        jump, bend = _bend(chain, state, sample, state.kinks[k], pushed, one, two)
-        state.jumps[k] = jump
-        here = 1.0 if state.bits[sample, state.kinks[k]] else -1.0
-        for step in (here, -here):
-            found = here * state.mu[k] if step == here else jump - here * state.mu[k] - bend
-            steep = found / state.norms[k]
-            if steep < best and steep < -tolerance:
-                best, row, side, slope = steep, k, step, found
+        here = 1.0 if bits[sample, kinks[k]] else -1.0
+        into = here * mu[k]
+        across = jumps[k] - into
+        if crowd[sample] > 1:
+            across -= _bend(place, mu, sample, work.pushed[k])
+        found = min(into, across)
+        steep = found / norms[k]
+        if steep < best and steep < -tolerance:
+            best, row, slope = steep, k, found
+            side = here if into <= across else -here
     return row, side, slope
 
 
 @njit(cache=True)
-def free_direction(state, direction):
-    """Minus the gradient's part along the free rows; return its squared length."""
-    size = 0.0
-    direction[:] = 0.0
-    for k in range(len(state.mu)):
-        if state.samples[k] == -1:
-            size += state.mu[k] ** 2
-            for j in range(len(direction)):
-                direction[j] -= state.mu[k] * state.edges[k, j]
-    return size
-
-
-@njit(cache=True)
-def cross(chain, state, row, pushed, one, two):
+def _cross(chain, state, work, row):
     """Put an active kink on the other side: its edge bends with the deeper normals of its sample."""
-    sample, kink = state.samples[row], state.kinks[row]
-    sample_jump(chain, state.bits[sample], kink, pushed, one, two)
+    sample, kink, pushed = state.samples[row], state.kinks[row], work.pushed[row]
     sign = -1.0 if state.bits[sample, kink] else 1.0
     for c in range(len(pushed)):
         q = state.place[sample, c]
@@ -279,125 +199,224 @@ def cross(chain, state, row, pushed, one, two):
             for j in range(len(state.theta)):
                 state.edges[row, j] -= sign * pushed[c] * state.edges[q, j]
     state.bits[sample, kink] = 1 - state.bits[sample, kink]
+    _touch(work.changed, work.touched, work.filled, sample)
 
 
 @njit(cache=True)
 def leave_freely(state, smallest, direction):
-    """Direction of phase 1, of length one: (a free row or -1, slope)."""
-    size = np.sqrt(free_direction(state, direction))
-    if size > smallest:
-        direction /= size
-        return -1, -size
-    row = -1  # nothing to gain: walk along any free row to a kink
+    """Direction of phase 1, minus the gradient's part along the free rows: (a free row, slope)."""
+    size, row = 0.0, -1
+    direction[:] = 0.0
     for k in range(len(state.mu)):
         if state.samples[k] == -1:
             row = k
-    direction[:] = state.edges[row]
+            size += state.mu[k] ** 2
+            for j in range(len(direction)):
+                direction[j] -= state.mu[k] * state.edges[k, j]
+    size = np.sqrt(size)
+    if size > smallest:
+        direction /= size
+        return row, -size
+    direction[:] = state.edges[row]  # nothing to gain: walk along any free row to a kink
     return row, state.mu[row]
 
 
 @njit(cache=True)
-def leave_vertex(chain, state, smallest, direction, pushed, one, two):
-    """Steepest edge of a vertex, its kink set free: (row, sample of a crossed kink, slope), or -1."""
-    row, side, slope = choose_edge(chain, state, smallest, pushed, one, two)
-    if row < 0:
-        return -1, -1, slope
-    sample, kink = state.samples[row], state.kinks[row]
-    crosses = (side > 0) != (state.bits[sample, kink] > 0)
-    if crosses:
-        cross(chain, state, row, pushed, one, two)
-    direction[:] = side * state.edges[row]
-    state.place[sample, kink] = -1
-    return row, sample if crosses else -1, slope
+def leave_vertex(chain, state, work, smallest):
+    """Steepest edge of a vertex, its kink set free: (row or -1, slope)."""
+    row, side, slope = choose_edge(chain, state, work, smallest)
+    if row >= 0:
+        sample, kink = state.samples[row], state.kinks[row]
+        if (side > 0) != (state.bits[sample, kink] > 0):
+            _cross(chain, state, work, row)
+        work.direction[:] = side * state.edges[row]
+        state.place[sample, kink] = -1
+        work.crowd[sample] -= 1
+    return row, slope
+
+
+# ---- going along it ------------------------------------------------------------------------------
 
 
 @njit(cache=True)
-def all_rates(chain, features, state, direction, dz, rates, slopes, one, two):
-    """Rates of all kinks along a direction, and every sample's share of the loss's rate."""
-    units, inputs = chain.sizes[0], features.shape[1]
-    dz[:] = np.dot(features, direction.reshape(units, inputs).T)
-    total = 0.0
-    for i in range(len(features)):
-        slopes[i] = sample_rates(chain, state.bits[i], dz[i], rates[i], one, two)
-        total += slopes[i]
+def rates_along(chain, features, state, work, quiet):
+    """Rates along `work.direction` and what counts as zero among them; the loss's rate."""
+    rates = work.rates.T
+    total = all_rates(
+        chain, features, state.bits.T, work.direction, rates, work.slopes, work.hidden, work.outputs
+    )
+    for k in range(len(state.samples)):
+        if state.samples[k] >= 0 and state.place[state.samples[k], state.kinks[k]] == k:
+            rates[state.kinks[k], state.samples[k]] = 0.0
+    work.noise[:] = quiet
     return total
 
 
+@njit(cache=True, error_model="numpy")
+def _keep_earlier(values, bits, rates, noise, times):
+    """Lower the times to those at which one kink of every sample switches."""
+    for i in range(len(times)):
+        rate = -rates[i] if bits[i] else rates[i]
+        time = -values[i] / rates[i]
+        time = time if time > 0.0 else 0.0
+        time = time if rate > noise[i] else np.inf
+        times[i] = time if time < times[i] else times[i]
+
+
 @njit(cache=True)
-def move(
-    chain, state, dz, rates, slopes, times, events, since, changed, total, tolerance, noise, first,
-    spare, one, two,
-):  # fmt: skip
-    """Go along a direction until the loss stops falling: (step, sample, kink, slope), sample -1: never.
+def first_events(state, work):
+    """When every sample's next kink switches, and the earliest in every group of samples."""
+    values, bits, rates = state.values.T, state.bits.T, work.rates.T
+    times, noise = work.times, work.noise
+    times[:] = np.inf
+    for c in range(len(values)):
+        _keep_earlier(values[c], bits[c], rates[c], noise, times)
+    for group in range(len(work.heads)):
+        _renew_head(times, work.heads, group)
+
+
+@njit(cache=True)
+def _renew_head(times, heads, group):
+    """The earliest event in a group of samples."""
+    least = np.inf
+    for time in times[group * GROUP : (group + 1) * GROUP]:
+        least = min(least, time)
+    heads[group] = least
+
+
+@njit(cache=True, error_model="numpy")
+def next_event(values, bits, rates, i, noise):
+    """Time, from when its values hold, and kink of one sample's next switch; infinity for none."""
+    best, which = np.inf, -1
+    for c in range(values.shape[1]):
+        rate = rates[i, c]
+        if (rate < -noise) if bits[i, c] else (rate > noise):
+            time = max(0.0, -values[i, c] / rate)
+            if time < best:
+                best, which = time, c
+    return best, which
+
+
+@njit(cache=True)
+def _earliest(times, heads):
+    """The sample whose kink switches first."""
+    group = 0
+    for b in range(len(heads)):
+        if heads[b] < heads[group]:
+            group = b
+    first = group * GROUP
+    for i in range(first, min(first + GROUP, len(times))):
+        if times[i] < times[first]:
+            first = i
+    return first
+
+
+@njit(cache=True)
+def _is_blocked(place, i, found, start, noise):
+    """Whether the rates in `found`, from a column on, move an active kink of the sample off zero."""
+    for c in range(start, len(found)):  # noqa: SIM110 - numba has no any()
+        if place[i, c] >= 0 and abs(found[c]) > noise:
+            return True
+    return False
+
+
+@njit(cache=True)
+def _pass_kink(values, place, rates, i, kink, left, found, start):
+    """Bring a sample's values up to date at its kink; behind it go its rates in `found`."""
+    for c in range(len(found)):
+        values[i, c] += rates[i, c] * left
+    values[i, kink] = 0.0
+    for c in range(start, len(found)):
+        rates[i, c] = found[c] if place[i, c] < 0 else 0.0
+
+
+@njit(cache=True)
+def move(chain, state, work, total, tolerance, first):
+    """Go along a direction until the loss stops falling: (step, sample, kink), sample -1: never.
 
     Passing a kink changes only its own sample's rates. A kink with a deeper active kink of its sample
     behind it blocks the way: passing it would move that one off zero.
     """
-    count = len(slopes)
-    for i in range(count):
-        times[i], events[i] = _first_event(
-            state.values[i], state.bits[i], rates[i], state.place[i], noise[i]
-        )
-        since[i], changed[i] = 0.0, 0
+    values, bits, place = state.values, state.bits, state.place
+    rates, slopes, noise, since = work.rates, work.slopes, work.noise, work.since
+    times, heads, found = work.times, work.heads, work.found
+    changed, touched, one, two = work.changed, work.touched, work.one, work.two
+    first_events(state, work)
     now, fall = 0.0, 0.0
     while True:
-        i = np.argmin(times)
-        time, kink = times[i], events[i]
-        if time == np.inf:
-            return np.inf, -1, -1, total
-        fall += total * (time - now)
-        now = time
-        state.bits[i, kink] = 1 - state.bits[i, kink]
-        slope = sample_rates(chain, state.bits[i], dz[i], spare, one, two)
-        blocked = first
-        for c in range(len(spare)):
-            if state.place[i, c] >= 0 and abs(spare[c] - rates[i, c]) > noise[i]:
-                blocked = True
-        if blocked or total + slope - slopes[i] >= -tolerance:
-            state.bits[i, kink] = 1 - state.bits[i, kink]
+        i = _earliest(times, heads)
+        if times[i] == np.inf:
+            return np.inf, -1, -1
+        fall += total * (times[i] - now)
+        now, kink = times[i], next_event(values, bits, rates, i, noise[i])[1]
+        bits[i, kink] = 1 - bits[i, kink]
+        slope = rates_behind(chain, bits, i, kink, rates, found, one, two)
+        start = deeper(chain, kink)
+        change = slope - slopes[i]
+        stops = first or total + change >= -tolerance
+        if stops or _is_blocked(place, i, found, start, noise[i]):
+            bits[i, kink] = 1 - bits[i, kink]
             state.loss[0] += fall
-            return now, i, kink, total
-        total += slope - slopes[i]
-        slopes[i], changed[i] = slope, 1
-        for c in range(len(spare)):
-            state.values[i, c] += rates[i, c] * (now - since[i])
-            rates[i, c] = spare[c]
-        state.values[i, kink] = 0.0
-        since[i] = now
-        times[i], events[i] = _first_event(
-            state.values[i], state.bits[i], rates[i], state.place[i], noise[i]
-        )
-        times[i] += now
+            return now, i, kink
+        total += change
+        _pass_kink(values, place, rates, i, kink, now - since[i], found, start)
+        slopes[i], since[i] = slope, now
+        _touch(changed, touched, work.filled, i)
+        times[i] = now + next_event(values, bits, rates, i, noise[i])[0]
+        _renew_head(times, heads, i // GROUP)
 
 
 @njit(cache=True)
-def arrive(chain, features, state, direction, rates, since, changed, step, pull, one, two):
-    """Update point, values, and the gradient of the samples whose pattern has changed."""
-    inputs = features.shape[1]
-    state.theta[:] += step * direction
-    for i in range(len(features)):
-        left = step - since[i]
-        for c in range(state.values.shape[1]):
-            if state.place[i, c] < 0:
-                state.values[i, c] += rates[i, c] * left
-        if changed[i]:
-            sample_pull(chain, state.bits[i], pull, one, two)
-            for a in range(len(pull)):
-                change = pull[a] - state.pulls[i, a]
-                if change != 0.0:
-                    for b in range(inputs):
-                        state.gradient[a * inputs + b] += change * features[i, b]
-                state.pulls[i, a] = pull[a]
+def arrive(chain, features, state, work, step):
+    """Update point, values, and gradient and jumps of the samples whose pattern has changed."""
+    values, rates, since = state.values.T, work.rates.T, work.since
+    state.theta[:] += step * work.direction
+    for c in range(len(values)):
+        for i in range(len(since)):
+            values[c, i] += rates[c, i] * (step - since[i])
+    bits, place, crowd, pulls, gradient = (
+        state.bits, state.place, work.crowd, state.pulls, state.gradient
+    )  # fmt: skip
+    changed, touched, pull, one, two = work.changed, work.touched, work.pull, work.one, work.two
+    for position in range(work.filled[0]):
+        i = touched[position]
+        changed[i], since[i] = 0, 0.0
+        sample_pull(chain, bits, i, pull, one, two)
+        _renew_gradient(features, gradient, pulls, i, pull)
+        for c in range(len(values) if crowd[i] else 0):
+            if place[i, c] >= 0:
+                _renew_jump(chain, state, work, place[i, c])
+    work.filled[0] = 0
 
 
 @njit(cache=True)
-def normal_of(chain, features, state, sample, kink, pull, normal, one, two):
-    """Normal of a kink in theta's order."""
+def _renew_gradient(features, gradient, pulls, i, pull):
+    """Replace one sample's pull, and with it its part of the gradient."""
     inputs = features.shape[1]
-    sample_normal(chain, state.bits[sample], kink, pull, one, two)
     for a in range(len(pull)):
-        for b in range(inputs):
-            normal[a * inputs + b] = pull[a] * features[sample, b]
+        change = pull[a] - pulls[i, a]
+        if change != 0.0:
+            for b in range(inputs):
+                gradient[a * inputs + b] += change * features[i, b]
+        pulls[i, a] = pull[a]
+
+
+# ---- the basis -----------------------------------------------------------------------------------
+
+
+@njit(cache=True, fastmath=True)
+def products(edges, pull, features, alpha):
+    """Alpha = edges @ (pull (x) features), without the units that do not pull."""
+    inputs = len(features)
+    for k in range(len(alpha)):
+        total = 0.0
+        for a in range(len(pull)):
+            if pull[a] != 0.0:
+                part = 0.0
+                for b in range(inputs):
+                    part += edges[k, a * inputs + b] * features[b]
+                total += pull[a] * part
+        alpha[k] = total
 
 
 @njit(cache=True, fastmath=True)
@@ -435,17 +454,66 @@ def gather_free(state, alpha):
     sign = 1.0 if alpha[target] >= 0 else -1.0
     head = alpha[target] + sign * size
     scale = 1.0 / (size * abs(head))
-    mixed = head * state.edges[target]
-    for k in range(len(alpha)):
-        if state.samples[k] == -1 and k != target:
-            mixed += alpha[k] * state.edges[k]
+    alpha[target] = head
+    mixed = np.zeros(len(alpha))
     for k in range(len(alpha)):
         if state.samples[k] == -1:
-            weight = (head if k == target else alpha[k]) * scale
-            state.edges[k] -= weight * mixed
+            for j in range(len(mixed)):
+                mixed[j] += alpha[k] * state.edges[k, j]
+    for k in range(len(alpha)):
+        if state.samples[k] == -1:
+            weight = alpha[k] * scale
+            for j in range(len(mixed)):
+                state.edges[k, j] -= weight * mixed[j]
             alpha[k] = 0.0
     alpha[target] = -sign * size
     return target
+
+
+@njit(cache=True)
+def enter(chain, features, state, work, row, sample, kink, free, least_pivot):
+    """Put a kink into the basis, in the place of `row` or of a free row; whether that is safe."""
+    pull = work.pull
+    sample_normal(chain, state.bits, sample, kink, pull, work.one, work.two)
+    products(state.edges, pull, features[sample], work.alpha)
+    if free:
+        row = gather_free(state, work.alpha)
+    size = np.sqrt(np.dot(pull, pull) * np.dot(features[sample], features[sample]))
+    span = np.sqrt(np.dot(state.edges[row], state.edges[row]))
+    if row < 0 or abs(work.alpha[row]) <= least_pivot * size * span:
+        if not free:
+            state.samples[row] = -1
+        return False
+    exchange(state.edges, row, work.alpha, state.gradient, state.norms, state.mu)
+    state.samples[row], state.kinks[row] = sample, kink
+    state.place[sample, kink] = row
+    work.crowd[sample] += 1
+    _renew_jump(chain, state, work, row)
+    return True
+
+
+# ---- pivots --------------------------------------------------------------------------------------
+
+
+@njit(cache=True)
+def _go(chain, features, reach, state, work, row, expected, free, tolerances, first):
+    """Go along the direction, or back where it meets no kink: (GOING, step, sample, kink), or why not."""
+    smallest, _, _, mismatch, quiet, _ = tolerances
+    length = np.sqrt(np.dot(work.direction, work.direction))
+    bound = smallest * length
+    total = rates_along(chain, features, state, work, (quiet * length) * reach)
+    if abs(total - expected) > mismatch * length:
+        return TROUBLE, 0.0, -1, -1
+    step, sample, kink = move(chain, state, work, total, bound, first)
+    if sample < 0 and free and expected >= -bound and work.filled[0] == 0:
+        # no kink this way: try the other
+        work.direction[:] = -work.direction
+        total = rates_along(chain, features, state, work, (quiet * length) * reach)
+        step, sample, kink = move(chain, state, work, total, bound, first)
+        if sample < 0:
+            state.samples[row] = -2  # nothing depends on this direction
+            return FLAT, 0.0, -1, -1
+    return (GOING if sample >= 0 else UNBOUNDED), step, sample, kink
 
 
 @njit(cache=True)
@@ -466,73 +534,34 @@ def run(chain, features, reach, state, pivots, tolerances, first, lengths, losse
         losses: Loss after every step (pivots,).
         path: Point after every step (pivots, p), or (0, p) for none.
     """
-    count, kinks = state.values.shape
-    widest = chain.sizes.max()
-    one, two, pull = np.empty(widest), np.empty(widest), np.empty(chain.sizes[0])
-    pushed, spare = np.empty(kinks), np.empty(kinks)
-    dz, rates = np.empty((count, chain.sizes[0])), np.empty((count, kinks))
-    slopes, times, since = np.empty(count), np.empty(count), np.empty(count)
-    events, changed = np.empty(count, np.int64), np.empty(count, np.uint8)
-    direction, normal = np.empty(len(state.theta)), np.empty(len(state.theta))
-    smallest, least_pivot, zero, mismatch, quiet, patience = tolerances
+    smallest, least_pivot, zero, _, _, patience = tolerances
+    work = _work(chain, state)
     idle, vertex = 0, -1
     for done in range(pivots):
-        free = False
-        for k in range(len(state.mu)):
-            free |= state.samples[k] == -1
+        free = (state.samples == -1).any()
         if not free and vertex < 0:
             vertex = done
         if free:
-            row, expected = leave_freely(state, smallest, direction)
-            crossed = -1
+            row, expected = leave_freely(state, smallest, work.direction)
         else:
-            row, crossed, expected = leave_vertex(
-                chain, state, smallest, direction, pushed, one, two
-            )
+            row, expected = leave_vertex(chain, state, work, smallest)
             if row < 0:
                 return VERTEX_IS_MINIMUM, done, vertex
-        total = all_rates(chain, features, state, direction, dz, rates, slopes, one, two)
-        length = np.sqrt(np.dot(direction, direction))
-        if abs(total - expected) > mismatch * length:
-            return TROUBLE, done, vertex
-        bound, noise = smallest * length, (quiet * length) * reach
-        step, sample, kink, total = move(
-            chain, state, dz, rates, slopes, times, events, since, changed, total, bound, noise,
-            first, spare, one, two,
-        )  # fmt: skip
-        if sample < 0 and free and expected >= -bound:  # no kink this way: try the other
-            direction *= -1.0
-            total = all_rates(chain, features, state, direction, dz, rates, slopes, one, two)
-            step, sample, kink, total = move(
-                chain, state, dz, rates, slopes, times, events, since, changed, total, bound, noise,
-                first, spare, one, two,
-            )  # fmt: skip
-            if sample < 0:
-                state.samples[row] = -2  # nothing depends on this direction
-                continue
-        if sample < 0:
-            return UNBOUNDED, done, vertex
-        if crossed >= 0:
-            changed[crossed] = 1
-        arrive(chain, features, state, direction, rates, since, changed, step, pull, one, two)
-        state.values[sample, kink] = 0.0
-        normal_of(chain, features, state, sample, kink, pull, normal, one, two)
-        alpha = np.dot(state.edges, normal)
-        if free:
-            row = gather_free(state, alpha)
-        size = np.sqrt(np.dot(normal, normal))
-        span = np.sqrt(np.dot(state.edges[row], state.edges[row])) if row >= 0 else 1.0
-        if row < 0 or abs(alpha[row]) <= least_pivot * size * span:
-            if not free:
-                state.samples[row] = -1
-            return TROUBLE, done, vertex
-        exchange(state.edges, row, alpha, state.gradient, state.norms, state.mu)
-        state.samples[row], state.kinks[row] = sample, kink
-        state.place[sample, kink] = row
-        lengths[done], losses[done] = step * length, state.loss[0]
+        why, step, sample, kink = _go(
+            chain, features, reach, state, work, row, expected, free, tolerances, first
+        )
+        if why == GOING:
+            arrive(chain, features, state, work, step)
+            state.values[sample, kink] = 0.0
+            if not enter(chain, features, state, work, row, sample, kink, free, least_pivot):
+                return TROUBLE, done, vertex
+        elif why != FLAT:
+            return why, done, vertex
+        lengths[done] = step * np.sqrt(np.dot(work.direction, work.direction))
+        losses[done] = state.loss[0]
         if len(path):
             path[done] = state.theta
-        idle = idle + 1 if step * length <= zero and not free else 0
+        idle = idle + 1 if lengths[done] <= zero and not free else 0
         if idle >= patience:
             return STALLED, done + 1, vertex
     return GOING, pivots, vertex

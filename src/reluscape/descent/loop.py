@@ -58,6 +58,8 @@ QUIET = 1e-12
 PATIENCE = 50
 #: Shift of the kinks relative to their size, from the first time to the last.
 SHIFTS = (1e-9, 1e-8, 1e-7)
+#: Share of the first loss below which a batch that could go on is asked whether it fits perfectly.
+CLOSE = 1e-3
 #: Rebuilds without progress before the descent is called stalled.
 REBUILDS = 5
 #: Step, relative to the point, after which kinks that were zero have their sides.
@@ -385,13 +387,12 @@ class _Path:
             status = Status.stalled
         if self.status is Status.stalled and certificate.claim in MINIMA:
             status = _CLAIMS[certificate.claim]
-        points = [self.problem.expand(point, self.start) for point in self.points]
         return Descent(
             theta=theta,
             loss=self.function.loss(theta),
             losses=np.array(self.losses),
             step_lengths=np.array(self.lengths),
-            vertices=np.array(points),
+            vertices=self.problem.expand(np.array(self.points), self.start),
             stride=self.stride,
             first_vertex=self.first_vertex,
             num_pivots=len(self.lengths),
@@ -409,7 +410,7 @@ def _follow(problem: Problem, path: _Path, *, first: bool, rng: np.random.Genera
     state = problem.state(path.best, _NONE, None)
     while path.status is None:
         why = _batch(problem, state, path, shift, first=first)
-        if path.fits:
+        if (why != GOING or path.lowest <= CLOSE * path.losses[0]) and path.fits:
             path.status = Status.perfect_fit
             break
         if why == UNBOUNDED and isinstance(problem, OutputProblem):

@@ -82,7 +82,7 @@ class OutputProblem(Problem):
             for group, units in zip(piecewise.groups[:-1], _widths(plain, len(free)), strict=True)
         ]
         return cls(
-            piecewise, chain, one, one, np.ones(1), _reach(piecewise) * np.ones(1),
+            piecewise, chain, np.ones(1), one, one, np.ones(1), _reach(piecewise) * np.ones(1),
             function, free, last, np.concatenate(own),
         )  # fmt: skip
 
@@ -91,9 +91,9 @@ class OutputProblem(Problem):
         return np.asarray(theta[self.free])
 
     def expand(self, reduced: Floats, start: Floats) -> Floats:
-        """All inputs, in the box."""
-        theta = start.copy()
-        theta[self.free] = reduced
+        """All inputs, in the box, of one point or several."""
+        theta = np.broadcast_to(start, (*reduced.shape[:-1], len(start))).copy()
+        theta[..., self.free] = reduced
         return self.function.inside(theta)
 
     def values(self, reduced: Floats, shift: Floats | None) -> Floats:

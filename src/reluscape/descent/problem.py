@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import qr, solve_triangular
 
-from reluscape.descent.kernel import Chain, State, all_normals, all_pulls
+from reluscape.descent.chain import Chain, all_normals, all_pulls
+from reluscape.descent.kernel import State
 from reluscape.piecewise import Piecewise
 
 Floats = NDArray[np.float64]
@@ -40,7 +41,8 @@ class Problem:
     Attributes:
         piecewise: The block.
         chain: Its network for the kernel.
-        basis: Orthonormal rows that span the row space of the inputs (r, inputs + bias).
+        sizes: Lengths of the input columns, 1 for zero ones (inputs + bias,).
+        basis: Orthonormal rows that span the row space of the inputs over `sizes` (r, inputs + bias).
         features: Inputs in that basis, scaled by `scale` (N, r).
         scale: Factors on the scores; the features then have root mean square one in every direction.
         reach: Bound on the rates of each sample's kinks along a direction of length one (N,).
@@ -48,6 +50,7 @@ class Problem:
 
     piecewise: Piecewise
     chain: Chain
+    sizes: Floats
     basis: Floats
     features: Floats
     scale: Floats
@@ -59,12 +62,14 @@ class Problem:
         inputs = piecewise.features
         if piecewise.bias:
             inputs = np.hstack([inputs, np.ones((len(inputs), 1))])
-        left, values, right = np.linalg.svd(inputs, full_matrices=False)
+        sizes = np.linalg.norm(inputs, axis=0)
+        sizes[sizes == 0] = 1.0
+        left, values, right = np.linalg.svd(inputs / sizes, full_matrices=False)
         rank = int((values > RANK * values.max(initial=0.0)).sum())
         scale = values[:rank] / len(inputs) ** 0.5
         features = np.ascontiguousarray(left[:, :rank] * len(inputs) ** 0.5)
         reach = _growth(piecewise) * np.linalg.norm(features, axis=1)
-        return cls(piecewise, chain_of(piecewise), right[:rank], features, scale, reach)
+        return cls(piecewise, chain_of(piecewise), sizes, right[:rank], features, scale, reach)
 
     @property
     def size(self) -> int:
@@ -73,15 +78,19 @@ class Problem:
 
     def reduce(self, theta: Floats) -> Floats:
         """Reduced coordinates of theta."""
-        return np.asarray((self._rows(theta) @ self.basis.T * self.scale).ravel())
+        return np.asarray((self._rows(theta) * self.sizes @ self.basis.T * self.scale).ravel())
 
     def expand(self, reduced: Floats, start: Floats) -> Floats:
-        """Theta with these reduced coordinates; what they do not determine is as in `start`."""
-        change = (reduced - self.reduce(start)).reshape(self.piecewise.width, -1)
-        rows = self._rows(start) + change / self.scale @ self.basis
-        if not self.piecewise.bias:
-            return rows.ravel()
-        return np.concatenate([rows[:, :-1].ravel(), rows[:, -1]])
+        """Theta with these reduced coordinates; what they do not determine is as in `start`.
+
+        One point (size,) or several (points, size).
+        """
+        change = (reduced - self.reduce(start)).reshape(-1, self.piecewise.width, len(self.scale))
+        rows = self._rows(start) + change / self.scale @ self.basis / self.sizes
+        inputs = rows.shape[2] - self.piecewise.bias
+        weights = rows[:, :, :inputs].reshape(len(rows), -1)
+        theta = np.hstack([weights, rows[:, :, inputs:].reshape(len(rows), -1)])
+        return theta if reduced.ndim == 2 else theta[0]
 
     def _rows(self, theta: Floats) -> Floats:
         """Weights and bias of each unit in one row."""
@@ -105,20 +114,24 @@ class Problem:
         return moved
 
     def values(self, reduced: Floats, shift: Floats | None) -> Floats:
-        """Switching values (N, K) at a reduced point, each shifted by `shift` where that is given."""
-        piecewise, count, column = self.piecewise, len(self.features), 0
+        """Switching values (N, K) at a reduced point, each shifted by `shift` where that is given.
+
+        The samples of one kink are side by side in memory, as the kernel has them.
+        """
+        piecewise, chain = self.piecewise, self.chain
         hidden = self.features @ reduced.reshape(piecewise.width, -1).T
-        parts = []
-        for step, slope in zip(piecewise.maps, piecewise.slopes, strict=False):
-            before = step(hidden)
+        values = np.empty((int(chain.columns[-1] + chain.sizes[-1]), len(hidden))).T
+        for level, step in enumerate(piecewise.maps):
+            columns = slice(chain.columns[level], chain.columns[level] + chain.sizes[level + 1])
+            before = values[:, columns]
+            before[:] = step(hidden)
+            if level == len(piecewise.slopes):
+                before -= piecewise.targets
             if shift is not None:
-                before = before + shift[:, column : column + before.shape[1]]
-            column += before.shape[1]
-            parts.append(before)
-            hidden = np.where(before > 0, before, slope * before)
-        residuals = piecewise.maps[-1](hidden) - piecewise.targets
-        parts.append(residuals if shift is None else residuals + shift[:, column:])
-        return np.hstack(parts).reshape(count, -1)
+                before += shift[:, columns]
+            if level < len(piecewise.slopes):
+                hidden = np.where(before > 0, before, piecewise.slopes[level] * before)
+        return values
 
     def loss_at(self, reduced: Floats) -> float:
         """The loss at a reduced point."""
@@ -155,7 +168,7 @@ class Problem:
             off = values[active[:, 0], active[:, 1]]
             reduced = reduced - off @ edges[:count]
             values = self.values(reduced, shift)
-            listed = np.zeros(values.shape, dtype=np.bool_)
+            listed = np.zeros(values.shape, dtype=np.bool_, order="F")
             listed[active[:, 0], active[:, 1]] = True
             # edges hold for one pattern: where moving has changed it, they are computed anew
             found = np.where(listed, pattern, values > 0).astype(np.uint8)
@@ -166,7 +179,7 @@ class Problem:
         else:
             active, edges = _edges(active, self.normals(pattern, active), size)
             count = len(active)
-        place = np.full(values.shape, -1, dtype=np.int64)
+        place = np.full(values.shape, -1, dtype=np.int64, order="F")
         place[active[:, 0], active[:, 1]] = np.arange(count)
         values[listed] = 0.0
         samples, kinks = np.full(size, -1, dtype=np.int64), np.zeros(size, dtype=np.int64)
@@ -261,4 +274,11 @@ def chain_of(piecewise: Piecewise) -> Chain:
         np.array(piecewise.slopes, dtype=np.float64),
         1.0 / piecewise.num_samples,
         True,
+        np.array([_is_diagonal(matrix) for matrix in matrices]),
     )
+
+
+def _is_diagonal(matrix: Floats) -> bool:
+    """Whether a matrix is square and diagonal."""
+    square = matrix.shape[0] == matrix.shape[1]
+    return square and np.array_equal(matrix, np.diag(np.diagonal(matrix)))
