@@ -173,16 +173,18 @@ def sample_jump(chain, bits, i, kink, pushed, one, two):
 
 
 @njit(cache=True)
-def all_pulls(chain, bits, pulls):
-    """`sample_pull` of every sample."""
+def all_pulls(chain, by_kink, pulls):
+    """`sample_pull` of every sample, the bits turned (K, N): so one sample is no type of its own."""
+    bits = by_kink.T
     one, two = np.empty(chain.sizes.max()), np.empty(chain.sizes.max())
     for i in range(len(pulls)):
         sample_pull(chain, bits, i, pulls[i], one, two)
 
 
 @njit(cache=True)
-def all_normals(chain, bits, active, pulls):
-    """`sample_normal` of the kinks (sample, kink) in the rows of `active`."""
+def all_normals(chain, by_kink, active, pulls):
+    """`sample_normal` of the kinks (sample, kink) in the rows of `active`, the bits turned (K, N)."""
+    bits = by_kink.T
     one, two = np.empty(chain.sizes.max()), np.empty(chain.sizes.max())
     for k in range(len(active)):
         sample_normal(chain, bits, active[k, 0], active[k, 1], pulls[k], one, two)

@@ -516,6 +516,20 @@ def _go(chain, features, reach, state, work, row, expected, free, tolerances, fi
     return (GOING if sample >= 0 else UNBOUNDED), step, sample, kink
 
 
+def turned(state: State) -> State:
+    """The state for `run`, its matrices (K, N): in one's own order a single sample has another type."""
+    return state._replace(values=state.values.T, bits=state.bits.T, place=state.place.T)
+
+
+@njit(cache=True)
+def _turned_back(state):
+    """Inverse of `turned`."""
+    return State(
+        state.theta, state.values.T, state.bits.T, state.place.T, state.samples, state.kinks,
+        state.edges, state.norms, state.mu, state.jumps, state.pulls, state.gradient, state.loss,
+    )  # fmt: skip
+
+
 @njit(cache=True)
 def run(chain, features, reach, state, pivots, tolerances, first, lengths, losses, path):
     """Take up to `pivots` steps; return (why it ended, steps taken, step before which a vertex was met).
@@ -524,7 +538,7 @@ def run(chain, features, reach, state, pivots, tolerances, first, lengths, losse
         chain: The network.
         features: Reduced inputs (N, r).
         reach: Bounds on the rates of each sample's kinks along a direction of length one (N,).
-        state: The state, changed in place.
+        state: The state, `turned`, changed in place.
         pivots: Largest number of steps.
         tolerances: Smallest slope per unit length; smallest relative pivot; length that counts as zero;
             largest error of a predicted slope per unit length; rates that count as zero relative to
@@ -535,6 +549,7 @@ def run(chain, features, reach, state, pivots, tolerances, first, lengths, losse
         path: Point after every step (pivots, p), or (0, p) for none.
     """
     smallest, least_pivot, zero, _, _, patience = tolerances
+    state = _turned_back(state)
     work = _work(chain, state)
     idle, vertex = 0, -1
     for done in range(pivots):

@@ -25,6 +25,7 @@ from reluscape.descent.kernel import (
     VERTEX_IS_MINIMUM,
     State,
     run,
+    turned,
 )
 from reluscape.descent.output import OutputProblem, Ray, descent_ways, falling_ray, ways_of
 from reluscape.descent.problem import Problem
@@ -454,7 +455,7 @@ def _batch(
         PATIENCE,
     )  # fmt: skip
     why, taken, vertex = run(
-        problem.chain, problem.features, problem.reach, state, count, tolerances, first, lengths,
+        problem.chain, problem.features, problem.reach, turned(state), count, tolerances, first, lengths,
         losses, points,
     )  # fmt: skip
     if vertex >= 0 and path.first_vertex < 0:

@@ -185,7 +185,7 @@ class Problem:
         samples, kinks = np.full(size, -1, dtype=np.int64), np.zeros(size, dtype=np.int64)
         samples[:count], kinks[:count] = active.T
         pulls = np.empty((len(values), self.piecewise.width))
-        all_pulls(chain, pattern, pulls)
+        all_pulls(chain, pattern.T, pulls)
         gradient = np.ascontiguousarray((pulls.T @ self.features).ravel())
         return State(
             reduced.copy(), values, pattern, place, samples, kinks, edges,
@@ -205,7 +205,7 @@ class Problem:
     def normals(self, bits: NDArray[np.uint8], active: Indices) -> Floats:
         """Normals of kinks (sample, kink) under a pattern, shape (k, size)."""
         units = np.empty((len(active), self.piecewise.width))
-        all_normals(self.chain, bits, active, units)
+        all_normals(self.chain, bits.T, active, units)
         rows = units[:, :, None] * self.features[active[:, 0]][:, None, :]
         return np.asarray(rows.reshape(len(active), self.size))
 
