@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float64]
 Progress = Callable[[str, float], None]
 
-#: A sweep over the layers that lowers the loss by a smaller share ends the descent.
-GAIN = 1e-9
+#: A sweep over the layers that lowers the loss by a smaller share, its rounding, ends the descent.
+GAIN = 1e-15
 #: Pivots of a first descent from which the density along it is measured: it costs some 200 of them.
 DENSE = 500
 #: Mark of a saved file's format.
@@ -259,6 +259,9 @@ def polish(
 ) -> Polish:
     """Descend the L1 loss layer by layer until no layer's descent lowers it any more.
 
+    After each sweep over several layers the step of the whole sweep is lengthened as long as the loss
+    falls, because layers in turn zigzag along valleys that none of them follows.
+
     Args:
         landscape: Loss "l1", without weight decay.
         layers: Names or indices; default: all layers in turn, from the first to the last.
@@ -378,15 +381,35 @@ class _Work:
         """Sweep over the layers until nothing falls any more."""
         while self.sweep < max_sweeps:
             self.sweep += 1
-            before = self.loss
+            before, since = self.loss, self.here.theta
             for name in names:
                 self.descend(name)
                 if self.watch.stopped:
                     return Ending.interrupted
+            if len(names) > 1:
+                self.lengthen(self.here.theta - since)
             if len(names) == 1 or not self.loss < before * (1.0 - GAIN):
                 used = any(leg.status == Status.max_pivots for leg in self.legs[-len(names) :])
                 return Ending.max_pivots if used else Ending.settled
         return Ending.max_sweeps
+
+    def lengthen(self, sweep: Floats) -> None:
+        """Go on along a whole sweep's step, doubled as long as the loss falls (Hooke and Jeeves 1961).
+
+        Layers in turn zigzag along valleys that no layer's edges follow, ever more slowly.
+        """
+        theta, length, found = self.here.theta, 1.0, None
+        while (loss := self.here.loss(theta + length * sweep)) < self.loss:
+            self.loss, found = loss, theta + length * sweep
+            length *= 2.0
+        if found is not None:
+            self.move(found)
+
+    def move(self, theta: Floats) -> None:
+        """Take over weights that lower the loss."""
+        self.here = self.here.at(theta)
+        if self.keep is not None:
+            self.keep(self.here)
 
     def descend(self, name: str) -> None:
         """Descend one layer and move to the end."""
@@ -405,6 +428,5 @@ class _Work:
         if found.loss < self.loss:
             theta = self.here.theta
             theta[self.here.positions(name)] = found.theta
-            self.here, self.loss = self.here.at(theta), found.loss
-            if self.keep is not None:
-                self.keep(self.here)
+            self.loss = found.loss
+            self.move(theta)
