@@ -35,6 +35,8 @@ Progress = Callable[[str, float], None]
 
 #: A sweep over the layers that lowers the loss by a smaller share, its rounding, ends the descent.
 GAIN = 1e-15
+#: Fall of the loss, far above its rounding, for which a sweep's step is lengthened once more.
+LONGER = 1e-12
 #: Pivots of a first descent from which the density along it is measured: it costs some 200 of them.
 DENSE = 500
 #: Mark of a saved file's format.
@@ -396,10 +398,15 @@ class _Work:
     def lengthen(self, sweep: Floats) -> None:
         """Go on along a whole sweep's step, doubled as long as the loss falls (Hooke and Jeeves 1961).
 
-        Layers in turn zigzag along valleys that no layer's edges follow, ever more slowly.
+        Layers in turn zigzag along valleys that no layer's edges follow, ever more slowly. No step is
+        longer than the weights: rescaling two layers costs nothing, and must not lead to infinity.
         """
         theta, length, found = self.here.theta, 1.0, None
-        while (loss := self.here.loss(theta + length * sweep)) < self.loss:
+        longest = float(np.linalg.norm(theta)) / (float(np.linalg.norm(sweep)) or np.inf)
+        while length <= longest:
+            loss = self.here.loss(theta + length * sweep)
+            if not loss < self.loss * (1.0 - LONGER):
+                break
             self.loss, found = loss, theta + length * sweep
             length *= 2.0
         if found is not None:
