@@ -172,7 +172,7 @@ def _verdict(polish: Polish) -> str:
     work = f"{several(polish.num_pivots, 'pivot')} over {several(len(polish.layers), 'layer')}"
     if polish.start == 0:
         fell = "The loss was 0 from the start, and there was nothing to remove"
-    elif not polish.loss < polish.start:
+    elif not polish.fall > ROUNDING:
         fell = f"Exact descent removed nothing of the loss, {number(polish.start)}, in {work}"
     else:
         before, after = _apart(polish.start, polish.loss)
