@@ -123,6 +123,11 @@ class _Search:
             np.concatenate([sides, np.full(2 * count, np.inf)]),
         )
 
+    @property
+    def concave(self) -> int:
+        """Number of kinks that are concave whatever the weights: every leaf has their sides."""
+        return int(((self.jumps < -self.errors) & ~self.bends.any(axis=0)).sum())
+
     def leaf(self, sides: Sides) -> tuple[Floats, float] | int | None:
         """Weights of a leaf and their margin; else the kink to split it by, or None for none.
 
@@ -271,7 +276,7 @@ def examine(point: Point, *, exact: bool = False) -> tuple[Leaves | None, Floats
             return None, search.direction
         if not here.any() and not isinstance(found, tuple):
             shared = search.shared()
-            if shared is not None:
+            if shared is not None or search.concave >= TOLERANCES.max_leaves:
                 return shared, None
         if found is None:
             return None, None

@@ -36,7 +36,7 @@ Bools = NDArray[np.bool_]
 NEAREST = 16
 #: Rounds in which the linear program's prices bring in more of them.
 ROUNDS = 6
-#: Equations of relations in the largest program, half a minute's.
+#: Rows for relations in the largest program, half a minute's.
 LARGEST = 10**4
 #: Least margin, as a share of the kinks' jumps, worth correcting.
 LEAST = 1e-6
@@ -74,7 +74,8 @@ def find_shares(normals: Floats, gradient: Floats, jumps: Floats, bends: Floats)
         for, which does not mean that the loss falls.
     """
     market = _Market.of(normals, gradient, jumps, bends)
-    if not 0 < len(market.concave) * market.reduced.shape[1] <= LARGEST or not len(market.convex):
+    rows = len(market.concave) * (market.reduced.shape[1] + len(market.bent))
+    if not 0 < rows <= LARGEST or not len(market.convex):
         return None
     pairs = market.nearest()
     for _ in range(ROUNDS):
