@@ -34,7 +34,7 @@ def arrangement(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def test_shares_are_found_only_where_the_loss_falls_in_no_direction() -> None:
     """In the plane the least rate is on one of finitely many rays."""
     found, falling = 0, 0
-    for seed in range(300):
+    for seed in range(120):
         normals, jumps, rays = arrangement(seed)
         gradient = 0.1 * normals.T @ np.random.default_rng(seed).normal(size=len(normals))
         least = (rays @ gradient + rate(normals, jumps, rays)).min()
@@ -43,13 +43,13 @@ def test_shares_are_found_only_where_the_loss_falls_in_no_direction() -> None:
         if shares is not None:
             found += 1
             assert least >= -1e-9, seed
-    assert found > 30
-    assert falling > 30
+    assert found > 12
+    assert falling > 12
 
 
 def test_shares_are_what_they_say() -> None:
     """Weights write the gradient, relations vanish, and what they leave bounds the rate from below."""
-    for seed in range(300):
+    for seed in range(120):
         normals, jumps, _ = arrangement(seed)
         shares = find_shares(normals, np.zeros(2), jumps, np.zeros((len(jumps), len(jumps))))
         if shares is None:
