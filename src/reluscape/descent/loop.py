@@ -350,6 +350,8 @@ class _Path:
             self.stride *= 2
         if self.lengths:
             self.losses[-1] = self.lowest
+            if loss <= self.lowest and len(self.lengths) % self.stride == 0:
+                self.points[-1] = self.best
         if self.progress is not None:
             share = len(self.lengths) / self.limit if self.limit else UNKNOWN
             end = forecast_descent(self.losses, least=LEAST[self.quantity]).loss
@@ -495,16 +497,22 @@ def _keep_lower(
 ) -> tuple[Floats, float]:
     """Put true losses in the place of predicted ones; a pivot that is not lower stays where it was.
 
+    Before one that is lower comes the point on its edge from which on it is.
+
     Returns the last point that is lower, and its loss.
     """
-    theta, lowest = path.best, path.lowest
-    for k, point in enumerate(points):
+    theta, lowest, before, above = path.best, path.lowest, path.best, 0.0
+    for k, point in enumerate(points.copy()):
         loss = problem.loss_at(point)
-        lengths[k] = 0.0
         if loss <= lowest:
-            lengths[k] = np.linalg.norm(point - theta)
-            theta, lowest = point.copy(), loss
+            if above > 0.0:
+                crossing = before + 1.01 * above / (above + lowest - loss) * (point - before)
+                if loss <= (here := problem.loss_at(crossing)) <= lowest:
+                    points[k - 1], losses[k - 1], theta = crossing, here, crossing
+            theta, lowest = point, loss
+        before, above = point, loss - lowest
         losses[k], points[k] = lowest, theta
+    lengths[:] = np.linalg.norm(np.diff(points, axis=0, prepend=path.best[None]), axis=1)
     return theta, lowest
 
 

@@ -88,7 +88,8 @@ class Problem:
 
         One point (size,) or several (points, size).
         """
-        change = (reduced - self.reduce(start)).reshape(-1, self.piecewise.width, len(self.scale))
+        change = np.atleast_2d(reduced - self.reduce(start))
+        change = change.reshape(len(change), self.piecewise.width, len(self.scale))
         rows = self._rows(start) + change / self.scale @ self.basis / self.sizes
         inputs = rows.shape[2] - self.piecewise.bias
         weights = rows[:, :, :inputs].reshape(len(rows), -1)
