@@ -55,6 +55,8 @@ PIVOT = 1e-9
 DRIFT = 1e-9
 #: Rates below this share of their bound are rounding; so are rises of the loss.
 QUIET = 1e-12
+#: Spacing of the numbers at one.
+EPS = float(np.finfo(float).eps)
 #: Zero-length steps in a row before the kinks are shifted.
 PATIENCE = 50
 #: Shift of the kinks relative to their size, from the first time to the last.
@@ -486,10 +488,16 @@ def _batch(
     theta, true = state.theta, problem.loss_at(state.theta)
     missed = abs(losses[-1] - true) if taken else 0.0
     risen = losses.max(initial=-np.inf) - path.lowest
-    if shift is not None or not max(missed, risen) <= path.slack:
+    noise = _noise(problem, points).max(initial=0.0)
+    if shift is not None or not max(missed, risen, noise) <= path.slack:
         theta, true = _keep_lower(problem, path, lengths, losses, points)
     path.add(theta, true, lengths, losses, points)
     return int(why)
+
+
+def _noise(problem: Problem, points: Floats) -> Floats:
+    """Rounding errors of the losses at reduced points."""
+    return np.asarray(EPS * problem.reach.mean() * np.linalg.norm(points, axis=1))
 
 
 def _keep_lower(
@@ -497,14 +505,16 @@ def _keep_lower(
 ) -> tuple[Floats, float]:
     """Put true losses in the place of predicted ones; a pivot that is not lower stays where it was.
 
-    Before one that is lower comes the point on its edge from which on it is.
+    Before one that is lower comes the point on its edge from which on it is. Far out, where losses are
+    lost in rounding, one is lower if it is so by more.
 
     Returns the last point that is lower, and its loss.
     """
     theta, lowest, before, above = path.best, path.lowest, path.best, 0.0
+    noise, slack = _noise(problem, points), path.slack
     for k, point in enumerate(points.copy()):
         loss = problem.loss_at(point)
-        if loss <= lowest:
+        if loss <= lowest and (noise[k] <= slack or loss < lowest - noise[k]):
             if above > 0.0:
                 crossing = before + 1.01 * above / (above + lowest - loss) * (point - before)
                 if loss <= (here := problem.loss_at(crossing)) <= lowest:
