@@ -367,3 +367,71 @@ def test_beside_a_point_of_too_many_kinks_lies_a_certified_one() -> None:
     check(descent, start)
     assert descent.status == "minimum"
     assert probed(start, descent.theta) >= -1e-12
+
+
+# --- faults that random blocks have shown (fuzz.py) ----------------------------------------------
+
+
+def least_absolute(inputs: np.ndarray, targets: np.ndarray, theta: list[float]) -> rs.Block:
+    """One linear layer without bias, from given weights."""
+    model = nn.Sequential(nn.Linear(inputs.shape[1], 1, bias=False)).double()
+    with torch.no_grad():
+        model[0].weight.copy_(torch.tensor([theta]))
+    return rs.Landscape(model, inputs, targets, loss="l1").block(0)
+
+
+def test_inputs_that_are_zero_have_features_that_are_zero() -> None:
+    """An SVD's are of rounding size, and steps along them without an end."""
+    inputs = np.zeros((20, 3))
+    inputs[:4] = np.random.default_rng(0).normal(size=(4, 3))
+    start = least_absolute(inputs, np.ones((20, 1)), [0.0, 0.0, 0.0])
+    made = problem.Problem.of(start.piecewise)
+    assert (made.features[4:] == 0).all()
+    np.testing.assert_allclose(
+        made.features[:4] @ (made.scale * made.basis.T * made.sizes[:, None]).T, inputs[:4]
+    )
+    descent = rs.descend(start)
+    check(descent, start)
+    assert descent.status in MINIMA
+
+
+def test_inputs_that_are_all_zero_leave_nothing_to_descend() -> None:
+    start = least_absolute(np.zeros((5, 3)), np.ones((5, 1)), [1.0, 2.0, 3.0])
+    descent = rs.descend(start)
+    assert descent.status == "plateau"
+    np.testing.assert_array_equal(descent.theta, start.theta)
+
+
+def test_no_perfect_fit_where_only_rounding_is_large() -> None:
+    """Weights of 1e17 hide any residual in their rounding; half of the targets are out of reach."""
+    inputs = np.array([[1.0, 1.0], [1.0, 1.0 + 1e-7], [0.0, 0.0], [0.0, 0.0]])
+    start = least_absolute(inputs, np.ones((4, 1)), [1e17, -1e17])
+    descent = rs.descend(start)
+    assert descent.status != "perfect_fit" or descent.loss < 1e-10
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_losses_of_the_path_are_those_of_its_points(seed: int) -> None:
+    """Also where kinks that meet are shifted: losses with shifts are no losses of the network."""
+    rng = np.random.default_rng(seed)
+    inputs = np.repeat(rng.integers(-2, 3, (20, 3)), 2, axis=0).astype(float)
+    targets = np.round(rng.normal(size=(40, 1)))
+    start = rs.Landscape(dense((3, 4, 3, 1), seed=seed), inputs, targets, loss="l1").block(seed % 3)
+    descent = rs.descend(start)
+    check(descent, start)
+    assert descent.stride == 1
+    found = [start.loss(vertex) for vertex in descent.vertices]
+    np.testing.assert_allclose(descent.losses, found, rtol=1e-9, atol=1e-12 * found[0])
+
+
+@pytest.mark.parametrize("theta", [[0.0, 0.0], [1.0, -2.0]])
+def test_weights_that_are_zero_at_the_minimum_become_so(theta: list[float]) -> None:
+    """Many samples fit at a weight of exactly zero, and at one of 1e-17 none does."""
+    inputs = np.random.default_rng(3).integers(-3, 4, (30, 2)).astype(float)
+    targets = np.zeros((30, 1))
+    targets[:5] = 1.0
+    start = least_absolute(inputs, targets, theta)
+    descent = rs.descend(start)
+    check(descent, start)
+    assert descent.status == "strict_minimum"
+    np.testing.assert_array_equal(descent.theta, 0.0)

@@ -53,12 +53,18 @@ SLOPE = 1e-12
 PIVOT = 1e-9
 #: Relative error of a predicted slope, of a switching value or of the loss that calls for new edges.
 DRIFT = 1e-9
-#: Rates below this share of their bound are rounding.
+#: Rates below this share of their bound are rounding; so are rises of the loss.
 QUIET = 1e-12
+#: Spacing of the numbers at one.
+EPS = float(np.finfo(float).eps)
 #: Zero-length steps in a row before the kinks are shifted.
 PATIENCE = 50
 #: Shift of the kinks relative to their size, from the first time to the last.
 SHIFTS = (1e-9, 1e-8, 1e-7)
+#: Parameters below these shares of the largest, or of one, are tried at zero.
+SNAPS = (1e-9, 1e-12, 0.0)
+#: Share of the first loss, or of the targets, above which a loss is no rounding error of zero.
+FIT = 1e-10
 #: Share of the first loss below which a batch that could go on is asked whether it fits perfectly.
 CLOSE = 1e-3
 #: Rebuilds without progress before the descent is called stalled.
@@ -186,15 +192,24 @@ def certified_end(function: Function, theta: Floats) -> Certificate:
 
 
 def _polished(function: Function, problem: Problem, theta: Floats, active: Indices) -> Floats:
-    """Theta moved to where the active kinks are exactly zero, unless that raises the loss."""
-    moved = problem.settled(theta, active)
-    return moved if _is_no_higher(function, moved, theta) else theta
+    """Theta with the active kinks, and parameters of rounding size, at zero, unless that raises the loss.
+
+    Where inputs are zero or whole numbers, kinks meet at parameters that are exactly zero and nowhere
+    near.
+    """
+    settled = problem.settled(theta, active)
+    size = max(1.0, float(np.abs(settled).max(initial=0.0)))
+    for share in SNAPS:
+        moved = _inside(function, np.where(np.abs(settled) <= share * size, 0.0, settled))
+        if _is_no_higher(function, moved, theta):
+            return moved
+    return theta
 
 
 def _is_no_higher(function: Function, moved: Floats, theta: Floats) -> bool:
     """Whether the loss at one point is that at another or lower, up to rounding."""
     loss = function.loss(theta)
-    return function.loss(moved) <= loss + DRIFT * abs(loss)
+    return function.loss(moved) <= loss + QUIET * abs(loss)
 
 
 def _around(function: Function, theta: Floats) -> Block:
@@ -297,7 +312,7 @@ class _Path:
 
     @property
     def fits(self) -> bool:
-        """Whether the loss is within the residuals' rounding errors of zero, its least value.
+        """Whether the loss is tiny, and within the residuals' rounding errors of zero, its least value.
 
         An output has no least value known beforehand.
         """
@@ -306,8 +321,15 @@ class _Path:
         piecewise = self.problem.piecewise
         theta = self.problem.expand(self.best, self.start)
         bounds = piecewise.rounding_bounds(theta, TOLERANCES.rounding)[0]
-        error = float(bounds[piecewise.groups[-1].start :].sum()) / piecewise.num_samples
-        return self.lowest <= error
+        count = piecewise.num_samples
+        error = float(bounds[piecewise.groups[-1].start :].sum()) / count
+        size = max(self.losses[0], float(np.abs(piecewise.targets).sum()) / count)
+        return self.function.loss(theta) <= min(error, FIT * size)
+
+    @property
+    def slack(self) -> float:
+        """Rises of the loss that may be rounding."""
+        return DRIFT * abs(self.lowest) + QUIET * abs(self.losses[0])
 
     @property
     def left(self) -> int:
@@ -317,10 +339,7 @@ class _Path:
     def add(
         self, theta: Floats, loss: float, lengths: Floats, losses: Floats, points: Floats
     ) -> None:
-        """Take over a batch of pivots that ends at `theta` with this true loss.
-
-        Predicted losses are clipped to the lowest true one, which they may miss while kinks are shifted.
-        """
+        """Take over a batch of pivots that ends at `theta` with this true loss."""
         if loss <= self.lowest:
             self.best, self.lowest = theta.copy(), loss
         for length, found, point in zip(lengths.tolist(), losses.tolist(), points, strict=True):
@@ -333,6 +352,8 @@ class _Path:
             self.stride *= 2
         if self.lengths:
             self.losses[-1] = self.lowest
+            if loss <= self.lowest and len(self.lengths) % self.stride == 0:
+                self.points[-1] = self.best
         if self.progress is not None:
             share = len(self.lengths) / self.limit if self.limit else UNKNOWN
             end = forecast_descent(self.losses, least=LEAST[self.quantity]).loss
@@ -463,9 +484,46 @@ def _batch(
     for k in np.flatnonzero(np.isnan(losses[:taken])):  # no step: nothing depends on a direction
         losses[k] = losses[k - 1] if k else path.losses[-1]
         points[k] = points[k - 1] if k else before
-    true = problem.loss_at(state.theta)
-    path.add(state.theta, true, lengths[:taken], losses[:taken], points[:taken])
+    lengths, losses, points = lengths[:taken], losses[:taken], points[:taken]
+    theta, true = state.theta, problem.loss_at(state.theta)
+    missed = abs(losses[-1] - true) if taken else 0.0
+    risen = losses.max(initial=-np.inf) - path.lowest
+    noise = _noise(problem, points).max(initial=0.0)
+    if shift is not None or not max(missed, risen, noise) <= path.slack:
+        theta, true = _keep_lower(problem, path, lengths, losses, points)
+    path.add(theta, true, lengths, losses, points)
     return int(why)
+
+
+def _noise(problem: Problem, points: Floats) -> Floats:
+    """Rounding errors of the losses at reduced points."""
+    return np.asarray(EPS * problem.reach.mean() * np.linalg.norm(points, axis=1))
+
+
+def _keep_lower(
+    problem: Problem, path: _Path, lengths: Floats, losses: Floats, points: Floats
+) -> tuple[Floats, float]:
+    """Put true losses in the place of predicted ones; a pivot that is not lower stays where it was.
+
+    Before one that is lower comes the point on its edge from which on it is. Far out, where losses are
+    lost in rounding, one is lower if it is so by more.
+
+    Returns the last point that is lower, and its loss.
+    """
+    theta, lowest, before, above = path.best, path.lowest, path.best, 0.0
+    noise, slack = _noise(problem, points), path.slack
+    for k, point in enumerate(points.copy()):
+        loss = problem.loss_at(point)
+        if loss <= lowest and (noise[k] <= slack or loss < lowest - noise[k]):
+            if above > 0.0:
+                crossing = before + 1.01 * above / (above + lowest - loss) * (point - before)
+                if loss <= (here := problem.loss_at(crossing)) <= lowest:
+                    points[k - 1], losses[k - 1], theta = crossing, here, crossing
+            theta, lowest = point, loss
+        before, above = point, loss - lowest
+        losses[k], points[k] = lowest, theta
+    lengths[:] = np.linalg.norm(np.diff(points, axis=0, prepend=path.best[None]), axis=1)
+    return theta, lowest
 
 
 def _is_sound(
@@ -495,8 +553,7 @@ def _rebuilt(problem: Problem, state: State, path: _Path, shift: Floats | None) 
     kinks = np.column_stack([state.samples, state.kinks])[active]
     fresh = problem.state(state.theta, kinks, shift, state.bits)
     true = problem.loss_at(fresh.theta)
-    slack = 1e-9 * (1.0 + abs(path.lowest)) if shift is None else np.inf
-    if true <= path.lowest + slack:
+    if true <= path.lowest + path.slack:
         return fresh
     return problem.state(path.best, _NONE, shift)
 

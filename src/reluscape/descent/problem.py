@@ -27,8 +27,8 @@ RANK = float(np.finfo(float).eps) ** 0.5
 #: Diagonal of the pivoted triangle of the unit normals from which they count as independent.
 INDEPENDENT = 1e-9
 
-#: Weights below this share of the largest are rounding errors of zero.
-SNAP = 1e-12
+#: Features below this share of what cancels in them are rounding errors of zero.
+NOISE = 4.0 * float(np.finfo(float).eps)
 
 #: A move of the active kinks after which no second one is needed.
 TINY = 1e-13
@@ -64,10 +64,13 @@ class Problem:
             inputs = np.hstack([inputs, np.ones((len(inputs), 1))])
         sizes = np.linalg.norm(inputs, axis=0)
         sizes[sizes == 0] = 1.0
-        left, values, right = np.linalg.svd(inputs / sizes, full_matrices=False)
+        inputs = inputs / sizes
+        _, values, right = np.linalg.svd(inputs, full_matrices=False)
         rank = int((values > RANK * values.max(initial=0.0)).sum())
         scale = values[:rank] / len(inputs) ** 0.5
-        features = np.ascontiguousarray(left[:, :rank] * len(inputs) ** 0.5)
+        features = inputs @ right[:rank].T
+        features[np.abs(features) <= NOISE * np.linalg.norm(inputs, axis=1)[:, None]] = 0.0
+        features /= scale
         reach = _growth(piecewise) * np.linalg.norm(features, axis=1)
         return cls(piecewise, chain_of(piecewise), sizes, right[:rank], features, scale, reach)
 
@@ -85,7 +88,8 @@ class Problem:
 
         One point (size,) or several (points, size).
         """
-        change = (reduced - self.reduce(start)).reshape(-1, self.piecewise.width, len(self.scale))
+        change = np.atleast_2d(reduced - self.reduce(start))
+        change = change.reshape(len(change), self.piecewise.width, len(self.scale))
         rows = self._rows(start) + change / self.scale @ self.basis / self.sizes
         inputs = rows.shape[2] - self.piecewise.bias
         weights = rows[:, :, :inputs].reshape(len(rows), -1)
@@ -98,20 +102,8 @@ class Problem:
         return weight if bias is None else np.hstack([weight, bias[:, None]])
 
     def settled(self, theta: Floats, active: Indices) -> Floats:
-        """Theta moved to where the active kinks are zero to the last bits.
-
-        Units that are zero but for rounding become exactly so: all their kinks meet there.
-        """
-        moved = settle(self.piecewise, theta, active)
-        weight, bias = self.piecewise.unpack(moved)
-        sizes = np.abs(weight).max(axis=1, initial=0.0)
-        if bias is not None:
-            sizes = np.maximum(sizes, np.abs(bias))
-        zero = sizes <= SNAP * sizes.max(initial=0.0)
-        for part in (weight, bias):
-            if part is not None:
-                part[zero] = 0.0  # views of `moved`
-        return moved
+        """Theta moved to where the active kinks are zero to the last bits."""
+        return settle(self.piecewise, theta, active)
 
     def values(self, reduced: Floats, shift: Floats | None) -> Floats:
         """Switching values (N, K) at a reduced point, each shifted by `shift` where that is given.
