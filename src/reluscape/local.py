@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reluscape import enclosure
-from reluscape.arithmetic import Float64, Rational, left_inverse_sizes, split_errors
+from reluscape.arithmetic import Float64, Rational, multiplier_errors, split_errors
 from reluscape.certificate import (
     Claim,
     claim_of_slopes,
@@ -23,7 +23,7 @@ from reluscape.certificate import (
     strictly_curved,
 )
 from reluscape.dependent import Cells, claim_of_cells
-from reluscape.exactly import rest_is_zero
+from reluscape.exactly import rest_is_zero, zero_slopes
 from reluscape.frozen import FrozenBlock, Rows
 from reluscape.integers import kinks_meet, outputs_span_at_most
 from reluscape.landscape import Landscape
@@ -65,6 +65,7 @@ class Local:
         sway: Largest change of any sample's outputs per unit of theta (float64 only).
         clearance: Distance to the nearest kink that is not at zero (float64 only).
         crossed: What `jumps_and_bends` has found, once it has been asked.
+        spreads: Bounds on the errors of multipliers, once they have been asked for.
     """
 
     landscape: Landscape
@@ -84,6 +85,7 @@ class Local:
     sway: float
     clearance: float
     crossed: list[tuple[Array, Array]] = field(default_factory=list)
+    spreads: dict[bytes, Array] = field(default_factory=dict)
 
     @classmethod
     def at(
@@ -256,11 +258,31 @@ class Local:
         """Bounds on the slopes' rounding errors, shape (k, 2); zero in exact arithmetic."""
         if self.numbers.exact or len(self.active) == 0:
             return self.numbers.array(np.zeros((len(self.active), 2)))
-        spread = left_inverse_sizes(self.normals) @ self.gradient_error
+        spread = self._spread(multipliers)
+        jumps, bends = self.jumps_and_bends()
+        size = np.abs(multipliers)
+        terms = size + np.abs(jumps) + np.abs(bends).T @ size
         noise = TOLERANCES.rounding * self.block.terms * np.finfo(float).eps
-        jumps = np.abs(self.slopes(multipliers)).sum(axis=1)
-        shared = np.abs(self.jumps_and_bends()[1]).T @ spread
-        return np.column_stack([spread, spread + noise * jumps + shared])
+        return np.column_stack([spread, spread + noise * terms + np.abs(bends).T @ spread])
+
+    def _spread(self, multipliers: Array) -> Array:
+        """Bounds on the multipliers' rounding errors."""
+        key = multipliers.tobytes()
+        if key not in self.spreads:
+            errors = self.normal_errors(), self.gradient, self.gradient_error
+            self.spreads[key] = multiplier_errors(multipliers, self.normals, *errors)
+        return self.spreads[key]
+
+    def _decided(self, multipliers: Array, scale: float) -> tuple[Array, Array]:
+        """Slopes and `scale` times their errors; slopes that are zero for certain have none."""
+        slopes, errors = self.slopes(multipliers), self.slope_errors(multipliers)
+        if self.numbers.exact:
+            return slopes, errors
+        errors = scale * errors
+        at = self.block.vector_of(self.bits), self.active
+        zero = zero_slopes(self.landscape, self.layer, at, slopes, errors)
+        slopes[zero] = errors[zero] = 0.0
+        return slopes, errors
 
     def directional_derivative(self, direction: Array) -> Any:
         """One-sided derivative of the loss along `direction`: kinks at zero follow their rate's sign."""
@@ -346,8 +368,7 @@ class Local:
         if not self.numbers.independent(self.normals):
             claim, curvature = claim_of_cells(self, multipliers, scale, cells)
             return claim, curvature, _NO_SLOPES
-        slopes = self.slopes(multipliers)
-        errors = self.slope_errors(multipliers) * (1 if self.numbers.exact else scale)
+        slopes, errors = self._decided(multipliers, scale)
         signs = [
             (sign(low, e), sign(high, f))
             for (low, high), (e, f) in zip(slopes, errors, strict=True)
