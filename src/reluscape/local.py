@@ -166,8 +166,9 @@ class Local:
 
         Such a kink is constant nearby (its normal vanishes in every pattern of the others), or crossing
         it changes neither the outputs' Jacobian nor the normal of another kink at zero in any of them.
-        Only those matter that lead to the kink or that it leads to. Beyond `max_active` of them the
-        patterns are too many, and the kink has a say.
+        Only those matter that lead to the kink or that it leads to, and are not constant because nothing
+        reaches them with all at zero on. Beyond `max_active` of them the patterns are too many, and the
+        kink has a say.
         """
         zero = np.abs(self.values[sample]) <= scale * self.errors[sample]
         zero[self._of_sample(sample)] = True
@@ -176,12 +177,23 @@ class Local:
             return set(kinks.tolist())
         if len(kinks) <= TOLERANCES.max_active:
             return self._void_among(sample, kinks)
-        leads, found = self.block.leads(), set()
+        moving = kinks[self._reached(sample, kinks)]
+        leads, found = self.block.leads(), set(kinks.tolist()) - set(moving.tolist())
+        kinks = moving
         for kink in kinks.tolist():
             related = kinks[leads[kink, kinks] | leads[kinks, kink] | (kinks == kink)]
             if len(related) <= TOLERANCES.max_active:
                 found |= self._void_among(sample, related) & {kink}
         return found
+
+    def _reached(self, sample: int, kinks: Indices) -> Bools:
+        """Which of a sample's kinks change with theta in some pattern: by paths with all of them on."""
+        plain = Float64()
+        block = FrozenBlock(self.landscape, self.layer, plain, absolute=True)
+        bits = self.bits[sample][None].copy()
+        bits[:, kinks] = True
+        part = block.evaluate(plain.array(np.zeros(len(self.theta))), bits, np.array([sample]))
+        return np.asarray(part.jacobians[0, kinks].any(axis=1))
 
     def _void_among(self, sample: int, kinks: Indices) -> set[int]:
         """Those of some kinks at zero that have no say in any pattern of these, the others off."""
