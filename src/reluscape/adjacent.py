@@ -211,8 +211,10 @@ class _Search:
         found = find_shares(point.normals, point.gradient, self.jumps, self.bends)
         if found is None:
             return None
-        proved = self._checked(found.weights, none, self.idle, found.relations)
-        return Leaves(none[None], proved[0][None], proved[1], found.relations) if proved else None
+        paying = (np.diag(found.relations) < 0)[:, None]
+        relations = np.where(paying, found.relations, 0.0)  # others take without giving
+        proved = self._checked(found.weights, none, self.idle, relations)
+        return Leaves(none[None], proved[0][None], proved[1], relations) if proved else None
 
     def _split(self, kept: Bools) -> tuple[Floats, bool]:
         """`left_inverse` of some kinks' normals, and whether their span holds the exact gradient."""

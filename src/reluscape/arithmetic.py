@@ -138,6 +138,25 @@ def split_errors(
     return np.asarray(noise * (np.abs(multipliers) @ np.abs(normals)))
 
 
+def multiplier_errors(
+    multipliers: NDArray[np.float64],
+    normals: NDArray[np.float64],
+    normal_errors: NDArray[np.float64],
+    gradient: NDArray[np.float64],
+    gradient_error: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    """Bounds on the errors of multipliers that split a gradient along independent normals.
+
+    With a left inverse L of the normals, the exact ones differ by L times what the computed ones leave,
+    and times the rounding errors of that: of the gradient, of the sum and of the normals themselves.
+    """
+    inverse = left_inverse(normals)
+    errors = gradient_error + split_errors(multipliers, normals)
+    errors = errors + np.abs(multipliers) @ normal_errors
+    left = gradient - multipliers @ normals
+    return np.asarray(np.abs(inverse @ left) + np.abs(inverse) @ errors)
+
+
 def spanned_by_structure(
     normals: NDArray[np.float64],
     kept: NDArray[np.bool_],

@@ -1,23 +1,33 @@
-"""Exact zeros for the piecewise-affine loss, decided in integers.
+"""Exact zeros, decided in integers.
 
 The L1 loss has finitely many gradients, each a sum of products of the floats at hand. Whether one
 lies exactly in the span of the active normals is a finite question that no rounding bound answers.
+Nor does one say that a slope is zero; but many are, by structure: on inputs that only few samples have,
+a kink is often alone.
 """
 
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from reluscape.arithmetic import Float64, spanned_by_structure
-from reluscape.integers import MAX_PRODUCTS, FrozenForms, rank_at_most
+from reluscape.integers import MAX_PRODUCTS, FrozenForms, dependent_rows, rank_at_most
 from reluscape.landscape import Landscape
 
 Array = NDArray[Any]
 Bools = NDArray[np.bool_]
 Indices = NDArray[np.intp]
+
+
+#: Inputs that so few active kinks have are looked at for relations between their slopes.
+SELDOM = 40
+
+#: Largest denominator of a slope of the absolute value that is guessed from rounded ones.
+SIMPLE = 64
 
 
 def rest_is_zero(
@@ -63,6 +73,110 @@ def gradient_is_spanned(
         return True
     exact = landscape.loss_name == "l1" and landscape.weight_decay == 0
     return exact and rest_is_zero(landscape, layer, pattern, active[kept], rank)
+
+
+def zero_slopes(
+    landscape: Landscape,
+    layer: str,
+    at: tuple[Bools, Indices],
+    slopes: Array,
+    errors: Array,
+) -> Bools:
+    """Which slopes within their errors of zero are exactly zero for certain, shape (k, 2).
+
+    Where the exact gradient is `g = sum_k mu_k a_k` with independent normals, take any parameters in
+    which g vanishes exactly, and the normals of all kinks but those of a set Z. If the normals of Z are
+    independent there, `mu_z = 0` for z in Z. A slope into the negative side is -mu_k, one into the
+    positive side the same in the cell across the kink, where only the gradient's and deeper normals'
+    parts along a_k are others. Crossing kinks of one level of a sample together changes each one's
+    slope as crossing it alone does. Another slope of one residual's absolute
+    value changes no multiplier but that residual's, so the L1 loss is given slopes with which many
+    vanish.
+
+    Args:
+        landscape: The landscape.
+        layer: The block's layer.
+        at: Pattern and active kinks, their normals independent and spanning the gradient of an exact
+            stationary point with this pattern.
+        slopes: In float64, shape (k, 2).
+        errors: Bounds on their rounding errors.
+    """
+    pattern, active = at
+    near, zero = np.abs(slopes) <= errors, np.zeros(slopes.shape, dtype=np.bool_)
+    if not near.any() or landscape.weight_decay > 0:
+        return zero
+    frozen = FrozenForms(landscape, layer, pattern)
+    if max(frozen.work(), len(active) * frozen.num_params) > MAX_PRODUCTS:
+        return zero
+    levels = frozen.levels(active)
+    residuals = frozen.residuals(active) & (slopes > errors).all(axis=1)
+    simple, values = _simple_slopes(slopes, errors, residuals)
+    put = dict(zip(active[residuals].tolist(), values, strict=True))
+    inputs = frozen.inputs_from_commonest()
+    for crossed in (np.zeros(len(near), dtype=np.bool_), _shallowest(near[:, 1], levels)):
+        there = pattern.copy()
+        there[active[crossed]] = True
+        frozen = FrozenForms(landscape, layer, there)
+        found = near[:, 0] | crossed | simple
+        vanishing = frozen.vanishing(inputs, put)
+        found = _certain(found, frozen.kinks(active).units, inputs[levels[0]], vanishing)
+        zero[found & crossed, 1] = True
+        zero[found & ~crossed & near[:, 0], 0] = True
+    return zero
+
+
+def _simple_slopes(slopes: Array, errors: Array, residuals: Bools) -> tuple[Bools, list[Fraction]]:
+    """Simple slopes of the absolute value with which some residuals' multipliers vanish to rounding.
+
+    Returns:
+        For which residuals there is one, and the slopes of all, zero where there is none.
+    """
+    found, simple = np.zeros(len(slopes), dtype=np.bool_), []
+    for k in np.flatnonzero(residuals):
+        (low, high), error = slopes[k], errors[k].sum()
+        share = Fraction(low / (low + high)).limit_denominator(SIMPLE)
+        found[k] = abs(float(share) * (low + high) - low) <= error
+        simple.append(2 * share - 1 if found[k] else Fraction(0))
+    return found, simple
+
+
+def _shallowest(kinks: Bools, places: tuple[Indices, Indices]) -> Bools:
+    """Those of some kinks that are of their sample's first level among them, by samples and levels."""
+    samples, levels = places
+    first = np.full(samples.max(initial=0) + 1, np.iinfo(np.intp).max)
+    np.minimum.at(first, samples[kinks], levels[kinks])
+    return np.asarray(kinks & (levels == first[samples]))
+
+
+def _certain(found: Bools, units: Array, inputs: Array, vanishing: Bools) -> Bools:
+    """Those of some kinks whose multipliers are zero for certain."""
+    live = units.astype(bool)[:, :, None] & inputs.astype(bool)[:, None, :]
+
+    def rows(kinks: Bools, entries: Bools) -> Array:
+        places = np.nonzero(entries)
+        return np.asarray(units[kinks][:, places[0]] * inputs[kinks][:, places[1]])
+
+    sure = found
+    while sure.any():
+        alone = vanishing & ~live[~sure].any(axis=0)
+        unsure, _ = dependent_rows(rows(sure, alone))
+        if not unsure.any():
+            break
+        sure = sure.copy()
+        sure[np.flatnonzero(sure)[unsure]] = False
+    left = found & ~sure
+    if not left.any():
+        return sure
+    seldom = live[~sure].any(axis=1).sum(axis=0) <= SELDOM
+    entries = vanishing & seldom & live[left].any(axis=(0, 1))
+    among = ~sure & (live & entries).any(axis=(1, 2))
+    matrix = rows(among, entries)
+    unsure, rank = dependent_rows(matrix)
+    free = left[among] & ~unsure
+    if free.any() and rank_at_most(matrix[~free], rank - int(free.sum())):
+        sure = sure.copy()
+        sure[np.flatnonzero(among)[free]] = True
+    return sure
 
 
 def _num_directions(inputs: Array, *, bias: bool) -> int:

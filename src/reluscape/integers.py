@@ -8,10 +8,12 @@ whose product exceeds the bound.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from itertools import pairwise
-from math import gcd, log2
+from math import gcd, lcm, log2
 from typing import Any
 
 import numpy as np
@@ -146,6 +148,21 @@ class FrozenForms:
         """Whether the layer has a bias."""
         return self._block.bias
 
+    @property
+    def num_params(self) -> int:
+        """Number of the layer's parameters."""
+        return self.width * (int(self.features.shape[1]) + self.bias)
+
+    def levels(self, kinks: Indices) -> tuple[Indices, Indices]:
+        """Samples of kinks and the rectifiers that they belong to, by depth; residuals come last."""
+        samples, switches = self._block.place(kinks)
+        ends = np.cumsum(self._block.widths)
+        return samples, np.asarray(np.searchsorted(ends, switches, side="right"))
+
+    def residuals(self, kinks: Indices) -> Bools:
+        """Which kinks are residuals."""
+        return np.asarray(self._block.place(kinks)[1] >= self._block.switches)
+
     def work(self) -> int:
         """Number of products of integers behind the forms of all outputs."""
         block = self._block
@@ -179,6 +196,41 @@ class FrozenForms:
         signs = np.where(self._bits[:, -self._block.outputs :], 1, -1).astype(object)
         units = (last.whole[:, :, :-1] * signs[:, :, None]).sum(axis=1)
         return np.asarray((units.T @ self._inputs(samples).whole).reshape(1, -1))
+
+    def inputs_from_commonest(self) -> Array:
+        """All samples' inputs as integers, of every column the commonest value taken off.
+
+        Beside a bias that is a change of parameters. Then parameters with a term in few samples' forms
+        are plain in standardised columns, too.
+        """
+        inputs = self._inputs(np.arange(len(self._block.features))).whole
+        if self._block.bias:
+            for column in inputs.T[:-1]:
+                column -= Counter(column.tolist()).most_common(1)[0][0]
+        return np.asarray(inputs)
+
+    def vanishing(self, inputs: Array, slopes: Mapping[int, Fraction]) -> Bools:
+        """Entries of the gradient that are exactly zero wherever the loss is stationary (width, columns).
+
+        Of the L1 loss those whose sum is zero, of the others those without a term.
+
+        Args:
+            inputs: From `inputs_from_commonest`.
+            slopes: Slopes of the L1 loss to put in the place of 1 or -1, for some residuals.
+        """
+        *_, last = self._levels(np.arange(len(inputs)))
+        rows = last.whole[:, :, :-1]
+        if self._loss == "l1":
+            common = lcm(*(slope.denominator for slope in slopes.values()))
+            signs = np.where(self._bits[:, -self._block.outputs :], common, -common).astype(object)
+            places = self._block.place(np.array([*slopes], dtype=np.intp))
+            for sample, switch, slope in zip(*places, slopes.values(), strict=True):
+                signs[sample, switch - self._block.switches] = int(slope * common)
+            units = (rows * signs[:, :, None]).sum(axis=1)
+        else:
+            units = rows.astype(bool).any(axis=1).astype(np.intp).astype(object)
+            inputs = inputs.astype(bool).astype(np.intp).astype(object)
+        return ~np.asarray((units.T @ inputs).astype(bool))
 
     def kinks(self, kinks: Indices) -> Forms:
         """Forms of some kinks, with their constants; the samples are those of the kinks, in order."""
@@ -336,6 +388,17 @@ def rank_at_most(matrix: Array, limit: int) -> bool:
     return False
 
 
+def dependent_rows(rows: Array) -> tuple[Bools, int]:
+    """Which rows of integers may be in a relation, shape (rows,), and a lower bound of their rank.
+
+    Both modulo a prime, where no rows are independent that are not so exactly.
+    """
+    prime, (count, columns) = next(_primes()), rows.shape
+    wide = np.hstack([(rows % prime).astype(np.int64), np.eye(count, dtype=np.int64)])
+    rank = _eliminated(wide, columns, prime, count)
+    return np.asarray(wide[rank:, columns:].any(axis=0)), rank
+
+
 def _essential(matrix: Array) -> Array:
     """Different rows and columns that are not zero, without common factors."""
     return _different(_different(matrix).T).T
@@ -361,8 +424,14 @@ def _hadamard_bits(rows: Array, order: int) -> float:
 
 def _rank_modulo(matrix: Array, prime: int, limit: int) -> int:
     """Rank modulo a prime, never above the exact one; `limit + 1` where it is larger than `limit`."""
-    rows, rank = (matrix % prime).astype(np.int64), 0
-    for column in range(rows.shape[1]):
+    rows = (matrix % prime).astype(np.int64)
+    return _eliminated(rows, rows.shape[1], prime, limit)
+
+
+def _eliminated(rows: NDArray[np.int64], columns: int, prime: int, limit: int) -> int:
+    """Bring the first columns to echelon form modulo a prime, in place, and return their rank."""
+    rank = 0
+    for column in range(columns):
         pivots = np.flatnonzero(rows[rank:, column])
         if not pivots.size:
             continue
@@ -370,9 +439,10 @@ def _rank_modulo(matrix: Array, prime: int, limit: int) -> int:
             return limit + 1
         rows[[rank, rank + pivots[0]]] = rows[[rank + pivots[0], rank]]
         inverse = pow(int(rows[rank, column]), -1, prime)
-        factors = rows[rank + 1 :, column] * inverse % prime
+        below = rank + 1 + np.flatnonzero(rows[rank + 1 :, column])
+        factors = rows[below, column] * inverse % prime
         step = factors[:, None] * rows[rank, column:] % prime
-        rows[rank + 1 :, column:] = (rows[rank + 1 :, column:] - step) % prime
+        rows[below, column:] = (rows[below, column:] - step) % prime
         rank += 1
         if rank == len(rows):
             break

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reluscape import enclosure
-from reluscape.arithmetic import Float64, Rational, left_inverse_sizes, split_errors
+from reluscape.arithmetic import Float64, Rational, multiplier_errors, split_errors
 from reluscape.certificate import (
     Claim,
     claim_of_slopes,
@@ -23,7 +23,7 @@ from reluscape.certificate import (
     strictly_curved,
 )
 from reluscape.dependent import Cells, claim_of_cells
-from reluscape.exactly import rest_is_zero
+from reluscape.exactly import rest_is_zero, zero_slopes
 from reluscape.frozen import FrozenBlock, Rows
 from reluscape.integers import kinks_meet, outputs_span_at_most
 from reluscape.landscape import Landscape
@@ -65,6 +65,7 @@ class Local:
         sway: Largest change of any sample's outputs per unit of theta (float64 only).
         clearance: Distance to the nearest kink that is not at zero (float64 only).
         crossed: What `jumps_and_bends` has found, once it has been asked.
+        spreads: Bounds on the errors of multipliers, once they have been asked for.
     """
 
     landscape: Landscape
@@ -84,6 +85,7 @@ class Local:
     sway: float
     clearance: float
     crossed: list[tuple[Array, Array]] = field(default_factory=list)
+    spreads: dict[bytes, Array] = field(default_factory=dict)
 
     @classmethod
     def at(
@@ -164,8 +166,9 @@ class Local:
 
         Such a kink is constant nearby (its normal vanishes in every pattern of the others), or crossing
         it changes neither the outputs' Jacobian nor the normal of another kink at zero in any of them.
-        Only those matter that lead to the kink or that it leads to. Beyond `max_active` of them the
-        patterns are too many, and the kink has a say.
+        Only those matter that lead to the kink or that it leads to, and are not constant because nothing
+        reaches them with all at zero on. Beyond `max_active` of them the patterns are too many, and the
+        kink has a say.
         """
         zero = np.abs(self.values[sample]) <= scale * self.errors[sample]
         zero[self._of_sample(sample)] = True
@@ -174,12 +177,23 @@ class Local:
             return set(kinks.tolist())
         if len(kinks) <= TOLERANCES.max_active:
             return self._void_among(sample, kinks)
-        leads, found = self.block.leads(), set()
+        moving = kinks[self._reached(sample, kinks)]
+        leads, found = self.block.leads(), set(kinks.tolist()) - set(moving.tolist())
+        kinks = moving
         for kink in kinks.tolist():
             related = kinks[leads[kink, kinks] | leads[kinks, kink] | (kinks == kink)]
             if len(related) <= TOLERANCES.max_active:
                 found |= self._void_among(sample, related) & {kink}
         return found
+
+    def _reached(self, sample: int, kinks: Indices) -> Bools:
+        """Which of a sample's kinks change with theta in some pattern: by paths with all of them on."""
+        plain = Float64()
+        block = FrozenBlock(self.landscape, self.layer, plain, absolute=True)
+        bits = self.bits[sample][None].copy()
+        bits[:, kinks] = True
+        part = block.evaluate(plain.array(np.zeros(len(self.theta))), bits, np.array([sample]))
+        return np.asarray(part.jacobians[0, kinks].any(axis=1))
 
     def _void_among(self, sample: int, kinks: Indices) -> set[int]:
         """Those of some kinks at zero that have no say in any pattern of these, the others off."""
@@ -256,11 +270,31 @@ class Local:
         """Bounds on the slopes' rounding errors, shape (k, 2); zero in exact arithmetic."""
         if self.numbers.exact or len(self.active) == 0:
             return self.numbers.array(np.zeros((len(self.active), 2)))
-        spread = left_inverse_sizes(self.normals) @ self.gradient_error
+        spread = self._spread(multipliers)
+        jumps, bends = self.jumps_and_bends()
+        size = np.abs(multipliers)
+        terms = size + np.abs(jumps) + np.abs(bends).T @ size
         noise = TOLERANCES.rounding * self.block.terms * np.finfo(float).eps
-        jumps = np.abs(self.slopes(multipliers)).sum(axis=1)
-        shared = np.abs(self.jumps_and_bends()[1]).T @ spread
-        return np.column_stack([spread, spread + noise * jumps + shared])
+        return np.column_stack([spread, spread + noise * terms + np.abs(bends).T @ spread])
+
+    def _spread(self, multipliers: Array) -> Array:
+        """Bounds on the multipliers' rounding errors."""
+        key = multipliers.tobytes()
+        if key not in self.spreads:
+            errors = self.normal_errors(), self.gradient, self.gradient_error
+            self.spreads[key] = multiplier_errors(multipliers, self.normals, *errors)
+        return self.spreads[key]
+
+    def _decided(self, multipliers: Array, scale: float) -> tuple[Array, Array]:
+        """Slopes and `scale` times their errors; slopes that are zero for certain have none."""
+        slopes, errors = self.slopes(multipliers), self.slope_errors(multipliers)
+        if self.numbers.exact:
+            return slopes, errors
+        errors = scale * errors
+        at = self.block.vector_of(self.bits), self.active
+        zero = zero_slopes(self.landscape, self.layer, at, slopes, errors)
+        slopes[zero] = errors[zero] = 0.0
+        return slopes, errors
 
     def directional_derivative(self, direction: Array) -> Any:
         """One-sided derivative of the loss along `direction`: kinks at zero follow their rate's sign."""
@@ -346,8 +380,7 @@ class Local:
         if not self.numbers.independent(self.normals):
             claim, curvature = claim_of_cells(self, multipliers, scale, cells)
             return claim, curvature, _NO_SLOPES
-        slopes = self.slopes(multipliers)
-        errors = self.slope_errors(multipliers) * (1 if self.numbers.exact else scale)
+        slopes, errors = self._decided(multipliers, scale)
         signs = [
             (sign(low, e), sign(high, f))
             for (low, high), (e, f) in zip(slopes, errors, strict=True)

@@ -157,10 +157,11 @@ class Piecewise:
         weight = theta[: self.width * self.features.shape[1]].reshape(self.width, -1)
         return weight, theta[weight.size :] if self.bias else None
 
-    def outer(self, units: Floats, rows: Indices) -> Floats:
+    def outer(self, units: Floats, rows: Indices, features: Floats | None = None) -> Floats:
         """Flatten `units[k] (x) x~_{rows[k]}` into theta's order, shape (k, params)."""
-        weight = (units[:, :, None] * self.features[rows][:, None, :]).reshape(
-            len(rows), self.width * self.features.shape[1]
+        features = self.features if features is None else features
+        weight = (units[:, :, None] * features[rows][:, None, :]).reshape(
+            len(rows), self.width * features.shape[1]
         )
         return np.hstack([weight, units]) if self.bias else weight
 
@@ -275,17 +276,22 @@ class Piecewise:
         gradient = self.assemble(units)
         return gradient + self.weight_decay * theta if self.weight_decay else gradient
 
-    def pull_back(self, kinks: Indices, pattern: Bools) -> Floats:
-        """Derivative of each kink by its sample's z with the pattern frozen, shape (k, width)."""
+    def pull_back(self, kinks: Indices, pattern: Bools, *, absolute: bool = False) -> Floats:
+        """Derivative of each kink by its sample's z with the pattern frozen, shape (k, width).
+
+        With `absolute`, the sums of absolute terms behind them, which carry their rounding errors.
+        """
         pulled = np.zeros((len(kinks), self.width))
         for level, group, rows in self._by_group(kinks):
             sample, unit = np.divmod(kinks[rows] - group.start, group.units)
             vectors = np.zeros((len(rows), group.units))
             vectors[np.arange(len(rows)), unit] = 1.0
             for below in range(level, -1, -1):
-                vectors = self.maps[below].adjoint(vectors)
+                step = self.maps[below].absolute() if absolute else self.maps[below]
+                vectors = step.adjoint(vectors)
                 if below:
-                    vectors = vectors * self._active_rows(pattern, below - 1, sample)
+                    active = self._active_rows(pattern, below - 1, sample)
+                    vectors = vectors * (np.abs(active) if absolute else active)
             pulled[rows] = vectors
         return pulled
 
@@ -298,6 +304,12 @@ class Piecewise:
     def normals(self, kinks: Indices, pattern: Bools) -> Floats:
         """Normals a_t of the chosen kinks in the cell of `pattern`, shape (k, params)."""
         return self.outer(self.pull_back(kinks, pattern), self.sample_of(kinks))
+
+    def normal_errors(self, kinks: Indices, pattern: Bools, factor: float) -> Floats:
+        """Bounds on the rounding errors of `normals`, as those of `rounding_bounds`."""
+        units = self.pull_back(kinks, pattern, absolute=True)
+        unit = factor * self.depth_terms * float(np.finfo(np.float64).eps)
+        return unit * self.outer(units, self.sample_of(kinks), self.magnitudes)
 
     def push(self, kinks: Indices, pattern: Bools) -> list[Floats | None]:
         """Derivatives of deeper switching values by each hidden kink's own output.

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from reluscape.arithmetic import Float64, left_inverse_sizes
+from reluscape.arithmetic import Float64, multiplier_errors
+from reluscape.exactly import zero_slopes
 from reluscape.landscape import Block
 from reluscape.tolerances import TOLERANCES
 
@@ -72,8 +73,13 @@ class Point:
         independent = float64.independent(normals)
         if independent:
             multipliers = float64.multipliers(normals, gradient)
-            spread = left_inverse_sizes(normals) @ gradient_error
-            multipliers[spread == 0] = 0.0  # no term at all behind them: zero by structure
+            spread = multiplier_errors(
+                multipliers,
+                normals,
+                piecewise.normal_errors(active, pattern, TOLERANCES.rounding),
+                gradient,
+                gradient_error,
+            )
         else:
             multipliers = np.linalg.lstsq(normals.T, gradient, rcond=TOLERANCES.independence)[0]
             spread = np.full(len(active), np.inf)
@@ -117,12 +123,24 @@ class Point:
         return _bends(self.block, self.active, piecewise.push(self.active, self.pattern))
 
     def slopes(self) -> tuple[Floats, Floats]:
-        """Slopes into the negative and positive side of every active kink, and their errors, (k, 2)."""
-        jumps, errors = self.jumps()
-        bends = self.bends()
+        """Slopes into the negative and positive side of every active kink, and their errors, (k, 2).
+
+        Slopes that are zero for certain have no error.
+        """
+        jumps, wide = self.jumps()
+        bends, piecewise = self.bends(), self.block.piecewise
+        noise = TOLERANCES.rounding * piecewise.depth_terms * float(np.finfo(np.float64).eps)
+        size = np.abs(self.multipliers)
         across = self.multipliers + jumps - bends.T @ self.multipliers
-        wide = errors + self.spread + np.abs(bends.T) @ self.spread
-        return np.column_stack([-self.multipliers, across]), np.column_stack([self.spread, wide])
+        wide = wide + noise * (size + np.abs(jumps) + np.abs(bends).T @ size)
+        wide = wide + self.spread + np.abs(bends).T @ self.spread
+        slopes = np.column_stack([-self.multipliers, across])
+        errors = np.column_stack([self.spread, wide])
+        if self.independent:
+            at = self.pattern, self.active
+            zero = zero_slopes(self.block.landscape, self.block.layer, at, slopes, errors)
+            slopes[zero] = errors[zero] = 0.0
+        return slopes, errors
 
     def descent(self) -> tuple[Floats, float]:
         """Unit direction of steepest descent along the active kinks, and a lower bound of the fall.

@@ -1,0 +1,84 @@
+"""Slopes that are exactly zero, against vertices solved in fractions (`fuzz.exact_slopes`)."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import fuzz
+import numpy as np
+import pytest
+from oracles import Instance
+
+import reluscape as rs
+from reluscape.certificate import sign
+from reluscape.point import Point
+
+SHAPES = ((2, 2, 1), (3, 2, 1), (2, 2, 2), (2, 2, 2, 1), (3, 3, 1), (4, 2, 2, 1))
+
+
+def images(seed: int, *, standardise: bool) -> Instance:
+    """A plain column and some of grey levels, seldom not zero; a network; targets that are labels."""
+    rng = np.random.default_rng(seed)
+    widths = SHAPES[seed % len(SHAPES)]
+    samples = int(rng.integers(8, 30))
+    inputs = rng.normal(size=(samples, widths[0]))
+    rare = rng.random((samples, widths[0] - 1)) < 2.0 / samples
+    inputs[:, 1:] = np.where(rare, rng.integers(1, 5, rare.shape) / 4, 0.0)
+    if standardise:
+        inputs = (inputs - inputs.mean(axis=0)) / np.maximum(inputs.std(axis=0), 0.1)
+    pairs = list(zip(widths[1:], widths, strict=False))
+    weights = tuple(rng.normal(size=pair) for pair in pairs)
+    biases = tuple(rng.normal(size=pair[0]) for pair in pairs)
+    targets = np.where(rng.random((samples, widths[-1])) < 0.5, 1.0, -1.0)
+    return Instance(weights, biases, 0.0, inputs, targets, "l1", 0)
+
+
+def numbers_of(instance: Instance, kinks: list[tuple[int, int, int]]) -> list[int]:
+    """The package's numbers of (layer, sample, unit)."""
+    samples, block = len(instance.inputs), instance.block
+    sizes = [samples * len(weight) for weight in instance.weights[block:]]
+    starts = np.cumsum([0, *sizes])
+    return [
+        int(starts[layer - block]) + sample * len(instance.weights[layer]) + unit
+        for layer, sample, unit in kinks
+    ]
+
+
+def compared(seed: int, *, standardise: bool) -> Counter[str]:
+    """How the signs of float64's slopes compare with the exact ones."""
+    made = images(seed, standardise=standardise)
+    block = fuzz.block_of(made)
+    theta = rs.descend(block).theta
+    end, point = made.at(theta), Point.at(block, theta)
+    kinks = fuzz.active(end)
+    ordered = sorted(zip(numbers_of(end, kinks), kinks, strict=True))
+    vertex = [number for number, _ in ordered] == point.active.tolist()
+    if not vertex or len(kinks) != theta.size or not point.independent:
+        return Counter()
+    exact = fuzz.exact_slopes(end, [kink for _, kink in ordered])
+    if exact is None:
+        return Counter()
+    slopes, errors = point.slopes()
+    found: Counter[str] = Counter()
+    for value, error, true in zip(
+        slopes[:, ::-1].ravel(), errors[:, ::-1].ravel(), exact, strict=True
+    ):
+        told = sign(value, error)
+        assert told in (None, sign(true, 0)), (value, error, true)
+        found["zero" if true == 0 else "other", "unsure" if told is None else "told"] += 1
+    certificate = rs.certify(block, theta)
+    if certificate.claim != "undecided":
+        assert rs.verify(certificate, block.landscape).valid
+    assert (certificate.claim in ("local_minimum", "strict_local_minimum")) <= (min(exact) >= 0)
+    assert (certificate.claim == "strict_local_minimum") <= (min(exact) > 0)
+    return found
+
+
+@pytest.mark.parametrize("standardise", [False, True])
+def test_signs_of_slopes_are_those_in_fractions(standardise: bool) -> None:
+    found: Counter[str] = Counter()
+    for seed in range(120):
+        found += compared(seed, standardise=standardise)
+    assert found["other", "told"] > 100
+    assert found["zero", "told"] > 20
+    assert found["zero", "unsure"] <= found["zero", "told"] // 10
