@@ -68,6 +68,7 @@ class LinearProgram:
         self._highs.setOptionValue("threads", 1)
         for name in ("primal_feasibility_tolerance", "dual_feasibility_tolerance"):
             self._highs.setOptionValue(name, 1e-9)
+        self._interior = interior
         if interior:
             self._highs.setOptionValue("solver", "ipm")
             self._highs.setOptionValue("run_crossover", "off")
@@ -118,7 +119,7 @@ class LinearProgram:
         self._highs.changeColsCost(len(objective), self._columns, objective)
         status = self._run()
         for option, choice in (("presolve", "off"), ("solver", "ipm")):
-            if status in _STATUS:
+            if status in _STATUS or self._interior:
                 break
             # a warm start can stall, and presolve may not tell infeasible from unbounded
             self._highs.clearSolver()

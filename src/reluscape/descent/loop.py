@@ -136,18 +136,15 @@ def descend(
     rng = np.random.default_rng(seed)
     if isinstance(function, NetworkOutput) and function.is_affine:
         path.follow_ray(falling_ray(function, start, descent_ways(function, start), path.lowest))
-    for _ in range(DETOURS):
+    for left in reversed(range(DETOURS + 1)):
         if problem.size and path.status is None:
             _follow(problem, path, first=rule == "first_kink", rng=rng)
-        end, certificate = path.end()
-        settled = path.status is not None or certificate.claim in MINIMA
-        way = None if settled else _way_out(function, end, certificate)
-        if way is None:
-            break
-        if way[1] == 0.0:
-            end, certificate = _aside(function, end, certificate, way[0])
-            break
-        if not path.fall(end, way[0]):
+        end = path.end()
+        way = _way_out(function, end) if path.may_go_on else None
+        if left and path.leave(end, way):
+            continue
+        end, certificate = _aside(function, end, way) or (end, path.certified(end))
+        if not left or not path.leave(end, _shown_way(certificate, end)):
             break
     return path.result(end, certificate)
 
@@ -236,12 +233,15 @@ def _longest_fall(function: Function, theta: Floats, direction: Floats) -> Float
     return step
 
 
-def _way_out(
-    function: Function, theta: Floats, certificate: Certificate
-) -> tuple[Floats, float] | None:
+def _shown_way(certificate: Certificate, theta: Floats) -> tuple[Floats, float] | None:
+    """The direction along which a certificate shows that the loss falls at theta, and its rate."""
+    if certificate.direction is None or not np.array_equal(certificate.theta, theta):
+        return None
+    return certificate.direction, -certificate.margin
+
+
+def _way_out(function: Function, theta: Floats) -> tuple[Floats, float] | None:
     """A direction out of a point where more kinks meet than the edges of a basis show, and its rate."""
-    if certificate.direction is not None and np.array_equal(certificate.theta, theta):
-        return certificate.direction, -certificate.margin
     point = Point.at(_around(function, theta), theta)
     way = None if point.independent or not point.is_stationary else way_out(point)
     if way is None or isinstance(function, Block):
@@ -250,9 +250,15 @@ def _way_out(
 
 
 def _aside(
-    function: Function, theta: Floats, certificate: Certificate, direction: Floats
-) -> tuple[Floats, Certificate]:
-    """A point of the same loss, halfway to the next kink along a flat direction, if it is certified."""
+    function: Function, theta: Floats, way: tuple[Floats, float] | None
+) -> tuple[Floats, Certificate] | None:
+    """A point of the same loss, halfway to the next kink along a flat direction, if it is certified.
+
+    Fewer kinks meet there, so its certificate is smaller.
+    """
+    if way is None or way[1] < 0:
+        return None
+    direction = way[0]
     block = _around(function, theta)
     point = Point.at(block, theta)
     size = 1.0 + float(np.linalg.norm(theta))
@@ -267,7 +273,7 @@ def _aside(
         found = certified_end(function, moved)
         if found.claim in MINIMA:
             return moved, found
-    return theta, certificate
+    return None
 
 
 @dataclass(slots=True)
@@ -368,13 +374,29 @@ class _Path:
         """What the losses are."""
         return "loss" if isinstance(self.function, Block) else "output"
 
-    def end(self) -> tuple[Floats, Certificate]:
-        """The end so far, its active kinks put to zero, and what it is."""
+    def end(self) -> Floats:
+        """The end so far, its active kinks put to zero."""
         if self.ray is not None:
-            return self.ray.theta, self.ray.certificate
+            return self.ray.theta
         theta = self.problem.expand(self.best, self.start)
-        theta = _polished(self.function, self.problem, theta, self.active)
-        return theta, certified_end(self.function, theta)
+        return _polished(self.function, self.problem, theta, self.active)
+
+    def certified(self, end: Floats) -> Certificate:
+        """What the end is."""
+        return certified_end(self.function, end) if self.ray is None else self.ray.certificate
+
+    @property
+    def may_go_on(self) -> bool:
+        """Whether the descent ended where pivots led no further, and not for another reason."""
+        return self.status in (None, Status.stalled)
+
+    def leave(self, end: Floats, way: tuple[Floats, float] | None) -> bool:
+        """Go on from the end along a way with a falling rate; whether the loss fell."""
+        if way is None or way[1] >= 0 or not self.may_go_on or not self.fall(end, way[0]):
+            return False
+        if self.status is Status.stalled:
+            self.status = None
+        return True
 
     def fall(self, theta: Floats, direction: Floats) -> bool:
         """Go on along a direction along which the loss falls; whether it did."""
