@@ -383,12 +383,12 @@ def least_absolute(inputs: np.ndarray, targets: np.ndarray, theta: list[float]) 
 def test_inputs_that_are_zero_have_features_that_are_zero() -> None:
     """An SVD's are of rounding size, and steps along them without an end."""
     inputs = np.zeros((20, 3))
-    inputs[:4] = np.random.default_rng(0).normal(size=(4, 3))
+    inputs[::5] = np.random.default_rng(0).normal(size=(4, 3))
     start = least_absolute(inputs, np.ones((20, 1)), [0.0, 0.0, 0.0])
     made = problem.Problem.of(start.piecewise)
-    assert (made.features[4:] == 0).all()
+    assert (made.features[~inputs.any(axis=1)] == 0).all()
     np.testing.assert_allclose(
-        made.features[:4] @ (made.scale * made.basis.T * made.sizes[:, None]).T, inputs[:4]
+        made.features @ (made.scale * made.basis.T * made.sizes[:, None]).T, inputs, atol=1e-14
     )
     descent = rs.descend(start)
     check(descent, start)
@@ -404,10 +404,11 @@ def test_inputs_that_are_all_zero_leave_nothing_to_descend() -> None:
 
 def test_no_perfect_fit_where_only_rounding_is_large() -> None:
     """Weights of 1e17 hide any residual in their rounding; half of the targets are out of reach."""
-    inputs = np.array([[1.0, 1.0], [1.0, 1.0 + 1e-7], [0.0, 0.0], [0.0, 0.0]])
+    inputs = np.array([[1.0, 1.0], [1.0, 1.0], [0.0, 0.0], [0.0, 0.0]])
     start = least_absolute(inputs, np.ones((4, 1)), [1e17, -1e17])
     descent = rs.descend(start)
-    assert descent.status != "perfect_fit" or descent.loss < 1e-10
+    assert descent.loss >= 0.5
+    assert descent.status != "perfect_fit"
 
 
 @pytest.mark.parametrize("seed", range(6))

@@ -122,8 +122,9 @@ def descend(
         Per pivot one pass of all samples and O(p^2); memory O(p^2 + samples * kinks).
 
     Guarantees:
-        `losses` never rises; the end's claim is that of the certificate, whatever the path. An output
-        that is said to be unbounded falls forever in exact arithmetic.
+        `losses` never rises, and each is the true loss at its point to rounding; straight on to the next
+        point the loss may rise where kinks were shifted. The end's claim is that of the certificate,
+        whatever the path. An output that is said to be unbounded falls forever in exact arithmetic.
 
     Raises:
         InputError: Another loss, weight decay, an unknown rule, theta of the wrong shape or outside the
