@@ -118,8 +118,8 @@ def zero_slopes(
         there[active[crossed]] = True
         frozen = FrozenForms(landscape, layer, there)
         found = near[:, 0] | crossed | simple
-        vanishing = frozen.vanishing(inputs, put)
-        found = _certain(found, frozen.kinks(active).units, inputs[levels[0]], vanishing)
+        gradient, units = frozen.sums(inputs, put), frozen.kinks(active).units
+        found = _certain(found, units, inputs[levels[0]], gradient, landscape.loss_name == "l1")
         zero[found & crossed, 1] = True
         zero[found & ~crossed & near[:, 0], 0] = True
     return zero
@@ -148,8 +148,17 @@ def _shallowest(kinks: Bools, places: tuple[Indices, Indices]) -> Bools:
     return np.asarray(kinks & (levels == first[samples]))
 
 
-def _certain(found: Bools, units: Array, inputs: Array, vanishing: Bools) -> Bools:
-    """Those of some kinks whose multipliers are zero for certain."""
+def _certain(found: Bools, units: Array, inputs: Array, gradient: Array, exact: bool) -> Bools:
+    """Those of some kinks whose multipliers are zero for certain.
+
+    Args:
+        found: The kinks.
+        units: The normals are `units_k (x) inputs_k`, (k, width) and (k, columns).
+        inputs: See units.
+        gradient: The gradient, up to a factor, or what is zero where it is (width, columns).
+        exact: Whether it is the gradient.
+    """
+    vanishing = ~gradient.astype(bool)
     live = units.astype(bool)[:, :, None] & inputs.astype(bool)[:, None, :]
 
     def rows(kinks: Bools, entries: Bools) -> Array:
@@ -168,14 +177,22 @@ def _certain(found: Bools, units: Array, inputs: Array, vanishing: Bools) -> Boo
     if not left.any():
         return sure
     seldom = live[~sure].any(axis=1).sum(axis=0) <= SELDOM
-    entries = vanishing & seldom & live[left].any(axis=(0, 1))
-    among = ~sure & (live & entries).any(axis=(1, 2))
-    matrix = rows(among, entries)
-    unsure, rank = dependent_rows(matrix)
-    free = left[among] & ~unsure
-    if free.any() and rank_at_most(matrix[~free], rank - int(free.sum())):
-        sure = sure.copy()
-        sure[np.flatnonzero(among)[free]] = True
+    regions = [vanishing & seldom & live[left].any(axis=(0, 1))]
+    if exact:  # all entries of a unit
+        eye = np.eye(len(gradient), dtype=np.bool_)
+        regions += [
+            np.outer(eye[u], np.ones(len(seldom), dtype=np.bool_))
+            for u in np.flatnonzero(units[left].any(axis=0))
+        ]
+    for entries in regions:
+        among = ~sure & (live & entries).any(axis=(1, 2))
+        matrix = rows(among, entries)
+        unsure, rank = dependent_rows(matrix)
+        free = (found & ~sure)[among] & ~unsure
+        others = np.vstack([matrix[~free], gradient[entries][None]])
+        if free.any() and rank_at_most(others, rank - int(free.sum())):
+            sure = sure.copy()
+            sure[np.flatnonzero(among)[free]] = True
     return sure
 
 

@@ -209,10 +209,8 @@ class FrozenForms:
                 column -= Counter(column.tolist()).most_common(1)[0][0]
         return np.asarray(inputs)
 
-    def vanishing(self, inputs: Array, slopes: Mapping[int, Fraction]) -> Bools:
-        """Entries of the gradient that are exactly zero wherever the loss is stationary (width, columns).
-
-        Of the L1 loss those whose sum is zero, of the others those without a term.
+    def sums(self, inputs: Array, slopes: Mapping[int, Fraction]) -> Array:
+        """The L1 loss's gradient up to a factor, of others the numbers of its terms (width, columns).
 
         Args:
             inputs: From `inputs_from_commonest`.
@@ -230,7 +228,7 @@ class FrozenForms:
         else:
             units = rows.astype(bool).any(axis=1).astype(np.intp).astype(object)
             inputs = inputs.astype(bool).astype(np.intp).astype(object)
-        return ~np.asarray((units.T @ inputs).astype(bool))
+        return np.asarray(units.T @ inputs)
 
     def kinks(self, kinks: Indices) -> Forms:
         """Forms of some kinks, with their constants; the samples are those of the kinks, in order."""
