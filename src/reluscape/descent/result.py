@@ -74,8 +74,8 @@ class Descent(Result):
         theta: The end, shape (size,).
         loss: Loss there, from a plain forward pass; of a `NetworkOutput` the output, here and below.
         losses: Loss at the start and after every pivot, shape (num_pivots + 1,); never rises.
-        step_lengths: Length of every pivot's step in the block's parameters, up to directions on which
-            nothing depends, shape (num_pivots,).
+        step_lengths: Length of every pivot's step, shape (num_pivots,): for a block in coordinates in
+            which its inputs have root mean square one in every direction; for an output in its inputs.
         vertices: Points along the path, every `stride`-th, shape (m, size).
         stride: Pivots between two of them.
         first_vertex: Pivot at which the first vertex was reached (as many active kinks as independent
