@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reluscape.arithmetic import Float64, left_inverse, rounded_sizes, split_errors
-from reluscape.dependent import coefficients, relation_errors, relation_shift
+from reluscape.dependent import Places, coefficients, relation_errors, relation_shift
 from reluscape.errors import AnalysisError
 from reluscape.exactly import gradient_is_spanned
 from reluscape.integers import FrozenForms
@@ -74,6 +74,7 @@ class _Search:
         jumps: s, with the bounds `errors` on their rounding errors.
         bends: c.
         idle: Kinks whose crossing changes nothing.
+        places: Where the kinks are.
         basis: Orthonormal rows that span the normals.
         size: Largest slope in sight; margins far below it are zero.
         far: Stands for no bound: HiGHS corrupts its memory where a row of its basis becomes free.
@@ -90,6 +91,7 @@ class _Search:
     errors: Floats = field(init=False)
     bends: Floats = field(init=False)
     idle: Bools = field(init=False)
+    places: Places = field(init=False)
     basis: Floats = field(init=False)
     size: float = field(init=False)
     far: float = field(init=False)
@@ -103,7 +105,10 @@ class _Search:
         point, (self.jumps, self.errors) = self.point, self.point.jumps()
         normals, self.bends = point.normals, point.bends()
         self.idle = (self.jumps == 0) & (self.errors == 0) & ~self.bends.any(axis=0)
-        count = len(normals)
+        piecewise, count = point.block.piecewise, len(normals)
+        residual = piecewise.level_of(point.active) == len(piecewise.slopes)
+        outputs = piecewise.groups[-1].units if piecewise.has_residuals else 0
+        self.places = Places(piecewise.sample_of(point.active), residual, outputs)
         lengths = np.linalg.norm(normals, axis=1)
         lengths[lengths == 0] = 1.0  # a kink that moves only behind others of its sample
         rank = Float64().rank(normals)
@@ -134,9 +139,9 @@ class _Search:
         Where the best margin is zero, directions are flat. Those that move kinks to their negative
         sides only have weights of exactly zero there, and the margin is sought among the others.
         """
-        zero = self.idle.copy()
+        zero, silent = self.idle.copy(), np.zeros_like(self.idle)
         while True:
-            solution = self._solve(sides, zero)
+            solution = self._solve(sides, zero, silent)
             if solution is None:
                 return None
             margin = float(solution.point[-1])
@@ -151,18 +156,34 @@ class _Search:
                 torn = np.where(sides == 0, np.minimum(below, above), 0.0)
                 return int(torn.argmax()) if torn.max() > least else None
             flat = (below > least) & ~zero
-            if not flat.any():
-                self._lean(self.basis.T @ duals[:rank], zero)
-                return self._checked(solution.point[:-1], sides, zero)
+            level, still = self._level(solution.point[:-1], above > least, zero)
             self._lean(self.basis.T @ duals[:rank], zero)
-            zero |= flat
+            if not flat.any() and not (level & ~silent).any():
+                return self._checked(solution.point[:-1], sides, zero)
+            zero, silent = zero | flat | still, silent | level
 
-    def _solve(self, sides: Sides, zero: Bools) -> Solution | None:
-        """Weights with the largest margin among those that are not held at zero."""
+    def _level(self, weights: Floats, tight: Bools, zero: Bools) -> tuple[Bools, Bools]:
+        """Kinks without slopes on either side, and those whose weights are zero for that.
+
+        They are those of samples that may be left out of the loss, or bend others that have no weight.
+        """
+        none = np.zeros_like(tight)
+        if not tight.any():
+            return none, none
+        weights = np.where(
+            zero | (np.abs(weights) <= TOLERANCES.interior * self.size), 0.0, weights
+        )
+        out = self.places.forceless(weights[None], self.jumps, self.bends)[0]
+        bends = self.bends != 0
+        level = tight & (self.jumps == 0) & (self.errors == 0) & ~bends[weights != 0].any(axis=0)
+        return level | out, level | bends[:, level].any(axis=1) | (out & ~self.places.residual)
+
+    def _solve(self, sides: Sides, zero: Bools, silent: Bools) -> Solution | None:
+        """Weights with the largest margin among those that are not held at zero or left out."""
         rank, count = len(self.basis), len(sides)
         self.program.fix(np.append(zero, False), self.box)
-        self.program.set_lower(rank, np.where((sides > 0) | zero, -self.far, 0.0))
-        high = np.where((sides < 0) | self.idle, -self.far, -self.jumps)
+        self.program.set_lower(rank, np.where((sides > 0) | zero | silent, -self.far, 0.0))
+        high = np.where((sides < 0) | self.idle | silent, -self.far, -self.jumps)
         self.program.set_lower(rank + count, high)
         try:
             solution = self.program.minimise(np.append(np.zeros(count), -1.0))
@@ -175,8 +196,9 @@ class _Search:
     ) -> tuple[Floats, float] | None:
         """Weights corrected to write the gradient, and their least margin, if that is positive."""
         point, weights = self.point, np.where(zero, 0.0, weights)
-        kept = weights != 0
-        inverse, spans = self._split(kept)
+        silent = self.places.forceless(weights[None], self.jumps, self.bends)[0]
+        kept = (weights != 0) & ~silent
+        inverse, spans = self._split(kept, silent)
         gap = point.gradient + point.normals.T @ weights
         weights[kept] -= inverse @ gap
         spread = np.zeros(len(weights))
@@ -191,8 +213,8 @@ class _Search:
                 return None
             errors += relation_errors(relations, shift, self.bends)
         asked = np.column_stack([sides <= 0, sides >= 0])
-        past = (margins - errors)[asked]
-        exactly = (margins == 0) & (errors == 0) & (weights == 0)[:, None]
+        past = np.where(silent[:, None], 0.0, margins - errors)[asked]
+        exactly = (margins == 0) & (errors == 0) & (weights == 0)[:, None] | silent[:, None]
         holds = exactly[asked] | (past > 0)
         if self.exact:
             holds |= margins[asked] >= -TOLERANCES.interior * self.size
@@ -216,16 +238,16 @@ class _Search:
         proved = self._checked(found.weights, none, self.idle, relations)
         return Leaves(none[None], proved[0][None], proved[1], relations) if proved else None
 
-    def _split(self, kept: Bools) -> tuple[Floats, bool]:
+    def _split(self, kept: Bools, silent: Bools) -> tuple[Floats, bool]:
         """`left_inverse` of some kinks' normals, and whether their span holds the exact gradient."""
-        point, key = self.point, kept.tobytes()
+        point, key = self.point, kept.tobytes() + silent.tobytes()
         if key not in self.splits:
             spans = self.exact or gradient_is_spanned(
                 point.block.landscape,
                 point.block.layer,
                 (point.pattern, point.active),
                 point.normals,
-                kept,
+                (kept, silent),
                 (point.gradient, point.gradient_error),
             )
             self.splits[key] = left_inverse(point.normals[kept]), spans

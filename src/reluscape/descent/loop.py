@@ -15,7 +15,7 @@ from importlib.util import find_spec
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from reluscape.adjacent import way_out
+from reluscape.adjacent import examine, way_out
 from reluscape.certificate import MINIMA, Certificate
 from reluscape.descent.forecast import forecast_descent
 from reluscape.descent.kernel import (
@@ -142,10 +142,10 @@ def descend(
             _follow(problem, path, first=rule == "first_kink", rng=rng)
         end = path.end()
         way = _way_out(function, end) if path.may_go_on else None
-        if left and path.leave(end, way):
+        if left and path.leave(end, way[0] if way is not None and way[1] < 0 else None):
             continue
         end, certificate = _aside(function, end, way) or (end, path.certified(end))
-        if not left or not path.leave(end, _shown_way(certificate, end)):
+        if not left or not path.leave(end, _shown_way(function, certificate, end)):
             break
     return path.result(end, certificate)
 
@@ -234,20 +234,25 @@ def _longest_fall(function: Function, theta: Floats, direction: Floats) -> Float
     return step
 
 
-def _shown_way(certificate: Certificate, theta: Floats) -> tuple[Floats, float] | None:
-    """The direction along which a certificate shows that the loss falls at theta, and its rate."""
-    if certificate.direction is None or not np.array_equal(certificate.theta, theta):
-        return None
-    return certificate.direction, -certificate.margin
+def _shown_way(function: Function, certificate: Certificate, theta: Floats) -> Floats | None:
+    """A direction along which the loss falls at theta, found with its certificate."""
+    if certificate.claim == "undecided":
+        point = Point.at(_around(function, theta), theta)
+        direction = None if point.independent or not point.is_stationary else examine(point)[1]
+        return None if direction is None else _inward(function, theta, direction)
+    return certificate.direction if np.array_equal(certificate.theta, theta) else None
 
 
 def _way_out(function: Function, theta: Floats) -> tuple[Floats, float] | None:
     """A direction out of a point where more kinks meet than the edges of a basis show, and its rate."""
     point = Point.at(_around(function, theta), theta)
     way = None if point.independent or not point.is_stationary else way_out(point)
-    if way is None or isinstance(function, Block):
-        return way
-    return function.inward(theta, way[0]), way[1]
+    return None if way is None else (_inward(function, theta, way[0]), way[1])
+
+
+def _inward(function: Function, theta: Floats, direction: Floats) -> Floats:
+    """A direction without what leads out of the box."""
+    return direction if isinstance(function, Block) else function.inward(theta, direction)
 
 
 def _aside(
@@ -391,9 +396,9 @@ class _Path:
         """Whether the descent ended where pivots led no further, and not for another reason."""
         return self.status in (None, Status.stalled)
 
-    def leave(self, end: Floats, way: tuple[Floats, float] | None) -> bool:
-        """Go on from the end along a way with a falling rate; whether the loss fell."""
-        if way is None or way[1] >= 0 or not self.may_go_on or not self.fall(end, way[0]):
+    def leave(self, end: Floats, direction: Floats | None) -> bool:
+        """Go on from the end along a falling direction; whether the loss fell."""
+        if direction is None or not self.may_go_on or not self.fall(end, direction):
             return False
         if self.status is Status.stalled:
             self.status = None
