@@ -31,8 +31,8 @@ Indices = NDArray[np.intp]
 #: Largest number of multiplications of integers in an evaluation, some seconds.
 MAX_PRODUCTS = 2 * 10**7
 
-#: Largest number of multiplications modulo primes in the proof of one rank, some seconds.
-MAX_ELIMINATION = 3 * 10**8
+#: Largest number of multiplications modulo primes in the proof of one rank, some ten seconds.
+MAX_ELIMINATION = 2 * 10**9
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from importlib.util import find_spec
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from threadpoolctl import threadpool_limits
 
 from reluscape.adjacent import examine, way_out
 from reluscape.certificate import MINIMA, Certificate
@@ -71,8 +72,9 @@ CLOSE = 1e-3
 REBUILDS = 5
 #: Step, relative to the point, after which kinks that were zero have their sides.
 TINY_STEP = 1e-9
-#: Points at which more kinks meet than edges lead out of, left along another direction.
-DETOURS = 5
+#: Points at which more kinks meet than edges lead out of, left along another direction, one after the
+#: other without a fall of the loss by this share.
+DETOURS, WORTHWHILE = 5, 0.01
 #: Largest block that is certified in rationals where float64 is undecided.
 RATIONAL = 60
 #: Numbers kept of the path, 64 MB.
@@ -119,7 +121,8 @@ def descend(
         The path and its end. `status` says how it ended, `certificate` what the end is.
 
     Cost:
-        Per pivot one pass of all samples and O(p^2); memory O(p^2 + samples * kinks).
+        Per pivot one pass of all samples and O(p^2); memory O(p^2 + samples * kinks). On one thread: so
+        the path does not depend on how many there are, and pivots are too small to be shared.
 
     Guarantees:
         `losses` never rises, and each is the true loss at its point to rounding; straight on to the next
@@ -132,22 +135,32 @@ def descend(
     """
     _check(function, rule, max_pivots)
     start: Floats = function.check(theta)
-    problem = _problem(function)
-    path = _Path(function, problem, start, max_pivots, progress)
-    rng = np.random.default_rng(seed)
+    with threadpool_limits(1, user_api="blas"):
+        path = _Path(function, _problem(function), start, max_pivots, progress)
+        end, certificate = _descended(path, first=rule == "first_kink", seed=seed)
+        return path.result(end, certificate)
+
+
+def _descended(path: _Path, *, first: bool, seed: int) -> tuple[Floats, Certificate]:
+    """Take the path to its end; that with its certificate."""
+    function, problem, rng = path.function, path.problem, np.random.default_rng(seed)
     if isinstance(function, NetworkOutput) and function.is_affine:
-        path.follow_ray(falling_ray(function, start, descent_ways(function, start), path.lowest))
-    for left in reversed(range(DETOURS + 1)):
+        ways = descent_ways(function, path.start)
+        path.follow_ray(falling_ray(function, path.start, ways, path.lowest))
+    left, lowest = DETOURS, path.lowest
+    while True:
         if problem.size and path.status is None:
-            _follow(problem, path, first=rule == "first_kink", rng=rng)
+            _follow(problem, path, first=first, rng=rng)
+        if path.lowest < (1.0 - WORTHWHILE) * lowest:
+            left, lowest = DETOURS, path.lowest
         end = path.end()
         way = _way_out(function, end) if path.may_go_on else None
-        if left and path.leave(end, way[0] if way is not None and way[1] < 0 else None):
+        left -= 1
+        if left >= 0 and path.leave(end, way[0] if way is not None and way[1] < 0 else None):
             continue
         end, certificate = _aside(function, end, way) or (end, path.certified(end))
-        if not left or not path.leave(end, _shown_way(function, certificate, end)):
-            break
-    return path.result(end, certificate)
+        if left < 0 or not path.leave(end, _shown_way(function, certificate, end)):
+            return end, certificate
 
 
 def _problem(function: Function) -> Problem:
@@ -459,6 +472,7 @@ def _follow(problem: Problem, path: _Path, *, first: bool, rng: np.random.Genera
         path.progress("loading the kernel; its first use compiles it, for up to a minute", 0.0)
     state = problem.state(path.best, _NONE, None)
     while path.status is None:
+        before = path.lowest
         why = _batch(problem, state, path, shift, first=first)
         if (why != GOING or path.lowest <= CLOSE * path.losses[0]) and path.fits:
             path.status = Status.perfect_fit
@@ -479,7 +493,7 @@ def _follow(problem: Problem, path: _Path, *, first: bool, rng: np.random.Genera
         elif why == VERTEX_IS_MINIMUM and sound:
             shift = None
         elif why == GOING and sound:
-            rebuilds = 0
+            rebuilds = 0 if path.lowest < before - path.slack else rebuilds
             path.status = Status.max_pivots if path.left <= 0 else None
             continue
         else:
