@@ -28,6 +28,9 @@ NO_KINKS = np.zeros(0, dtype=np.intp)
 #: Inputs that so few active kinks have are looked at for relations between their slopes.
 SELDOM = 40
 
+#: Largest product of parameters and cubed active kinks at which all entries are looked at together.
+MAX_WHOLE = 2 * 10**8
+
 #: Largest denominator of a slope of the absolute value that is guessed from rounded ones.
 SIMPLE = 64
 
@@ -193,6 +196,8 @@ def _certain(found: Bools, units: Array, inputs: Array, gradient: Array, exact: 
             np.outer(eye[u], np.ones(len(seldom), dtype=np.bool_))
             for u in np.flatnonzero(units[left].any(axis=0))
         ]
+        if gradient.size * len(units) ** 3 <= MAX_WHOLE:
+            regions.append(np.ones(gradient.shape, dtype=np.bool_))
     for entries in regions:
         among = ~sure & (live & entries).any(axis=(1, 2))
         matrix = rows(among, entries)
