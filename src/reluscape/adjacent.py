@@ -19,14 +19,15 @@ any split, concave kinks may be paid for by convex ones through the relations be
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
 
 from reluscape.arithmetic import Float64, left_inverse, rounded_sizes, split_errors
-from reluscape.dependent import Places, coefficients, relation_errors, relation_shift
+from reluscape.coincident import Coincident
+from reluscape.dependent import coefficients, relation_errors, relation_shift
 from reluscape.errors import AnalysisError
 from reluscape.exactly import gradient_is_spanned
 from reluscape.integers import FrozenForms
@@ -73,12 +74,13 @@ class _Search:
     normals have length one, the loss so that jumps are one on average: solvers' tolerances are absolute.
 
     Attributes:
-        point: The point.
+        point: The point, its active kinks without those that are one with an earlier one.
         exact: Weights may be on their bounds but for rounding.
         jumps: s, with the bounds `errors` on their rounding errors.
         bends: c.
         idle: Kinks whose crossing changes nothing.
-        places: Where the kinks are.
+        same: Which kinks are one.
+        sizes: Sums of the absolute jumps of kinks that are one.
         ways: Columns that span the normals' span, in which these are orthonormal columns (params, rank):
             nearly dependent normals would cost the solver its accuracy.
         units: Factors on the program's weights that give u.
@@ -97,7 +99,8 @@ class _Search:
     errors: Floats = field(init=False)
     bends: Floats = field(init=False)
     idle: Bools = field(init=False)
-    places: Places = field(init=False)
+    same: Coincident = field(init=False)
+    sizes: Floats = field(init=False)
     ways: Floats = field(init=False)
     units: Floats = field(init=False)
     size: float = field(init=False)
@@ -109,13 +112,16 @@ class _Search:
     flat: Floats | None = None
 
     def __post_init__(self) -> None:
-        point, (self.jumps, self.errors) = self.point, self.point.jumps()
-        normals, self.bends = point.normals, point.bends()
+        (jumps, errors), bends = self.point.jumps(), self.point.bends()
+        self.same = same = _coincident(self.point)
+        self.jumps, self.errors = same.sums(jumps), same.sums(errors)
+        self.sizes, self.bends = same.sums(np.abs(jumps)), same.sums(bends[same.first])
+        normals = self.point.normals[same.first]
+        self.point = point = replace(
+            self.point, active=self.point.active[same.first], normals=normals
+        )
         self.idle = (self.jumps == 0) & (self.errors == 0) & ~self.bends.any(axis=0)
-        piecewise, count = point.block.piecewise, len(normals)
-        residual = piecewise.level_of(point.active) == len(piecewise.slopes)
-        outputs = piecewise.groups[-1].units if piecewise.has_residuals else 0
-        self.places = Places(piecewise.sample_of(point.active), residual, outputs)
+        count = len(normals)
         lengths = np.linalg.norm(normals, axis=1)
         lengths[lengths == 0] = 1.0  # a kink that moves only behind others of its sample
         rank, unit = Float64().rank(normals), normals / lengths[:, None]
@@ -185,10 +191,10 @@ class _Search:
         weights = np.where(
             zero | (np.abs(weights) <= TOLERANCES.interior * self.size), 0.0, weights
         )
-        out = self.places.forceless(weights[None], self.jumps, self.bends)[0]
+        out = self.same.left_out(weights[None], self.sizes, self.jumps, self.bends)[0]
         bends = self.bends != 0
         level = tight & (self.jumps == 0) & (self.errors == 0) & ~bends[weights != 0].any(axis=0)
-        return level | out, level | bends[:, level].any(axis=1) | (out & ~self.places.residual)
+        return level | out, level | bends[:, level].any(axis=1) | (out & ~self.same.residual)
 
     def _solve(self, sides: Sides, zero: Bools, silent: Bools) -> Solution | None:
         """Weights with the largest margin among those that are not held at zero or left out."""
@@ -211,7 +217,7 @@ class _Search:
     ) -> tuple[Floats, float] | None:
         """Weights corrected to write the gradient, and their least margin, if that is positive."""
         point, weights = self.point, np.where(zero, 0.0, weights)
-        silent = self.places.forceless(weights[None], self.jumps, self.bends)[0]
+        silent = self.same.left_out(weights[None], self.sizes, self.jumps, self.bends)[0]
         kept = (weights != 0) & ~silent
         inverse, spans = self._split(kept, silent)
         gap = point.gradient + point.normals.T @ weights
@@ -251,7 +257,16 @@ class _Search:
         paying = (np.diag(found.relations) < 0)[:, None]
         relations = np.where(paying, found.relations, 0.0)  # others take without giving
         proved = self._checked(found.weights, none, self.idle, relations)
-        return Leaves(none[None], proved[0][None], proved[1], relations) if proved else None
+        return self.leaves([none], [proved[0]], proved[1], relations) if proved else None
+
+    def leaves(
+        self, sides: list[Sides], weights: list[Floats], margin: float, relations: Floats | None
+    ) -> Leaves:
+        """Leaves with all active kinks; those that are one with an earlier one have no weights."""
+        spread = self.same.spread
+        if relations is not None:
+            relations = spread(spread(relations).T).T
+        return Leaves(spread(np.array(sides)), spread(np.array(weights)), margin, relations)
 
     def _split(self, kept: Bools, silent: Bools) -> tuple[Floats, bool]:
         """`left_inverse` of some kinks' normals, and whether their span holds the exact gradient."""
@@ -262,7 +277,7 @@ class _Search:
                 point.block.layer,
                 (point.pattern, point.active),
                 point.normals,
-                (kept, silent),
+                (kept, np.flatnonzero(self.same.samples_of(silent))),
                 (point.gradient, point.gradient_error),
             )
             self.splits[key] = left_inverse(point.normals[kept]), spans
@@ -317,6 +332,20 @@ class _Search:
         return np.asarray(rates)
 
 
+def _coincident(point: Point) -> Coincident:
+    """Which of the active kinks are one."""
+    piecewise = point.block.piecewise
+    starts = np.array([group.start for group in piecewise.groups])
+    widths = np.array([group.units for group in piecewise.groups])
+    levels, samples = piecewise.level_of(point.active), piecewise.sample_of(point.active)
+    units = (point.active - starts[levels]) % widths[levels]
+    kinds = np.cumsum([0, *widths])[levels] + units
+    outputs = np.where(levels == len(piecewise.slopes), units, -1)
+    bits = point.pattern[starts[-1] :] if piecewise.has_residuals else point.pattern[:0]
+    signs = np.where(bits, 1, -1).reshape(piecewise.num_samples, -1)
+    return Coincident.of(point.block.landscape, (samples, kinds, outputs), signs)
+
+
 def examine(point: Point, *, exact: bool = False) -> tuple[Leaves | None, Floats | None]:
     """Leaves that show a minimum to first order, or a unit direction along which the loss falls.
 
@@ -324,7 +353,7 @@ def examine(point: Point, *, exact: bool = False) -> tuple[Leaves | None, Floats
     bounds are for exact arithmetic to correct.
     """
     search = _Search(point, exact)
-    todo = [np.zeros(len(point.active), dtype=np.int8)]
+    todo = [np.zeros(len(search.point.active), dtype=np.int8)]
     sides: list[Sides] = []
     weights: list[Floats] = []
     margin = np.inf
@@ -349,7 +378,7 @@ def examine(point: Point, *, exact: bool = False) -> tuple[Leaves | None, Floats
         sides.append(here)
         weights.append(found[0])
         margin = min(margin, found[1])
-    return Leaves(np.array(sides), np.array(weights), float(margin)), None
+    return search.leaves(sides, weights, float(margin), None), None
 
 
 def way_out(point: Point) -> tuple[Floats, float] | None:

@@ -4,13 +4,14 @@ With g, a_k, s_k, c_qk as there, weights u that write the gradient, `g + sum_k u
 and `C_k = s_k + sum_q c_qk u_q`, show that the loss falls in no direction; in a part of the directions in
 which kink k has one side only, one of its two bounds is enough. In one part of all directions, kinks
 beyond their bounds may be paid for by others through relations between the normals (`shares.py`).
-Samples that are fitted exactly, and that nothing pulls at, may be left out (`Places.forceless`).
+Kinks of samples with equal inputs are one, and the first of them has its weights; where the terms of such
+samples cancel, or one is fitted exactly and nothing pulls at it, they may be left out (`coincident.py`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 
 from reluscape.arithmetic import Float64, Rational, left_inverse_sizes, split_errors
 from reluscape.certificate import Claim, cover_all
+from reluscape.coincident import Coincident
 from reluscape.exactly import gradient_is_spanned
 from reluscape.integers import FrozenForms, rank_at_most
 from reluscape.tolerances import TOLERANCES
@@ -29,9 +31,6 @@ if TYPE_CHECKING:
 Array = NDArray[Any]
 Bools = NDArray[np.bool_]
 Indices = NDArray[np.intp]
-
-#: Weights this near to half a jump, and slopes this near to zero, may be that exactly.
-FORCELESS = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,31 +60,6 @@ def coefficients(weights: Array, jumps: Array, bends: Array, relations: Array | 
         pushed = -combined(relations, bends[:, bent])
         high[..., bent] = high[..., bent] - _positive(pushed).sum(axis=0)
     return np.stack([low, high], axis=-1)
-
-
-@dataclass(frozen=True, slots=True)
-class Places:
-    """Where active kinks are: their samples, which of them are residuals, and residuals per sample."""
-
-    samples: Indices
-    residual: Bools
-    outputs: int
-
-    def forceless(self, weights: Array, jumps: Array, bends: Array) -> Bools:
-        """Kinks (parts, k) of samples that may be left out of the loss, by their weights.
-
-        A sample's share of the L1 loss is at its least where all its residuals are zero, so a minimum
-        of the loss without it is one with it. Weights say so where those of its residuals are half
-        their jumps, which takes its gradient out, and those of its other kinks zero. They need it
-        where one of these kinks has no slope on its positive side either.
-        """
-        jumps, ceilings = np.asarray(jumps, np.float64), jumps + weights @ bends
-        small = FORCELESS * np.abs(jumps)
-        fits = np.where(self.residual, np.abs(2 * weights - jumps) <= small, weights == 0)
-        needs = ~self.residual & (np.abs(ceilings) <= small) & fits
-        member = self.samples == np.unique(self.samples)[:, None]
-        complete = member @ self.residual.astype(np.intp) == self.outputs
-        return np.asarray((~(~fits @ member.T) & (needs @ member.T) & complete) @ member)
 
 
 def relation_errors(relations: Array, shift: Array, bends: Array) -> Array:
@@ -152,7 +126,7 @@ def claim_of_cells(
     local: Local, multipliers: Array, scale: float, cells: Cells | None
 ) -> tuple[Claim, float]:
     """The claim where the active normals are dependent, and the curvature it uses."""
-    if cells is None or not cover_all(cells.sides):
+    if cells is None or not cover_all(cells.sides[:, _coincident(local).first]):
         return "undecided", float("nan")
     if not (local.numbers.exact or local.stationary_radius(multipliers) is not None):
         return "undecided", float("nan")
@@ -176,6 +150,10 @@ def margins(local: Local, cells: Cells, scale: float = 1.0) -> Array | None:
     None where weights do not write the gradient. In float64 a margin of zero that may be a rounded
     one counts as negative.
     """
+    merged = _merged(local, cells)
+    if merged is None:
+        return None
+    local, cells, same, sizes = merged
     jumps, bends = local.jumps_and_bends()
     gaps = local.gradient + cells.weights @ local.normals
     found = coefficients(cells.weights, jumps, bends, cells.relations)
@@ -184,13 +162,13 @@ def margins(local: Local, cells: Cells, scale: float = 1.0) -> Array | None:
         if cells.relations is not None:
             gaps = np.vstack([gaps, combined(cells.relations, local.normals)])
         return None if any(bool(entry != 0) for entry in gaps.ravel()) else found[asked]
-    silent = _places(local).forceless(cells.weights, jumps, bends)
-    spread = _spread(local, cells.weights, (gaps, silent), scale)
+    silent = same.left_out(cells.weights, sizes, jumps, bends)
+    spread = _spread(local, cells.weights, (gaps, silent, same), scale)
     if spread is None:
         return None
     noise = TOLERANCES.rounding * local.block.terms * np.finfo(float).eps
-    plain = coefficients(cells.weights, jumps, bends, None)
-    wide = spread + spread @ np.abs(bends) + noise * np.abs(plain).sum(axis=2)
+    terms = sizes + np.abs(cells.weights) @ (np.abs(bends) + np.eye(len(bends)))
+    wide = spread + spread @ np.abs(bends) + noise * terms
     errors = np.stack([spread, wide], axis=2)
     if cells.relations is not None:
         shift = _shift(local, cells.relations)
@@ -202,10 +180,37 @@ def margins(local: Local, cells: Cells, scale: float = 1.0) -> Array | None:
     return np.asarray(np.where(silent[:, :, None], 0.0, left)[asked])
 
 
-def _places(local: Local) -> Places:
-    """Where the active kinks are."""
-    samples, switches = local.block.place(local.active)
-    return Places(samples, switches >= local.block.switches, local.block.residuals)
+def _coincident(local: Local) -> Coincident:
+    """Which of the active kinks are one."""
+    block = local.block
+    samples, switches = block.place(local.active)
+    outputs = np.where(switches >= block.switches, switches - block.switches, -1)
+    signs = np.where(local.bits[:, block.switches :], 1, -1)
+    return Coincident.of(local.landscape, (samples, switches, outputs), signs)
+
+
+def _merged(local: Local, cells: Cells) -> tuple[Local, Cells, Coincident, Array] | None:
+    """The picture and the weights with one kink for those that are one, and these jumps' absolute sums.
+
+    None where others than the first of them have weights or sides.
+    """
+    same = _coincident(local)
+    jumps, bends = local.jumps_and_bends()
+    sizes = same.sums(np.abs(jumps))
+    first, gone = same.first, np.delete(np.arange(len(local.active)), same.first)
+    if not len(gone):
+        return local, cells, same, sizes
+    relations = cells.relations
+    given = [cells.sides[:, gone], cells.weights[:, gone]]
+    if relations is not None:
+        given += [relations[gone], relations[:, gone]]
+        relations = relations[np.ix_(first, first)]
+    if any(bool(entry != 0) for part in given for entry in part.ravel()):
+        return None
+    crossed = same.sums(jumps), same.sums(bends[first])
+    normals = local.normals[first]
+    one = replace(local, active=local.active[first], normals=normals, crossed=[crossed], spreads={})
+    return one, Cells(cells.sides[:, first], cells.weights[:, first], relations), same, sizes
 
 
 def _shift(local: Local, relations: Array) -> Array | None:
@@ -215,7 +220,9 @@ def _shift(local: Local, relations: Array) -> Array | None:
     return relation_shift(relations, local.normals, local.normal_errors(), forms)
 
 
-def _spread(local: Local, weights: Array, left: tuple[Array, Bools], scale: float) -> Array | None:
+def _spread(
+    local: Local, weights: Array, left: tuple[Array, Bools, Coincident], scale: float
+) -> Array | None:
     """Bounds on the weights' errors; None where they are not certain to write the exact gradient.
 
     Weights of zero are exact: the others' normals must then span the gradient alone; likewise where
@@ -224,10 +231,11 @@ def _spread(local: Local, weights: Array, left: tuple[Array, Bools], scale: floa
     Args:
         local: The point.
         weights: u (parts, k).
-        left: What they leave of the gradient, and which kinks are of samples left out (parts, k).
+        left: What they leave of the gradient, which kinks are of samples left out (parts, k), and which
+            are one.
         scale: Factor on the rounding errors.
     """
-    gaps, silent = left
+    gaps, silent, same = left
     spread, kinds = np.zeros(weights.shape), np.hstack([(weights != 0) & ~silent, silent])
     for kind in np.unique(kinds, axis=0):
         pattern, out = np.split(kind, 2)
@@ -241,7 +249,7 @@ def _spread(local: Local, weights: Array, left: tuple[Array, Bools], scale: floa
             local.layer,
             (local.block.vector_of(local.bits), local.active),
             local.normals,
-            (pattern, out),
+            (pattern, np.flatnonzero(same.samples_of(out))),
             (local.gradient, local.gradient_error),
         ):
             return None
@@ -258,6 +266,10 @@ def exact_cells(local: Local, cells: Cells) -> Cells | None:
     write the gradient exactly. A gradient that is a ball lies in the normals' span because the point
     is stationary.
     """
+    merged = _merged(local, cells)
+    if merged is None:
+        return None
+    local, cells, same, _ = merged
     numbers, found = local.numbers, []
     assert isinstance(numbers, Rational)
     jumps, bends = local.jumps_and_bends()
@@ -282,7 +294,13 @@ def exact_cells(local: Local, cells: Cells) -> Cells | None:
         found.append(exact)
     corrected = Cells(cells.sides, np.array(found, dtype=object), _exact_relations(local, cells))
     left = margins(local, corrected)
-    return corrected if left is not None and all(bool(entry >= 0) for entry in left) else None
+    if left is None or not all(bool(entry >= 0) for entry in left):
+        return None
+    sides, weights = same.spread(cells.sides), same.spread(corrected.weights)
+    relations = corrected.relations
+    if relations is not None:
+        relations = same.spread(same.spread(relations).T).T
+    return Cells(sides, weights, relations)
 
 
 def _exact_relations(local: Local, cells: Cells) -> Array | None:

@@ -23,7 +23,7 @@ Bools = NDArray[np.bool_]
 Indices = NDArray[np.intp]
 
 
-NO_KINKS = np.zeros(0, dtype=np.intp)
+NO_SAMPLES = np.zeros(0, dtype=np.intp)
 
 #: Inputs that so few active kinks have are looked at for relations between their slopes.
 SELDOM = 40
@@ -41,13 +41,13 @@ def rest_is_zero(
     pattern: Bools,
     active: Indices,
     rank: int,
-    silent: Indices = NO_KINKS,
+    silent: Indices = NO_SAMPLES,
 ) -> bool:
     """Whether the L1 loss's gradient lies exactly in the span of the active kinks' normals.
 
     False also where the sums are too long to be added up exactly. They need not be where the normals,
-    of this rank, span all that any gradient can: sums of units times inputs. The samples of `silent`
-    kinks are left out of the loss.
+    of this rank, span all that any gradient can: sums of units times inputs. The samples `silent` are
+    left out of the loss.
     """
     frozen = FrozenForms(landscape, layer, pattern)
     if rank >= frozen.width * _num_directions(frozen.features, bias=frozen.bias):
@@ -63,7 +63,7 @@ def gradient_is_spanned(
     layer: str,
     at: tuple[Bools, Indices],
     normals: Array,
-    kept: tuple[Bools, Bools],
+    kept: tuple[Bools, Indices],
     gradient: tuple[Array, Array],
 ) -> bool:
     """Whether the normals of some active kinks are certain to span the gradient that all span.
@@ -73,18 +73,18 @@ def gradient_is_spanned(
         layer: The block's layer.
         at: Pattern and active kinks.
         normals: The active kinks' normals.
-        kept: Which of them are to span it, and which are of samples that are left out of the loss.
+        kept: Which of them are to span it, and the samples that are left out of the loss.
         gradient: The gradient in float64 and the bounds on its rounding errors.
     """
     spanning, silent = kept
-    if not silent.any() and (spanning.all() or spanned_by_structure(normals, spanning, *gradient)):
+    if not len(silent) and (spanning.all() or spanned_by_structure(normals, spanning, *gradient)):
         return True
     pattern, active = at
     rank = Float64().rank(normals[spanning])
     if rank == normals.shape[1]:
         return True
     exact = landscape.loss_name == "l1" and landscape.weight_decay == 0
-    return exact and rest_is_zero(landscape, layer, pattern, active[spanning], rank, active[silent])
+    return exact and rest_is_zero(landscape, layer, pattern, active[spanning], rank, silent)
 
 
 def zero_slopes(

@@ -192,12 +192,12 @@ class FrozenForms:
     def gradient(self, silent: Indices) -> Array:
         """Gradient of the L1 loss, up to a factor, a row of integers (1, params).
 
-        Without the samples of the kinks `silent`.
+        Without the samples `silent`.
         """
         samples = np.arange(len(self._block.features))
         *_, last = self._levels(samples)
         signs = np.where(self._bits[:, -self._block.outputs :], 1, -1).astype(object)
-        signs[self._block.place(silent)[0]] = 0
+        signs[silent] = 0
         units = (last.whole[:, :, :-1] * signs[:, :, None]).sum(axis=1)
         return np.asarray((units.T @ self._inputs(samples).whole).reshape(1, -1))
 
