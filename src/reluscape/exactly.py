@@ -9,6 +9,7 @@ a kink is often alone.
 from __future__ import annotations
 
 from fractions import Fraction
+from math import gcd
 from typing import Any
 
 import numpy as np
@@ -178,12 +179,11 @@ def _certain(found: Bools, units: Array, inputs: Array, gradient: Array, exact: 
         return sure
     seldom = live[~sure].any(axis=1).sum(axis=0) <= SELDOM
     regions = [vanishing & seldom & live[left].any(axis=(0, 1))]
-    if exact:  # all entries of a unit
-        eye = np.eye(len(gradient), dtype=np.bool_)
-        regions += [
-            np.outer(eye[u], np.ones(len(seldom), dtype=np.bool_))
-            for u in np.flatnonzero(units[left].any(axis=0))
-        ]
+    if exact:  # all entries of a unit, and of units whose residuals' normals go together
+        moved = units[left].any(axis=0)
+        groups = [*np.eye(len(gradient), dtype=np.bool_), *_proportional(gradient)]
+        every = np.ones(len(seldom), dtype=np.bool_)
+        regions += [np.outer(group, every) for group in groups if group[moved].any()]
     for entries in regions:
         among = ~sure & (live & entries).any(axis=(1, 2))
         matrix = rows(among, entries)
@@ -194,6 +194,20 @@ def _certain(found: Bools, units: Array, inputs: Array, gradient: Array, exact: 
             sure = sure.copy()
             sure[np.flatnonzero(among)[free]] = True
     return sure
+
+
+def _proportional(gradient: Array) -> list[Bools]:
+    """Groups of units, of two or more, whose gradients (width, columns) are multiples of each other.
+
+    They are linear on the same samples, so that where their own kinks do not pull, all vanish with one.
+    """
+    found: dict[tuple[int, ...], list[int]] = {}
+    for unit, row in enumerate(gradient.tolist()):
+        if common := gcd(*row):
+            common = common if next(entry for entry in row if entry) > 0 else -common
+            found.setdefault(tuple(entry // common for entry in row), []).append(unit)
+    groups = [group for group in found.values() if len(group) > 1]
+    return [np.isin(np.arange(len(gradient)), group) for group in groups]
 
 
 def _num_directions(inputs: Array, *, bias: bool) -> int:
