@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from reluscape.adjacent import way_out
+from reluscape.balanced import balanced
 from reluscape.certificate import MINIMA, Certificate
 from reluscape.descent.forecast import forecast_descent
 from reluscape.descent.kernel import (
@@ -196,9 +197,10 @@ def _polished(function: Function, problem: Problem, theta: Floats, active: Indic
     near.
     """
     settled = problem.settled(theta, active)
-    size = max(1.0, float(np.abs(settled).max(initial=0.0)))
+    lengths = np.abs(settled * _sizes(function, settled))
+    size = max(1.0, float(lengths.max(initial=0.0)))
     for share in SNAPS:
-        moved = _inside(function, np.where(np.abs(settled) <= share * size, 0.0, settled))
+        moved = _inside(function, np.where(lengths <= share * size, 0.0, settled))
         if _is_no_higher(function, moved, theta):
             return moved
     return theta
@@ -220,10 +222,23 @@ def _inside(function: Function, theta: Floats) -> Floats:
     return theta if isinstance(function, Block) else function.inside(theta)
 
 
+def _sizes(function: Function, theta: Floats) -> Floats:
+    """Factors on theta that give its balanced columns."""
+    even = balanced(function, theta) if isinstance(function, Block) else None
+    return np.ones(len(theta)) if even is None else even.sizes
+
+
+def _reach(function: Function, theta: Floats, direction: Floats) -> float:
+    """The step along a direction that is as long as one and theta together, in balanced columns."""
+    sizes = _sizes(function, theta)
+    length = float(np.linalg.norm(direction * sizes))
+    return (1.0 + float(np.linalg.norm(theta * sizes))) / (length or 1.0)
+
+
 def _longest_fall(function: Function, theta: Floats, direction: Floats) -> Floats:
     """The step along a direction up to where, in steps that double, the loss falls no more."""
     found, step = function.loss(theta), np.zeros_like(direction)
-    length = TINY_STEP * (1.0 + float(np.linalg.norm(theta)))
+    length = TINY_STEP * _reach(function, theta, direction)
     while np.isfinite(length):
         moved = _inside(function, theta + length * direction)
         loss = function.loss(moved)
@@ -242,12 +257,19 @@ def _shown_way(certificate: Certificate, theta: Floats) -> tuple[Floats, float] 
 
 
 def _way_out(function: Function, theta: Floats) -> tuple[Floats, float] | None:
-    """A direction out of a point where more kinks meet than the edges of a basis show, and its rate."""
-    point = Point.at(_around(function, theta), theta)
+    """A direction out of a point where more kinks meet than the edges of a basis show, and its rate.
+
+    The rate is per unit of length in balanced columns.
+    """
+    block = _around(function, theta)
+    block = balanced(block, theta) or block
+    point = Point.at(block, theta * block.sizes)
     way = None if point.independent or not point.is_stationary else way_out(point)
-    if way is None or isinstance(function, Block):
-        return way
-    return function.inward(theta, way[0]), way[1]
+    if way is None:
+        return None
+    direction = way[0] / block.sizes
+    inward = direction if isinstance(function, Block) else function.inward(theta, direction)
+    return inward, way[1]
 
 
 def _aside(
@@ -262,13 +284,13 @@ def _aside(
     direction = way[0]
     block = _around(function, theta)
     point = Point.at(block, theta)
-    size = 1.0 + float(np.linalg.norm(theta))
-    pattern = block.pattern(theta + TINY_STEP * size * direction)
+    reach = _reach(function, theta, direction)
+    pattern = block.pattern(theta + TINY_STEP * reach * direction)
     rates = block.piecewise.rates(pattern, direction)
     values = block.kinks(theta)
     ahead = np.where(pattern, rates < 0, rates > 0) & (np.abs(values) > point.bounds)
     times = -values[ahead] / rates[ahead]
-    length = min(size, float(times.min(initial=np.inf)) / 2)
+    length = min(reach, float(times.min(initial=np.inf)) / 2)
     moved = _inside(function, theta + length * direction)
     if _is_no_higher(function, moved, theta):
         found = certified_end(function, moved)
