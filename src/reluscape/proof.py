@@ -67,6 +67,10 @@ def certify(
     active set is certified as that point (`moved` says how far away it is): numerically converged
     is not exactly stationary, but next to it.
 
+    Minima of the L1 loss do not depend on the units of a layer's inputs: with columns of very
+    different size they are shown, and by `verify` checked, in columns brought to about the same size
+    by powers of two, an exact change; all that the certificate says is of the given columns.
+
     Args:
         block_or_landscape: What to certify: one layer, all others fixed, all layers at once, or a
             network's output over a box, which its claims call the loss.
