@@ -74,6 +74,10 @@ REBUILDS = 5
 TINY_STEP = 1e-9
 #: Points at which more kinks meet than edges lead out of, left along another direction.
 DETOURS = 5
+#: Flat directions along which an end is moved aside, one after the other.
+ASIDES = 10
+#: Largest block that is moved aside more than once.
+ASIDE = 200
 #: Largest block that is certified in rationals where float64 is undecided.
 RATIONAL = 60
 #: Numbers kept of the path, 64 MB.
@@ -275,28 +279,45 @@ def _way_out(function: Function, theta: Floats) -> tuple[Floats, float] | None:
 def _aside(
     function: Function, theta: Floats, way: tuple[Floats, float] | None
 ) -> tuple[Floats, Certificate] | None:
-    """A point of the same loss, halfway to the next kink along a flat direction, if it is certified.
+    """A point of the same loss, aside along flat directions, if it is certified.
 
     Fewer kinks meet there, so its certificate is smaller.
     """
-    if way is None or way[1] < 0:
-        return None
-    direction = way[0]
+    moved = theta
+    for turn in range(ASIDES if function.size <= ASIDE else 1):
+        if way is None or way[1] < 0:
+            return None
+        moved = _halfway(function, moved, way[0])
+        if not _is_no_higher(function, moved, theta):
+            return None
+        found = certify(function, moved) if turn else certified_end(function, moved)
+        if found.claim in MINIMA:
+            return moved, found
+        way = _way_out(function, moved)
+    return None
+
+
+def _halfway(function: Function, theta: Floats, direction: Floats) -> Floats:
+    """The point halfway to the next kink along a flat direction.
+
+    A linear program's direction is put exactly along those active kinks that only its rounding moves.
+    """
     block = _around(function, theta)
-    point = Point.at(block, theta)
-    reach = _reach(function, theta, direction)
-    pattern = block.pattern(theta + TINY_STEP * reach * direction)
-    rates = block.piecewise.rates(pattern, direction)
-    values = block.kinks(theta)
+    block = balanced(block, theta) or block
+    point, way = Point.at(block, theta * block.sizes), direction * block.sizes
+    lengths = np.linalg.norm(point.normals, axis=1)
+    normals = point.normals / np.where(lengths > 0, lengths, 1.0)[:, None]
+    still = normals[np.abs(normals @ way) <= TOLERANCES.interior * np.linalg.norm(way)]
+    if len(still):
+        way = way - np.linalg.lstsq(still, still @ way, rcond=TOLERANCES.independence)[0]
+    reach = _reach(function, theta, way / block.sizes)
+    pattern = block.pattern(point.theta + TINY_STEP * reach * way)
+    rates = block.piecewise.rates(pattern, way)
+    values = block.kinks(point.theta)
     ahead = np.where(pattern, rates < 0, rates > 0) & (np.abs(values) > point.bounds)
     times = -values[ahead] / rates[ahead]
     length = min(reach, float(times.min(initial=np.inf)) / 2)
-    moved = _inside(function, theta + length * direction)
-    if _is_no_higher(function, moved, theta):
-        found = certified_end(function, moved)
-        if found.claim in MINIMA:
-            return moved, found
-    return None
+    return _inside(function, theta + length * way / block.sizes)
 
 
 @dataclass(slots=True)
