@@ -20,6 +20,7 @@ from sklearn.datasets import load_diabetes, load_wine
 import reluscape as rs
 from reluscape.balanced import balanced
 from reluscape.certificate import MINIMA, Certificate
+from reluscape.train import mlp
 
 SHAPES = ((2, 2, 1), (3, 2, 1), (3, 2, 2), (2, 3, 2, 1), (4, 2, 2, 1))
 SEEDS = range(30)
@@ -246,3 +247,13 @@ def test_raw_data_descend_to_certified_minima(name: str) -> None:
     here = fuzz.losses(instance, descent.theta[None])[0]
     for radius in (1e-6, 1e-3):
         assert fuzz.losses(instance, descent.theta + radius * ways).min() >= here
+
+
+@pytest.mark.slow
+def test_ends_at_which_many_kinks_meet_are_left_along_several_flat_directions() -> None:
+    inputs, targets = load_wine(return_X_y=True)
+    module = mlp((13, 8, 8, 1), seed=0)
+    landscape = rs.Landscape(module, inputs, targets[:, None].astype(float), loss="l1")
+    descent = rs.descend(landscape.block(1))
+    assert descent.status in ("minimum", "strict_minimum")
+    assert rs.verify(descent.certificate, landscape).valid

@@ -34,6 +34,9 @@ Indices = NDArray[np.intp]
 #: Inputs that so few active kinks have are looked at for relations between their slopes.
 SELDOM = 40
 
+#: Largest number of kinks times units squared for which all pairs of units are compared, some seconds.
+MAX_COMPARED = 4 * 10**6
+
 #: Largest denominator of a slope of the absolute value that is guessed from rounded ones.
 SIMPLE = 64
 
@@ -244,7 +247,9 @@ def _certain_of_units(
 def _combinations(units: Array, some: Indices) -> tuple[list[Array], list[Array]]:
     """Combinations of units: some alone, and pairs in which most normals of both have no part."""
     eye = np.eye(units.shape[1], dtype=np.intp).astype(object)
-    pairs = []
+    pairs: list[Array] = []
+    if len(units) * len(eye) ** 2 > MAX_COMPARED:
+        return [*eye[some]], pairs
     for first, second in combinations(range(len(eye)), 2):
         both = [tuple(pair) for pair in units[:, [first, second]].tolist() if all(pair)]
         if both and (first in some or second in some):
