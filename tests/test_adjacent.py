@@ -96,6 +96,37 @@ def test_many_residuals_at_one_vertex() -> None:
     assert rs.verify(found, landscape).valid
 
 
+def left_alone(pull: float | None) -> Instance:
+    """A unit at zero beside one that fits sample 0, which nothing else pulls at but for `pull`."""
+    weights = (np.array([[0.0, 0.0], [1.3, 0.0]]), np.array([[0.3, 0.7]]))
+    inputs = np.array([[0.7, 0.0], [0.0, 0.9], [0.0, -1.3], [0.9, 0.0]])
+    targets = np.full((4, 1), -1.0)
+    targets[0] = 0.7 * (1.3 * 0.7)
+    if pull is None:
+        inputs, targets = inputs[:3], targets[:3]
+    else:
+        targets[3] = pull
+    return Instance(weights, (None, None), 0.0, inputs, targets, "l1", 0)
+
+
+@pytest.mark.parametrize("pull", [None, 5.0, -5.0])
+@pytest.mark.parametrize("arithmetic", ["float64", "rational"])
+def test_a_sample_that_is_fitted_and_left_alone_may_be_left_out(
+    pull: float | None, arithmetic: str
+) -> None:
+    """There the other unit's kink has no slope on either side, which rounding alone does not tell."""
+    instance = left_alone(pull)
+    answer = brute_force(instance)
+    assert not answer.independent
+    landscape = rs.Landscape(instance.module(), instance.inputs, instance.targets, loss="l1")
+    found = rs.certify(landscape.block(0), arithmetic=arithmetic)
+    assert (found.claim == "local_minimum") == answer.minimum == (pull is None), found
+    assert rs.verify(found, landscape).valid
+    if pull is None:  # a sample with weights that pull at it may not be left out
+        pulled = replace(found, cells=found.cells * np.where(found.cells > 0, 1.001, 1.0))
+        assert not rs.verify(pulled.signed(), landscape).valid
+
+
 def test_forged_sides_are_rejected() -> None:
     """A part left out, or a kink said to be on one side, must not pass."""
     several = list(zip(*certificates_with_parts(), strict=True))[:10]

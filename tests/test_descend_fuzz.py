@@ -35,7 +35,11 @@ def ended(seed: int, *, thorough: bool) -> tuple[str, str, list[str]]:
     return fuzz.run(seed, probes=10_000 if thorough else 1000, rational=thorough)
 
 
-@pytest.mark.parametrize("seed", QUICK)
+#: Ends where a kink lies at the edge of its rounding error, with others behind it.
+EDGE = (236,)
+
+
+@pytest.mark.parametrize("seed", [*QUICK, *EDGE])
 def test_every_descent_is_what_it_claims(seed: int) -> None:
     status, told, wrong = ended(seed, thorough=False)
     assert status in set(Status)

@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reluscape.arithmetic import Float64, left_inverse, rounded_sizes, split_errors
-from reluscape.dependent import coefficients, relation_errors, relation_shift
+from reluscape.dependent import Places, coefficients, relation_errors, relation_shift
 from reluscape.errors import AnalysisError
 from reluscape.exactly import gradient_is_spanned
 from reluscape.integers import FrozenForms
@@ -38,6 +38,9 @@ from reluscape.tolerances import TOLERANCES
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 Sides = NDArray[np.int8]
+
+#: Kinks that move slower than this share of the fastest are still but for the solver's rounding.
+MOVING = 1e-12
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +69,8 @@ class Leaves:
 class _Search:
     """The linear programs of one point.
 
-    Variables are u and the least margin per unit of length, which is maximised.
+    Variables are u and the least margin per unit of length, which is maximised. Kinks are scaled so that
+    normals have length one, the loss so that jumps are one on average: solvers' tolerances are absolute.
 
     Attributes:
         point: The point.
@@ -74,8 +78,11 @@ class _Search:
         jumps: s, with the bounds `errors` on their rounding errors.
         bends: c.
         idle: Kinks whose crossing changes nothing.
-        basis: Orthonormal rows that span the normals.
-        size: Largest slope in sight; margins far below it are zero.
+        places: Where the kinks are.
+        ways: Columns that span the normals' span, in which these are orthonormal columns (params, rank):
+            nearly dependent normals would cost the solver its accuracy.
+        units: Factors on the program's weights that give u.
+        size: Mean change of slope per unit of length; margins far below it are zero.
         far: Stands for no bound: HiGHS corrupts its memory where a row of its basis becomes free.
         program: The program, its rows: u writes the gradient; u_k; C_k - u_k.
         box: Of the program's variables.
@@ -90,7 +97,9 @@ class _Search:
     errors: Floats = field(init=False)
     bends: Floats = field(init=False)
     idle: Bools = field(init=False)
-    basis: Floats = field(init=False)
+    places: Places = field(init=False)
+    ways: Floats = field(init=False)
+    units: Floats = field(init=False)
     size: float = field(init=False)
     far: float = field(init=False)
     program: LinearProgram = field(init=False)
@@ -103,22 +112,30 @@ class _Search:
         point, (self.jumps, self.errors) = self.point, self.point.jumps()
         normals, self.bends = point.normals, point.bends()
         self.idle = (self.jumps == 0) & (self.errors == 0) & ~self.bends.any(axis=0)
-        count = len(normals)
+        piecewise, count = point.block.piecewise, len(normals)
+        residual = piecewise.level_of(point.active) == len(piecewise.slopes)
+        outputs = piecewise.groups[-1].units if piecewise.has_residuals else 0
+        self.places = Places(piecewise.sample_of(point.active), residual, outputs)
         lengths = np.linalg.norm(normals, axis=1)
         lengths[lengths == 0] = 1.0  # a kink that moves only behind others of its sample
-        rank = Float64().rank(normals)
-        self.basis = np.linalg.svd(normals / lengths[:, None], full_matrices=False)[2][:rank]
-        units = 1.0 / lengths[:, None]
-        span = np.hstack([self.basis @ normals.T, np.zeros((rank, 1))])
-        low = np.hstack([np.eye(count), -units])
-        high = np.hstack([self.bends.T - np.eye(count), -units])
-        sides = -self.basis @ point.gradient
-        self.size = float(np.abs(point.gradient).max(initial=0.0) + np.abs(self.jumps).max())
-        self.far = 1e6 * (1.0 + self.size)
-        self.box = np.append(np.full(count, np.inf), 1.0 + self.size)
+        rank, unit = Float64().rank(normals), normals / lengths[:, None]
+        left, values, right = np.linalg.svd(unit, full_matrices=False)
+        self.ways = right[:rank].T / values[:rank]
+        scale = float(np.abs(self.jumps * lengths).mean()) or 1.0
+        self.units = scale / lengths
+        span = np.hstack([left[:, :rank].T, np.zeros((rank, 1))])
+        bends = self.bends * lengths / lengths[:, None]
+        margin = np.ones((count, 1))
+        low = np.hstack([np.eye(count), -margin])
+        high = np.hstack([bends.T - np.eye(count), -margin])
+        sides = -self.ways.T @ point.gradient / scale
+        self.size = scale
+        largest = float(np.abs(sides).max(initial=0.0) + np.abs(self.jumps / self.units).max())
+        self.far = 1e6 * (1.0 + largest)
+        self.box = np.append(np.full(count, np.inf), 1.0 + largest)
         self.program = LinearProgram(
             np.vstack([span, low, high]),
-            np.concatenate([sides, np.zeros(count), -self.jumps]),
+            np.concatenate([sides, np.zeros(count), -self.jumps / self.units]),
             self.box,
             np.concatenate([sides, np.full(2 * count, np.inf)]),
         )
@@ -134,35 +151,54 @@ class _Search:
         Where the best margin is zero, directions are flat. Those that move kinks to their negative
         sides only have weights of exactly zero there, and the margin is sought among the others.
         """
-        zero = self.idle.copy()
+        zero, silent = self.idle.copy(), np.zeros_like(self.idle)
         while True:
-            solution = self._solve(sides, zero)
+            solution = self._solve(sides, zero, silent)
             if solution is None:
                 return None
-            margin = float(solution.point[-1])
-            if margin > TOLERANCES.interior * self.size:
-                return self._checked(solution.point[:-1], sides, zero)
-            rank, count = len(self.basis), len(sides)
+            margin, weights = float(solution.point[-1]), solution.point[:-1] * self.units
+            if margin > TOLERANCES.interior:
+                return self._checked(weights, sides, zero)
+            rank, count = self.ways.shape[1], len(sides)
             duals = solution.multipliers
             below, above = duals[rank : rank + count], duals[rank + count :]
             least = TOLERANCES.interior * duals.max()
-            if margin < -TOLERANCES.interior * self.size:
-                self._try(self.basis.T @ duals[:rank])
+            if margin < -TOLERANCES.interior:
+                self._try(self.ways @ duals[:rank], below + above <= MOVING * duals.max())
                 torn = np.where(sides == 0, np.minimum(below, above), 0.0)
                 return int(torn.argmax()) if torn.max() > least else None
             flat = (below > least) & ~zero
-            if not flat.any():
-                self._lean(self.basis.T @ duals[:rank], zero)
-                return self._checked(solution.point[:-1], sides, zero)
-            self._lean(self.basis.T @ duals[:rank], zero)
-            zero |= flat
+            level, still = self._level(weights, above > least, zero)
+            self._lean(self.ways @ duals[:rank], zero)
+            if not flat.any() and not (level & ~silent).any():
+                return self._checked(weights, sides, zero)
+            zero, silent = zero | flat | still, silent | level
 
-    def _solve(self, sides: Sides, zero: Bools) -> Solution | None:
-        """Weights with the largest margin among those that are not held at zero."""
-        rank, count = len(self.basis), len(sides)
-        self.program.fix(np.append(zero, False), self.box)
-        self.program.set_lower(rank, np.where((sides > 0) | zero, -self.far, 0.0))
-        high = np.where((sides < 0) | self.idle, -self.far, -self.jumps)
+    def _level(self, weights: Floats, tight: Bools, zero: Bools) -> tuple[Bools, Bools]:
+        """Kinks without slopes on either side, and those whose weights are zero for that.
+
+        They are those of samples that may be left out of the loss, or bend others that have no weight.
+        """
+        none = np.zeros_like(tight)
+        if not tight.any():
+            return none, none
+        weights = np.where(
+            zero | (np.abs(weights) <= TOLERANCES.interior * self.size), 0.0, weights
+        )
+        out = self.places.forceless(weights[None], self.jumps, self.bends)[0]
+        bends = self.bends != 0
+        level = tight & (self.jumps == 0) & (self.errors == 0) & ~bends[weights != 0].any(axis=0)
+        return level | out, level | bends[:, level].any(axis=1) | (out & ~self.places.residual)
+
+    def _solve(self, sides: Sides, zero: Bools, silent: Bools) -> Solution | None:
+        """Weights with the largest margin among those that are not held at zero or left out."""
+        rank, count = self.ways.shape[1], len(sides)
+        held = np.where(
+            zero, 0.0, self.jumps / self.units / 2
+        )  # the residuals' of samples left out
+        self.program.fix(np.append(zero | silent, False), np.append(held, 0.0), self.box)
+        self.program.set_lower(rank, np.where((sides > 0) | zero | silent, -self.far, 0.0))
+        high = np.where((sides < 0) | self.idle | silent, -self.far, -self.jumps / self.units)
         self.program.set_lower(rank + count, high)
         try:
             solution = self.program.minimise(np.append(np.zeros(count), -1.0))
@@ -175,8 +211,9 @@ class _Search:
     ) -> tuple[Floats, float] | None:
         """Weights corrected to write the gradient, and their least margin, if that is positive."""
         point, weights = self.point, np.where(zero, 0.0, weights)
-        kept = weights != 0
-        inverse, spans = self._split(kept)
+        silent = self.places.forceless(weights[None], self.jumps, self.bends)[0]
+        kept = (weights != 0) & ~silent
+        inverse, spans = self._split(kept, silent)
         gap = point.gradient + point.normals.T @ weights
         weights[kept] -= inverse @ gap
         spread = np.zeros(len(weights))
@@ -191,8 +228,8 @@ class _Search:
                 return None
             errors += relation_errors(relations, shift, self.bends)
         asked = np.column_stack([sides <= 0, sides >= 0])
-        past = (margins - errors)[asked]
-        exactly = (margins == 0) & (errors == 0) & (weights == 0)[:, None]
+        past = np.where(silent[:, None], 0.0, margins - errors)[asked]
+        exactly = (margins == 0) & (errors == 0) & (weights == 0)[:, None] | silent[:, None]
         holds = exactly[asked] | (past > 0)
         if self.exact:
             holds |= margins[asked] >= -TOLERANCES.interior * self.size
@@ -216,26 +253,43 @@ class _Search:
         proved = self._checked(found.weights, none, self.idle, relations)
         return Leaves(none[None], proved[0][None], proved[1], relations) if proved else None
 
-    def _split(self, kept: Bools) -> tuple[Floats, bool]:
+    def _split(self, kept: Bools, silent: Bools) -> tuple[Floats, bool]:
         """`left_inverse` of some kinks' normals, and whether their span holds the exact gradient."""
-        point, key = self.point, kept.tobytes()
+        point, key = self.point, kept.tobytes() + silent.tobytes()
         if key not in self.splits:
             spans = self.exact or gradient_is_spanned(
                 point.block.landscape,
                 point.block.layer,
                 (point.pattern, point.active),
                 point.normals,
-                kept,
+                (kept, silent),
                 (point.gradient, point.gradient_error),
             )
             self.splits[key] = left_inverse(point.normals[kept]), spans
         return self.splits[key]
 
-    def _try(self, direction: Floats) -> None:
-        """Keep a direction along which the loss falls."""
+    def _try(self, direction: Floats, still: Bools) -> None:
+        """Keep a direction along which the loss falls.
+
+        The solver leaves kinks that should be still in slow motion, which may cost more than the fall.
+        """
+        units = self.units[still]
+        for _ in range(2):
+            gap = self._rates(direction)[still] / units
+            off = np.linalg.lstsq(self.point.normals[still] / units[:, None], gap, rcond=None)[0]
+            direction = direction - off
         length = float(np.linalg.norm(direction))
-        if length > 0 and self.rate(direction / length) < -TOLERANCES.interior * self.size:
+        if length > 0 and self.rate(direction / length) < -self._noise(direction / length):
             self.direction = direction / length
+
+    def _noise(self, direction: Floats) -> float:
+        """Rounding error of f'(d)."""
+        unit = (
+            TOLERANCES.rounding * self.point.block.piecewise.depth_terms * np.finfo(np.float64).eps
+        )
+        sizes = np.abs(self.point.normals) @ np.abs(direction)
+        slopes = self.errors + unit * np.abs(self.jumps)
+        return float(self.point.gradient_error @ np.abs(direction) + slopes @ sizes)
 
     def _lean(self, direction: Floats, zero: Bools) -> None:
         """Add to the flat direction another, little enough that kinks in motion stay on their sides."""
@@ -251,11 +305,16 @@ class _Search:
 
     def rate(self, direction: Floats) -> float:
         """f'(d)."""
+        rates = self._rates(direction)
+        return float(self.point.gradient @ direction + self.jumps @ np.maximum(rates, 0.0))
+
+    def _rates(self, direction: Floats) -> Floats:
+        """Rates t of the kinks along a direction."""
         straight = self.point.normals @ direction
         rates = straight
         for _ in range(len(self.point.block.piecewise.groups)):
             rates = straight + self.bends @ np.maximum(rates, 0.0)
-        return float(self.point.gradient @ direction + self.jumps @ np.maximum(rates, 0.0))
+        return np.asarray(rates)
 
 
 def examine(point: Point, *, exact: bool = False) -> tuple[Leaves | None, Floats | None]:

@@ -4,6 +4,7 @@ With g, a_k, s_k, c_qk as there, weights u that write the gradient, `g + sum_k u
 and `C_k = s_k + sum_q c_qk u_q`, show that the loss falls in no direction; in a part of the directions in
 which kink k has one side only, one of its two bounds is enough. In one part of all directions, kinks
 beyond their bounds may be paid for by others through relations between the normals (`shares.py`).
+Samples that are fitted exactly, and that nothing pulls at, may be left out (`Places.forceless`).
 """
 
 from __future__ import annotations
@@ -26,6 +27,11 @@ if TYPE_CHECKING:
     from reluscape.local import Local
 
 Array = NDArray[Any]
+Bools = NDArray[np.bool_]
+Indices = NDArray[np.intp]
+
+#: Weights this near to half a jump, and slopes this near to zero, may be that exactly.
+FORCELESS = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +61,31 @@ def coefficients(weights: Array, jumps: Array, bends: Array, relations: Array | 
         pushed = -combined(relations, bends[:, bent])
         high[..., bent] = high[..., bent] - _positive(pushed).sum(axis=0)
     return np.stack([low, high], axis=-1)
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where active kinks are: their samples, which of them are residuals, and residuals per sample."""
+
+    samples: Indices
+    residual: Bools
+    outputs: int
+
+    def forceless(self, weights: Array, jumps: Array, bends: Array) -> Bools:
+        """Kinks (parts, k) of samples that may be left out of the loss, by their weights.
+
+        A sample's share of the L1 loss is at its least where all its residuals are zero, so a minimum
+        of the loss without it is one with it. Weights say so where those of its residuals are half
+        their jumps, which takes its gradient out, and those of its other kinks zero. They need it
+        where one of these kinks has no slope on its positive side either.
+        """
+        jumps, ceilings = np.asarray(jumps, np.float64), jumps + weights @ bends
+        small = FORCELESS * np.abs(jumps)
+        fits = np.where(self.residual, np.abs(2 * weights - jumps) <= small, weights == 0)
+        needs = ~self.residual & (np.abs(ceilings) <= small) & fits
+        member = self.samples == np.unique(self.samples)[:, None]
+        complete = member @ self.residual.astype(np.intp) == self.outputs
+        return np.asarray((~(~fits @ member.T) & (needs @ member.T) & complete) @ member)
 
 
 def relation_errors(relations: Array, shift: Array, bends: Array) -> Array:
@@ -153,7 +184,8 @@ def margins(local: Local, cells: Cells, scale: float = 1.0) -> Array | None:
         if cells.relations is not None:
             gaps = np.vstack([gaps, combined(cells.relations, local.normals)])
         return None if any(bool(entry != 0) for entry in gaps.ravel()) else found[asked]
-    spread = _spread(local, cells.weights, gaps, scale)
+    silent = _places(local).forceless(cells.weights, jumps, bends)
+    spread = _spread(local, cells.weights, (gaps, silent), scale)
     if spread is None:
         return None
     noise = TOLERANCES.rounding * local.block.terms * np.finfo(float).eps
@@ -167,7 +199,13 @@ def margins(local: Local, cells: Cells, scale: float = 1.0) -> Array | None:
         errors = errors + relation_errors(cells.relations, shift, bends)
     exactly = (found == 0) & (errors == 0) & (cells.weights == 0)[:, :, None]
     left = np.where(exactly | (found > scale * errors), found - scale * errors, -np.inf)
-    return np.asarray(left[asked])
+    return np.asarray(np.where(silent[:, :, None], 0.0, left)[asked])
+
+
+def _places(local: Local) -> Places:
+    """Where the active kinks are."""
+    samples, switches = local.block.place(local.active)
+    return Places(samples, switches >= local.block.switches, local.block.residuals)
 
 
 def _shift(local: Local, relations: Array) -> Array | None:
@@ -177,14 +215,23 @@ def _shift(local: Local, relations: Array) -> Array | None:
     return relation_shift(relations, local.normals, local.normal_errors(), forms)
 
 
-def _spread(local: Local, weights: Array, gaps: Array, scale: float) -> Array | None:
+def _spread(local: Local, weights: Array, left: tuple[Array, Bools], scale: float) -> Array | None:
     """Bounds on the weights' errors; None where they are not certain to write the exact gradient.
 
-    Weights of zero are exact: the others' normals must then span the gradient alone.
+    Weights of zero are exact: the others' normals must then span the gradient alone; likewise where
+    samples are left out.
+
+    Args:
+        local: The point.
+        weights: u (parts, k).
+        left: What they leave of the gradient, and which kinks are of samples left out (parts, k).
+        scale: Factor on the rounding errors.
     """
-    spread = np.zeros(weights.shape)
-    for pattern in np.unique(weights != 0, axis=0):
-        here = np.flatnonzero(((weights != 0) == pattern).all(axis=1))
+    gaps, silent = left
+    spread, kinds = np.zeros(weights.shape), np.hstack([(weights != 0) & ~silent, silent])
+    for kind in np.unique(kinds, axis=0):
+        pattern, out = np.split(kind, 2)
+        here = np.flatnonzero((kinds == kind).all(axis=1))
         for gap, row in zip(gaps[here], weights[here], strict=True):
             split = 2 * float(np.linalg.norm(local.gradient_error)) + local.split_error(row)
             if not np.linalg.norm(gap) <= max(1.0, scale) * split:
@@ -194,7 +241,7 @@ def _spread(local: Local, weights: Array, gaps: Array, scale: float) -> Array | 
             local.layer,
             (local.block.vector_of(local.bits), local.active),
             local.normals,
-            pattern,
+            (pattern, out),
             (local.gradient, local.gradient_error),
         ):
             return None

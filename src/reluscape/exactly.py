@@ -31,6 +31,8 @@ Bools = NDArray[np.bool_]
 Indices = NDArray[np.intp]
 
 
+NO_KINKS = np.zeros(0, dtype=np.intp)
+
 #: Inputs that so few active kinks have are looked at for relations between their slopes.
 SELDOM = 40
 
@@ -42,19 +44,25 @@ SIMPLE = 64
 
 
 def rest_is_zero(
-    landscape: Landscape, layer: str, pattern: Bools, active: Indices, rank: int
+    landscape: Landscape,
+    layer: str,
+    pattern: Bools,
+    active: Indices,
+    rank: int,
+    silent: Indices = NO_KINKS,
 ) -> bool:
     """Whether the L1 loss's gradient lies exactly in the span of the active kinks' normals.
 
     False also where the sums are too long to be added up exactly. They need not be where the normals,
-    of this rank, span all that any gradient can: sums of units times inputs.
+    of this rank, span all that any gradient can: sums of units times inputs. The samples of `silent`
+    kinks are left out of the loss.
     """
     frozen = FrozenForms(landscape, layer, pattern)
     if rank >= frozen.width * _num_directions(frozen.features, bias=frozen.bias):
         return True
     if frozen.work() > MAX_PRODUCTS:
         return False
-    gradient, normals = frozen.gradient(), frozen.kinks(active).matrix()
+    gradient, normals = frozen.gradient(silent), frozen.kinks(active).matrix()
     return not gradient.any() or rank_at_most(np.vstack([normals, gradient]), rank)
 
 
@@ -63,7 +71,7 @@ def gradient_is_spanned(
     layer: str,
     at: tuple[Bools, Indices],
     normals: Array,
-    kept: Bools,
+    kept: tuple[Bools, Bools],
     gradient: tuple[Array, Array],
 ) -> bool:
     """Whether the normals of some active kinks are certain to span the gradient that all span.
@@ -73,17 +81,18 @@ def gradient_is_spanned(
         layer: The block's layer.
         at: Pattern and active kinks.
         normals: The active kinks' normals.
-        kept: Which of them are to span it.
+        kept: Which of them are to span it, and which are of samples that are left out of the loss.
         gradient: The gradient in float64 and the bounds on its rounding errors.
     """
-    if kept.all() or spanned_by_structure(normals, kept, *gradient):
+    spanning, silent = kept
+    if not silent.any() and (spanning.all() or spanned_by_structure(normals, spanning, *gradient)):
         return True
     pattern, active = at
-    rank = Float64().rank(normals[kept])
+    rank = Float64().rank(normals[spanning])
     if rank == normals.shape[1]:
         return True
     exact = landscape.loss_name == "l1" and landscape.weight_decay == 0
-    return exact and rest_is_zero(landscape, layer, pattern, active[kept], rank)
+    return exact and rest_is_zero(landscape, layer, pattern, active[spanning], rank, active[silent])
 
 
 def zero_slopes(

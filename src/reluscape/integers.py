@@ -31,8 +31,8 @@ Indices = NDArray[np.intp]
 #: Largest number of multiplications of integers in an evaluation, some seconds.
 MAX_PRODUCTS = 2 * 10**7
 
-#: Largest number of multiplications modulo primes in the proof of one rank, some seconds.
-MAX_ELIMINATION = 3 * 10**8
+#: Largest number of multiplications modulo primes in the proof of one rank, some ten seconds.
+MAX_ELIMINATION = 2 * 10**9
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,11 +189,15 @@ class FrozenForms:
             np.vstack([units, kinks.units]), np.append(owners, kink_owners), inputs, constants
         )
 
-    def gradient(self) -> Array:
-        """Gradient of the L1 loss, up to a factor, a row of integers (1, params)."""
+    def gradient(self, silent: Indices) -> Array:
+        """Gradient of the L1 loss, up to a factor, a row of integers (1, params).
+
+        Without the samples of the kinks `silent`.
+        """
         samples = np.arange(len(self._block.features))
         *_, last = self._levels(samples)
         signs = np.where(self._bits[:, -self._block.outputs :], 1, -1).astype(object)
+        signs[self._block.place(silent)[0]] = 0
         units = (last.whole[:, :, :-1] * signs[:, :, None]).sum(axis=1)
         return np.asarray((units.T @ self._inputs(samples).whole).reshape(1, -1))
 

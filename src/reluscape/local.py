@@ -170,7 +170,7 @@ class Local:
         reaches them with all at zero on. Beyond `max_active` of them the patterns are too many, and the
         kink has a say.
         """
-        zero = np.abs(self.values[sample]) <= scale * self.errors[sample]
+        zero = np.abs(self.values[sample]) <= self.errors[sample] / scale
         zero[self._of_sample(sample)] = True
         kinks = np.flatnonzero(zero)
         if not self.block.bias and not self.block.features[sample].astype(bool).any():

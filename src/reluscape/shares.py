@@ -106,8 +106,10 @@ class _Market:
         gradient: g.
         jumps: s, per unit of a scaled rate.
         bends: c, between scaled rates.
-        basis: Orthonormal rows that span all normals.
-        reduced: Normals in the span of those that are in relations (k, dims).
+        weights: Weights that write the gradient; those of kinks in no relation are the only ones.
+        loose: Kinks that are in relations with others.
+        reduced: Normals in the span of those (k, dims).
+        rest: What of the gradient they must write, in the same span (dims,).
         shape: The same with directions scaled so that they are alike, of length one; zero beyond.
         concave: Kinks to be paid for.
         convex: Kinks that may pay.
@@ -125,8 +127,10 @@ class _Market:
     gradient: Floats
     jumps: Floats
     bends: Floats
-    basis: Floats
+    weights: Floats
+    loose: Bools
     reduced: Floats
+    rest: Floats
     shape: Floats
     concave: Indices = field(init=False)
     convex: Indices = field(init=False)
@@ -141,10 +145,9 @@ class _Market:
         lengths = np.linalg.norm(normals, axis=1)
         lengths[lengths == 0] = 1.0
         unit = normals / lengths[:, None]
-        left, basis = _spanned(unit)
-        loose = (left**2).sum(axis=1) < 1.0 - TOLERANCES.independence
+        loose = (_spanned(unit)[0] ** 2).sum(axis=1) < 1.0 - TOLERANCES.independence
         shape = np.zeros((len(unit), 0))
-        reduced = shape
+        reduced, rest = shape, np.zeros(0)
         if loose.any():
             found, axes = _spanned(unit[loose])
             shape = np.zeros((len(unit), len(axes)))
@@ -152,15 +155,19 @@ class _Market:
             shape[loose] = found / np.where(sizes > 0, sizes, 1.0)
             reduced = unit @ axes.T
         scale = float(np.abs(jumps * lengths).mean()) or 1.0
+        weights = np.linalg.lstsq(unit.T, -gradient / scale, rcond=None)[0]
+        zero = ~loose & (np.abs(weights) <= ZERO)
+        weights[zero] = 0.0
+        if loose.any():
+            rest = axes @ (gradient / scale + weights[~loose] @ unit[~loose])
         market = cls(
             unit, lengths, scale, gradient / scale, jumps * lengths / scale,
-            bends * lengths / lengths[:, None], basis, reduced, shape,
+            bends * lengths / lengths[:, None], weights, loose, reduced, rest, shape,
         )  # fmt: skip
-        weights = np.linalg.lstsq(unit.T, -market.gradient, rcond=None)[0]
         ceilings = market.jumps + market.bends.T @ np.where(loose, 0.0, weights)
         market.concave = np.flatnonzero(loose & (ceilings < 0))
         market.convex = np.flatnonzero(loose & (ceilings > 0))
-        market.zero = np.zeros(len(unit), dtype=np.bool_)
+        market.zero = zero
         bent = market.bends[loose].any(axis=0)
         market.bent = np.flatnonzero(bent)
         market.low = np.where(loose, np.abs(ceilings), 0.0)
@@ -179,7 +186,7 @@ class _Market:
         concave kink), b (one per concave and bending kink), the margin. Rows: u writes the gradient; the
         relations; b is at least what the relations push; coefficients of p, and of n.
         """
-        k, q, rank = len(self.normals), len(self.concave), len(self.basis)
+        k, q = len(self.normals), len(self.concave)
         rows, columns = np.nonzero(pairs)
         payers, dims, pushed = self.convex[columns], self.reduced.shape[1], q * len(self.bent)
         signed = hstack([self._blocks(rows, payers), -self._blocks(rows, payers)])
@@ -193,7 +200,7 @@ class _Market:
         high = csr_array(-self.high[:, None])
         matrix = vstack(
             [
-                hstack([csr_array(self.basis @ self.normals.T), none(rank, 2 * each + q + pushed + 1)]),
+                hstack([csr_array(self.reduced.T * self.loose), none(dims, 2 * each + q + pushed + 1)]),
                 hstack([none(q * dims, k), signed, -own, none(q * dims, pushed + 1)]),
                 hstack([none(pushed, k), push, none(pushed, 1)]),
                 hstack(
@@ -205,14 +212,16 @@ class _Market:
                 hstack([_eye(k), none(k, each), -_picks(payers, k), none(k, q + pushed), low]),
             ]
         ).tocsr()  # fmt: skip
-        written = -self.basis @ self.gradient
-        lower = np.concatenate([written, np.zeros(q * dims + pushed), -self.jumps, np.zeros(k)])
+        ceilings = np.where(self.high > 0, -self.jumps, -np.inf)
+        floors = np.where(self.loose, 0.0, -np.inf)
+        lower = np.concatenate([-self.rest, np.zeros(q * dims + pushed), ceilings, floors])
         upper = np.full(len(lower), np.inf)
-        upper[: rank + q * dims] = lower[: rank + q * dims]
+        upper[: dims + q * dims] = lower[: dims + q * dims]
         least = np.zeros(matrix.shape[1])
         least[:k] = least[-1] = -np.inf
         box = np.full(matrix.shape[1], np.inf)
         box[-1] = 1.0
+        least[:k][~self.loose] = box[:k][~self.loose] = self.weights[~self.loose]
         least[:k][self.zero] = box[:k][self.zero] = 0.0
         box[k + each : k + 2 * each][self.zero[payers]] = 0.0
         program = LinearProgram(matrix, lower, box, upper, least=least, interior=True)
@@ -232,11 +241,11 @@ class _Market:
 
     def priced(self, pairs: Bools, prices: Floats) -> Bools:
         """Pairs that the program's prices make worth adding."""
-        k, q, rank = len(self.normals), len(self.concave), len(self.basis)
+        k, q = len(self.normals), len(self.concave)
         dims = self.reduced.shape[1]
         pushed = q * len(self.bent)
-        worth = prices[rank : rank + q * dims].reshape(q, dims) @ self.reduced[self.convex].T
-        cost = prices[rank + q * dims + pushed :].reshape(2, k)[:, self.convex]
+        worth = prices[dims : dims + q * dims].reshape(q, dims) @ self.reduced[self.convex].T
+        cost = prices[dims + q * dims + pushed :].reshape(2, k)[:, self.convex]
         back = np.where(self.zero[self.convex], -np.inf, -worth - cost[1])
         gain = np.maximum(worth - cost[0], back)
         return _largest(gain, (gain > TOLERANCES.interior * np.abs(worth).max()) & ~pairs)

@@ -100,10 +100,10 @@ class LinearProgram:
         for row, side in enumerate(lower.tolist(), start=first):
             self._highs.changeRowBounds(row, side, highspy.kHighsInf)
 
-    def fix(self, columns: NDArray[np.bool_], box: Floats) -> None:
-        """Hold the marked variables at zero and give the others their box."""
-        sides = np.where(columns, 0.0, box)
-        self._highs.changeColsBounds(len(box), self._columns, -sides, sides)
+    def fix(self, columns: NDArray[np.bool_], values: Floats, box: Floats) -> None:
+        """Hold the marked variables at their values and give the others their box."""
+        least, most = np.where(columns, values, -box), np.where(columns, values, box)
+        self._highs.changeColsBounds(len(box), self._columns, least, most)
 
     def _run(self) -> Any:
         """Solve as the model stands and return HiGHS's status."""

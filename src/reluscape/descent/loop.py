@@ -14,8 +14,9 @@ from importlib.util import find_spec
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from threadpoolctl import threadpool_limits
 
-from reluscape.adjacent import way_out
+from reluscape.adjacent import examine, way_out
 from reluscape.balanced import balanced
 from reluscape.certificate import MINIMA, Certificate
 from reluscape.descent.forecast import forecast_descent
@@ -72,8 +73,9 @@ CLOSE = 1e-3
 REBUILDS = 5
 #: Step, relative to the point, after which kinks that were zero have their sides.
 TINY_STEP = 1e-9
-#: Points at which more kinks meet than edges lead out of, left along another direction.
-DETOURS = 5
+#: Points at which more kinks meet than edges lead out of, left along another direction, one after the
+#: other without a fall of the loss by this share.
+DETOURS, WORTHWHILE = 5, 0.01
 #: Flat directions along which an end is moved aside, one after the other.
 ASIDES = 10
 #: Largest block that is moved aside more than once.
@@ -124,7 +126,8 @@ def descend(
         The path and its end. `status` says how it ended, `certificate` what the end is.
 
     Cost:
-        Per pivot one pass of all samples and O(p^2); memory O(p^2 + samples * kinks).
+        Per pivot one pass of all samples and O(p^2); memory O(p^2 + samples * kinks). On one thread: so
+        the path does not depend on how many there are, and pivots are too small to be shared.
 
     Guarantees:
         `losses` never rises, and each is the true loss at its point to rounding; straight on to the next
@@ -137,22 +140,32 @@ def descend(
     """
     _check(function, rule, max_pivots)
     start: Floats = function.check(theta)
-    problem = _problem(function)
-    path = _Path(function, problem, start, max_pivots, progress)
-    rng = np.random.default_rng(seed)
+    with threadpool_limits(1, user_api="blas"):
+        path = _Path(function, _problem(function), start, max_pivots, progress)
+        end, certificate = _descended(path, first=rule == "first_kink", seed=seed)
+        return path.result(end, certificate)
+
+
+def _descended(path: _Path, *, first: bool, seed: int) -> tuple[Floats, Certificate]:
+    """Take the path to its end; that with its certificate."""
+    function, problem, rng = path.function, path.problem, np.random.default_rng(seed)
     if isinstance(function, NetworkOutput) and function.is_affine:
-        path.follow_ray(falling_ray(function, start, descent_ways(function, start), path.lowest))
-    for left in reversed(range(DETOURS + 1)):
+        ways = descent_ways(function, path.start)
+        path.follow_ray(falling_ray(function, path.start, ways, path.lowest))
+    left, lowest = DETOURS, path.lowest
+    while True:
         if problem.size and path.status is None:
-            _follow(problem, path, first=rule == "first_kink", rng=rng)
+            _follow(problem, path, first=first, rng=rng)
+        if path.lowest < (1.0 - WORTHWHILE) * lowest:
+            left, lowest = DETOURS, path.lowest
         end = path.end()
         way = _way_out(function, end) if path.may_go_on else None
-        if left and path.leave(end, way):
+        left -= 1
+        if left >= 0 and path.leave(end, way[0] if way is not None and way[1] < 0 else None):
             continue
         end, certificate = _aside(function, end, way) or (end, path.certified(end))
-        if not left or not path.leave(end, _shown_way(certificate, end)):
-            break
-    return path.result(end, certificate)
+        if left < 0 or not path.leave(end, _shown_way(function, certificate, end)):
+            return end, certificate
 
 
 def _problem(function: Function) -> Problem:
@@ -253,11 +266,15 @@ def _longest_fall(function: Function, theta: Floats, direction: Floats) -> Float
     return step
 
 
-def _shown_way(certificate: Certificate, theta: Floats) -> tuple[Floats, float] | None:
-    """The direction along which a certificate shows that the loss falls at theta, and its rate."""
-    if certificate.direction is None or not np.array_equal(certificate.theta, theta):
-        return None
-    return certificate.direction, -certificate.margin
+def _shown_way(function: Function, certificate: Certificate, theta: Floats) -> Floats | None:
+    """A direction along which the loss falls at theta, found with its certificate."""
+    if certificate.claim == "undecided":
+        point = _point_at(function, theta)
+        direction = None if point.independent or not point.is_stationary else examine(point)[1]
+        if direction is None:
+            return None
+        return _inward(function, theta, direction / point.block.sizes)
+    return certificate.direction if np.array_equal(certificate.theta, theta) else None
 
 
 def _way_out(function: Function, theta: Floats) -> tuple[Floats, float] | None:
@@ -265,15 +282,23 @@ def _way_out(function: Function, theta: Floats) -> tuple[Floats, float] | None:
 
     The rate is per unit of length in balanced columns.
     """
-    block = _around(function, theta)
-    block = balanced(block, theta) or block
-    point = Point.at(block, theta * block.sizes)
+    point = _point_at(function, theta)
     way = None if point.independent or not point.is_stationary else way_out(point)
     if way is None:
         return None
-    direction = way[0] / block.sizes
-    inward = direction if isinstance(function, Block) else function.inward(theta, direction)
-    return inward, way[1]
+    return _inward(function, theta, way[0] / point.block.sizes), way[1]
+
+
+def _inward(function: Function, theta: Floats, direction: Floats) -> Floats:
+    """A direction without what leads out of the box."""
+    return direction if isinstance(function, Block) else function.inward(theta, direction)
+
+
+def _point_at(function: Function, theta: Floats) -> Point:
+    """The point in balanced columns."""
+    block = _around(function, theta)
+    block = balanced(block, theta) or block
+    return Point.at(block, theta * block.sizes)
 
 
 def _aside(
@@ -302,9 +327,8 @@ def _halfway(function: Function, theta: Floats, direction: Floats) -> Floats:
 
     A linear program's direction is put exactly along those active kinks that only its rounding moves.
     """
-    block = _around(function, theta)
-    block = balanced(block, theta) or block
-    point, way = Point.at(block, theta * block.sizes), direction * block.sizes
+    point = _point_at(function, theta)
+    block, way = point.block, direction * point.block.sizes
     lengths = np.linalg.norm(point.normals, axis=1)
     normals = point.normals / np.where(lengths > 0, lengths, 1.0)[:, None]
     still = normals[np.abs(normals @ way) <= TOLERANCES.interior * np.linalg.norm(way)]
@@ -434,9 +458,9 @@ class _Path:
         """Whether the descent ended where pivots led no further, and not for another reason."""
         return self.status in (None, Status.stalled)
 
-    def leave(self, end: Floats, way: tuple[Floats, float] | None) -> bool:
-        """Go on from the end along a way with a falling rate; whether the loss fell."""
-        if way is None or way[1] >= 0 or not self.may_go_on or not self.fall(end, way[0]):
+    def leave(self, end: Floats, direction: Floats | None) -> bool:
+        """Go on from the end along a falling direction; whether the loss fell."""
+        if direction is None or not self.may_go_on or not self.fall(end, direction):
             return False
         if self.status is Status.stalled:
             self.status = None
@@ -497,6 +521,7 @@ def _follow(problem: Problem, path: _Path, *, first: bool, rng: np.random.Genera
         path.progress("loading the kernel; its first use compiles it, for up to a minute", 0.0)
     state = problem.state(path.best, _NONE, None)
     while path.status is None:
+        before = path.lowest
         why = _batch(problem, state, path, shift, first=first)
         if (why != GOING or path.lowest <= CLOSE * path.losses[0]) and path.fits:
             path.status = Status.perfect_fit
@@ -517,7 +542,7 @@ def _follow(problem: Problem, path: _Path, *, first: bool, rng: np.random.Genera
         elif why == VERTEX_IS_MINIMUM and sound:
             shift = None
         elif why == GOING and sound:
-            rebuilds = 0
+            rebuilds = 0 if path.lowest < before - path.slack else rebuilds
             path.status = Status.max_pivots if path.left <= 0 else None
             continue
         else:
