@@ -36,6 +36,9 @@ NO_KINKS = np.zeros(0, dtype=np.intp)
 #: Inputs that so few active kinks have are looked at for relations between their slopes.
 SELDOM = 40
 
+#: Largest product of parameters and cubed active kinks at which all entries are looked at together.
+MAX_WHOLE = 2 * 10**8
+
 #: Largest number of kinks times units squared for which all pairs of units are compared, some seconds.
 MAX_COMPARED = 4 * 10**6
 
@@ -204,7 +207,13 @@ def _certain(
     entries = vanishing & seldom & live[left].any(axis=(0, 1))
     among = ~sure & (live & entries).any(axis=(1, 2))
     sure = _split_off(found, sure, among, rows(among, entries), gradient[entries])
-    return _certain_of_units(found, sure, units, inputs, gradient) if exact else sure
+    if not exact:
+        return sure
+    sure = _certain_of_units(found, sure, units, inputs, gradient)
+    if not (found & ~sure).any() or gradient.size * len(units) ** 3 > MAX_WHOLE:
+        return sure
+    among, every = ~sure & live.any(axis=(1, 2)), np.ones(gradient.shape, dtype=np.bool_)
+    return _split_off(found, sure, among, rows(among, every), gradient.ravel())
 
 
 def _split_off(found: Bools, sure: Bools, among: Bools, rows: Array, gradient: Array) -> Bools:
