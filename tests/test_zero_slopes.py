@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 
 import fuzz
 import numpy as np
@@ -33,6 +34,21 @@ def images(seed: int, *, standardise: bool) -> Instance:
     return Instance(weights, biases, 0.0, inputs, targets, "l1", 0)
 
 
+def together(seed: int, *, standardise: bool) -> Instance:
+    """Units that are on for most samples, whose multipliers no unit's own columns decide."""
+    rng = np.random.default_rng(seed)
+    widths = ((1, 2, 1), (2, 2, 1), (2, 3, 1), (3, 2, 1), (1, 3, 1), (1, 3, 2, 1))[seed % 6]
+    samples = int(rng.integers(8, 24))
+    inputs = rng.normal(size=(samples, widths[0])) * (1.0 if standardise else 100.0)
+    pairs = list(zip(widths[1:], widths, strict=False))
+    weights = [rng.normal(size=pair) for pair in pairs]
+    biases = [rng.normal(size=pair[0]) for pair in pairs]
+    biases[0] += 2.0
+    weights[0] /= np.abs(inputs).mean()
+    targets = rng.normal(size=(samples, widths[-1]))
+    return Instance(tuple(weights), tuple(biases), 0.0, inputs, targets, "l1", 0)
+
+
 def numbers_of(instance: Instance, kinks: list[tuple[int, int, int]]) -> list[int]:
     """The package's numbers of (layer, sample, unit)."""
     samples, block = len(instance.inputs), instance.block
@@ -44,9 +60,11 @@ def numbers_of(instance: Instance, kinks: list[tuple[int, int, int]]) -> list[in
     ]
 
 
-def compared(seed: int, *, standardise: bool) -> Counter[str]:
+def compared(
+    seed: int, *, standardise: bool, maker: Callable[..., Instance] = images
+) -> Counter[str]:
     """How the signs of float64's slopes compare with the exact ones."""
-    made = images(seed, standardise=standardise)
+    made = maker(seed, standardise=standardise)
     block = fuzz.block_of(made)
     theta = rs.descend(block).theta
     end, point = made.at(theta), Point.at(block, theta)
@@ -81,4 +99,13 @@ def test_signs_of_slopes_are_those_in_fractions(standardise: bool) -> None:
         found += compared(seed, standardise=standardise)
     assert found["other", "told"] > 100
     assert found["zero", "told"] > 20
+    assert found["zero", "unsure"] <= found["zero", "told"] // 10
+
+
+@pytest.mark.parametrize("standardise", [False, True])
+def test_slopes_of_units_that_go_together_are_decided(standardise: bool) -> None:
+    found: Counter[str] = Counter()
+    for seed in range(90):
+        found += compared(seed, standardise=standardise, maker=together)
+    assert found["zero", "told"] > 30
     assert found["zero", "unsure"] <= found["zero", "told"] // 10

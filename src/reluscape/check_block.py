@@ -6,12 +6,14 @@ pattern and multipliers; a solver is never called.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from reluscape.arithmetic import Float64, Rational
+from reluscape.balanced import balanced
 from reluscape.certificate import (
     MINIMA,
     Certificate,
@@ -22,7 +24,7 @@ from reluscape.certificate import (
 from reluscape.dependent import Cells, exact_cells, falls_in_all_patterns, margins
 from reluscape.enclosure import NEGLIGIBLE
 from reluscape.errors import InputError
-from reluscape.landscape import Landscape
+from reluscape.landscape import Block, Landscape
 from reluscape.local import Local
 from reluscape.tolerances import TOLERANCES
 
@@ -68,10 +70,22 @@ def check_block(
         certificate.num_kinks == block.num_kinks,
         f"it counts {certificate.num_kinks} kinks, the layer has {block.num_kinks}",
     )
-    local, multipliers = _picture(certificate, landscape, theta, numbers)
+    even = balanced(block, theta) if certificate.claim in MINIMA else None
+    if even is not None:
+        with suppress(RejectedError):  # a minimum in either columns is one
+            return _check_in_columns(certificate, even, theta, numbers)
+    _check_in_columns(certificate, block, theta, numbers)
+
+
+def _check_in_columns(
+    certificate: Certificate, block: Block, theta: Floats, numbers: Float64 | Rational
+) -> None:
+    """Recompute everything in the columns of a block; `theta` is in the landscape's."""
+    local, multipliers = _picture(certificate, block, theta, numbers)
     contradiction = local.contradiction() if numbers.exact else local.contradiction(2.0)
     require(not contradiction, contradiction)
-    _check_norms(certificate, local, multipliers)
+    _check_norms(certificate, local, multipliers, block.sizes)
+    _check_split(local, multipliers)
     needed = certificate.claim in MINIMA and not numbers.independent(local.normals)
     require(needed or _cells(certificate) is None, "it gives cells that its claim does not use")
     if certificate.claim == "undecided":
@@ -94,7 +108,7 @@ def check_silent(certificate: Certificate) -> None:
 
 
 def _picture(
-    certificate: Certificate, landscape: Landscape, theta: Floats, numbers: Float64 | Rational
+    certificate: Certificate, block: Block, theta: Floats, numbers: Float64 | Rational
 ) -> tuple[Local, Array]:
     """The local picture at the certified point, and the multipliers, in the right arithmetic."""
     active = certificate.active_kinks
@@ -138,15 +152,18 @@ def _picture(
             point, multipliers = theta, certificate.multipliers
     except InputError as error:
         raise RejectedError(str(error)) from error
-    return Local.at(landscape, certificate.layer, numbers, point, pattern, active), multipliers
+    point = point * numbers.array(block.sizes)
+    return Local.at(block.landscape, block.layer, numbers, point, pattern, active), multipliers
 
 
-def _check_norms(certificate: Certificate, local: Local, multipliers: Array) -> None:
-    """Gradient, its split and the orthogonality of the rest."""
+def _check_norms(certificate: Certificate, local: Local, multipliers: Array, sizes: Floats) -> None:
+    """The lengths of the gradient and its rest in the landscape's own columns."""
     numbers = local.numbers
-    rest = local.rest(multipliers)
-    lengths = [float(np.linalg.norm(numbers.floats(vector))) for vector in (local.gradient, rest)]
-    noise = 0.0 if numbers.exact else 4.0 * local.rest_error(multipliers)
+    lengths = [
+        float(np.linalg.norm(sizes * numbers.floats(vector)))
+        for vector in (local.gradient, local.rest(multipliers))
+    ]
+    noise = 0.0 if numbers.exact else 4.0 * local.rest_error(multipliers, sizes)
     require(
         _agree(certificate.gradient_norm, lengths[0], noise),
         "its gradient norm is not the one computed",
@@ -154,6 +171,13 @@ def _check_norms(certificate: Certificate, local: Local, multipliers: Array) -> 
     require(
         _agree(certificate.rest_norm, lengths[1], noise), "its rest norm is not the one computed"
     )
+
+
+def _check_split(local: Local, multipliers: Array) -> None:
+    """The rest is orthogonal to the active kinks' normals."""
+    numbers = local.numbers
+    rest = local.rest(multipliers)
+    lengths = [float(np.linalg.norm(numbers.floats(vector))) for vector in (local.gradient, rest)]
     along = numbers.floats(local.normals @ rest)
     sizes = np.linalg.norm(numbers.floats(local.normals), axis=1)
     if numbers.exact:  # of the cross-entropy's balls the certificate holds the midpoints

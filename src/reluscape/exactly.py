@@ -8,14 +8,22 @@ a kink is often alone.
 
 from __future__ import annotations
 
+from collections import Counter
 from fractions import Fraction
+from itertools import combinations
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from reluscape.arithmetic import Float64, spanned_by_structure
-from reluscape.integers import MAX_PRODUCTS, FrozenForms, dependent_rows, rank_at_most
+from reluscape.integers import (
+    MAX_ELIMINATION,
+    MAX_PRODUCTS,
+    FrozenForms,
+    dependent_rows,
+    rank_at_most,
+)
 from reluscape.landscape import Landscape
 
 Array = NDArray[Any]
@@ -30,6 +38,9 @@ SELDOM = 40
 
 #: Largest product of parameters and cubed active kinks at which all entries are looked at together.
 MAX_WHOLE = 2 * 10**8
+
+#: Largest number of kinks times units squared for which all pairs of units are compared, some seconds.
+MAX_COMPARED = 4 * 10**6
 
 #: Largest denominator of a slope of the absolute value that is guessed from rounded ones.
 SIMPLE = 64
@@ -124,14 +135,15 @@ def zero_slopes(
     residuals = frozen.residuals(active) & (slopes > errors).all(axis=1)
     simple, values = _simple_slopes(slopes, errors, residuals)
     put = dict(zip(active[residuals].tolist(), values, strict=True))
-    inputs = frozen.inputs_from_commonest()
+    inputs, found = frozen.inputs_from_commonest(), np.zeros(len(near), dtype=np.bool_)
     for crossed in (np.zeros(len(near), dtype=np.bool_), _shallowest(near[:, 1], levels)):
         there = pattern.copy()
         there[active[crossed]] = True
         frozen = FrozenForms(landscape, layer, there)
-        found = near[:, 0] | crossed | simple
+        asked, known = near[:, 0] | crossed | simple, found & ~crossed
         gradient, units = frozen.sums(inputs, put), frozen.kinks(active).units
-        found = _certain(found, units, inputs[levels[0]], gradient, landscape.loss_name == "l1")
+        exact = landscape.loss_name == "l1"
+        found = _certain(asked, known, units, inputs[levels[0]], gradient, exact)
         zero[found & crossed, 1] = True
         zero[found & ~crossed & near[:, 0], 0] = True
     return zero
@@ -160,11 +172,14 @@ def _shallowest(kinks: Bools, places: tuple[Indices, Indices]) -> Bools:
     return np.asarray(kinks & (levels == first[samples]))
 
 
-def _certain(found: Bools, units: Array, inputs: Array, gradient: Array, exact: bool) -> Bools:
-    """Those of some kinks whose multipliers are zero for certain.
+def _certain(
+    found: Bools, known: Bools, units: Array, inputs: Array, gradient: Array, exact: bool
+) -> Bools:
+    """Those of some kinks whose multipliers are zero for certain, and those of which that is known.
 
     Args:
         found: The kinks.
+        known: Those of which it is known.
         units: The normals are `units_k (x) inputs_k`, (k, width) and (k, columns).
         inputs: See units.
         gradient: The gradient, up to a factor, or what is zero where it is (width, columns).
@@ -177,37 +192,93 @@ def _certain(found: Bools, units: Array, inputs: Array, gradient: Array, exact: 
         places = np.nonzero(entries)
         return np.asarray(units[kinks][:, places[0]] * inputs[kinks][:, places[1]])
 
-    sure = found
-    while sure.any():
+    sure = found | known
+    while (asked := sure & ~known).any():
         alone = vanishing & ~live[~sure].any(axis=0)
-        unsure, _ = dependent_rows(rows(sure, alone))
+        unsure, _ = dependent_rows(rows(asked, alone))
         if not unsure.any():
             break
         sure = sure.copy()
-        sure[np.flatnonzero(sure)[unsure]] = False
+        sure[np.flatnonzero(asked)[unsure]] = False
     left = found & ~sure
     if not left.any():
         return sure
     seldom = live[~sure].any(axis=1).sum(axis=0) <= SELDOM
-    regions = [vanishing & seldom & live[left].any(axis=(0, 1))]
-    if exact:  # all entries of a unit
-        eye = np.eye(len(gradient), dtype=np.bool_)
-        regions += [
-            np.outer(eye[u], np.ones(len(seldom), dtype=np.bool_))
-            for u in np.flatnonzero(units[left].any(axis=0))
-        ]
-        if gradient.size * len(units) ** 3 <= MAX_WHOLE:
-            regions.append(np.ones(gradient.shape, dtype=np.bool_))
-    for entries in regions:
-        among = ~sure & (live & entries).any(axis=(1, 2))
-        matrix = rows(among, entries)
-        unsure, rank = dependent_rows(matrix)
-        free = (found & ~sure)[among] & ~unsure
-        others = np.vstack([matrix[~free], gradient[entries][None]])
-        if free.any() and rank_at_most(others, rank - int(free.sum())):
-            sure = sure.copy()
-            sure[np.flatnonzero(among)[free]] = True
+    entries = vanishing & seldom & live[left].any(axis=(0, 1))
+    among = ~sure & (live & entries).any(axis=(1, 2))
+    sure = _split_off(found, sure, among, rows(among, entries), gradient[entries])
+    if not exact:
+        return sure
+    sure = _certain_of_units(found, sure, units, inputs, gradient)
+    if not (found & ~sure).any() or gradient.size * len(units) ** 3 > MAX_WHOLE:
+        return sure
+    among, every = ~sure & live.any(axis=(1, 2)), np.ones(gradient.shape, dtype=np.bool_)
+    return _split_off(found, sure, among, rows(among, every), gradient.ravel())
+
+
+def _split_off(found: Bools, sure: Bools, among: Bools, rows: Array, gradient: Array) -> Bools:
+    """The sure kinks, and those found among some whose rows no others need to write the gradient.
+
+    Args:
+        found: Kinks whose multipliers may be zero.
+        sure: Those that are zero for certain.
+        among: The other kinks whose normals have entries here.
+        rows: Those entries, of the kinks among them.
+        gradient: Those of the gradient.
+    """
+    unsure, rank = dependent_rows(rows)
+    free = found[among] & ~unsure
+    others = np.vstack([rows[~free], gradient[None]])
+    if not free.any() or not rank_at_most(others, rank - int(free.sum())):
+        return sure
+    sure = sure.copy()
+    sure[np.flatnonzero(among)[free]] = True
     return sure
+
+
+def _certain_of_units(
+    found: Bools, sure: Bools, units: Array, inputs: Array, gradient: Array
+) -> Bools:
+    """The sure kinks, and those found that are so by the columns of a unit, or of units' differences.
+
+    Samples on which two units are linear leave no entry in their difference. Last, all combinations
+    in which few other kinks have a part are taken together.
+    """
+    fed, before = inputs.astype(bool).any(axis=1), ~sure
+    alone, pairs = _combinations(units, np.flatnonzero(units[found & ~sure].any(axis=0)))
+    while (sure != before).any() and (found & ~sure).any():
+        before, others = sure, units[~found & ~sure & fed]
+        apart, joint = (_with_few(others, ways, inputs.shape[1]) for ways in (pairs, alone))
+        for ways in [*([way] for way in alone + apart), joint + apart]:
+            if not ways:
+                continue
+            pulled = np.column_stack([units @ way for way in ways])
+            among = ~sure & fed & pulled.astype(bool).any(axis=1)
+            size = int(among.sum())
+            if (found & among).any() and size**2 * len(ways) * inputs.shape[1] <= MAX_ELIMINATION:
+                rows = pulled[among][:, :, None] * inputs[among][:, None, :]
+                along = np.concatenate([way @ gradient for way in ways])
+                sure = _split_off(found, sure, among, rows.reshape(size, -1), along)
+    return sure
+
+
+def _combinations(units: Array, some: Indices) -> tuple[list[Array], list[Array]]:
+    """Combinations of units: some alone, and pairs in which most normals of both have no part."""
+    eye = np.eye(units.shape[1], dtype=np.intp).astype(object)
+    pairs: list[Array] = []
+    if len(units) * len(eye) ** 2 > MAX_COMPARED:
+        return [*eye[some]], pairs
+    for first, second in combinations(range(len(eye)), 2):
+        both = [tuple(pair) for pair in units[:, [first, second]].tolist() if all(pair)]
+        if both and (first in some or second in some):
+            ratio = Counter(Fraction(*pair) for pair in both).most_common(1)[0][0]
+            pairs.append(eye[first] * ratio.denominator - eye[second] * ratio.numerator)
+    return [*eye[some]], pairs
+
+
+def _with_few(units: Array, ways: list[Array], limit: int) -> list[Array]:
+    """Combinations of units in which fewer than a limit of some normals have a part."""
+    return [way for way in ways if np.count_nonzero(units @ way) < limit]
 
 
 def _num_directions(inputs: Array, *, bias: bool) -> int:

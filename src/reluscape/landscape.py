@@ -374,6 +374,8 @@ class Block:
         index: Its index among the readable affine layers.
         piecewise: The block's arithmetic.
         theta: The layer's weight, row-major, then its bias; shape (params,). Read-only.
+        sizes: Factors on the landscape's parameters that give this block's (params,): all one, but in
+            balanced columns.
     """
 
     landscape: Landscape
@@ -381,6 +383,7 @@ class Block:
     index: int
     piecewise: Piecewise = field(repr=False)
     theta: Floats = field(repr=False)
+    sizes: Floats = field(repr=False)
 
     @classmethod
     def of(cls, landscape: Landscape, reading: Reading, name: str) -> Block:
@@ -417,7 +420,8 @@ class Block:
                 layer.weight.shape[1] + 2 for layer in layers if isinstance(layer, Affine)
             ),
         )
-        return cls(landscape, name, reading.network.names.index(name), piecewise, theta)
+        index, sizes = reading.network.names.index(name), np.ones(len(theta))
+        return cls(landscape, name, index, piecewise, theta, sizes)
 
     @property
     def size(self) -> int:

@@ -323,9 +323,10 @@ class Local:
         """Part of the gradient that the multipliers leave."""
         return self.gradient - self.normals.T @ multipliers if len(self.active) else self.gradient
 
-    def rest_error(self, multipliers: Array) -> float:
-        """Bound on the rounding error of `||rest||` in float64."""
-        return float(np.linalg.norm(self.gradient_error)) + self.split_error(multipliers)
+    def rest_error(self, multipliers: Array, sizes: Array | float = 1.0) -> float:
+        """Bound on the rounding error of `||sizes * rest||` in float64."""
+        split = float(np.linalg.norm(sizes * split_errors(multipliers, self.normals)))
+        return float(np.linalg.norm(sizes * self.gradient_error)) + split
 
     def split_error(self, multipliers: Array) -> float:
         """Bound on the rounding error of a sum of normals with these multipliers."""

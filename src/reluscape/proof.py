@@ -20,7 +20,9 @@ from reluscape.arithmetic import (
     arithmetic_called,
     eigenvalue_margin,
 )
+from reluscape.balanced import balanced
 from reluscape.certificate import (
+    MINIMA,
     Certificate,
     Claim,
     claim_of_slopes,
@@ -64,6 +66,10 @@ def certify(
     A point that lies within `1e-8 (1 + ||theta||)` of the exact stationary point of its cell and
     active set is certified as that point (`moved` says how far away it is): numerically converged
     is not exactly stationary, but next to it.
+
+    Minima of the L1 loss do not depend on the units of a layer's inputs: with columns of very
+    different size they are shown, and by `verify` checked, in columns brought to about the same size
+    by powers of two, an exact change; all that the certificate says is of the given columns.
 
     Args:
         block_or_landscape: What to certify: one layer, all others fixed, all layers at once, or a
@@ -114,10 +120,20 @@ def certify(
 
 
 def _certify_block(block: Block, theta: Floats, numbers: Float64 | Rational) -> Certificate:
-    """Certificate of one block in either arithmetic."""
+    """Certificate of one block in either arithmetic; minima are looked for in balanced columns first."""
+    even = balanced(block, theta)
+    if even is not None:
+        certificate = _certify_in_columns(even, theta * even.sizes, numbers)
+        if certificate.claim in MINIMA:
+            return certificate
+    return _certify_in_columns(block, theta, numbers)
+
+
+def _certify_in_columns(block: Block, theta: Floats, numbers: Float64 | Rational) -> Certificate:
+    """Certificate of one block, every decision taken in its own columns."""
     point = Point.at(block, theta)
     point = resolved(point)
-    moved = float(np.linalg.norm(point.theta - theta))
+    moved = float(np.linalg.norm((point.theta - theta) / block.sizes))
     if isinstance(numbers, Rational):
         from reluscape.proof_exact import certify_exact  # needs the optional python-flint
 
@@ -409,14 +425,15 @@ def _definite(point: Point, sides: Sequence[int]) -> tuple[bool, float]:
 
 
 def write(point: Point, claim: Claim, reason: str, moved: float, **evidence: Any) -> Certificate:
-    """Assemble a block's certificate.
+    """Assemble a block's certificate, its point and norms in the landscape's own columns.
 
     Raises:
         InputError: Gradients or slopes that overflow.
     """
-    landscape = point.block.landscape
-    sizes = [np.linalg.norm(part) for part in (point.gradient, point.multipliers, point.rest)]
-    if not np.isfinite(sizes).all():
+    landscape, sizes = point.block.landscape, point.block.sizes
+    vectors = sizes * point.gradient, sizes * point.rest, point.multipliers
+    gradient_norm, rest_norm, size = (float(np.linalg.norm(vector)) for vector in vectors)
+    if not np.isfinite([gradient_norm, rest_norm, size]).all():
         raise InputError(
             f"the gradient of layer {point.block.layer!r} must be within float64's range; received"
             " numbers whose squares overflow: rescale the data (--standardise)"
@@ -434,7 +451,7 @@ def write(point: Point, claim: Claim, reason: str, moved: float, **evidence: Any
         layer=point.block.layer,
         loss=landscape.loss_name,
         weight_decay=landscape.weight_decay,
-        theta=point.theta.copy(),
+        theta=point.theta / sizes,
         moved=moved,
         radius=float(evidence.get("radius", 0.0)),
         pattern=pack_pattern(point.pattern),
@@ -445,8 +462,8 @@ def write(point: Point, claim: Claim, reason: str, moved: float, **evidence: Any
         cells=np.empty((0, len(point.active))) if cells is None else cells.weights,
         sides=() if cells is None else pack_sides(cells.sides),
         shares=pack_shares(None if cells is None else cells.relations),
-        gradient_norm=float(np.linalg.norm(point.gradient)),
-        rest_norm=float(np.linalg.norm(point.rest)),
+        gradient_norm=gradient_norm,
+        rest_norm=rest_norm,
         curvature=float(curvature) if curvature is not None and np.isfinite(curvature) else None,
         exact_theta=evidence.get("exact_theta", ()),
         exact_multipliers=evidence.get("exact_multipliers", ()),

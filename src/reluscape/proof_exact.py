@@ -114,8 +114,8 @@ def _unsolved(point: Point, asked: Floats, numbers: Rational) -> Certificate:
         at,
         "undecided",
         "no exact point with the active kinks that float64 sees lies next to the given one",
-        float(np.linalg.norm(at.theta - asked)),
-        **_evidence(local.theta, multipliers, numbers),
+        _moved(at, asked),
+        **_evidence(at, local, multipliers),
     )
 
 
@@ -238,19 +238,19 @@ def _descending(
             at,
             "undecided",
             "the loss falls along an exact direction, but along none that float64 can write down",
-            float(np.linalg.norm(at.theta - asked)),
-            **_evidence(local.theta, multipliers, numbers),
+            _moved(at, asked),
+            **_evidence(at, local, multipliers),
         )
     margin = -float(numbers.floats(np.array([slope], dtype=object))[0])
     return write(
         at,
         claim,
         reason,
-        float(np.linalg.norm(at.theta - asked)),
+        _moved(at, asked),
         margin=margin,
         direction=direction,
         slopes=slopes,
-        **_evidence(local.theta, multipliers, numbers),
+        **_evidence(at, local, multipliers),
     )
 
 
@@ -284,13 +284,13 @@ def _resting(
         at,
         claim,
         _why(local, claim, radius),
-        float(np.linalg.norm(at.theta - asked)),
+        _moved(at, asked),
         margin=margin,
         slopes=floats,
         cells=cells,
         curvature=curvature,
         radius=radius,
-        **_evidence(local.theta, multipliers, numbers),
+        **_evidence(at, local, multipliers),
     )
 
 
@@ -309,13 +309,19 @@ def _image(point: Point, local: Local, multipliers: Array) -> Point:
     )
 
 
-def _evidence(theta: Array, multipliers: Array, numbers: Float64 | Rational) -> dict[str, Any]:
+def _moved(at: Point, asked: Floats) -> float:
+    """Distance from the point asked about, in the landscape's own columns."""
+    return float(np.linalg.norm((at.theta - asked) / at.block.sizes))
+
+
+def _evidence(at: Point, local: Local, multipliers: Array) -> dict[str, Any]:
     """Fields that every exact certificate has."""
+    numbers = local.numbers
     assert isinstance(numbers, Rational)
     return {
         "arithmetic": "rational",
         "tier": "exact",
-        "exact_theta": numbers.texts(theta),
+        "exact_theta": numbers.texts(local.theta / numbers.array(at.block.sizes)),
         "exact_multipliers": numbers.texts(multipliers),
     }
 

@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from threadpoolctl import threadpool_limits
 
 from reluscape.adjacent import examine, way_out
+from reluscape.balanced import balanced
 from reluscape.certificate import MINIMA, Certificate
 from reluscape.descent.forecast import forecast_descent
 from reluscape.descent.kernel import (
@@ -75,6 +76,10 @@ TINY_STEP = 1e-9
 #: Points at which more kinks meet than edges lead out of, left along another direction, one after the
 #: other without a fall of the loss by this share.
 DETOURS, WORTHWHILE = 5, 0.01
+#: Flat directions along which an end is moved aside, one after the other.
+ASIDES = 10
+#: Largest block that is moved aside more than once.
+ASIDE = 200
 #: Largest block that is certified in rationals where float64 is undecided.
 RATIONAL = 60
 #: Numbers kept of the path, 64 MB.
@@ -209,9 +214,10 @@ def _polished(function: Function, problem: Problem, theta: Floats, active: Indic
     near.
     """
     settled = problem.settled(theta, active)
-    size = max(1.0, float(np.abs(settled).max(initial=0.0)))
+    lengths = np.abs(settled * _sizes(function, settled))
+    size = max(1.0, float(lengths.max(initial=0.0)))
     for share in SNAPS:
-        moved = _inside(function, np.where(np.abs(settled) <= share * size, 0.0, settled))
+        moved = _inside(function, np.where(lengths <= share * size, 0.0, settled))
         if _is_no_higher(function, moved, theta):
             return moved
     return theta
@@ -233,10 +239,23 @@ def _inside(function: Function, theta: Floats) -> Floats:
     return theta if isinstance(function, Block) else function.inside(theta)
 
 
+def _sizes(function: Function, theta: Floats) -> Floats:
+    """Factors on theta that give its balanced columns."""
+    even = balanced(function, theta) if isinstance(function, Block) else None
+    return np.ones(len(theta)) if even is None else even.sizes
+
+
+def _reach(function: Function, theta: Floats, direction: Floats) -> float:
+    """The step along a direction that is as long as one and theta together, in balanced columns."""
+    sizes = _sizes(function, theta)
+    length = float(np.linalg.norm(direction * sizes))
+    return (1.0 + float(np.linalg.norm(theta * sizes))) / (length or 1.0)
+
+
 def _longest_fall(function: Function, theta: Floats, direction: Floats) -> Floats:
     """The step along a direction up to where, in steps that double, the loss falls no more."""
     found, step = function.loss(theta), np.zeros_like(direction)
-    length = TINY_STEP * (1.0 + float(np.linalg.norm(theta)))
+    length = TINY_STEP * _reach(function, theta, direction)
     while np.isfinite(length):
         moved = _inside(function, theta + length * direction)
         loss = function.loss(moved)
@@ -250,17 +269,24 @@ def _longest_fall(function: Function, theta: Floats, direction: Floats) -> Float
 def _shown_way(function: Function, certificate: Certificate, theta: Floats) -> Floats | None:
     """A direction along which the loss falls at theta, found with its certificate."""
     if certificate.claim == "undecided":
-        point = Point.at(_around(function, theta), theta)
+        point = _point_at(function, theta)
         direction = None if point.independent or not point.is_stationary else examine(point)[1]
-        return None if direction is None else _inward(function, theta, direction)
+        if direction is None:
+            return None
+        return _inward(function, theta, direction / point.block.sizes)
     return certificate.direction if np.array_equal(certificate.theta, theta) else None
 
 
 def _way_out(function: Function, theta: Floats) -> tuple[Floats, float] | None:
-    """A direction out of a point where more kinks meet than the edges of a basis show, and its rate."""
-    point = Point.at(_around(function, theta), theta)
+    """A direction out of a point where more kinks meet than the edges of a basis show, and its rate.
+
+    The rate is per unit of length in balanced columns.
+    """
+    point = _point_at(function, theta)
     way = None if point.independent or not point.is_stationary else way_out(point)
-    return None if way is None else (_inward(function, theta, way[0]), way[1])
+    if way is None:
+        return None
+    return _inward(function, theta, way[0] / point.block.sizes), way[1]
 
 
 def _inward(function: Function, theta: Floats, direction: Floats) -> Floats:
@@ -268,31 +294,54 @@ def _inward(function: Function, theta: Floats, direction: Floats) -> Floats:
     return direction if isinstance(function, Block) else function.inward(theta, direction)
 
 
+def _point_at(function: Function, theta: Floats) -> Point:
+    """The point in balanced columns."""
+    block = _around(function, theta)
+    block = balanced(block, theta) or block
+    return Point.at(block, theta * block.sizes)
+
+
 def _aside(
     function: Function, theta: Floats, way: tuple[Floats, float] | None
 ) -> tuple[Floats, Certificate] | None:
-    """A point of the same loss, halfway to the next kink along a flat direction, if it is certified.
+    """A point of the same loss, aside along flat directions, if it is certified.
 
     Fewer kinks meet there, so its certificate is smaller.
     """
-    if way is None or way[1] < 0:
-        return None
-    direction = way[0]
-    block = _around(function, theta)
-    point = Point.at(block, theta)
-    size = 1.0 + float(np.linalg.norm(theta))
-    pattern = block.pattern(theta + TINY_STEP * size * direction)
-    rates = block.piecewise.rates(pattern, direction)
-    values = block.kinks(theta)
-    ahead = np.where(pattern, rates < 0, rates > 0) & (np.abs(values) > point.bounds)
-    times = -values[ahead] / rates[ahead]
-    length = min(size, float(times.min(initial=np.inf)) / 2)
-    moved = _inside(function, theta + length * direction)
-    if _is_no_higher(function, moved, theta):
-        found = certified_end(function, moved)
+    moved = theta
+    for turn in range(ASIDES if function.size <= ASIDE else 1):
+        if way is None or way[1] < 0:
+            return None
+        moved = _halfway(function, moved, way[0])
+        if not _is_no_higher(function, moved, theta):
+            return None
+        found = certify(function, moved) if turn else certified_end(function, moved)
         if found.claim in MINIMA:
             return moved, found
+        way = _way_out(function, moved)
     return None
+
+
+def _halfway(function: Function, theta: Floats, direction: Floats) -> Floats:
+    """The point halfway to the next kink along a flat direction.
+
+    A linear program's direction is put exactly along those active kinks that only its rounding moves.
+    """
+    point = _point_at(function, theta)
+    block, way = point.block, direction * point.block.sizes
+    lengths = np.linalg.norm(point.normals, axis=1)
+    normals = point.normals / np.where(lengths > 0, lengths, 1.0)[:, None]
+    still = normals[np.abs(normals @ way) <= TOLERANCES.interior * np.linalg.norm(way)]
+    if len(still):
+        way = way - np.linalg.lstsq(still, still @ way, rcond=TOLERANCES.independence)[0]
+    reach = _reach(function, theta, way / block.sizes)
+    pattern = block.pattern(point.theta + TINY_STEP * reach * way)
+    rates = block.piecewise.rates(pattern, way)
+    values = block.kinks(point.theta)
+    ahead = np.where(pattern, rates < 0, rates > 0) & (np.abs(values) > point.bounds)
+    times = -values[ahead] / rates[ahead]
+    length = min(reach, float(times.min(initial=np.inf)) / 2)
+    return _inside(function, theta + length * way / block.sizes)
 
 
 @dataclass(slots=True)

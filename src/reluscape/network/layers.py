@@ -86,7 +86,10 @@ Layer = Affine | Scale | Rectifier
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Network:
-    """A chain of layers that starts with an affine one; calling it maps (N, n0) to (N, n_out)."""
+    """A chain of layers that starts with an affine one; calling it maps (N, n0) to (N, n_out).
+
+    In balanced columns that layer's inputs are scaled first.
+    """
 
     layers: tuple[Layer, ...]
 
