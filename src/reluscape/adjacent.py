@@ -29,7 +29,7 @@ from reluscape.arithmetic import Float64, left_inverse, rounded_sizes, split_err
 from reluscape.coincident import Coincident
 from reluscape.dependent import coefficients, relation_errors, relation_shift
 from reluscape.errors import AnalysisError
-from reluscape.exactly import gradient_is_spanned
+from reluscape.exactly import gradient_is_spanned, zero_slopes
 from reluscape.integers import FrozenForms
 from reluscape.point import Point
 from reluscape.shares import find_shares
@@ -38,6 +38,7 @@ from reluscape.tolerances import TOLERANCES
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
+Indices = NDArray[np.intp]
 Sides = NDArray[np.int8]
 
 #: Kinks that move slower than this share of the fastest are still but for the solver's rounding.
@@ -80,6 +81,7 @@ class _Search:
         bends: c.
         idle: Kinks whose crossing changes nothing.
         same: Which kinks are one.
+        ones: For each, the numbers of all kinks that are it, and their groups (`zero_slopes`).
         sizes: Sums of the absolute jumps of kinks that are one.
         ways: Columns that span the normals' span, in which these are orthonormal columns (params, rank):
             nearly dependent normals would cost the solver its accuracy.
@@ -88,7 +90,8 @@ class _Search:
         far: Stands for no bound: HiGHS corrupts its memory where a row of its basis becomes free.
         program: The program, its rows: u writes the gradient; u_k; C_k - u_k.
         box: Of the program's variables.
-        splits: `left_inverse` of the kinks with weights, and whether their normals span the gradient.
+        inverses: `left_inverse` of the kinks with weights.
+        spanned: Whether their normals span the gradient.
         direction: Direction along which the loss falls, once found.
         flat: Direction along which kinks leave zero and the loss stays.
     """
@@ -100,6 +103,7 @@ class _Search:
     bends: Floats = field(init=False)
     idle: Bools = field(init=False)
     same: Coincident = field(init=False)
+    ones: tuple[Indices, list[Indices]] = field(init=False)
     sizes: Floats = field(init=False)
     ways: Floats = field(init=False)
     units: Floats = field(init=False)
@@ -107,13 +111,15 @@ class _Search:
     far: float = field(init=False)
     program: LinearProgram = field(init=False)
     box: Floats = field(init=False)
-    splits: dict[bytes, tuple[Floats, bool]] = field(default_factory=dict)
+    inverses: dict[bytes, Floats] = field(default_factory=dict)
+    spanned: dict[bytes, bool] = field(default_factory=dict)
     direction: Floats | None = None
     flat: Floats | None = None
 
     def __post_init__(self) -> None:
         (jumps, errors), bends = self.point.jumps(), self.point.bends()
         self.same = same = _coincident(self.point)
+        self.ones = same.members(self.point.active)
         self.jumps, self.errors = same.sums(jumps), same.sums(errors)
         self.sizes, self.bends = same.sums(np.abs(jumps)), same.sums(bends[same.first])
         normals = self.point.normals[same.first]
@@ -150,6 +156,26 @@ class _Search:
     def concave(self) -> int:
         """Number of kinks that are concave whatever the weights: every leaf has their sides."""
         return int(((self.jumps < -self.errors) & ~self.bends.any(axis=0)).sum())
+
+    def known(self, sides: Sides) -> tuple[Floats, float] | None:
+        """Weights that are known without a program, if they show a minimum.
+
+        Those of independent normals, which are left where kinks of equal samples are one; and those with
+        which all groups are left out that can be.
+        """
+        normals, same = self.point.normals, self.same
+        if Float64().independent(normals):
+            weights = -Float64().multipliers(normals, self.point.gradient)
+            found = self._checked(weights, sides, np.zeros_like(self.idle))
+            if found is not None:
+                return found
+        if not same.droppable.any():
+            return None
+        left = ~same.droppable
+        weights = np.where(same.droppable, same.balanced_weights(), 0.0)
+        gap = self.point.gradient + weights @ normals
+        weights[left] = -np.linalg.lstsq(normals[left].T, gap, rcond=None)[0]
+        return self._checked(weights, sides, np.zeros_like(self.idle))
 
     def leaf(self, sides: Sides) -> tuple[Floats, float] | int | None:
         """Weights of a leaf and their margin; else the kink to split it by, or None for none.
@@ -219,7 +245,7 @@ class _Search:
         point, weights = self.point, np.where(zero, 0.0, weights)
         silent = self.same.left_out(weights[None], self.sizes, self.jumps, self.bends)[0]
         kept = (weights != 0) & ~silent
-        inverse, spans = self._split(kept, silent)
+        inverse = self._inverse(kept)
         gap = point.gradient + point.normals.T @ weights
         weights[kept] -= inverse @ gap
         spread = np.zeros(len(weights))
@@ -234,12 +260,18 @@ class _Search:
                 return None
             errors += relation_errors(relations, shift, self.bends)
         asked = np.column_stack([sides <= 0, sides >= 0])
-        past = np.where(silent[:, None], 0.0, margins - errors)[asked]
-        exactly = (margins == 0) & (errors == 0) & (weights == 0)[:, None] | silent[:, None]
+        level = silent[:, None] | np.zeros_like(asked)
+        if asked.all() and relations is None and Float64().independent(point.normals):
+            at = point.pattern, point.active
+            landscape, layer = point.block.landscape, point.block.layer
+            level = level | zero_slopes(landscape, layer, at, margins, errors, self.ones)
+        past = np.where(level, 0.0, margins - errors)[asked]
+        exactly = (margins == 0) & (errors == 0) & (weights == 0)[:, None] | level
         holds = exactly[asked] | (past > 0)
         if self.exact:
             holds |= margins[asked] >= -TOLERANCES.interior * self.size
-        return (weights, float(past.min())) if spans and holds.all() else None
+        found = weights, float(past.min())
+        return found if holds.all() and self._spans(kept, silent) else None
 
     def _shift(self, relations: Floats) -> Floats | None:
         """Bounds on the distances of relations to exact ones, if those are certain to exist."""
@@ -268,11 +300,18 @@ class _Search:
             relations = spread(spread(relations).T).T
         return Leaves(spread(np.array(sides)), spread(np.array(weights)), margin, relations)
 
-    def _split(self, kept: Bools, silent: Bools) -> tuple[Floats, bool]:
-        """`left_inverse` of some kinks' normals, and whether their span holds the exact gradient."""
+    def _inverse(self, kept: Bools) -> Floats:
+        """`left_inverse` of some kinks' normals."""
+        key = kept.tobytes()
+        if key not in self.inverses:
+            self.inverses[key] = left_inverse(self.point.normals[kept])
+        return self.inverses[key]
+
+    def _spans(self, kept: Bools, silent: Bools) -> bool:
+        """Whether the span of some kinks' normals holds the exact gradient, some samples left out."""
         point, key = self.point, kept.tobytes() + silent.tobytes()
-        if key not in self.splits:
-            spans = self.exact or gradient_is_spanned(
+        if key not in self.spanned:
+            self.spanned[key] = self.exact or gradient_is_spanned(
                 point.block.landscape,
                 point.block.layer,
                 (point.pattern, point.active),
@@ -280,8 +319,7 @@ class _Search:
                 (kept, np.flatnonzero(self.same.samples_of(silent))),
                 (point.gradient, point.gradient_error),
             )
-            self.splits[key] = left_inverse(point.normals[kept]), spans
-        return self.splits[key]
+        return self.spanned[key]
 
     def _try(self, direction: Floats, still: Bools) -> None:
         """Keep a direction along which the loss falls.
@@ -353,7 +391,11 @@ def examine(point: Point, *, exact: bool = False) -> tuple[Leaves | None, Floats
     bounds are for exact arithmetic to correct.
     """
     search = _Search(point, exact)
-    todo = [np.zeros(len(search.point.active), dtype=np.int8)]
+    none = np.zeros(len(search.point.active), dtype=np.int8)
+    known = search.known(none)
+    if known is not None:
+        return search.leaves([none], [known[0]], known[1], None), None
+    todo = [none]
     sides: list[Sides] = []
     weights: list[Floats] = []
     margin = np.inf

@@ -85,8 +85,8 @@ class Coincident:
         """Kinks (parts, m) of groups that may be left out of the loss, by their weights.
 
         Those of the residuals say with which slopes zero is the sum; those of the other kinks must be
-        zero. A group is left out where one of these has no slope on its positive side either, which
-        rounding alone does not tell.
+        zero. A group is left out where a kink has no slope on its positive side, which rounding alone
+        does not tell.
 
         Args:
             weights: u (parts, m).
@@ -95,10 +95,10 @@ class Coincident:
             bends: c (m, m).
         """
         balance = self.pulls + len(self.group_of) * weights  # a residual's jump is 2 / samples
-        flat = np.abs(jumps + weights @ bends) <= NEARLY * sizes
+        flat = np.abs(jumps + weights @ bends - weights) <= NEARLY * sizes
         fits = np.where(self.residual, np.abs(balance) <= NEARLY, weights == 0) & self.droppable
         member = self.groups == np.unique(self.groups)[:, None]
-        needs = (~self.residual & flat & fits) @ member.T
+        needs = (flat & fits) @ member.T
         return np.asarray((~(~fits @ member.T) & needs) @ member)
 
     def sums(self, values: Array) -> Array:
@@ -114,6 +114,10 @@ class Coincident:
         found[...] = 0 * values[..., :1]  # the arithmetic's own zero
         found[..., self.first] = values
         return found
+
+    def members(self, active: Indices) -> tuple[Indices, list[Indices]]:
+        """Groups of the functions, and the numbers of the active kinks that are each."""
+        return self.groups, [active[row] for row in self.merging.astype(np.bool_)]
 
     def balanced_weights(self) -> Array:
         """Weights of kinks of groups that are left out (m,)."""

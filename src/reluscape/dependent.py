@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from reluscape.arithmetic import Float64, Rational, left_inverse_sizes, split_errors
 from reluscape.certificate import Claim, cover_all
 from reluscape.coincident import Coincident
-from reluscape.exactly import gradient_is_spanned
+from reluscape.exactly import gradient_is_spanned, zero_slopes
 from reluscape.integers import FrozenForms, rank_at_most
 from reluscape.tolerances import TOLERANCES
 
@@ -153,6 +153,7 @@ def margins(local: Local, cells: Cells, scale: float = 1.0) -> Array | None:
     merged = _merged(local, cells)
     if merged is None:
         return None
+    ones = local.active
     local, cells, same, sizes = merged
     jumps, bends = local.jumps_and_bends()
     gaps = local.gradient + cells.weights @ local.normals
@@ -177,7 +178,12 @@ def margins(local: Local, cells: Cells, scale: float = 1.0) -> Array | None:
         errors = errors + relation_errors(cells.relations, shift, bends)
     exactly = (found == 0) & (errors == 0) & (cells.weights == 0)[:, :, None]
     left = np.where(exactly | (found > scale * errors), found - scale * errors, -np.inf)
-    return np.asarray(np.where(silent[:, :, None], 0.0, left)[asked])
+    level = silent[:, :, None] | np.zeros_like(exactly)
+    if asked.all() and cells.relations is None and local.numbers.independent(local.normals):
+        at = local.block.vector_of(local.bits), local.active
+        slopes = found[0], max(1.0, scale) * errors[0], same.members(ones)
+        level = level | zero_slopes(local.landscape, local.layer, at, *slopes)
+    return np.asarray(np.where(level, 0.0, left)[asked])
 
 
 def _coincident(local: Local) -> Coincident:
@@ -244,19 +250,27 @@ def _spread(
             split = 2 * float(np.linalg.norm(local.gradient_error)) + local.split_error(row)
             if not np.linalg.norm(gap) <= max(1.0, scale) * split:
                 return None
-        if not gradient_is_spanned(
-            local.landscape,
-            local.layer,
-            (local.block.vector_of(local.bits), local.active),
-            local.normals,
-            (pattern, np.flatnonzero(same.samples_of(out))),
-            (local.gradient, local.gradient_error),
-        ):
+        if not _is_spanned(local, pattern, np.flatnonzero(same.samples_of(out))):
             return None
         errors = local.gradient_error + split_errors(weights[here], local.normals)
         errors = errors + np.abs(gaps[here])
         spread[np.ix_(here, pattern)] = errors @ left_inverse_sizes(local.normals[pattern]).T
     return spread
+
+
+def _is_spanned(local: Local, kept: Bools, silent: Indices) -> bool:
+    """Whether some normals are certain to span the gradient without some samples; found out once."""
+    key = kept.tobytes() + silent.tobytes()
+    if key not in local.spanned:
+        local.spanned[key] = gradient_is_spanned(
+            local.landscape,
+            local.layer,
+            (local.block.vector_of(local.bits), local.active),
+            local.normals,
+            (kept, silent),
+            (local.gradient, local.gradient_error),
+        )
+    return local.spanned[key]
 
 
 def exact_cells(local: Local, cells: Cells) -> Cells | None:

@@ -104,6 +104,7 @@ def zero_slopes(
     at: tuple[Bools, Indices],
     slopes: Array,
     errors: Array,
+    ones: tuple[Indices, list[Indices]] | None = None,
 ) -> Bools:
     """Which slopes within their errors of zero are exactly zero for certain, shape (k, 2).
 
@@ -123,6 +124,7 @@ def zero_slopes(
             stationary point with this pattern.
         slopes: In float64, shape (k, 2).
         errors: Bounds on their rounding errors.
+        ones: Where kinks stand for several that are one: their groups of samples, and the numbers of all.
     """
     pattern, active = at
     near, zero = np.abs(slopes) <= errors, np.zeros(slopes.shape, dtype=np.bool_)
@@ -131,19 +133,21 @@ def zero_slopes(
     frozen = FrozenForms(landscape, layer, pattern)
     if max(frozen.work(), len(active) * frozen.num_params) > MAX_PRODUCTS:
         return zero
-    levels = frozen.levels(active)
-    residuals = frozen.residuals(active) & (slopes > errors).all(axis=1)
+    samples, levels = frozen.levels(active)
+    groups, members = ones or (samples, list(active[:, None]))
+    alone = np.array([len(kinks) == 1 for kinks in members])
+    residuals = frozen.residuals(active) & alone & (slopes > errors).all(axis=1)
     simple, values = _simple_slopes(slopes, errors, residuals)
     put = dict(zip(active[residuals].tolist(), values, strict=True))
     inputs, found = frozen.inputs_from_commonest(), np.zeros(len(near), dtype=np.bool_)
-    for crossed in (np.zeros(len(near), dtype=np.bool_), _shallowest(near[:, 1], levels)):
+    for crossed in (np.zeros(len(near), dtype=np.bool_), _shallowest(near[:, 1], (groups, levels))):
         there = pattern.copy()
-        there[active[crossed]] = True
+        there[[kink for k in np.flatnonzero(crossed) for kink in members[k]]] = True
         frozen = FrozenForms(landscape, layer, there)
         asked, known = near[:, 0] | crossed | simple, found & ~crossed
         gradient, units = frozen.sums(inputs, put), frozen.kinks(active).units
         exact = landscape.loss_name == "l1"
-        found = _certain(asked, known, units, inputs[levels[0]], gradient, exact)
+        found = _certain(asked, known, units, inputs[samples], gradient, exact)
         zero[found & crossed, 1] = True
         zero[found & ~crossed & near[:, 0], 0] = True
     return zero

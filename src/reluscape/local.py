@@ -66,6 +66,7 @@ class Local:
         clearance: Distance to the nearest kink that is not at zero (float64 only).
         crossed: What `jumps_and_bends` has found, once it has been asked.
         spreads: Bounds on the errors of multipliers, once they have been asked for.
+        spanned: Whether some normals span the gradient, once that has been asked for.
     """
 
     landscape: Landscape
@@ -86,6 +87,7 @@ class Local:
     clearance: float
     crossed: list[tuple[Array, Array]] = field(default_factory=list)
     spreads: dict[bytes, Array] = field(default_factory=dict)
+    spanned: dict[bytes, bool] = field(default_factory=dict)
 
     @classmethod
     def at(
