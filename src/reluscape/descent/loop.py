@@ -213,13 +213,16 @@ def _polished(function: Function, problem: Problem, theta: Floats, active: Indic
     Where inputs are zero or whole numbers, kinks meet at parameters that are exactly zero and nowhere
     near.
     """
-    settled = problem.settled(theta, active)
-    lengths = np.abs(settled * _sizes(function, settled))
-    size = max(1.0, float(lengths.max(initial=0.0)))
-    for share in SNAPS:
-        moved = _inside(function, np.where(lengths <= share * size, 0.0, settled))
-        if _is_no_higher(function, moved, theta):
-            return moved
+    for point in (
+        problem.settled(theta, active),
+        theta,
+    ):  # kinks that a stalled descent left may not meet
+        lengths = np.abs(point * _sizes(function, point))
+        size = max(1.0, float(lengths.max(initial=0.0)))
+        for share in SNAPS:
+            moved = _inside(function, np.where(lengths <= share * size, 0.0, point))
+            if _is_no_higher(function, moved, theta):
+                return moved
     return theta
 
 
