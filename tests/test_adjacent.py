@@ -127,6 +127,61 @@ def test_a_sample_that_is_fitted_and_left_alone_may_be_left_out(
         assert not rs.verify(pulled.signed(), landscape).valid
 
 
+def twice(seed: int) -> Instance:
+    """Every sample twice with other targets, at a point where some are fitted and a unit switches."""
+    rng = np.random.default_rng(seed)
+    weights = [rng.normal(size=(2, 2)), rng.normal(size=(1, 2))]
+    inputs = np.repeat(rng.normal(size=(3, 2)), 2, axis=0)
+    weights[0][0] -= (weights[0][0] @ inputs[0]) / (inputs[0] @ inputs[0]) * inputs[0]
+    if seed % 2:
+        weights[0][0] = 0.0
+    empty = np.zeros((6, 1))
+    instance = Instance(tuple(weights), (None, None), 0.0, inputs, empty, "l1", 0)
+    away = rng.choice([0.0, 1.0, -1.0], (3, 2)) * np.array([1.0, -1.0])
+    instance.targets[:] = switching(instance)[-1] + away.reshape(6, 1)
+    return instance
+
+
+@cache
+def twins() -> list[tuple[Instance, Brute]]:
+    """Some of them with what brute force says."""
+    found = [twice(seed) for seed in range(60)]
+    return [(twin, brute_force(twin)) for twin in found if 3 <= len(active_kinks(twin)) <= 6]
+
+
+def test_equal_inputs_with_other_targets_are_judged_as_brute_force_does() -> None:
+    """Their kinks are one, and pairs whose terms cancel may be left out."""
+    minima = claimed = 0
+    for instance, answer in twins():
+        landscape = rs.Landscape(instance.module(), instance.inputs, instance.targets, loss="l1")
+        found = rs.certify(landscape.block(0))
+        assert rs.verify(found, landscape).valid, (instance, found)
+        if found.claim in MINIMA:
+            assert answer.minimum, (instance, found)
+        if found.claim == "strict_local_minimum":
+            assert answer.strict, (instance, found)
+        minima += answer.minimum
+        claimed += found.claim in MINIMA
+    assert minima > 5
+    assert claimed >= 0.9 * minima
+
+
+def test_weights_on_the_second_of_two_equal_kinks_are_rejected() -> None:
+    """They belong to the first, so that no jump is used twice."""
+    tried = 0
+    for instance, _ in twins():
+        landscape = rs.Landscape(instance.module(), instance.inputs, instance.targets, loss="l1")
+        found = rs.certify(landscape.block(0))
+        hidden = np.flatnonzero(found.active_kinks < 12)
+        if found.claim not in MINIMA or not len(found.cells) or len(hidden) < 2:
+            continue
+        swapped = found.cells.copy()
+        swapped[:, hidden[:2]] = swapped[:, hidden[:2]] / 2 + swapped[:, hidden[1::-1]] / 2 + 1e-3
+        tried += 1
+        assert not rs.verify(replace(found, cells=swapped).signed(), landscape).valid
+    assert tried > 2
+
+
 def test_forged_sides_are_rejected() -> None:
     """A part left out, or a kink said to be on one side, must not pass."""
     several = list(zip(*certificates_with_parts(), strict=True))[:10]
