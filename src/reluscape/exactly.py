@@ -148,9 +148,33 @@ def zero_slopes(
         gradient, units = frozen.sums(inputs, put), frozen.kinks(active).units
         exact = landscape.loss_name == "l1"
         found = _certain(asked, known, units, inputs[samples], gradient, exact)
+        if exact and ones is None and not crossed.any():
+            idle = simple & found & np.isin(active, [kink for kink in put if put[kink] == 0])
+            outputs = landscape.targets.shape[1]
+            zero[_left_alone((samples, levels), idle, found & ~simple, outputs), 1] = True
         zero[found & crossed, 1] = True
         zero[found & ~crossed & near[:, 0], 0] = True
     return zero
+
+
+def _left_alone(places: tuple[Indices, Indices], idle: Bools, still: Bools, outputs: int) -> Bools:
+    """Kinks without slopes on either side: their samples, fitted exactly, have no part in the gradient.
+
+    With slopes of zero in the place of the residuals' absolute values a sample's kinks have no jumps; and
+    those whose multipliers are zero, like those of the deeper ones, no slope on the positive side.
+
+    Args:
+        places: The kinks' samples and levels, residuals deepest.
+        idle: Residuals whose multipliers vanish with a slope of zero.
+        still: Other kinks whose multipliers vanish.
+        outputs: Number of residuals of a sample.
+    """
+    samples, levels = places
+    found = np.zeros(len(samples), dtype=np.bool_)
+    for k in np.flatnonzero(still):
+        behind = (samples == samples[k]) & (levels > levels[k])
+        found[k] = idle[behind].sum() == outputs and bool((idle | still)[behind].all())
+    return found
 
 
 def _simple_slopes(slopes: Array, errors: Array, residuals: Bools) -> tuple[Bools, list[Fraction]]:
