@@ -65,7 +65,8 @@ class Coincident:
         group_of = np.unique(inputs, axis=0, return_inverse=True)[1].ravel()
         residual = outputs >= 0
         target = np.zeros(len(samples))
-        target[residual] = landscape.targets[samples[residual], outputs[residual]]
+        if residual.any():
+            target[residual] = landscape.targets[samples[residual], outputs[residual]]
         keys = np.column_stack([group_of[samples], kinds, target])
         _, first, function = np.unique(keys, axis=0, return_index=True, return_inverse=True)
         order = np.argsort(first)
