@@ -126,7 +126,7 @@ def test_bad_fractions_and_horizons() -> None:
         descended().forecast(1.5)
     with pytest.raises(InputError, match="at least one loss"):
         rs.Forecaster().forecast()
-    with pytest.raises(InputError, match="horizon must be at least 0"):
+    with pytest.raises(InputError, match="horizon must be a whole number of at least 0"):
         rs.forecast_losses([1.0, 0.9], horizon=-1)
 
 

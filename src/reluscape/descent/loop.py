@@ -38,6 +38,7 @@ from reluscape.point import Point
 from reluscape.progress import UNKNOWN, Stop
 from reluscape.proof import certify
 from reluscape.tolerances import TOLERANCES
+from reluscape.validation import check_whole
 
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
@@ -131,9 +132,10 @@ def descend(
 
     Raises:
         InputError: Another loss, weight decay, an unknown rule, theta of the wrong shape or outside the
-            box, or a `max_pivots` below one.
+            box, a `max_pivots` that is no whole number of at least 1, or a `seed` that is none of at
+            least 0.
     """
-    _check(function, rule, max_pivots)
+    check_descent(function, rule, max_pivots, seed)
     start: Floats = function.check(theta)
     with threadpool_limits(1, user_api="blas"):
         path = _Path(function, _problem(function), start, max_pivots, progress)
@@ -170,8 +172,8 @@ def _problem(function: Function) -> Problem:
     return Problem.of(function.piecewise)
 
 
-def _check(function: Function, rule: str, max_pivots: int | None) -> None:
-    """Refuse what is not piecewise affine."""
+def check_descent(function: Function, rule: str, max_pivots: int | None, seed: int) -> None:
+    """Refuse what is not piecewise affine, and options that make no sense."""
     if not isinstance(function, Block | NetworkOutput):
         raise InputError(
             f"descend needs a Block or a NetworkOutput; received {type(function).__name__}"
@@ -186,8 +188,9 @@ def _check(function: Function, rule: str, max_pivots: int | None) -> None:
         )
     if rule not in RULES:
         raise InputError(f"rule must be one of {', '.join(RULES)}; received {rule!r}")
-    if max_pivots is not None and max_pivots < 1:
-        raise InputError(f"max_pivots must be at least 1; received {max_pivots}")
+    if max_pivots is not None:
+        check_whole(max_pivots, "max_pivots", 1)
+    check_whole(seed, "seed", 0)
 
 
 def certified_end(function: Function, theta: Floats) -> Certificate:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from reluscape.descent.phases import Phases
     from reluscape.landscape import Block
+    from reluscape.network_output import NetworkOutput
 
 Floats = NDArray[np.float64]
 
@@ -158,7 +159,7 @@ class Descent(Result):
 
     def density(
         self,
-        block: Block,
+        function: Block | NetworkOutput,
         *,
         shares: Sequence[float] = SHARES,
         num_directions: int = NUM_DIRECTIONS,
@@ -167,16 +168,17 @@ class Descent(Result):
         """How far it is from points of the path to the next kink, in random directions.
 
         Args:
-            block: The block that was descended.
+            function: The block or the output that was descended. An output's fixed inputs stay fixed;
+                the sides of its box are no kinks.
             shares: Shares of the path, between 0 and 1; the vertex kept next before each is taken.
             num_directions: Random directions at each, the same ones everywhere.
             seed: Of the directions.
 
         Raises:
-            InputError: A block of another size, a share outside 0 to 1, or no direction.
+            InputError: A function of another size, a share outside 0 to 1, or no direction.
         """
         places = places_of(shares, len(self.vertices))
-        ways = ways_from(self.vertices[places], block, num_directions, seed)
+        ways = ways_from(self.vertices[places], function, num_directions, seed)
         return Density(self.stride * places, ways)
 
     def plot(self) -> go.Figure:
