@@ -205,19 +205,21 @@ def certified_end(function: Function, theta: Floats) -> Certificate:
     return exact if exact.claim in MINIMA else certificate
 
 
-def _polished(function: Function, problem: Problem, theta: Floats, active: Indices) -> Floats:
+def _polished(path: _Path, theta: Floats) -> Floats:
     """Theta with the active kinks, and parameters of rounding size, at zero, unless that raises the loss.
 
     Where inputs are zero or whole numbers, kinks meet at parameters that are exactly zero and nowhere
-    near.
+    near. If possible the loss is not above the start's, not even by rounding.
     """
+    function, problem, active, found = path.function, path.problem, path.active, []
     settled = problem.settled(theta, active)
     size = max(1.0, float(np.abs(settled).max(initial=0.0)))
     for share in SNAPS:
         moved = _inside(function, np.where(np.abs(settled) <= share * size, 0.0, settled))
         if _is_no_higher(function, moved, theta):
-            return moved
-    return theta
+            found.append(moved)
+    most = function.loss(path.start)
+    return next((moved for moved in found if function.loss(moved) <= most), [*found, theta][0])
 
 
 def _is_no_higher(function: Function, moved: Floats, theta: Floats) -> bool:
@@ -401,7 +403,7 @@ class _Path:
         if self.ray is not None:
             return self.ray.theta
         theta = self.problem.expand(self.best, self.start)
-        return _polished(self.function, self.problem, theta, self.active)
+        return _polished(self, theta)
 
     def certified(self, end: Floats) -> Certificate:
         """What the end is."""
@@ -453,10 +455,11 @@ class _Path:
             status = Status.stalled
         if self.status is Status.stalled and certificate.claim in MINIMA:
             status = _CLAIMS[certificate.claim]
+        loss = self.function.loss(theta)
         return Descent(
             theta=theta,
-            loss=self.function.loss(theta),
-            losses=np.array(self.losses),
+            loss=loss,
+            losses=np.maximum(self.losses, loss),  # rounding errors are none of the path
             step_lengths=np.array(self.lengths),
             vertices=self.problem.expand(np.array(self.points), self.start),
             stride=self.stride,

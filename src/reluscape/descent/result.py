@@ -74,7 +74,8 @@ class Descent(Result):
     Attributes:
         theta: The end, shape (size,).
         loss: Loss there, from a plain forward pass; of a `NetworkOutput` the output, here and below.
-        losses: Loss at the start and after every pivot, shape (num_pivots + 1,); never rises.
+        losses: Loss at the start and after every pivot, shape (num_pivots + 1,), to rounding; never
+            rises, and none is below `loss`.
         step_lengths: Length of every pivot's step, shape (num_pivots,): for a block in coordinates in
             which its inputs have root mean square one in every direction; for an output in its inputs.
         vertices: Points along the path, every `stride`-th, shape (m, size).
