@@ -40,6 +40,8 @@ def check(descent: rs.Descent, start: rs.Block) -> None:
     assert (np.diff(descent.losses) <= 0).all()
     assert descent.losses[0] == pytest.approx(start.loss(), rel=1e-12)
     assert descent.loss == start.loss(descent.theta)
+    assert descent.loss <= descent.losses[-1]  # not even by rounding
+    assert "-0.0%" not in descent.summary()
     assert descent.loss == pytest.approx(descent.losses[-1], rel=1e-9, abs=1e-12)
     assert len(descent.step_lengths) == descent.num_pivots == len(descent.losses) - 1
     assert rs.verify(descent.certificate, start.landscape).valid
@@ -315,7 +317,11 @@ def test_plateau_without_an_edge_is_named() -> None:
 @pytest.mark.parametrize(
     ("options", "expected"),
     [({"rule": "steepest"}, "rule must be"), ({"max_pivots": 0}, "max_pivots must be"),
-     ({"theta": np.zeros(3)}, "theta")],
+     ({"theta": np.zeros(3)}, "theta"),
+     ({"max_pivots": 1.5}, r"max_pivots must be a whole number of at least 1; received 1\.5"),
+     ({"max_pivots": "3"}, "max_pivots must be a whole number"),
+     ({"seed": -1}, "seed must be a whole number of at least 0; received -1"),
+     ({"seed": "a"}, "seed must be a whole number"), ({"seed": None}, "seed must be")],
 )  # fmt: skip
 def test_bad_options(options: dict[str, object], expected: str) -> None:
     with pytest.raises(InputError, match=expected):

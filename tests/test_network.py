@@ -586,6 +586,37 @@ def test_a_relative_change_of_1e_10_fails_the_read_back():
         read_network(nn.Sequential(module), points(4))
 
 
+def cancelling(error: float = 0.0) -> nn.Sequential:
+    """Two units of some 1e4 whose outputs, times 1e4, cancel to some ten.
+
+    Batch norm divides where the reading multiplies: rounding errors of some 1e-16 * 1e8.
+    """
+    module = nn.Sequential(nn.Linear(4, 2), nn.BatchNorm1d(2), nn.ReLU(), nn.Linear(2, 1))
+    module = module.double().eval()
+    with torch.no_grad():
+        module[0].weight.copy_(torch.full((2, 4), 1e3) + torch.tensor([[0.0], [1e-3 / 3]]))
+        module[0].bias.fill_(1e4 / 3)
+        module[1].running_var.fill_(3.0)
+        module[3].weight.copy_(torch.tensor([[1e4 / 7, -1e4 / 7]]))
+        module[3].bias.fill_(1.0)
+    if error:
+        module[3].register_forward_hook(lambda layer, arguments, output: output + error)
+    return module
+
+
+def test_terms_that_cancel_are_read_back_to_their_rounding_errors():
+    """The reading may differ from the output by what rounding explains, and by no more."""
+    inputs = points(4)
+    network = read_network(cancelling(), inputs).network
+    with torch.no_grad():
+        expected = cancelling()(inputs).numpy()
+    differences = np.abs(network(inputs.numpy()) - expected)
+    assert differences.max() > 1e-12 * max(1.0, np.abs(expected).max())
+    assert (differences <= 2 * network.rounding_bounds(inputs.numpy())).all()
+    with pytest.raises(UnsupportedModelError, match="reproduce"):
+        read_network(nn.Sequential(cancelling(1e-5)), inputs)
+
+
 @pytest.mark.parametrize(
     ("function", "received"),
     [

@@ -177,7 +177,7 @@ class Residual(nn.Module):
     ("model", "lower", "upper", "expected"),
     [
         (dense((2, 3, 2), seed=0), 0, 1, "must have one output"),
-        (dense((2, 1), seed=0), np.nan, 1, "lower must not be NaN"),
+        (dense((2, 1), seed=0), np.nan, 1, r"lower must not be NaN; received 1 NaN of 1 values"),
         (dense((2, 1), seed=0), 1, 0, "not above upper"),
         (dense((2, 1), seed=0), [0, 2], [1, 1], r"at \(1,\)"),
         (dense((2, 1), seed=0), np.inf, np.inf, "finite or -inf"),
@@ -678,3 +678,34 @@ def test_silent_kinks_beside_many_bounds_do_not_spoil_a_certificate() -> None:
     certificate = rs.certify(function, np.zeros(12))
     assert certificate.claim == "strict_local_minimum"
     assert rs.verify(certificate, function).valid
+
+
+# ---- density -------------------------------------------------------------------------------------
+
+
+def test_density_is_the_way_to_the_next_unit_that_switches() -> None:
+    """Against the units' signs on a fine grid, computed from the weights alone."""
+    model = dense((3, 6, 5, 1), seed=4)
+    function = rs.NetworkOutput(model, lower=[-1, -1, 0.25], upper=[1, 1, 0.25])
+    descent = rs.descend(function)
+    density = descent.density(function, shares=[0.0, 1.0], num_directions=20, seed=3)
+    assert density.ways.shape == (2, 20)
+    directions = np.random.default_rng(3).normal(size=(20, 3))
+    directions[:, 2] = 0.0  # a fixed input stays where it is
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    grid = np.linspace(1e-6, 5.0, 20001)
+    for row, pivot in enumerate(density.pivots):
+        for way, direction in zip(density.ways[row], directions, strict=True):
+            points = torch.tensor(descent.vertices[pivot] + grid[:, None] * direction)
+            with torch.no_grad():
+                signs = torch.hstack([model[:1](points) > 0, model[:3](points) > 0]).numpy()
+            changed = (signs != signs[0]).any(axis=1)
+            first = grid[np.argmax(changed)] if changed.any() else np.inf
+            assert way == pytest.approx(first, abs=1e-3) or (way >= 5.0 and first == np.inf)
+    with pytest.raises(InputError, match="of size 3; received NetworkOutput"):
+        descent.density(rs.NetworkOutput(dense((2, 3, 1), seed=0), lower=0, upper=1))
+
+
+def test_density_without_a_unit_is_endless() -> None:
+    function = rs.NetworkOutput(dense((2, 1), seed=0), lower=0, upper=1)
+    assert np.isinf(rs.descend(function).density(function).ways).all()

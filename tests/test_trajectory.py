@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -111,7 +112,7 @@ def test_online_is_the_same_at_every_pivot() -> None:
     ("losses", "expected"),
     [
         ([], "at least one loss"),
-        ([1.0, np.nan], "all finite"),
+        ([1.0, np.nan], "must be finite; received 1 NaN"),
         ([[1.0, 0.5]], "received shape"),
         ([1.0, 1.5], "never rise; give noisy ones to forecast_losses"),
     ],
@@ -121,12 +122,38 @@ def test_bad_losses(losses: list[float], expected: str) -> None:
         forecast_descent(losses)
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda: rs.forecast_losses(["a"]),
+        lambda: rs.forecast_losses([1.0, 0.9], horizon=1.5),
+        lambda: rs.forecast_losses([1.0, 0.9], horizon="a"),
+        lambda: rs.Forecaster().add("a"),
+        lambda: rs.Forecaster().add(np.nan),
+        lambda: rs.Forecaster(["a"]),
+        lambda: rs.Forecaster(least="a"),
+        lambda: rs.Forecaster(least=np.nan),
+        lambda: descended().forecast("a"),
+        lambda: descended().forecast(np.nan),
+    ],
+)
+def test_what_is_no_number_is_refused(wrong: Callable[[], object]) -> None:
+    with pytest.raises(InputError, match="received") as caught:
+        wrong()
+    assert "\n" not in str(caught.value)
+
+
+def test_a_forecast_shows_its_numbers() -> None:
+    forecast = rs.forecast_losses([1.0, 1.0])
+    assert repr(forecast) == "Forecast(loss=1, interval=[1, 1], seen=2)"
+
+
 def test_bad_fractions_and_horizons() -> None:
     with pytest.raises(InputError, match=r"between 0 and 1; received 1\.5"):
         descended().forecast(1.5)
     with pytest.raises(InputError, match="at least one loss"):
         rs.Forecaster().forecast()
-    with pytest.raises(InputError, match="horizon must be at least 0"):
+    with pytest.raises(InputError, match="horizon must be a whole number of at least 0"):
         rs.forecast_losses([1.0, 0.9], horizon=-1)
 
 

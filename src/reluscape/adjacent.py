@@ -157,22 +157,20 @@ class _Search:
         """Number of kinks that are concave whatever the weights: every leaf has their sides."""
         return int(((self.jumps < -self.errors) & ~self.bends.any(axis=0)).sum())
 
-    def known(self, sides: Sides) -> tuple[Floats, float] | None:
-        """Weights that are known without a program, if they show a minimum.
-
-        Those of independent normals, which are left where kinks of equal samples are one; and those with
-        which all groups are left out that can be.
-        """
-        normals, same = self.point.normals, self.same
-        if Float64().independent(normals):
-            weights = -Float64().multipliers(normals, self.point.gradient)
-            found = self._checked(weights, sides, np.zeros_like(self.idle))
-            if found is not None:
-                return found
-        if not same.droppable.any():
+    def only(self, sides: Sides) -> tuple[Floats, float] | None:
+        """The only weights of independent normals, as may be left where kinks of equal samples are one."""
+        normals = self.point.normals
+        if not Float64().independent(normals):
             return None
-        left = ~same.droppable
-        weights = np.where(same.droppable, same.balanced_weights(), 0.0)
+        weights = -Float64().multipliers(normals, self.point.gradient)
+        return self._checked(weights, sides, np.zeros_like(self.idle))
+
+    def without_groups(self, sides: Sides) -> tuple[Floats, float] | None:
+        """Weights where all groups of equal samples are left out that can be, if they show a minimum."""
+        normals, left = self.point.normals, ~self.same.droppable
+        if left.all():
+            return None
+        weights = np.where(left, 0.0, self.same.balanced_weights())
         gap = self.point.gradient + weights @ normals
         weights[left] = -np.linalg.lstsq(normals[left].T, gap, rcond=None)[0]
         return self._checked(weights, sides, np.zeros_like(self.idle))
@@ -392,9 +390,9 @@ def examine(point: Point, *, exact: bool = False) -> tuple[Leaves | None, Floats
     """
     search = _Search(point, exact)
     none = np.zeros(len(search.point.active), dtype=np.int8)
-    known = search.known(none)
-    if known is not None:
-        return search.leaves([none], [known[0]], known[1], None), None
+    only = search.only(none)
+    if only is not None:
+        return search.leaves([none], [only[0]], only[1], None), None
     todo = [none]
     sides: list[Sides] = []
     weights: list[Floats] = []
@@ -407,6 +405,9 @@ def examine(point: Point, *, exact: bool = False) -> tuple[Leaves | None, Floats
         if search.direction is not None:
             return None, search.direction
         if not here.any() and not isinstance(found, tuple):
+            fewer = search.without_groups(none)
+            if fewer is not None:
+                return search.leaves([none], [fewer[0]], fewer[1], None), None
             shared = search.shared()
             if shared is not None or search.concave >= TOLERANCES.max_leaves:
                 return shared, None

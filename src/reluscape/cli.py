@@ -325,7 +325,12 @@ def descend(
     target: Target = None,
     standardise: Standardise = False,
     layer: Annotated[
-        str, typer.Option("--layer", "--layers", help="A layer's name or index, or 'all' in turn.")
+        str,
+        typer.Option(
+            "--layer",
+            "--layers",
+            help="A layer's name or index, several with commas as in 0,2, or 'all'; taken in turn.",
+        ),
     ] = "0",
     rule: Annotated[
         Rule, typer.Option(help="Pass kinks while the loss falls, or stop at the first.")
@@ -334,8 +339,11 @@ def descend(
         int | None, typer.Option(min=1, help="Largest number of pivots of one descent.")
     ] = None,
     max_sweeps: Annotated[
-        int, typer.Option(min=1, help="Largest number of sweeps over the layers.")
-    ] = 100,
+        int,
+        typer.Option(
+            min=1, help="Largest number of sweeps over the layers; it is said if reached."
+        ),
+    ] = 1000,
     arithmetic: Annotated[
         Arithmetic,
         typer.Option(
@@ -363,7 +371,7 @@ def descend(
 
     subject = (data, target, standardise, weights, model)
     module, landscape = _module(*subject, LossName.l1, 0.0)
-    names = [name for name in _layers(landscape, layer) if name is not None]
+    names = _layers_in_turn(landscape, layer)
     folder = DescentFolder(out, _complain)
     folder.check()
     about = _about_descent(subject, module, landscape, names, out, rule.value, seed)
@@ -392,16 +400,16 @@ def descend(
     except KeyboardInterrupt:  # the work is done: one Ctrl-C does not cost its report
         files = folder.write(result, about)
     ctx.obj[:] = map(str, files)
-    complete = result.ending != "interrupted"
+    complete = result.ending not in ("interrupted", "failed")
     if as_json:
         typer.echo(json.dumps(_polish_record(result, complete, out) | {"files": ctx.obj}))
     else:
         typer.echo("\n".join([result.summary(), *(f"  written: {file}" for file in ctx.obj)]))
     if not complete:
-        _complain(
-            f"interrupted, not certified: the same command with --weights {folder.weights} goes on"
-        )
-        raise typer.Exit(130)
+        failed = f"error: {result.failure}; what was reached is kept" if result.failure else ""
+        what = failed or "interrupted, not certified"
+        _complain(f"{what}: the same command with --weights {folder.weights} goes on")
+        raise typer.Exit(1 if failed else 130)
 
 
 app.command(epilog="Example: reluscape reproduce milne --scale small --out r/")(cli_study.reproduce)
@@ -491,6 +499,13 @@ def _layers(landscape: Landscape, layer: str | None) -> tuple[str | None, ...]:
     return (landscape.block(asked_layer(layer, landscape.layers)).layer,)
 
 
+def _layers_in_turn(landscape: Landscape, layers: str) -> list[str]:
+    """The layers to descend, by name: one, several with commas, or all."""
+    parts = [layers] if layers in landscape.layers else layers.split(",")
+    found = [name for part in parts for name in _layers(landscape, part.strip())]
+    return list(dict.fromkeys(name for name in found if name is not None))
+
+
 def _data_options(data: str, target: str | None, standardise: bool) -> list[str]:
     return [
         "--data",
@@ -549,6 +564,7 @@ def _polish_record(result: Polish, complete: bool, out: Path) -> dict[str, Any]:
         "complete": complete,
         **{name: getattr(result, name) for name in numbers},
         "pivots": result.num_pivots,
+        "failure": result.failure or None,
         "claims": {name: str(found.claim) for name, found in result.certificates.items()},
         "report": str(out / "report.html"),
     }

@@ -540,16 +540,7 @@ def _features(reading: Reading, position: int) -> tuple[Floats, Floats]:
     """Inputs of the layer at `position` and the sums of absolute terms behind them."""
     hidden, sizes = reading.features, np.abs(reading.features)
     for layer in reading.network.layers[:position]:
-        if isinstance(layer, Rectifier):
-            hidden = np.where(hidden > 0, hidden, layer.slope * hidden)
-            sizes = sizes * max(1.0, abs(layer.slope))
-        elif isinstance(layer, Affine):
-            shift = 0.0 if layer.bias is None else layer.bias
-            hidden = hidden @ layer.weight.T + shift
-            sizes = sizes @ np.abs(layer.weight).T + np.abs(shift)
-        else:
-            hidden = hidden * layer.scale + layer.shift
-            sizes = sizes * np.abs(layer.scale) + np.abs(layer.shift)
+        hidden, sizes = layer(hidden), layer.sizes(sizes)
     return hidden, sizes
 
 

@@ -209,13 +209,7 @@ class NetworkOutput:
         """A power of two that stays above minus the output around theta, rounding errors included."""
         sizes = np.abs(theta)[None]
         for part in self.layers:
-            if isinstance(part, Affine):
-                sizes = sizes @ np.abs(part.weight).T
-                sizes = sizes if part.bias is None else sizes + np.abs(part.bias)
-            elif isinstance(part, Scale):
-                sizes = sizes * np.abs(part.scale) + np.abs(part.shift)
-            else:
-                sizes = sizes * max(1.0, abs(part.slope))
+            sizes = part.sizes(sizes)
         return above(max(2.0 * abs(self.loss(theta)), 2.0**-20 * float(sizes[0, 0])))
 
     def __repr__(self) -> str:
@@ -248,7 +242,8 @@ def _bounds(lower: ArrayLike, upper: ArrayLike) -> tuple[Floats, Floats]:
     for name, side in (("lower", low), ("upper", high)):
         if np.isnan(side).any():
             raise InputError(
-                f"{name} must not be NaN; received {int(np.isnan(side).sum())}: use inf for no bound"
+                f"{name} must not be NaN; received {int(np.isnan(side).sum())} NaN of {side.size}"
+                " values: use inf for no bound"
             )
         if (np.abs(side[np.isfinite(side)]) > LARGEST).any():
             raise InputError(f"{name} must be at most {LARGEST:.0e} in size, or infinite: use inf")

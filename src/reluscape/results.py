@@ -19,6 +19,8 @@ from reluscape.errors import InputError
 
 #: Characters of a field beyond which `repr` leaves off.
 LONGEST = 60
+#: Numbers of an array beyond which its shape is shown instead.
+FEW = 4
 
 
 class Result:
@@ -32,13 +34,13 @@ class Result:
     __dataclass_fields__: ClassVar[dict[str, Any]]
 
     def summary(self) -> str:
-        """The result in a few lines, one field a line, arrays by their shape."""
+        """The result in a few lines, one field a line, long arrays by their shape."""
         values = ((f.name, getattr(self, f.name)) for f in fields(self))
         lines = [f"  {name}: {_brief(value)}" for name, value in values]
         return "\n".join([type(self).__name__, *lines])
 
     def __repr__(self) -> str:
-        """One line: the class and its fields, arrays by their shape."""
+        """One line: the class and its fields, long arrays by their shape."""
         inside = ", ".join(f"{f.name}={_brief(getattr(self, f.name))}" for f in fields(self))
         return f"{type(self).__name__}({inside})"
 
@@ -161,7 +163,12 @@ def _restore(dataset: xr.Dataset, name: str, kind: str) -> Any:
 def _brief(value: object) -> str:
     """A value in few characters."""
     if isinstance(value, np.ndarray):
-        return f"array{value.shape}"
+        few = value.ndim == 1 and len(value) <= FEW
+        return (
+            f"[{', '.join(_brief(one) for one in value.tolist())}]"
+            if few
+            else f"array{value.shape}"
+        )
     if isinstance(value, Result):
         return f"{type(value).__name__}(...)"
     text = f"{value:.6g}" if isinstance(value, float) else repr(value)

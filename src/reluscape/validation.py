@@ -36,12 +36,28 @@ def is_index(layer: object) -> TypeGuard[int]:
     return isinstance(layer, (int, np.integer)) and not isinstance(layer, bool)
 
 
+def check_whole(value: object, name: str, least: int) -> int:
+    """Return a whole number of at least `least`, or raise InputError."""
+    if not is_index(value) or value < least:
+        raise InputError(f"{name} must be a whole number of at least {least}; received {value!r}")
+    return int(value)
+
+
+def check_share(value: object, name: str) -> float:
+    """Return a number between 0 and 1, or raise InputError."""
+    if not _is_number(value) or not 0.0 <= value <= 1.0:
+        raise InputError(f"{name} must be between 0 and 1; received {value!r}")
+    return float(value)
+
+
+def _is_number(value: object) -> TypeGuard[float]:
+    """Whether a value is a real number; booleans are none."""
+    return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+
+
 def check_decay(weight_decay: float) -> float:
     """Return the decay as a float >= 0, or raise InputError."""
-    number = isinstance(weight_decay, (int, float, np.number)) and not isinstance(
-        weight_decay, bool
-    )
-    value = float(weight_decay) if number else float("nan")
+    value = float(weight_decay) if _is_number(weight_decay) else float("nan")
     if not np.isfinite(value) or value < 0:
         raise InputError(f"weight_decay must be a finite number >= 0; received {weight_decay!r}")
     return value

@@ -16,7 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reluscape.errors import InputError
+from reluscape.network import Rectifier
+from reluscape.network_output import NetworkOutput
 from reluscape.results import Result
+from reluscape.validation import as_array, check_whole
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -39,8 +42,9 @@ class Density(Result):
 
     Attributes:
         pivots: Pivots after which the points were reached, shape (points,).
-        ways: Length of the way to the next kink in the block's parameters; inf where there is none,
-            shape (points, directions). In random directions: sampled, no bound on other directions.
+        ways: Length of the way to the next kink, in the block's parameters or the output's inputs; inf
+            where there is none, shape (points, directions). In random directions: sampled, no bound on
+            other directions.
     """
 
     pivots: Indices
@@ -74,34 +78,60 @@ class Density(Result):
 
 def places_of(shares: Sequence[float], count: int) -> Indices:
     """Places among `count` points at shares of the path."""
-    wanted = np.asarray(shares, dtype=np.float64)
+    wanted = as_array(shares, "shares").astype(np.float64)
     if wanted.ndim != 1 or not len(wanted) or not ((wanted >= 0) & (wanted <= 1)).all():
         raise InputError(f"shares must lie between 0 and 1, at least one; received {shares!r}")
     return (wanted * (count - 1)).astype(np.int64)
 
 
-def ways_from(points: Floats, block: Block, num_directions: int, seed: int) -> Floats:
-    """Ways to the next kink from each point in random directions, shape (points, directions)."""
-    if points.shape[1] != block.size:
+def ways_from(
+    points: Floats, function: Block | NetworkOutput, num_directions: int, seed: int
+) -> Floats:
+    """Ways to the next kink from each point in random directions, shape (points, directions).
+
+    Inputs of an output that its bounds fix stay fixed; otherwise its box has no sides here.
+    """
+    if getattr(function, "size", None) != points.shape[1]:
         raise InputError(
-            f"expected the block that was descended, with {points.shape[1]} parameters; received"
-            f" {block!r}"
+            "expected the block or the output that was descended, of size"
+            f" {points.shape[1]}; received {function!r}"
         )
-    if num_directions < 1:
-        raise InputError(f"num_directions must be at least 1; received {num_directions}")
-    directions = np.random.default_rng(seed).normal(size=(num_directions, block.size))
-    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
-    ways = [[way(block, point, direction) for direction in directions] for point in points]
+    check_whole(num_directions, "num_directions", 1)
+    check_whole(seed, "seed", 0)
+    directions = np.random.default_rng(seed).normal(size=(num_directions, function.size))
+    if isinstance(function, NetworkOutput):
+        directions[:, function.lower == function.upper] = 0.0
+    lengths = np.linalg.norm(directions, axis=1, keepdims=True)
+    directions /= np.where(lengths > 0, lengths, 1.0)
+    ways = [[way(function, point, direction) for direction in directions] for point in points]
     return np.array(ways)
 
 
-def way(block: Block, point: Floats, direction: Floats) -> float:
+def way(function: Block | NetworkOutput, point: Floats, direction: Floats) -> float:
     """Length of the way along a direction of length one to the next kink; inf without one.
 
     Kinks that are zero at the point do not count.
     """
     off = OFF * (1.0 + float(np.linalg.norm(point)))
-    values = block.kinks(point + off * direction)
-    rates = block.piecewise.rates(values > 0, direction)
+    values, rates = _switching(function, point + off * direction, direction)
     ahead = np.where(values > 0, rates < 0, rates > 0)
     return off + float((-values[ahead] / rates[ahead]).min(initial=np.inf))
+
+
+def _switching(
+    function: Block | NetworkOutput, point: Floats, direction: Floats
+) -> tuple[Floats, Floats]:
+    """Switching values at a point, and their rates along a direction in its cell."""
+    if not isinstance(function, NetworkOutput):
+        values = function.kinks(point)
+        return values, function.piecewise.rates(values > 0, direction)
+    value, rate = point, direction
+    found: list[tuple[Floats, Floats]] = []
+    for part in function.layers:
+        if isinstance(part, Rectifier):
+            found.append((value, rate))
+            value, rate = part(value), rate * np.where(value > 0, 1.0, part.slope)
+        else:
+            value, rate = part(value[None])[0], part.linear(rate[None])[0]
+    both = np.hstack([np.stack(pair) for pair in found]) if found else np.empty((2, 0))
+    return both[0], both[1]

@@ -21,6 +21,7 @@ from scipy.optimize import brentq
 
 from reluscape.errors import InputError
 from reluscape.results import Result
+from reluscape.validation import as_array, check_share, check_whole
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -89,9 +90,20 @@ class Forecaster:
     losses: list[float] = field(default_factory=list)
     least: float = 0.0
 
+    def __post_init__(self) -> None:
+        self.losses = _checked(self.losses).tolist() if len(self.losses) else []
+        if not isinstance(self.least, (int, float)) or not self.least < np.inf:
+            raise InputError(
+                f"least must be a number, -inf where it is unknown; received {self.least!r}"
+            )
+
     def add(self, loss: float) -> None:
-        """Take in the loss after one more pivot."""
-        self.losses.append(float(loss))
+        """Take in the loss after one more pivot.
+
+        Raises:
+            InputError: The loss is not a finite number.
+        """
+        self.losses.append(float(_checked([loss])[0]))
 
     def forecast(self) -> Forecast:
         """Where a descent with these losses will end; costs one pass over them.
@@ -143,8 +155,7 @@ def forecast_at(losses: Floats, fraction: float, *, least: float = 0.0) -> Forec
     Raises:
         InputError: `fraction` is not between 0 and 1.
     """
-    if not 0.0 <= fraction <= 1.0:
-        raise InputError(f"fraction must be between 0 and 1; received {fraction}")
+    fraction = check_share(fraction, "fraction")
     seen = losses[: ceil(fraction * (len(losses) - 1)) + 1]
     return forecast_descent(seen, least=least)
 
@@ -167,11 +178,12 @@ def forecast_losses(losses: ArrayLike, *, horizon: int | None = None) -> Forecas
         schedule that changes what the curve does cannot be foreseen.
 
     Raises:
-        InputError: No loss, a loss that is not finite, or a `horizon` below 0.
+        InputError: No loss, a loss that is not finite, or a `horizon` that is no whole number of at
+            least 0.
     """
     seen = _checked(losses)
-    if horizon is not None and horizon < 0:
-        raise InputError(f"horizon must be at least 0; received {horizon}")
+    if horizon is not None:
+        check_whole(horizon, "horizon", 0)
     size = -(-len(seen) // BLOCKS)
     blocks = len(seen) // size
     means = seen[len(seen) - blocks * size :].reshape(blocks, size).mean(axis=1)
@@ -184,10 +196,14 @@ def forecast_losses(losses: ArrayLike, *, horizon: int | None = None) -> Forecas
 
 def _checked(losses: ArrayLike) -> Floats:
     """Losses as an array."""
-    seen = np.asarray(losses, dtype=np.float64)
-    if seen.ndim != 1 or not len(seen) or not np.isfinite(seen).all():
+    seen = as_array(losses, "losses").astype(np.float64)
+    if seen.ndim != 1 or not len(seen):
+        raise InputError(f"expected at least one loss, in one row; received shape {seen.shape}")
+    if not np.isfinite(seen).all():
+        bad = np.flatnonzero(~np.isfinite(seen))
         raise InputError(
-            f"expected at least one loss, all finite, in one row; received shape {seen.shape}"
+            f"losses must be finite; received {len(bad)} NaN or infinite, first at place {bad[0]}:"
+            " leave out what came after training diverged"
         )
     return seen
 

@@ -39,6 +39,7 @@ from reluscape.point import Point
 from reluscape.progress import UNKNOWN, Stop
 from reluscape.proof import certify
 from reluscape.tolerances import TOLERANCES
+from reluscape.validation import check_whole
 
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
@@ -136,9 +137,10 @@ def descend(
 
     Raises:
         InputError: Another loss, weight decay, an unknown rule, theta of the wrong shape or outside the
-            box, or a `max_pivots` below one.
+            box, a `max_pivots` that is no whole number of at least 1, or a `seed` that is none of at
+            least 0.
     """
-    _check(function, rule, max_pivots)
+    check_descent(function, rule, max_pivots, seed)
     start: Floats = function.check(theta)
     with threadpool_limits(1, user_api="blas"):
         path = _Path(function, _problem(function), start, max_pivots, progress)
@@ -175,8 +177,8 @@ def _problem(function: Function) -> Problem:
     return Problem.of(function.piecewise)
 
 
-def _check(function: Function, rule: str, max_pivots: int | None) -> None:
-    """Refuse what is not piecewise affine."""
+def check_descent(function: Function, rule: str, max_pivots: int | None, seed: int) -> None:
+    """Refuse what is not piecewise affine, and options that make no sense."""
     if not isinstance(function, Block | NetworkOutput):
         raise InputError(
             f"descend needs a Block or a NetworkOutput; received {type(function).__name__}"
@@ -191,8 +193,9 @@ def _check(function: Function, rule: str, max_pivots: int | None) -> None:
         )
     if rule not in RULES:
         raise InputError(f"rule must be one of {', '.join(RULES)}; received {rule!r}")
-    if max_pivots is not None and max_pivots < 1:
-        raise InputError(f"max_pivots must be at least 1; received {max_pivots}")
+    if max_pivots is not None:
+        check_whole(max_pivots, "max_pivots", 1)
+    check_whole(seed, "seed", 0)
 
 
 def certified_end(function: Function, theta: Floats) -> Certificate:
@@ -207,23 +210,25 @@ def certified_end(function: Function, theta: Floats) -> Certificate:
     return exact if exact.claim in MINIMA else certificate
 
 
-def _polished(function: Function, problem: Problem, theta: Floats, active: Indices) -> Floats:
+def _polished(path: _Path, theta: Floats) -> Floats:
     """Theta with the active kinks, and parameters of rounding size, at zero, unless that raises the loss.
 
     Where inputs are zero or whole numbers, kinks meet at parameters that are exactly zero and nowhere
-    near.
+    near. If possible the loss is not above the start's, not even by rounding.
     """
-    for point in (
-        problem.settled(theta, active),
-        theta,
-    ):  # kinks that a stalled descent left may not meet
+    function, problem, found = path.function, path.problem, []
+    settled = problem.settled(theta, path.active)
+    for point in (settled, theta):  # kinks that a stalled descent left may not meet
         lengths = np.abs(point * _sizes(function, point))
         size = max(1.0, float(lengths.max(initial=0.0)))
         for share in SNAPS:
             moved = _inside(function, np.where(lengths <= share * size, 0.0, point))
             if _is_no_higher(function, moved, theta):
-                return moved
-    return theta
+                found.append(moved)
+        if found:
+            break
+    most = function.loss(path.start)
+    return next((moved for moved in found if function.loss(moved) <= most), [*found, theta][0])
 
 
 def _is_no_higher(function: Function, moved: Floats, theta: Floats) -> bool:
@@ -450,7 +455,7 @@ class _Path:
         if self.ray is not None:
             return self.ray.theta
         theta = self.problem.expand(self.best, self.start)
-        return _polished(self.function, self.problem, theta, self.active)
+        return _polished(self, theta)
 
     def certified(self, end: Floats) -> Certificate:
         """What the end is."""
@@ -502,10 +507,11 @@ class _Path:
             status = Status.stalled
         if self.status is Status.stalled and certificate.claim in MINIMA:
             status = _CLAIMS[certificate.claim]
+        loss = self.function.loss(theta)
         return Descent(
             theta=theta,
-            loss=self.function.loss(theta),
-            losses=np.array(self.losses),
+            loss=loss,
+            losses=np.maximum(self.losses, loss),  # rounding errors are none of the path
             step_lengths=np.array(self.lengths),
             vertices=self.problem.expand(np.array(self.points), self.start),
             stride=self.stride,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -15,17 +16,19 @@ import torch
 import xarray as xr
 from numpy.typing import NDArray
 
+from reluscape.arithmetic import arithmetic_called
 from reluscape.certificate import MINIMA, Certificate, fields_from_json, to_json
 from reluscape.descent.density import Density
 from reluscape.descent.forecast import Forecast, forecast_at
-from reluscape.descent.loop import certified_end, descend
+from reluscape.descent.loop import certified_end, check_descent, descend
 from reluscape.descent.phases import Phases, find_phases
 from reluscape.descent.result import Descent, Status
-from reluscape.errors import InputError
+from reluscape.errors import InputError, ReluscapeError
 from reluscape.landscape import Block, Landscape
 from reluscape.progress import UNKNOWN
 from reluscape.proof import certify
 from reluscape.results import Result, write_then_rename
+from reluscape.validation import check_whole
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -39,6 +42,8 @@ GAIN = 1e-15
 LONGER = 1e-12
 #: Pivots of a first descent from which the density along it is measured: it costs some 200 of them.
 DENSE = 500
+#: Sweeps after which a polish ends if nobody says otherwise: some tens are usual, hundreds occur.
+MAX_SWEEPS = 1000
 #: Mark of a saved file's format.
 FORMAT = "reluscape polish 1"
 
@@ -50,6 +55,16 @@ class Ending(StrEnum):
     max_pivots = "max_pivots"
     max_sweeps = "max_sweeps"
     interrupted = "interrupted"
+    failed = "failed"
+
+
+#: What is said of a polish that has not settled.
+_UNSETTLED = {
+    Ending.max_pivots: "not settled: a layer's last descent used up its pivots (max_pivots)",
+    Ending.max_sweeps: "not settled: the sweeps are used up (max_sweeps), and the loss was still falling",
+    Ending.interrupted: "not settled: it was interrupted",
+    Ending.failed: "not settled: an error ended it",
+}
 
 
 @dataclass(frozen=True, slots=True, repr=False, eq=False)
@@ -132,10 +147,12 @@ class Polish(Result):
             what a float32 module gives that the weights are loaded into.
         sweeps: Number of sweeps over the layers, the last perhaps incomplete.
         ending: Why it ended: "settled" (no layer's descent lowers the loss any more), "max_pivots"
-            (a layer's last descent used them up), "max_sweeps" or "interrupted".
+            (a layer's last descent used them up), "max_sweeps", "interrupted" or "failed".
         layers: Names of the layers that were to be descended.
         legs: Every descent in its order.
-        certificates: What every layer's block is at the end, by name; none after an interruption.
+        certificates: What every layer's block is at the end, by name; after an interruption none, or
+            those that were made by then.
+        failure: The error that ended it, or kept a layer from being certified; empty if there was none.
         landscape: The landscape at the end; None for a result read from a file.
     """
 
@@ -148,6 +165,7 @@ class Polish(Result):
     layers: tuple[str, ...]
     legs: tuple[Leg, ...]
     certificates: dict[str, Certificate]
+    failure: str = ""
     landscape: Landscape | None = None
 
     @property
@@ -163,8 +181,8 @@ class Polish(Result):
 
     @property
     def fall(self) -> float:
-        """Share of the loss that was removed."""
-        return 1.0 - self.loss / self.start if self.start else 0.0
+        """Share of the loss that was removed, between 0 and 1."""
+        return max(1.0 - self.loss / self.start, 0.0) if self.start else 0.0
 
     def legs_of(self, layer: str) -> tuple[Leg, ...]:
         """The descents of one layer, first to last."""
@@ -187,7 +205,8 @@ class Polish(Result):
             what = certificate.sentence() if certificate else f"layer {name!r}: no certificate"
             lines.append(f"  {what} ({pivots} pivots; {last})")
         if self.ending != Ending.settled:
-            lines.append(f"  not settled ({self.ending}): go on from these weights")
+            why = ": ".join(filter(None, (_UNSETTLED[Ending(self.ending)], self.failure)))
+            lines.append(f"  {why}; go on from these weights")
         return "\n".join(lines)
 
     def plot(self) -> go.Figure:
@@ -202,7 +221,7 @@ class Polish(Result):
         texts = {name: to_json(certificate) for name, certificate in self.certificates.items()}
         attributes = {name: getattr(self, name) for name in numbers}
         attributes |= {"format": FORMAT, "certificates": json.dumps(texts)}
-        attributes["layers"] = json.dumps(self.layers)
+        attributes |= {"layers": json.dumps(self.layers), "failure": json.dumps(self.failure)}
         return xr.Dataset({"theta": ("params", self.theta)}, attrs=attributes)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
@@ -243,6 +262,7 @@ class Polish(Result):
             layers=tuple(json.loads(root.attrs["layers"])),
             legs=tuple(Leg.from_dataset(groups[f"/leg_{k}"]) for k in range(len(groups) - 1)),
             certificates={name: Certificate(**fields_from_json(r)) for name, r in texts.items()},
+            failure=json.loads(root.attrs.get("failure", '""')),
             landscape=None if landscape is None else landscape.at(theta),
         )
 
@@ -253,7 +273,7 @@ def polish(
     *,
     rule: str = "long_step",
     max_pivots: int | None = None,
-    max_sweeps: int = 100,
+    max_sweeps: int = MAX_SWEEPS,
     arithmetic: str = "float64",
     seed: int = 0,
     progress: Progress | None = None,
@@ -269,7 +289,7 @@ def polish(
         layers: Names or indices; default: all layers in turn, from the first to the last.
         rule: Of the descents: "long_step" or "first_kink".
         max_pivots: Largest number of pivots of one layer's descent.
-        max_sweeps: Largest number of sweeps over the layers.
+        max_sweeps: Largest number of sweeps over the layers; where it is reached, `ending` says so.
         arithmetic: Of the certificates: "float64", with rationals where it leaves a layer of at most
             60 parameters undecided, or "rational" for every layer that is small enough for it.
         seed: Of the descents.
@@ -282,39 +302,62 @@ def polish(
         every block, each with all others fixed, which need not be one of all layers at once. Ctrl-C
         ends it with what was done by then, without certificates, which may take long; so does a
         `progress` that raises `reluscape.progress.Stop`, which keeps the pivots of the descent in
-        progress too.
+        progress too. So does an error after the first descent, which is then told in `failure`.
 
     Raises:
-        InputError: What `descend` raises, no layer, or `max_sweeps` below one.
+        InputError: What `descend` raises, no layer, a `max_sweeps` that is no whole number of at least 1,
+            or rational arithmetic without python-flint.
+        Exception: What `progress` or `keep` raise.
     """
-    wanted = landscape.layers if layers is None else layers
-    names = list(dict.fromkeys(landscape.block(layer).layer for layer in wanted))
-    if not names:
-        raise InputError("expected at least one layer to descend; received none")
-    if max_sweeps < 1:
-        raise InputError(f"max_sweeps must be at least 1; received {max_sweeps}")
-    watch = _Watch(progress, len(names) == 1)
-    work = _Work(landscape, rule, max_pivots, seed, watch, keep)
-    ending = Ending.interrupted
+    names = _checked(landscape, layers, rule, max_pivots, max_sweeps, arithmetic, seed)
+    watch = _Watch(progress, keep, len(names) == 1)
+    work = _Work(landscape, rule, max_pivots, seed, watch)
     try:
-        ending = work.run(names, max_sweeps)
+        work.run(names, max_sweeps)
+        work.certify(names, arithmetic)
     except KeyboardInterrupt:
-        watch.stopped = True
+        work.ending = Ending.interrupted
     here = work.here
-    certified = () if watch.stopped else names
-    certificates = {name: _certified(here.block(name), arithmetic) for name in certified}
     return Polish(
         theta=here.theta,
         start=work.start,
         loss=here.loss(),
         loss_float32=loss_float32(here),
         sweeps=work.sweep,
-        ending=str(ending),
+        ending=str(work.ending),
         layers=tuple(names),
         legs=tuple(work.legs),
-        certificates=certificates,
+        certificates=work.certificates,
+        failure=work.failure,
         landscape=here,
     )
+
+
+def _checked(
+    landscape: Landscape,
+    layers: Sequence[str | int] | None,
+    rule: str,
+    max_pivots: int | None,
+    max_sweeps: int,
+    arithmetic: str,
+    seed: int,
+) -> list[str]:
+    """The layers' names; whatever cannot be worked with is refused before any work."""
+    if not isinstance(landscape, Landscape):
+        raise InputError(
+            f"polish needs a Landscape; received {type(landscape).__name__}: descend takes one block"
+        )
+    if layers is not None and (isinstance(layers, str) or not isinstance(layers, Iterable)):
+        raise InputError(
+            f"layers must be a list of names or indices; received {layers!r}: pass [{layers!r}]"
+        )
+    blocks = [landscape.block(one) for one in (landscape.layers if layers is None else layers)]
+    if not blocks:
+        raise InputError("expected at least one layer to descend; received none")
+    check_descent(blocks[0], rule, max_pivots, seed)
+    check_whole(max_sweeps, "max_sweeps", 1)
+    arithmetic_called(arithmetic)
+    return list(dict.fromkeys(block.layer for block in blocks))
 
 
 def loss_float32(landscape: Landscape) -> float:
@@ -339,25 +382,39 @@ def _certified(block: Block, arithmetic: str) -> Certificate:
 
 @dataclass(slots=True)
 class _Watch:
-    """Progress of the descents, and whether it asked to stop."""
+    """What the caller wants to be told: progress and weights; whether it asked to stop, or failed."""
 
     progress: Progress | None
+    keep: Callable[[Landscape], None] | None
     alone: bool
     stopped: bool = False
+    raised: Exception | None = None
 
     def of(self, layer: str, sweep: int) -> Progress | None:
         """The progress of one descent; what is left of many descents nobody knows."""
         if self.progress is None:
             return None
         where = f"layer {layer!r}" if self.alone else f"sweep {sweep}, layer {layer!r}"
-        return lambda what, fraction: self._tell(f"{where}, {what}", fraction)
+        return lambda what, fraction: self.tell(f"{where}, {what}", fraction)
 
-    def _tell(self, what: str, fraction: float) -> None:
-        assert self.progress is not None
+    def tell(self, what: str, fraction: float) -> None:
+        """Say what is being done."""
+        if self.progress is not None:
+            self._call(self.progress, what, fraction if self.alone else UNKNOWN)
+
+    def moved(self, here: Landscape) -> None:
+        """Hand over lower weights."""
+        if self.keep is not None:
+            self._call(self.keep, here)
+
+    def _call(self, function: Callable[..., None], *arguments: object) -> None:
         try:
-            self.progress(what, fraction if self.alone else UNKNOWN)
+            function(*arguments)
         except KeyboardInterrupt:
             self.stopped = True
+            raise
+        except Exception as error:
+            self.raised = error
             raise
 
 
@@ -370,17 +427,46 @@ class _Work:
     max_pivots: int | None
     seed: int
     watch: _Watch
-    keep: Callable[[Landscape], None] | None
     start: float = field(init=False)
     loss: float = field(init=False)
     sweep: int = 0
+    ending: Ending = Ending.interrupted
+    failure: str = ""
     legs: list[Leg] = field(default_factory=list)
+    certificates: dict[str, Certificate] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.start = self.loss = self.here.loss()
 
-    def run(self, names: list[str], max_sweeps: int) -> Ending:
+    def run(self, names: list[str], max_sweeps: int) -> None:
         """Sweep over the layers until nothing falls any more."""
+        with self.guarded():
+            self.ending = self.swept(names, max_sweeps)
+
+    def certify(self, names: list[str], arithmetic: str) -> None:
+        """Certify every layer, unless the caller asked to stop."""
+        for name in () if self.watch.stopped else names:
+            self.watch.tell(f"certifying layer {name!r}", UNKNOWN)
+            with self.guarded():
+                self.certificates[name] = _certified(self.here.block(name), arithmetic)
+
+    @contextmanager
+    def guarded(self) -> Iterator[None]:
+        """Note what goes wrong, so that hours of descents are not lost.
+
+        What goes wrong in the first descent, or in the caller's own functions, is raised.
+        """
+        try:
+            yield
+        except Exception as error:
+            if not self.legs or error is self.watch.raised:
+                raise
+            known = isinstance(error, ReluscapeError)
+            self.failure = str(error) if known else f"{type(error).__name__}: {error}"
+            self.ending = Ending.failed
+
+    def swept(self, names: list[str], max_sweeps: int) -> Ending:
+        """Sweep; return why no more."""
         while self.sweep < max_sweeps:
             self.sweep += 1
             before, since = self.loss, self.here.theta
@@ -401,22 +487,22 @@ class _Work:
         Layers in turn zigzag along valleys that no layer's edges follow, ever more slowly. No step is
         longer than the weights: rescaling two layers costs nothing, and must not lead to infinity.
         """
-        theta, length, found = self.here.theta, 1.0, None
+        theta, length = self.here.theta, 1.0
+        lowest, found = self.loss, None
         longest = float(np.linalg.norm(theta)) / (float(np.linalg.norm(sweep)) or np.inf)
         while length <= longest:
             loss = self.here.loss(theta + length * sweep)
-            if not loss < self.loss * (1.0 - LONGER):
+            if not loss < lowest * (1.0 - LONGER):
                 break
-            self.loss, found = loss, theta + length * sweep
+            lowest, found = loss, theta + length * sweep
             length *= 2.0
         if found is not None:
-            self.move(found)
+            self.move(found, lowest)
 
-    def move(self, theta: Floats) -> None:
+    def move(self, theta: Floats, loss: float) -> None:
         """Take over weights that lower the loss."""
-        self.here = self.here.at(theta)
-        if self.keep is not None:
-            self.keep(self.here)
+        self.here, self.loss = self.here.at(theta), loss
+        self.watch.moved(self.here)
 
     def descend(self, name: str) -> None:
         """Descend one layer and move to the end."""
@@ -432,8 +518,8 @@ class _Work:
         self.legs.append(
             Leg.of(found, block, self.sweep, str(Status.interrupted) if cut else found.status)
         )
-        if found.loss < self.loss:
-            theta = self.here.theta
-            theta[self.here.positions(name)] = found.theta
-            self.loss = found.loss
-            self.move(theta)
+        theta = self.here.theta
+        theta[self.here.positions(name)] = found.theta
+        loss = self.here.loss(theta)
+        if loss < self.loss:
+            self.move(theta, loss)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from reluscape.descent.phases import Phases
     from reluscape.landscape import Block
+    from reluscape.network_output import NetworkOutput
 
 Floats = NDArray[np.float64]
 
@@ -73,7 +74,8 @@ class Descent(Result):
     Attributes:
         theta: The end, shape (size,).
         loss: Loss there, from a plain forward pass; of a `NetworkOutput` the output, here and below.
-        losses: Loss at the start and after every pivot, shape (num_pivots + 1,); never rises.
+        losses: Loss at the start and after every pivot, shape (num_pivots + 1,), to rounding; never
+            rises, and none is below `loss`.
         step_lengths: Length of every pivot's step, shape (num_pivots,): for a block in coordinates in
             which its inputs have root mean square one in every direction; for an output in its inputs.
         vertices: Points along the path, every `stride`-th, shape (m, size).
@@ -158,7 +160,7 @@ class Descent(Result):
 
     def density(
         self,
-        block: Block,
+        function: Block | NetworkOutput,
         *,
         shares: Sequence[float] = SHARES,
         num_directions: int = NUM_DIRECTIONS,
@@ -167,16 +169,17 @@ class Descent(Result):
         """How far it is from points of the path to the next kink, in random directions.
 
         Args:
-            block: The block that was descended.
+            function: The block or the output that was descended. An output's fixed inputs stay fixed;
+                the sides of its box are no kinks.
             shares: Shares of the path, between 0 and 1; the vertex kept next before each is taken.
             num_directions: Random directions at each, the same ones everywhere.
             seed: Of the directions.
 
         Raises:
-            InputError: A block of another size, a share outside 0 to 1, or no direction.
+            InputError: A function of another size, a share outside 0 to 1, or no direction.
         """
         places = places_of(shares, len(self.vertices))
-        ways = ways_from(self.vertices[places], block, num_directions, seed)
+        ways = ways_from(self.vertices[places], function, num_directions, seed)
         return Density(self.stride * places, ways)
 
     def plot(self) -> go.Figure:

@@ -37,8 +37,17 @@ class Affine:
 
     def __call__(self, values: Floats) -> Floats:
         """Maps (N, in) to (N, out)."""
-        product: Floats = values @ self.weight.T
+        product = self.linear(values)
         return product if self.bias is None else product + self.bias
+
+    def linear(self, values: Floats) -> Floats:
+        """The same without the bias."""
+        return np.asarray(values @ self.weight.T)
+
+    def sizes(self, before: Floats) -> Floats:
+        """Sums of absolute terms behind the outputs, from those behind the inputs."""
+        product: Floats = before @ np.abs(self.weight).T
+        return product if self.bias is None else product + np.abs(self.bias)
 
     def __repr__(self) -> str:
         outputs, inputs = self.weight.shape
@@ -63,7 +72,15 @@ class Scale:
 
     def __call__(self, values: Floats) -> Floats:
         """Maps (N, n) to (N, n)."""
-        return values * self.scale + self.shift
+        return self.linear(values) + self.shift
+
+    def linear(self, values: Floats) -> Floats:
+        """The same without the shift."""
+        return values * self.scale
+
+    def sizes(self, before: Floats) -> Floats:
+        """Sums of absolute terms behind the outputs, from those behind the inputs."""
+        return before * np.abs(self.scale) + np.abs(self.shift)
 
     def __repr__(self) -> str:
         return f"Scale({self.name!r}, {self.scale.size})"
@@ -79,6 +96,10 @@ class Rectifier:
     def __call__(self, values: Floats) -> Floats:
         """Maps any shape to the same shape."""
         return np.where(values > 0, values, self.slope * values)
+
+    def sizes(self, before: Floats) -> Floats:
+        """Sums of absolute terms behind the outputs, from those behind the inputs."""
+        return before * max(1.0, abs(self.slope))
 
 
 Layer = Affine | Scale | Rectifier
@@ -119,6 +140,19 @@ class Network:
         for layer in self.layers:
             values = layer(values)
         return values
+
+    def rounding_bounds(self, features: Floats) -> Floats:
+        """Bounds on the float64 rounding errors of the output, shape (N, num_outputs).
+
+        To first order `n eps sum |terms|`, where n is the number of additions one after the other and
+        the absolute terms go through all layers (Higham, Accuracy and Stability of Numerical
+        Algorithms, section 3.1): in whatever order the sums are formed.
+        """
+        sizes, additions = np.abs(features), 0
+        for layer in self.layers:
+            sizes = layer.sizes(sizes)
+            additions += layer.weight.shape[1] + 2 if isinstance(layer, Affine) else 2
+        return np.asarray(additions * np.finfo(np.float64).eps * sizes)
 
     def __repr__(self) -> str:
         widths = [self.num_inputs, *(layer.weight.shape[0] for layer in self.affine)]

@@ -60,6 +60,7 @@ ENDINGS = {
     Ending.max_pivots: "a layer's last descent used up the pivots that were allowed",
     Ending.max_sweeps: "the sweeps that were allowed are used up",
     Ending.interrupted: "it was interrupted",
+    Ending.failed: "an error stopped it",
 }
 
 
@@ -106,7 +107,10 @@ def render_polish(polish: Polish, about: About) -> str:
         polish=polish,
         about=about,
         overall=_verdict(polish),
-        interrupted=polish.ending == Ending.interrupted,
+        incomplete={
+            Ending.interrupted: "The descent was interrupted.",
+            Ending.failed: f"An error stopped the descent: {polish.failure}.",
+        }.get(Ending(polish.ending), ""),
         tiers=TIERS,
     )
 
