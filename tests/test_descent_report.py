@@ -536,7 +536,7 @@ def test_ctrl_c_leaves_weights_to_go_on_from(
 
 
 def test_a_stop_keeps_the_pivots_of_the_descent_in_progress() -> None:
-    """One layer of thousands of pivots, stopped after the second batch."""
+    """One layer of several batches, stopped after the second."""
     calls: list[str] = []
 
     def stop(what: str, fraction: float) -> None:
@@ -545,7 +545,7 @@ def test_a_stop_keeps_the_pivots_of_the_descent_in_progress() -> None:
         if sum("pivot" in one for one in calls) == 2:
             raise progress.Stop
 
-    start = landscape(samples=200)
+    start = landscape((3, 12, 4, 1), samples=400)
     kept: list[rs.Landscape] = []
     result = rs.polish(start, [0], progress=stop, keep=kept.append)
     assert result.ending == result.legs[-1].status == "interrupted"
