@@ -27,7 +27,7 @@ from typer.testing import CliRunner, Result
 import reluscape as rs
 from reluscape import cli, progress
 from reluscape.certificate import to_json
-from reluscape.descent.loop import RULES
+from reluscape.descent.loop import BATCH, RULES
 from reluscape.descent.polish import loss_float32
 from reluscape.report.polished import SHARES, About, polish_sections, render_polish
 from reluscape.report.section import Section
@@ -536,7 +536,7 @@ def test_ctrl_c_leaves_weights_to_go_on_from(
 
 
 def test_a_stop_keeps_the_pivots_of_the_descent_in_progress() -> None:
-    """One layer of thousands of pivots, stopped after the second batch of 64."""
+    """One layer of several batches, stopped after the second."""
     calls: list[str] = []
 
     def stop(what: str, fraction: float) -> None:
@@ -545,11 +545,11 @@ def test_a_stop_keeps_the_pivots_of_the_descent_in_progress() -> None:
         if sum("pivot" in one for one in calls) == 2:
             raise progress.Stop
 
-    start = landscape(samples=200)
+    start = landscape((3, 12, 4, 1), samples=400)
     kept: list[rs.Landscape] = []
     result = rs.polish(start, [0], progress=stop, keep=kept.append)
     assert result.ending == result.legs[-1].status == "interrupted"
-    assert 64 < result.num_pivots <= 128
+    assert BATCH < result.num_pivots <= 2 * BATCH
     assert result.loss < result.start
     assert kept[-1].loss() == result.loss
     assert not result.certificates

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -72,8 +75,15 @@ def test_median_interval_is_exact() -> None:
         inside = binom.cdf(high - 1, count, 0.5) - binom.cdf(low - 1, count, 0.5)
         narrower = binom.cdf(high - 2, count, 0.5) - binom.cdf(low, count, 0.5)
         assert inside >= 0.95 > narrower
-    assert median_interval(np.array([2.0, 1.0])) == (1.5, 1.0, 2.0)
     assert np.isnan(median_interval(np.zeros(0))).all()
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_few_values_have_no_interval(count: int) -> None:
+    """Least and greatest of n hold the median with 1 - 2^(1 - n): 97 % for 6 of them, 94 % for 5."""
+    median, *ends = median_interval(np.arange(1.0, count + 1))
+    assert median == (count + 1) / 2
+    assert np.isnan(ends).all()
 
 
 def test_a_start_on_a_plateau_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,14 +114,42 @@ def test_smallest_run_of_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyP
         name = f"error of the final loss, {rule}, 50% seen"
         for predictor in ("forecast", "last value", "best exponential fit"):
             assert 0 <= rows[f"{name}: {predictor}"]["ours"] < np.inf
+    assert rows["pivots, long steps"]["interval"] is None
+    with Path(found["table"]).open(newline="") as file:
+        (written,) = (
+            row for row in csv.DictReader(file) if row["quantity"] == "pivots, long steps"
+        )
+    assert (written["low"], written["high"]) == ("", "")
+    assert written["note"].endswith("1 run: no 95 % interval.")
     page = Path(found["report"]).read_text()
+    assert "1 run: no 95 % interval." in page
     assert "The paper publishes no numbers" in page
     assert "No numbers are published; the table holds ours." in page
     for key in ("loss", "steps", "distance", "first_kink", "density"):
         assert f"hinz-layerwise-{key}" in page
 
 
+def test_figures_mark_phases_and_leave_rounding_off_the_axis() -> None:
+    """The last distance is rounding of zero: the axis ends at the least of the others."""
+    pivots = np.arange(1.0, 101.0)
+    path = np.stack([pivots, 2.0 + 1.0 / pivots, 1.0 / pivots, 10.0 / pivots])
+    path[3, -1] = 1e-13
+    held = {"path": [path, path[:, :50]], "split": [np.array([40.0]), np.array([np.nan])]}
+    study: Any = SimpleNamespace(arrays=lambda name: [({}, array) for array in held.get(name, [])])
+    loss, steps, distance = hinz._figures(study)
+    for figure in (loss, steps, distance):
+        assert [shape.x0 for shape in figure.figure.layout.shapes] == [40.0]
+        assert "dashed" in figure.caption
+    low, high = distance.figure.layout.yaxis.range
+    assert -2 < low < -0.6
+    assert 1 < high < 1.5
+
+
 def test_rows_without_a_published_number() -> None:
     row = hinz._row("q", (1.0, 0.5, 1.5), 3, "%")
     assert row.agrees is None
-    assert row_of(row) == ("q", "–", "1.00 %", "0.500 to 1.50", "–", "3")
+    assert row_of(row) == ("q", "–", "1.00 %", "0.500 to 1.50", "3", "–")
+    assert row.remarks == (hinz._NO_NUMBERS,)
+    few = hinz._median("q", np.array([1.0, 2.0, np.nan]))
+    assert row_of(few) == ("q", "–", "1.50", "–", "2", "–")
+    assert few.remarks == (hinz._NO_NUMBERS, "2 runs: no 95 % interval.")

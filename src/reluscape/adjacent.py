@@ -158,7 +158,7 @@ class _Search:
         return int(((self.jumps < -self.errors) & ~self.bends.any(axis=0)).sum())
 
     def only(self, sides: Sides) -> tuple[Floats, float] | None:
-        """The only weights of independent normals, as may be left where kinks of equal samples are one."""
+        """The only weights of independent normals, as where kinks of equal samples are one."""
         normals = self.point.normals
         if not Float64().independent(normals):
             return None

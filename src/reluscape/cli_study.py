@@ -99,7 +99,7 @@ def reproduce(
         rows = [
             {
                 "quantity": row.quantity, "unit": row.unit, "published": row.published,
-                "ours": row.ours, "interval": [row.low, row.high], "agrees": agreement(row),
+                "ours": row.ours, "interval": row.interval, "agrees": agreement(row),
                 "runs": row.trials,
             }
             for rows in result.comparisons for row in rows

@@ -58,14 +58,15 @@ def median_interval(values: Floats, *, level: float = 0.95) -> tuple[float, floa
     """Median with its interval between order statistics: exact whatever the distribution.
 
     Returns:
-        (median, low, high); from the least to the largest value where there are too few for the level
-        (fewer than six for 95 %), NaN for none.
+        (median, low, high); low and high are NaN where there are too few values for the level (fewer
+        than six for 95 %): n of them lie on both sides of the median with probability 1 - 2^(1 - n).
     """
-    if not len(values):
-        return float("nan"), float("nan"), float("nan")
     ranked, count = np.sort(values), len(values)
-    below = max(int(binom.ppf((1.0 - level) / 2.0, count, 0.5)) - 1, 0)
-    return float(np.median(values)), float(ranked[below]), float(ranked[count - 1 - below])
+    median = float(np.median(values)) if count else float("nan")
+    below = int(binom.ppf((1.0 - level) / 2.0, count, 0.5)) - 1
+    if below < 0:
+        return median, float("nan"), float("nan")
+    return median, float(ranked[below]), float(ranked[count - 1 - below])
 
 
 def wilson_interval(

@@ -28,13 +28,10 @@ Progress = Callable[[str, float], None]
 #: Papers with a file in `reluscape.papers`.
 PAPERS = ("hinz", "milne")
 
-COLUMNS = ("quantity", "published", "ours", "95 % interval", "agrees?", "runs")
-
-#: Columns in their order on the page: on a phone only the first three are in sight at once.
-ON_PAGE = (0, 4, 3, 2, 1, 5)
+COLUMNS = ("quantity", "published", "ours", "95 % interval", "runs", "agrees?")
 
 #: Columns of numbers.
-NUMERIC = (1, 2)
+NUMERIC = (1, 2, 4)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +59,7 @@ class Reproduction:
     table: Path
 
     def summary(self) -> str:
-        """The table *published | ours | 95 % interval | agrees?* as text, one per experiment."""
+        """The table *published | ours | 95 % interval | runs | agrees?* as text, for every experiment."""
         parts = [f"{self.paper.citation} (scale {self.scale}, seed {self.seed})"]
         for experiment, standing, rows in zip(
             self.paper.experiments, self.standings, self.comparisons, strict=True
@@ -191,9 +188,8 @@ def _section(
     """One experiment on the page."""
     figures = experiment.figures(study) if rows else ()
     table = study.path.with_suffix(".csv")
-    columns = tuple(COLUMNS[column] for column in ON_PAGE)
     cells = tuple(
-        tuple(Cell(row_of(row)[column], numeric=column in NUMERIC) for column in ON_PAGE)
+        tuple(Cell(text, numeric=column in NUMERIC) for column, text in enumerate(row_of(row)))
         for row in rows
     )
     return Section(
@@ -204,7 +200,7 @@ def _section(
         figures=tuple(
             Figure(f.key, f"{f.caption} Published: {f.published}", f.figure) for f in figures
         ),
-        tables=(Table("Published and ours", columns, cells),) if rows else (),
+        tables=(Table("Published and ours", COLUMNS, cells),) if rows else (),
         method=experiment.protocol,
         check=(
             f"{standing.done} of {standing.planned} trials are done, {standing.failed + standing.lost}"
@@ -233,9 +229,9 @@ def _verdict(rows: tuple[Comparison, ...]) -> str:
 def agreement(row: Comparison) -> bool | None:
     """Whether ours agrees with what is published; None without either, or with too few runs to tell.
 
-    One draw has no interval. A difference beyond it says nothing then, least of all disagreement.
+    Without an interval a difference says nothing, least of all disagreement.
     """
-    return None if row.low == row.high and not row.agrees else row.agrees
+    return None if row.interval is None and not row.agrees else row.agrees
 
 
 def row_of(row: Comparison) -> tuple[str, ...]:
@@ -246,15 +242,15 @@ def row_of(row: Comparison) -> tuple[str, ...]:
         row.quantity,
         NONE if row.published is None else f"{number(row.published)}{unit}",
         f"{number(row.ours)}{unit}",
-        f"{number(row.low)} to {number(row.high)}",
-        {True: "yes", False: "no", None: untold}[agreement(row)],
+        NONE if row.interval is None else " to ".join(map(number, row.interval)),
         f"{row.trials}",
+        {True: "yes", False: "no", None: untold}[agreement(row)],
     )
 
 
 def _notes(rows: tuple[Comparison, ...]) -> list[str]:
     """What to know about the comparisons, each once."""
-    return list(dict.fromkeys(row.note for row in rows if row.note))
+    return list(dict.fromkeys(text for row in rows for text in row.remarks))
 
 
 def _aligned(rows: list[tuple[str, ...]]) -> str:
@@ -266,12 +262,14 @@ def _aligned(rows: list[tuple[str, ...]]) -> str:
 
 def _write_csv(path: Path, result: Reproduction) -> None:
     """The table with all digits."""
-    fields = ("quantity", "unit", "published", "published_error", "ours", "low", "high")
+    fields = ("quantity", "unit", "published", "published_error", "ours")
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["experiment", *fields, "agrees", "runs", "note"])
+        writer.writerow(["experiment", *fields, "low", "high", "runs", "agrees", "note"])
         begun = result.paper.experiments[: len(result.comparisons)]
         for experiment, rows in zip(begun, result.comparisons, strict=True):
             for row in rows:
                 values = [getattr(row, field) for field in fields]
-                writer.writerow([experiment.key, *values, agreement(row), row.trials, row.note])
+                ends = row.interval or (None, None)
+                told = (row.trials, agreement(row), " ".join(row.remarks))
+                writer.writerow([experiment.key, *values, *ends, *told])

@@ -239,8 +239,8 @@ def leave_vertex(chain, state, work, smallest):
 
 
 @njit(cache=True)
-def rates_along(chain, features, state, work, quiet):
-    """Rates along `work.direction` and what counts as zero among them; the loss's rate."""
+def rates_along(chain, features, reach, state, work, quiet):
+    """Rates along `work.direction`, and what counts as zero: `quiet` times `reach`; the loss's rate."""
     rates = work.rates.T
     total = all_rates(
         chain, features, state.bits.T, work.direction, rates, work.slopes, work.hidden, work.outputs
@@ -248,7 +248,8 @@ def rates_along(chain, features, state, work, quiet):
     for k in range(len(state.samples)):
         if state.samples[k] >= 0 and state.place[state.samples[k], state.kinks[k]] == k:
             rates[state.kinks[k], state.samples[k]] = 0.0
-    work.noise[:] = quiet
+    for i in range(len(reach)):
+        work.noise[i] = quiet * reach[i]
     return total
 
 
@@ -501,14 +502,14 @@ def _go(chain, features, reach, state, work, row, expected, free, tolerances, fi
     smallest, _, _, mismatch, quiet, _ = tolerances
     length = np.sqrt(np.dot(work.direction, work.direction))
     bound = smallest * length
-    total = rates_along(chain, features, state, work, (quiet * length) * reach)
+    total = rates_along(chain, features, reach, state, work, quiet * length)
     if abs(total - expected) > mismatch * length:
         return TROUBLE, 0.0, -1, -1
     step, sample, kink = move(chain, state, work, total, bound, first)
     if sample < 0 and free and expected >= -bound and work.filled[0] == 0:
         # no kink this way: try the other
         work.direction[:] = -work.direction
-        total = rates_along(chain, features, state, work, (quiet * length) * reach)
+        total = rates_along(chain, features, reach, state, work, quiet * length)
         step, sample, kink = move(chain, state, work, total, bound, first)
         if sample < 0:
             state.samples[row] = -2  # nothing depends on this direction

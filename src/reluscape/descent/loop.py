@@ -49,7 +49,7 @@ Function = Block | NetworkOutput
 RULES = ("long_step", "first_kink")
 
 #: Pivots between two refreshes of the switching values.
-BATCH = 64
+BATCH = 128
 #: Smallest slope per unit length, relative to the gradient's terms: far above their rounding errors.
 SLOPE = 1e-12
 #: Smallest pivot relative to normal and edge, as in linear programming codes.
@@ -569,7 +569,7 @@ def _batch(
     """Take some pivots and note them; return why they ended."""
     count = path.left
     lengths, losses = np.zeros(count), np.full(count, np.nan)
-    points, before = np.full((count, problem.size), np.nan), state.theta.copy()
+    points, before = np.empty((count, problem.size)), state.theta.copy()
     scale = float(np.abs(state.pulls).sum(axis=1) @ np.linalg.norm(problem.features, axis=1))
     tolerances = (
         SLOPE * scale, PIVOT, 1e-14 * (1.0 + float(np.linalg.norm(state.theta))), DRIFT * scale, QUIET,
@@ -637,7 +637,7 @@ def _is_sound(
     if not drift <= DRIFT * size:
         return False
     wrong = inactive & ((values > 0) != (state.bits > 0)) & (np.abs(values) > DRIFT * size)
-    state.values[inactive] = values[inactive]
+    np.copyto(state.values, values, where=inactive)
     active = np.flatnonzero(state.samples >= 0)
     rows = rng.choice(active, size=min(3, len(active)), replace=False)
     normals = problem.normals(state.bits, np.column_stack([state.samples, state.kinks])[rows])

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from reluscape.intervals import median_interval, wilson_interval
 from reluscape.papers.hinz_trials import FRACTIONS, PLACES, RULES, descents, training
 from reluscape.papers.paper import Comparison, Experiment, Paper, PaperFigure, Scale
-from reluscape.report.charts import Series, curves
+from reluscape.report.charts import Series, curves, trails
 from reluscape.study import Study
 
 Floats = NDArray[np.float64]
@@ -207,16 +207,18 @@ def _forecasts(study: Study, rule: str) -> list[Comparison]:
 
 def _figures(study: Study) -> tuple[PaperFigure, ...]:
     """Figures 2 to 4 of the paper for three representative runs, and the errors of the forecasts."""
-    paths = _representatives([values for _, values in study.arrays("path")])
+    drawn = _representatives(study)
+    marks = [None if np.isnan(split) else split for _, split in drawn]
+    told = " A dashed line is where a run's exponential phase ends." if any(marks) else ""
     found = []
     for row, (key, title, published) in enumerate(_PUBLISHED, start=1):
-        series = [Series(f"{path[0, -1]:.0f} pivots", path[0], path[row]) for path in paths]
+        series = [Series(f"{path[0, -1]:.0f} pivots", path[0], path[row]) for path, _ in drawn]
         caption = (
             f"{title.capitalize()} with first-kink steps; the runs at the quartiles of length."
         )
         if series:
-            figure = curves(series, "pivot", title)
-            found.append(PaperFigure(f"hinz-layerwise-{key}", caption, published, figure))
+            figure = trails(series, "pivot", title, marks=marks)
+            found.append(PaperFigure(f"hinz-layerwise-{key}", caption + told, published, figure))
     return (*found, *_error_figures(study, "layerwise", RULES), *_density_figures(study))
 
 
@@ -235,9 +237,11 @@ _PUBLISHED = (
 )
 
 
-def _representatives(paths: list[Floats]) -> list[Floats]:
-    """The paths at the quartiles of the number of pivots."""
-    ranked = sorted(paths, key=lambda path: float(path[0, -1]))
+def _representatives(study: Study) -> list[tuple[Floats, float]]:
+    """The paths at the quartiles of the number of pivots, and where their exponential phases end."""
+    paths = [values for _, values in study.arrays("path")]
+    splits = [float(values[0]) for _, values in study.arrays("split")]
+    ranked = sorted(zip(paths, splits, strict=True), key=lambda pair: float(pair[0][0, -1]))
     places = dict.fromkeys(round(share * (len(ranked) - 1)) for share in _SHOWN)
     return [ranked[place] for place in places] if ranked else []
 

@@ -14,7 +14,7 @@ from reluscape.certificate import MINIMA
 from reluscape.data import load_data
 from reluscape.descent import Descent, descend
 from reluscape.descent.forecast import Forecast, forecast_losses
-from reluscape.descent.phases import running_mean
+from reluscape.descent.phases import Phases, running_mean
 from reluscape.landscape import Block, Landscape
 from reluscape.train import mlp
 
@@ -63,7 +63,8 @@ def descents(parameters: dict[str, Any], seed: int) -> dict[str, Any]:
         For both rules the pivots, the end and its loss; for the published one the phases. Arrays, for
         both rules: `errors_<rule>` (predictors, fractions), relative errors of the forecast final loss,
         and `covered_<rule>` (fractions,), whether the interval holds it. For the published rule:
-        `path` (4, points), pivot, loss, running mean and distance to the end, and `clearances` (places,).
+        `path` (4, points), pivot, loss, running mean and distance to the end; `split` (1,), the pivot at
+        which the exponential phase ends, NaN where nothing follows it; and `clearances` (places,).
     """
     block = instance(parameters["widths"], parameters["layer"], seed)
     found: dict[str, Any] = {"plateau_start": not block.gradient().any()}
@@ -81,7 +82,9 @@ def descents(parameters: dict[str, Any], seed: int) -> dict[str, Any]:
             errors, covered = forecast_errors(descent)
             found |= {f"errors_{rule}": errors, f"covered_{rule}": covered}
         if moved and rule == RULES[0]:
-            found |= _phases(descent)
+            phases = descent.phases()
+            split = phases.split if phases.split < phases.last else np.nan
+            found |= _phases(phases) | {"split": np.array([split])}
             found |= {"path": _path(descent), "clearances": clearances(descent, block)}
     return found
 
@@ -133,11 +136,10 @@ def fitted(values: Floats, ahead: float = np.inf) -> float:
     return float(np.clip(level + tail, 0.0, last))
 
 
-def _phases(descent: Descent) -> dict[str, float]:
+def _phases(phases: Phases) -> dict[str, Any]:
     """Where the phases are and their rates, as numbers of the record."""
-    phases = descent.phases()
     length = max(phases.last - phases.first, 1)
-    found = {"exponential_share": (phases.split - phases.first) / length}
+    found: dict[str, Any] = {"exponential_share": (phases.split - phases.first) / length}
     for row, name in enumerate(("loss", "step", "distance")):
         for column, phase in enumerate(("exponential", "fine")):
             found[f"{phase}_{name}"] = float(phases.rates[row, column])

@@ -28,7 +28,7 @@ class Comparison:
         published: The published value; None where the paper gives none.
         published_error: Standard error of the published value, from its own sampling; 0 if unknown.
         ours: Our value.
-        low: Lower end of our 95 % interval.
+        low: Lower end of our 95 % interval; NaN where there are too few runs for one.
         high: Upper end.
         trials: Number of runs behind ours.
         unit: Unit of all of these.
@@ -46,14 +46,27 @@ class Comparison:
     note: str = ""
 
     @property
+    def interval(self) -> tuple[float, float] | None:
+        """Our 95 % interval, None where there are too few runs for one."""
+        return (self.low, self.high) if np.isfinite([self.low, self.high]).all() else None
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What to know about the comparison, and whether it lacks an interval."""
+        runs = "1 run" if self.trials == 1 else f"{self.trials} runs"
+        untold = f"{runs}: no 95 % interval." if self.interval is None else ""
+        return tuple(text for text in (self.note, untold) if text)
+
+    @property
     def agrees(self) -> bool | None:
         """Whether the difference is within 1.96 standard errors, both samplings counted.
 
-        False where ours has no interval (too few trials), None where nothing is published.
+        Without an interval only the published number's counts; None where nothing is published.
         """
         if self.published is None:
             return None
-        error = np.hypot((self.high - self.low) / (2 * Z95), self.published_error)
+        low, high = self.interval or (self.ours, self.ours)
+        error = np.hypot((high - low) / (2 * Z95), self.published_error)
         return bool(abs(self.ours - self.published) <= Z95 * error)
 
 
@@ -106,12 +119,13 @@ def over_draws(values: NDArray[np.float64]) -> tuple[float, float, float, float]
         values: One number per repetition, shape (draws,).
 
     Returns:
-        (mean, low, high, scatter): the 95 % interval of the mean by Student's t, and the standard
-        deviation of a single repetition, which is the standard error of a paper that made one.
+        (mean, low, high, scatter): the 95 % interval of the mean by Student's t, NaN for one
+        repetition, and the standard deviation of a single one, which is the standard error of a paper
+        that made one.
     """
     mean, count = float(values.mean()), len(values)
     if count < 2:
-        return mean, mean, mean, 0.0
+        return mean, float("nan"), float("nan"), 0.0
     scatter = float(values.std(ddof=1))
     half = float(student.ppf(0.975, count - 1)) * scatter / count**0.5
     return mean, mean - half, mean + half, scatter
