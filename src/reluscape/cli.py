@@ -550,6 +550,7 @@ def _polish_record(result: Polish, complete: bool, out: Path) -> dict[str, Any]:
         **{name: getattr(result, name) for name in numbers},
         "pivots": result.num_pivots,
         "claims": {name: str(found.claim) for name, found in result.certificates.items()},
+        "causes": {name: list(result.causes_of(name)) for name in result.layers},
         "report": str(out / "report.html"),
     }
 
