@@ -151,6 +151,9 @@ def test_tables_say_what_each_layer_is_at() -> None:
     assert [row[1].text.replace(" ", "_") for row in causes.rows] == [
         result.legs_of(name)[-1].status for name in result.certificates
     ]
+    assert [row[3].text for row in causes.rows] == [
+        "; ".join(result.causes_of(name)) or "nothing degenerate" for name in result.certificates
+    ]
 
 
 def test_every_section_has_what_a_reader_needs() -> None:
@@ -168,7 +171,7 @@ def test_texts_from_others_are_escaped() -> None:
     result = polished()
     names = dict.fromkeys(result.certificates, HOSTILE)
     hostile = about(landscape(), data=HOSTILE, description=HOSTILE, options=HOSTILE, files=names)
-    legs = tuple(replace(leg, layer=HOSTILE) for leg in result.legs)
+    legs = tuple(replace(leg, layer=HOSTILE, causes=(HOSTILE,)) for leg in result.legs)
     certificate = replace(next(iter(result.certificates.values())), reason=HOSTILE)
     changed = replace(result, legs=legs, layers=(HOSTILE,), certificates={HOSTILE: certificate})
     page = render_polish(changed, hostile)

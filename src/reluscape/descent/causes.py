@@ -26,7 +26,7 @@ Indices = NDArray[np.intp]
 
 #: Indices that a sentence lists.
 LISTED = 6
-#: Rows and columns are the same that differ by less than this share of their size, some hundred roundings.
+#: Rows and columns that differ by less than this share of their size are the same.
 SAME = 1e-13
 #: A fall below this share of the loss at the start is rounding.
 ROUNDING = 1e-12

@@ -7,12 +7,12 @@ the inactive kinks by tiny random amounts; the shift is taken back before the en
 
 No run is endless. The kernel counts zero-length pivots: `PATIENCE` in a row end a batch, and the kinks
 are shifted, at most `len(SHIFTS)` times; shifts of a continuous distribution make ties impossible with
-probability one, so that every pivot beyond a plateau then lowers the shifted loss. What rounding may still
-undo is bounded by two counters that only a fall of the true loss by more than its `slack` sets back: at
-most `REBUILDS` rebuilds, and at most `idle_limit` pivots, after which each batch counts as a rebuild.
-After the last such fall a run hence ends within `idle_limit(p) + BATCH * LAST_BATCHES` pivots for p
-parameters. Runs follow one another, at most `DETOURS + 1` without a fall by the share `WORTHWHILE`, and
-each only after a fall.
+probability one, so that every pivot beyond a plateau then lowers the shifted loss. What rounding may
+still undo is bounded by two counters that only a fall of the true loss by more than its `slack` sets
+back: at most `REBUILDS` rebuilds, and at most `idle_limit` pivots, after which each batch counts as a
+rebuild. After the last such fall a run hence ends within `idle_limit(p) + BATCH * LAST_BATCHES` pivots
+for p parameters. Runs follow one another, at most `DETOURS + 1` without a fall by the share `WORTHWHILE`,
+and each only after a fall.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ REBUILDS = 5
 #: parameter, a shift at ties some more.
 IDLE = 20
 #: Batches after which a run without progress has used up its shifts, their ends, and its rebuilds.
-LAST_BATCHES = 2 * 3 + REBUILDS + 2
+LAST_BATCHES = 2 * len(SHIFTS) + REBUILDS + 2
 #: Step, relative to the point, after which kinks that were zero have their sides.
 TINY_STEP = 1e-9
 #: Points at which more kinks meet than edges lead out of, left along another direction, one after the
@@ -525,7 +525,7 @@ def _follow(problem: Problem, path: _Path, *, first: bool, rng: np.random.Genera
             break
         elif why == VERTEX_IS_MINIMUM and sound:
             shift = None
-        elif why == GOING and sound and not path.is_idle:
+        elif why == GOING and sound and (not path.is_idle or path.left <= 0):
             rebuilds = 0 if path.lowest < before - path.slack else rebuilds
             path.status = Status.max_pivots if path.left <= 0 else None
             continue
