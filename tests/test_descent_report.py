@@ -665,6 +665,9 @@ def test_a_survey_of_an_l1_loss_says_what_descent_still_removes(
         np.testing.assert_allclose(layer.descent_losses, descent.losses, rtol=1e-9)
         np.testing.assert_array_equal(trace.y, layer.descent_losses)
         assert layer.descent_status == descent.status
+        assert layer.descent_causes == descent.causes
+        told = f"layer {layer.label}, met: {'; '.join(descent.causes)}."
+        assert any(told in text for text in found["lowered"].method) == bool(descent.causes)
         certificate = out / layer.descent_end.file
         assert rs.verify(certificate, start).valid
     assert found["lowered"].commands[-1].startswith("reluscape descend --weights weights/")

@@ -123,9 +123,9 @@ def samples_told(piecewise: Piecewise) -> Iterator[str]:
 def _multiples(columns: Floats, among: Bools) -> Iterator[Indices]:
     """Groups of columns that are multiples of each other."""
     places = np.flatnonzero(among)
-    unit = (columns[:, places] / np.linalg.norm(columns[:, places], axis=0)).T
-    heads = unit[np.arange(len(unit)), np.abs(unit).argmax(axis=1)]
-    number = _numbered(unit * np.sign(heads)[:, None])
+    rows = columns[:, places].T
+    heads = rows[np.arange(len(rows)), np.abs(rows).argmax(axis=1)]
+    number = _numbered(rows / heads[:, None])
     for group in np.flatnonzero(np.bincount(number) > 1):
         yield places[number == group]
 
