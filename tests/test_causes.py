@@ -309,6 +309,20 @@ def test_a_combination_of_columns_is_counted() -> None:
     assert rs.descend(start).causes[0] == SPAN.replace("3 of 4", "4 of 5")
 
 
+def test_units_behind_two_linear_layers_are_named_by_the_second() -> None:
+    """The first layer's weights still move the other units."""
+    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 1)).double()
+    for place, part in enumerate(dense((3, 4, 3, 1), seed=0)[::2]):
+        model[[0, 1, 3][place]].load_state_dict(part.state_dict())
+    with torch.no_grad():
+        unit(1, 0.0, -9.0, at=1)(model)
+    descent = rs.descend(rs.Landscape(model, INPUTS, TARGETS, loss="l1").block(0))
+    assert descent.causes[0] == (
+        "unit 1 of layer 1 is dead at the start and at the end: negative on all samples, so nothing"
+        " passes through it"
+    )
+
+
 def test_dead_units_stay_so_where_pivots_run_out() -> None:
     start = layer(change=all_of(unit(0, 0.1, -9.0), unit(2, 0.1, -9.0)))
     descent = rs.descend(start, max_pivots=1)

@@ -160,7 +160,8 @@ def units_told(block: Block, start: Floats, end: Floats, enough: int) -> Iterato
         if unread.any():
             yield f"{_named(unread, 'unit')}{of} {_are(unread)} multiplied by zero in all that follows"
         if piecewise.slopes[level] == 0.0:
-            effect = "so its weights move nothing" if level == 0 else "so nothing passes through it"
+            own = level == 0 and _is_diagonal(piecewise)
+            effect = "so its weights move nothing" if own else "so nothing passes through it"
             for units, when in _when(before.dead[level], after.dead[level], "comes alive"):
                 yield (
                     f"{_named(units, 'unit')}{of} {_are(units)} dead {when}: negative on all samples,"
@@ -168,12 +169,9 @@ def units_told(block: Block, start: Floats, end: Floats, enough: int) -> Iterato
                 )
         if level:
             continue
-        least = (
-            piecewise.num_samples * piecewise.width > enough
-        )  # otherwise the kinks are independent
-        for units, when in _when(
-            before.zero & (before.weightless | least), after.zero & (after.weightless | least), "moves on"
-        ):  # fmt: skip
+        many = piecewise.num_samples * piecewise.width > enough  # fewer are independent
+        first, last = (at.zero & (at.weightless | many) for at in (before, after))
+        for units, when in _when(first, last, "moves on"):
             seen = before if when.startswith("at the start") else after
             which = "weights and biases are" if seen.weightless[units].all() else "values are"
             owner = "its" if units.sum() == 1 else "their"
@@ -212,10 +210,9 @@ class _Units:
         near = np.abs(values[parts[0]]) <= bounds[parts[0]]
         zero = np.asarray(near.reshape(-1, groups[0].units).all(axis=0))
         weight, bias = piecewise.unpack(theta)
-        matrix = piecewise.maps[0].matrix
         weightless = ~weight.any(axis=1) if bias is None else ~weight.any(axis=1) & (bias == 0)
-        plain = matrix is None or matrix.ndim == 1
-        return cls(dead, zero, np.asarray(weightless) if plain else np.zeros_like(zero))
+        own = _is_diagonal(piecewise)
+        return cls(dead, zero, np.asarray(weightless) if own else np.zeros_like(zero))
 
 
 def _when(before: Bools, after: Bools, leaves: str) -> Iterator[tuple[Bools, str]]:
@@ -238,6 +235,12 @@ def _unread(piecewise: Piecewise, level: int) -> Bools:
     width = step.width_after(piecewise.groups[level].units)
     back = step.absolute().adjoint(np.ones((1, width)))
     return np.asarray(np.broadcast_to(back, (1, piecewise.groups[level].units))[0] == 0)
+
+
+def _is_diagonal(piecewise: Piecewise) -> bool:
+    """Whether the units of the first rectifier are the layer's own, one for one."""
+    matrix = piecewise.maps[0].matrix
+    return matrix is None or matrix.ndim == 1
 
 
 def _values(piecewise: Piecewise, theta: Floats) -> tuple[Floats, Floats]:
