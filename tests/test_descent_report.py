@@ -151,6 +151,9 @@ def test_tables_say_what_each_layer_is_at() -> None:
     assert [row[1].text.replace(" ", "_") for row in causes.rows] == [
         result.legs_of(name)[-1].status for name in result.certificates
     ]
+    assert [row[3].text for row in causes.rows] == [
+        "; ".join(result.causes_of(name)) or "nothing degenerate" for name in result.certificates
+    ]
 
 
 def test_every_section_has_what_a_reader_needs() -> None:
@@ -168,7 +171,7 @@ def test_texts_from_others_are_escaped() -> None:
     result = polished()
     names = dict.fromkeys(result.certificates, HOSTILE)
     hostile = about(landscape(), data=HOSTILE, description=HOSTILE, options=HOSTILE, files=names)
-    legs = tuple(replace(leg, layer=HOSTILE) for leg in result.legs)
+    legs = tuple(replace(leg, layer=HOSTILE, causes=(HOSTILE,)) for leg in result.legs)
     certificate = replace(next(iter(result.certificates.values())), reason=HOSTILE)
     changed = replace(result, legs=legs, layers=(HOSTILE,), certificates={HOSTILE: certificate})
     page = render_polish(changed, hostile)
@@ -663,6 +666,9 @@ def test_a_survey_of_an_l1_loss_says_what_descent_still_removes(
         np.testing.assert_allclose(layer.descent_losses, descent.losses, rtol=1e-9)
         np.testing.assert_array_equal(trace.y, layer.descent_losses)
         assert layer.descent_status == descent.status
+        assert layer.descent_causes == descent.causes
+        told = f"layer {layer.label}, met: {'; '.join(descent.causes)}."
+        assert any(told in text for text in found["lowered"].method) == bool(descent.causes)
         certificate = out / layer.descent_end.file
         assert rs.verify(certificate, start).valid
     assert found["lowered"].commands[-1].startswith("reluscape descend --weights weights/")

@@ -566,6 +566,7 @@ def _polish_record(result: Polish, complete: bool, out: Path) -> dict[str, Any]:
         "pivots": result.num_pivots,
         "failure": result.failure or None,
         "claims": {name: str(found.claim) for name, found in result.certificates.items()},
+        "causes": {name: list(result.causes_of(name)) for name in result.layers},
         "report": str(out / "report.html"),
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Sequence
@@ -56,6 +57,8 @@ class Result:
                 variables[f.name] = xr.Variable(
                     dims, data, {"boolean": int(value.dtype == np.bool_)}
                 )
+            elif isinstance(value, tuple):
+                attributes[f.name] = json.dumps(value)
             elif value is not None:
                 attributes[f.name] = int(value) if isinstance(value, bool) else value
         return xr.Dataset(variables, attrs=attributes)
@@ -153,6 +156,8 @@ def _restore(dataset: xr.Dataset, name: str, kind: str) -> Any:
         values = np.asarray(variable.values)
         return values.astype(np.bool_) if variable.attrs.get("boolean") else values
     value = dataset.attrs.get(name)
+    if kind.startswith("tuple"):  # files of before there was such a field hold none
+        return tuple(json.loads("[]" if value is None else value))
     if value is None and not kind.endswith("None"):
         raise InputError(f"expected a result with field {name!r}; the file lacks it")
     if value is not None and kind.startswith(("bool", "float", "int", "str")):

@@ -313,6 +313,7 @@ class _Task:
         return {
             "descent_losses": found.losses,
             "descent_status": found.status,
+            "descent_causes": found.causes,
             "descent_end": told,
         }
 

@@ -4,12 +4,21 @@ The kernel takes pivots by the hundred. After each batch the switching values ar
 they have drifted, or the true loss is not the predicted one, the state is rebuilt from the last good
 point. Runs of zero-length steps, which many kinks at one point can make endless, are left by shifting
 the inactive kinks by tiny random amounts; the shift is taken back before the end is certified.
+
+No run is endless. The kernel counts zero-length pivots: `PATIENCE` in a row end a batch, and the kinks
+are shifted, at most `len(SHIFTS)` times; shifts of a continuous distribution make ties impossible with
+probability one, so that every pivot beyond a plateau then lowers the shifted loss. What rounding may
+still undo is bounded by two counters that only a fall of the true loss by more than its `slack` sets
+back: at most `REBUILDS` rebuilds, and at most `idle_limit` pivots, after which each batch counts as a
+rebuild. After the last such fall a run hence ends within `idle_limit(p) + BATCH * LAST_BATCHES` pivots
+for p parameters. Runs follow one another, at most `DETOURS + 1` without a fall by the share `WORTHWHILE`,
+and each only after a fall.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 
 import numpy as np
@@ -19,6 +28,7 @@ from threadpoolctl import threadpool_limits
 from reluscape.adjacent import examine, way_out
 from reluscape.balanced import balanced
 from reluscape.certificate import MINIMA, Certificate
+from reluscape.descent.causes import causes_of
 from reluscape.descent.forecast import forecast_descent
 from reluscape.descent.kernel import (
     GOING,
@@ -72,6 +82,11 @@ FIT = 1e-10
 CLOSE = 1e-3
 #: Rebuilds without progress before the descent is called stalled.
 REBUILDS = 5
+#: Pivots without progress, for each parameter and each pivot of a batch: a plateau takes one for each
+#: parameter, a shift at ties some more.
+IDLE = 20
+#: Batches after which a run without progress has used up its shifts, their ends, and its rebuilds.
+LAST_BATCHES = 2 * len(SHIFTS) + REBUILDS + 2
 #: Step, relative to the point, after which kinks that were zero have their sides.
 TINY_STEP = 1e-9
 #: Points at which more kinks meet than edges lead out of, left along another direction, one after the
@@ -368,6 +383,9 @@ class _Path:
         first_vertex: Pivot of the first vertex, or -1.
         active: Kinks that are zero at the end.
         ray: The end where the output falls forever, or None.
+        shifts: How often kinks were shifted.
+        mark: Loss from which the next fall beyond the slack is measured.
+        marked: Pivots at its last fall beyond the slack.
     """
 
     function: Function
@@ -385,10 +403,13 @@ class _Path:
     first_vertex: int = -1
     active: Indices = field(default_factory=lambda: np.empty(0, dtype=np.int64))
     ray: Ray | None = None
+    shifts: int = 0
+    mark: float = field(init=False)
+    marked: int = 0
 
     def __post_init__(self) -> None:
         self.best = self.problem.reduce(self.start)
-        self.lowest = self.problem.loss_at(self.best)
+        self.lowest = self.mark = self.problem.loss_at(self.best)
         self.losses = [self.lowest]
         self.points = [self.best]
 
@@ -414,6 +435,11 @@ class _Path:
         return DRIFT * abs(self.lowest) + QUIET * abs(self.losses[0])
 
     @property
+    def is_idle(self) -> bool:
+        """Whether more pivots than are allowed have brought no progress."""
+        return len(self.lengths) - self.marked > idle_limit(self.problem.size)
+
+    @property
     def left(self) -> int:
         """Pivots that may still be taken in one batch."""
         return BATCH if self.limit is None else min(BATCH, self.limit - len(self.lengths))
@@ -436,6 +462,8 @@ class _Path:
             self.losses[-1] = self.lowest
             if loss <= self.lowest and len(self.lengths) % self.stride == 0:
                 self.points[-1] = self.best
+        if self.lowest < self.mark - self.slack:
+            self.mark, self.marked = self.lowest, len(self.lengths)
         if self.progress is not None:
             share = len(self.lengths) / self.limit if self.limit else UNKNOWN
             end = forecast_descent(self.losses, least=LEAST[self.quantity]).loss
@@ -508,7 +536,7 @@ class _Path:
         if self.status is Status.stalled and certificate.claim in MINIMA:
             status = _CLAIMS[certificate.claim]
         loss = self.function.loss(theta)
-        return Descent(
+        found = Descent(
             theta=theta,
             loss=loss,
             losses=np.maximum(self.losses, loss),  # rounding errors are none of the path
@@ -521,10 +549,14 @@ class _Path:
             certificate=certificate,
             quantity=self.quantity,
         )
+        told = causes_of(
+            self.function, self.start, found, enough=self.problem.size, shifts=self.shifts
+        )
+        return replace(found, causes=told)
 
 
 def _follow(problem: Problem, path: _Path, *, first: bool, rng: np.random.Generator) -> None:
-    """Take batches of pivots until no edge falls, or nothing helps any more."""
+    """Take batches of pivots until no edge falls, or nothing helps any more; see the module's bound."""
     shift, rounds, rebuilds = None, 0, 0
     if path.progress is not None and not run.signatures:
         path.progress("loading the kernel; its first use compiles it, for up to a minute", 0.0)
@@ -545,12 +577,13 @@ def _follow(problem: Problem, path: _Path, *, first: bool, rng: np.random.Genera
         if rounds < len(SHIFTS) and (why == STALLED or (at_vertex and _is_degenerate(state))):
             shift = _shifted(problem, state, SHIFTS[rounds], rng)
             rounds += 1
+            path.shifts += 1
         elif at_vertex:
             path.active = problem.kinks_of(state)
             break
         elif why == VERTEX_IS_MINIMUM and sound:
             shift = None
-        elif why == GOING and sound:
+        elif why == GOING and sound and (not path.is_idle or path.left <= 0):
             rebuilds = 0 if path.lowest < before - path.slack else rebuilds
             path.status = Status.max_pivots if path.left <= 0 else None
             continue
@@ -558,6 +591,11 @@ def _follow(problem: Problem, path: _Path, *, first: bool, rng: np.random.Genera
             rebuilds += 1
             path.status = Status.stalled if rebuilds > REBUILDS else None
         state = _rebuilt(problem, state, path, shift)
+
+
+def idle_limit(size: int) -> int:
+    """Pivots without progress, for this many parameters, after which batches count as rebuilds."""
+    return IDLE * (size + BATCH)
 
 
 _NONE = np.empty((0, 2), dtype=np.int64)

@@ -81,6 +81,7 @@ class Leg(Result):
         status: How the descent ended (`Status`).
         density_pivots: Pivots at which the ways to the next kink were measured, shape (points,).
         ways: These ways in random directions, shape (points, directions); none for short descents.
+        causes: Everything degenerate that the descent met, a sentence each.
     """
 
     layer: str
@@ -92,6 +93,7 @@ class Leg(Result):
     status: str
     density_pivots: NDArray[np.int64]
     ways: Floats
+    causes: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, descent: Descent, block: Block, sweep: int, status: str) -> Leg:
@@ -108,6 +110,7 @@ class Leg(Result):
             status=status,
             density_pivots=density.pivots,
             ways=density.ways,
+            causes=descent.causes,
         )
 
     @property
@@ -195,8 +198,13 @@ class Polish(Result):
             f" {self.sweeps} sweeps, {len(self.certificates)} certificates, {self.ending})"
         )
 
+    def causes_of(self, layer: str) -> tuple[str, ...]:
+        """Everything degenerate that a layer's last descent met; none where none was begun."""
+        legs = self.legs_of(layer)
+        return legs[-1].causes if legs else ()
+
     def summary(self) -> str:
-        """Loss before and after, and what every layer is at."""
+        """Loss before and after, what every layer is at, and what its last descent met."""
         lines = [f"loss {self.start:.6g} -> {self.loss:.6g} ({self.fall:.2%} lower)"]
         for name in self.layers:
             certificate, legs = self.certificates.get(name), self.legs_of(name)
@@ -204,6 +212,7 @@ class Polish(Result):
             pivots = sum(leg.num_pivots for leg in legs)
             what = certificate.sentence() if certificate else f"layer {name!r}: no certificate"
             lines.append(f"  {what} ({pivots} pivots; {last})")
+            lines += [f"    {cause}" for cause in self.causes_of(name)]
         if self.ending != Ending.settled:
             why = ": ".join(filter(None, (_UNSETTLED[Ending(self.ending)], self.failure)))
             lines.append(f"  {why}; go on from these weights")

@@ -51,15 +51,14 @@ MEANING = {
     Status.plateau: "the loss is constant around the point, certified: no weight of this layer matters"
     " here (dead units); start elsewhere",
     Status.saddle: "no single edge falls any more, but the certificate names a direction that does",
-    Status.undecided: "no edge falls any more, but neither a minimum nor a way down is proved: a unit's"
-    " kinks are all zero at once, or a slope is lost in rounding; certify in rational arithmetic, or"
-    " start elsewhere",
+    Status.undecided: "no edge falls any more, but neither a minimum nor a way down is proved; the"
+    " causes say why; certify in rational arithmetic, or start elsewhere",
     Status.unbounded: "the output falls forever from `theta` along the certificate's direction, in exact"
     " arithmetic: no unit switches any more; give finite bounds",
     Status.max_pivots: "the pivots asked for are used up; go on from where it ended",
     Status.interrupted: "the descent was interrupted; go on from the weights it left",
-    Status.stalled: "the basis lost its digits and refreshing it did not help: the loss could not be"
-    " lowered further; standardise the inputs, or start elsewhere",
+    Status.stalled: "rebuilding the basis brought no lower loss: ties without end, or digits lost in"
+    " rounding; the causes say what was met; standardise the inputs, or start elsewhere",
 }
 
 
@@ -86,6 +85,9 @@ class Descent(Result):
         status: How it ended (`Status`).
         certificate: What the end is, checkable by `verify`.
         quantity: What was lowered, "loss" or "output".
+        causes: Everything degenerate that was met (units that are zero or dead, inputs that are constant
+            or equal, samples that occur twice, ties, plateaus, rays), a sentence each, with numbers that
+            count from zero; none for an ordinary descent. They explain the status and prove nothing.
     """
 
     theta: Floats
@@ -99,6 +101,7 @@ class Descent(Result):
     status: str
     certificate: Certificate
     quantity: str = "loss"
+    causes: tuple[str, ...] = ()
 
     def to_dataset(self) -> xr.Dataset:
         """The result as an xarray dataset, the certificate as JSON."""
@@ -117,16 +120,17 @@ class Descent(Result):
         )
 
     def summary(self) -> str:
-        """Loss before and after, pivots, and the end in words."""
+        """Loss before and after, pivots, the end in words, and its causes."""
         start = float(self.losses[0])
         lower = f"{start - self.loss:.6g}"  # a share of an output says nothing
         if self.quantity == "loss":
             lower = f"{1.0 - self.loss / start if start else 0.0:.1%}"
-        return (
+        return "\n".join([
             f"{self.quantity} {start:.6g} -> {self.loss:.6g} ({lower} lower) in"
-            f" {self.num_pivots} pivots, first vertex after {self.first_vertex}\n"
-            f"  {self.status}: {MEANING[Status(self.status)]}"
-        )
+            f" {self.num_pivots} pivots, first vertex after {self.first_vertex}",
+            f"  {self.status}: {MEANING[Status(self.status)]}",
+            *(f"    {cause}" for cause in self.causes),
+        ])  # fmt: skip
 
     def forecast(self, fraction: float) -> Forecast:
         """The final loss as the first `fraction` of the pivots foretells it (`forecast_descent`).

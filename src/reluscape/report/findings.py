@@ -87,6 +87,7 @@ class LayerSurvey:
         descent_losses: (pivots + 1,) loss along exact descent of this layer alone, from where training
             stopped; empty where there was none.
         descent_status: How that descent ended, a `reluscape.descent.Status`.
+        descent_causes: Everything degenerate that it met, a sentence each.
         descent_end: What its end is.
         notes: Sentences on what could not be computed here, and why.
     """
@@ -120,6 +121,7 @@ class LayerSurvey:
         metadata=_series("descent_step", "loss along exact descent of this layer", "loss"),
     )
     descent_status: str = ""
+    descent_causes: tuple[str, ...] = ()
     descent_end: Verdict | None = None
     notes: tuple[str, ...] = ()
 

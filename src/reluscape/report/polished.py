@@ -278,18 +278,19 @@ def _result(polish: Polish, about: About, layer: str) -> tuple[Cell, ...]:
 
 
 def _causes(polish: Polish, about: About) -> Table:
-    """How each layer's last descent ended, and why."""
+    """How each layer's last descent ended, and what it met that is degenerate."""
     rows = []
     for layer in polish.layers:
         legs = polish.legs_of(layer)
         if legs:
             status = legs[-1].status
-            why = (Cell(status.replace("_", " ")), Cell(MEANING[Status(status)]))
+            met = "; ".join(legs[-1].causes) or "nothing degenerate"
+            why = (Cell(status.replace("_", " ")), Cell(MEANING[Status(status)]), Cell(met))
         else:
-            why = (Cell(NONE), Cell("none was begun"))
+            why = (Cell(NONE), Cell("none was begun"), Cell(NONE))
         rows.append((Cell(f"layer {about.label(layer)}"), *why))
     caption = "How each layer's last descent ended, when the other layers stood as they did then"
-    return Table(caption, ("layer", "status", "meaning and remedy"), tuple(rows))
+    return Table(caption, ("layer", "status", "meaning and remedy", "what it met"), tuple(rows))
 
 
 def _drawn(polish: Polish) -> list[Leg]:

@@ -32,6 +32,7 @@ def section(survey: Survey) -> Section | None:
             "A short survey takes as many pivots as some seconds allow. Where they are used up, the "
             "end is lower still.",
             *_meanings(models),
+            *_met(models),
         ),
         check=(
             "Each end has a certificate, which verify checks with the surveyed weights. descend goes "
@@ -98,6 +99,16 @@ def _meanings(models: list[ModelSurvey]) -> list[str]:
         f"{status.replace('_', ' ')}: {MEANING[Status(status)]}."
         for status in dict.fromkeys(found)
         if status
+    ]
+
+
+def _met(models: list[ModelSurvey]) -> list[str]:
+    """What is degenerate about a layer, its start or its end."""
+    return [
+        f"{model.name}, layer {layer.label}, met: {'; '.join(layer.descent_causes)}."
+        for model in models
+        for layer in model.layers
+        if layer.descent_causes
     ]
 
 
