@@ -192,7 +192,6 @@ CASES: dict[str, tuple[Callable[[], rs.Block], str, list[str]]] = {
         [
             r"4 samples \(3, 7, 40 and 41\) have the same inputs as others, in 2 groups, 1 with different"
             r" targets: their units switch together",
-            TIES,
             SHIFTED,
         ],
     ),
@@ -206,7 +205,6 @@ CASES: dict[str, tuple[Callable[[], rs.Block], str, list[str]]] = {
         [
             r"60 samples \(0, 1, 2, 3, 4, 5 and 54 more\) have the same inputs as others, in 9 groups, 9"
             r" with different targets: their units switch together",
-            r"unit 0 of layer 0 is dead at the end: negative on all samples, so its weights move nothing",
             TIES,
             SHIFTED,
         ],
@@ -273,8 +271,7 @@ def test_duplicate_samples_with_other_targets_are_named() -> None:
         " different targets: their units switch together"
     )
     assert lowest_around(start, descent.theta) >= -1e-13
-    if descent.status == "undecided":
-        assert descent.causes[-1].endswith(descent.certificate.reason)
+    assert descent.status == "minimum"
 
 
 def test_inputs_of_a_deeper_layer_are_the_units_before() -> None:

@@ -95,17 +95,17 @@ def compared(
 @pytest.mark.parametrize("standardise", [False, True])
 def test_signs_of_slopes_are_those_in_fractions(standardise: bool) -> None:
     found: Counter[str] = Counter()
-    for seed in range(120):
+    for seed in range(50):
         found += compared(seed, standardise=standardise)
-    assert found["other", "told"] > 100
-    assert found["zero", "told"] > 20
+    assert found["other", "told"] > 40
+    assert found["zero", "told"] > 8
     assert found["zero", "unsure"] <= found["zero", "told"] // 10
 
 
 @pytest.mark.parametrize("standardise", [False, True])
 def test_slopes_of_units_that_go_together_are_decided(standardise: bool) -> None:
     found: Counter[str] = Counter()
-    for seed in range(90):
+    for seed in range(35):
         found += compared(seed, standardise=standardise, maker=together)
-    assert found["zero", "told"] > 30
+    assert found["zero", "told"] > 10
     assert found["zero", "unsure"] <= found["zero", "told"] // 10

@@ -348,9 +348,10 @@ class _Search:
         if self.flat is not None:
             normals = self.point.normals[zero]
             moving, more = normals @ self.flat, normals @ direction
-            rising = more > 0
-            share = float((-moving[rising] / more[rising]).min(initial=2.0)) / 2
-            whole = self.flat + direction * min(1.0, share)
+            room = np.maximum(-moving, 0.0)
+            rising = more > room / 2
+            share = float((room[rising] / more[rising]).min(initial=2.0)) / 2
+            whole = self.flat + direction * share
         if abs(self.rate(whole)) <= TOLERANCES.interior * self.size * float(np.linalg.norm(whole)):
             self.flat = whole
 
