@@ -407,16 +407,15 @@ def _renew_gradient(features, gradient, pulls, i, pull):
 
 @njit(cache=True, fastmath=True)
 def products(edges, pull, features, alpha):
-    """Alpha = edges @ (pull (x) features), without the units that do not pull."""
-    inputs = len(features)
+    """Alpha = edges @ (pull (x) features), from the first unit that pulls to the last."""
+    normal = (pull.reshape(len(pull), 1) * features).ravel()
+    pulling, inputs = np.flatnonzero(pull), len(features)
+    span = slice(pulling[0] * inputs, (pulling[-1] + 1) * inputs) if len(pulling) else slice(0, 0)
+    part = normal[span]
     for k in range(len(alpha)):
-        total = 0.0
-        for a in range(len(pull)):
-            if pull[a] != 0.0:
-                part = 0.0
-                for b in range(inputs):
-                    part += edges[k, a * inputs + b] * features[b]
-                total += pull[a] * part
+        edge, total = edges[k, span], 0.0
+        for j in range(len(part)):
+            total += edge[j] * part[j]
         alpha[k] = total
 
 

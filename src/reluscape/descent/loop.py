@@ -450,11 +450,11 @@ class _Path:
         """Take over a batch of pivots that ends at `theta` with this true loss."""
         if loss <= self.lowest:
             self.best, self.lowest = theta.copy(), loss
-        for length, found, point in zip(lengths.tolist(), losses.tolist(), points, strict=True):
-            self.lengths.append(length)
-            self.losses.append(min(max(found, self.lowest), self.losses[-1]))
-            if len(self.lengths) % self.stride == 0:
-                self.points.append(point.copy())
+        kept = np.flatnonzero((len(self.lengths) + 1 + np.arange(len(lengths))) % self.stride == 0)
+        self.points.extend(points[kept])
+        self.lengths.extend(lengths.tolist())
+        capped = np.append(self.losses[-1], np.maximum(losses, self.lowest))
+        self.losses.extend(np.minimum.accumulate(capped)[1:].tolist())
         while len(self.points) * self.problem.size > PATH and len(self.points) > 2:
             self.points = self.points[::2]
             self.stride *= 2
@@ -563,7 +563,7 @@ def _follow(problem: Problem, path: _Path, *, first: bool, rng: np.random.Genera
     state = problem.state(path.best, _NONE, None)
     while path.status is None:
         before = path.lowest
-        why = _batch(problem, state, path, shift, first=first)
+        why, values = _batch(problem, state, path, shift, first=first)
         if (why != GOING or path.lowest <= CLOSE * path.losses[0]) and path.fits:
             path.status = Status.perfect_fit
             break
@@ -572,7 +572,7 @@ def _follow(problem: Problem, path: _Path, *, first: bool, rng: np.random.Genera
             ways = ways_of(problem, state)
             if path.follow_ray(falling_ray(problem.function, theta, ways, path.lowest)):
                 break
-        sound = _is_sound(problem, state, shift, rng)
+        sound = _is_sound(problem, state, values, rng)
         at_vertex = why == VERTEX_IS_MINIMUM and sound and shift is None
         if rounds < len(SHIFTS) and (why == STALLED or (at_vertex and _is_degenerate(state))):
             shift = _shifted(problem, state, SHIFTS[rounds], rng)
@@ -603,8 +603,8 @@ _NONE = np.empty((0, 2), dtype=np.int64)
 
 def _batch(
     problem: Problem, state: State, path: _Path, shift: Floats | None, *, first: bool
-) -> int:
-    """Take some pivots and note them; return why they ended."""
+) -> tuple[int, Floats]:
+    """Take some pivots and note them; return why they ended, and the switching values there afresh."""
     count = path.left
     lengths, losses = np.zeros(count), np.full(count, np.nan)
     points, before = np.empty((count, problem.size)), state.theta.copy()
@@ -623,14 +623,15 @@ def _batch(
         losses[k] = losses[k - 1] if k else path.losses[-1]
         points[k] = points[k - 1] if k else before
     lengths, losses, points = lengths[:taken], losses[:taken], points[:taken]
-    theta, true = state.theta, problem.loss_at(state.theta)
+    values = problem.values(state.theta, None)
+    theta, true = state.theta, problem.loss(values)
     missed = abs(losses[-1] - true) if taken else 0.0
     risen = losses.max(initial=-np.inf) - path.lowest
     noise = _noise(problem, points).max(initial=0.0)
     if shift is not None or not max(missed, risen, noise) <= path.slack:
         theta, true = _keep_lower(problem, path, lengths, losses, points)
     path.add(theta, true, lengths, losses, points)
-    return int(why)
+    return int(why), values if shift is None else problem.values(state.theta, shift)
 
 
 def _noise(problem: Problem, points: Floats) -> Floats:
@@ -664,11 +665,8 @@ def _keep_lower(
     return theta, lowest
 
 
-def _is_sound(
-    problem: Problem, state: State, shift: Floats | None, rng: np.random.Generator
-) -> bool:
-    """Whether values, loss and a few edges are what a fresh computation gives; refreshes the values."""
-    values = problem.values(state.theta, shift)
+def _is_sound(problem: Problem, state: State, values: Floats, rng: np.random.Generator) -> bool:
+    """Whether values and a few edges are what a fresh computation gives; refreshes the values."""
     inactive = state.place < 0
     size = 1.0 + float(np.abs(values).max(initial=0.0))
     drift = float(np.abs(values - state.values).max(initial=0.0))
