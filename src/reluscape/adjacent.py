@@ -223,9 +223,7 @@ class _Search:
     def _solve(self, sides: Sides, zero: Bools, silent: Bools) -> Solution | None:
         """Weights with the largest margin among those that are not held at zero or left out."""
         rank, count = self.ways.shape[1], len(sides)
-        held = np.where(
-            zero, 0.0, self.jumps / self.units / 2
-        )  # the residuals' of samples left out
+        held = np.where(zero, 0.0, self.same.balanced_weights() / self.units)
         self.program.fix(np.append(zero | silent, False), np.append(held, 0.0), self.box)
         self.program.set_lower(rank, np.where((sides > 0) | zero | silent, -self.far, 0.0))
         high = np.where((sides < 0) | self.idle | silent, -self.far, -self.jumps / self.units)
