@@ -194,7 +194,8 @@ class _Search:
             below, above = duals[rank : rank + count], duals[rank + count :]
             least = TOLERANCES.interior * duals.max()
             if margin < -TOLERANCES.interior:
-                self._try(self.ways @ duals[:rank], below + above <= MOVING * duals.max())
+                still = (below + above <= MOVING * duals.max()) & ~zero & ~silent
+                self._try(self.ways @ duals[:rank], still)
                 torn = np.where(sides == 0, np.minimum(below, above), 0.0)
                 return int(torn.argmax()) if torn.max() > least else None
             flat = (below > least) & ~zero
