@@ -182,6 +182,49 @@ def test_weights_on_the_second_of_two_equal_kinks_are_rejected() -> None:
     assert tried > 2
 
 
+def linear(inputs: list[list[float]], targets: list[float], weight: list[float]) -> rs.Landscape:
+    """A linear layer and a unit of weight one behind it, on some samples."""
+    first, last = nn.Linear(len(weight), 1, bias=False), nn.Linear(1, 1, bias=False)
+    with torch.no_grad():
+        first.weight.copy_(torch.tensor([weight]))
+        last.weight.fill_(1.0)
+    model = nn.Sequential(first, nn.ReLU(), last).double()
+    with torch.no_grad():
+        model[0].weight.copy_(torch.tensor([weight], dtype=torch.float64))
+    return rs.Landscape(model, np.array(inputs), np.array(targets)[:, None], loss="l1")
+
+
+def test_samples_that_are_left_out_pay_for_no_others() -> None:
+    """The loss falls where sample 1 comes alive; sample 0, left out, may not be charged for it."""
+    landscape = linear([[0.5], [1.0]], [0.0, 5.0], [0.0])
+    found = rs.certify(landscape.block(0))
+    assert found.claim not in MINIMA
+    shares = np.array([[1.0, 0.0, 1.5], [1.0, 1.0, -0.75]])
+    forged = replace(
+        found, claim="local_minimum", cells=np.array([[0.0, 0.0, 0.5]]), sides=("000",),
+        shares=shares, direction=None, slopes=np.zeros((0, 2)), curvature=None, margin=0.0, radius=0.0,
+    )  # fmt: skip
+    assert not rs.verify(forged.signed(), landscape).valid
+
+
+def test_kinks_next_to_active_ones_may_not_be_left_unlisted() -> None:
+    """Three equal samples near a kink, of which a forger lists one: the others' jumps are concave."""
+    inputs = [[1.0, 1.0], [1.0, 1.0], [1.0, 1.0], [3.0, 1.0], [1.5, -0.5]]
+    alone = [inputs[0], [2.0, 1.0], [2.0, 1.0], [5.0, 1.0], inputs[4]]
+    targets = [-1.0, 5.0, 5.0, 0.0, 9.0]
+    honest = rs.certify(linear(alone, targets, [1.0, -1.0]).block(0))
+    assert honest.claim == "local_minimum"
+    for step in range(1, 60):
+        theta = np.array([1.0, -1.0 + step * 2.0**-50])
+        landscape = linear(inputs, targets, theta.tolist())
+        found = rs.certify(landscape.block(0))
+        assert found.claim not in MINIMA
+        forged = replace(
+            honest, theta=theta, network_hash=found.network_hash, data_hash=found.data_hash
+        )
+        assert not rs.verify(forged.signed(), landscape).valid, step
+
+
 def test_forged_sides_are_rejected() -> None:
     """A part left out, or a kink said to be on one side, must not pass."""
     several = list(zip(*certificates_with_parts(), strict=True))[:10]

@@ -240,7 +240,10 @@ class _Search:
     ) -> tuple[Floats, float] | None:
         """Weights corrected to write the gradient, and their least margin, if that is positive."""
         point, weights = self.point, np.where(zero, 0.0, weights)
-        silent = self.same.left_out(weights[None], self.sizes, self.jumps, self.bends)[0]
+        silent = np.zeros_like(zero)
+        if relations is None:  # what is left out pays for nothing
+            silent = self.same.left_out(weights[None], self.sizes, self.jumps, self.bends)[0]
+            weights = np.where(silent, self.same.balanced_weights(), weights)
         kept = (weights != 0) & ~silent
         inverse = self._inverse(kept)
         gap = point.gradient + point.normals.T @ weights

@@ -119,6 +119,13 @@ def left_inverse_sizes(normals: NDArray[np.float64]) -> NDArray[np.float64]:
     return rounded_sizes(left_inverse(normals))
 
 
+def meeting_distance(
+    normals: NDArray[np.float64], values: NDArray[np.float64], errors: NDArray[np.float64]
+) -> float:
+    """Bound on the distance to the nearest point at which kinks of these values are exactly zero."""
+    return float(np.linalg.norm((np.abs(values) + errors) @ left_inverse_sizes(normals)))
+
+
 def rounded_sizes(inverse: NDArray[np.float64]) -> NDArray[np.float64]:
     """Absolute values of a `left_inverse`, those that are its rounding noise zero.
 

@@ -25,7 +25,7 @@ from reluscape.dependent import Cells, exact_cells, falls_in_all_patterns, margi
 from reluscape.enclosure import NEGLIGIBLE
 from reluscape.errors import InputError
 from reluscape.landscape import Block, Landscape
-from reluscape.local import Local
+from reluscape.local import DOUBT, Local
 from reluscape.tolerances import TOLERANCES
 
 Floats = NDArray[np.float64]
@@ -82,7 +82,7 @@ def _check_in_columns(
 ) -> None:
     """Recompute everything in the columns of a block; `theta` is in the landscape's."""
     local, multipliers = _picture(certificate, block, theta, numbers)
-    contradiction = local.contradiction() if numbers.exact else local.contradiction(2.0)
+    contradiction = local.contradiction() if numbers.exact else local.contradiction(DOUBT)
     require(not contradiction, contradiction)
     _check_norms(certificate, local, multipliers, block.sizes)
     _check_split(local, multipliers)

@@ -156,19 +156,22 @@ def margins(local: Local, cells: Cells, scale: float = 1.0) -> Array | None:
     ones = local.active
     local, cells, same, sizes = merged
     jumps, bends = local.jumps_and_bends()
-    gaps = local.gradient + cells.weights @ local.normals
-    found = coefficients(cells.weights, jumps, bends, cells.relations)
+    weights, silent = cells.weights, np.zeros(cells.weights.shape, dtype=np.bool_)
+    if cells.relations is None and not local.numbers.exact:  # what is left out pays for nothing
+        silent = same.left_out(weights, sizes, jumps, bends)
+        weights = np.where(silent, same.balanced_weights(), weights)
+    gaps = local.gradient + weights @ local.normals
+    found = coefficients(weights, jumps, bends, cells.relations)
     asked = np.stack([cells.sides <= 0, cells.sides >= 0], axis=2)
     if local.numbers.exact:
         if cells.relations is not None:
             gaps = np.vstack([gaps, combined(cells.relations, local.normals)])
         return None if any(bool(entry != 0) for entry in gaps.ravel()) else found[asked]
-    silent = same.left_out(cells.weights, sizes, jumps, bends)
-    spread = _spread(local, cells.weights, (gaps, silent, same), scale)
+    spread = _spread(local, weights, (gaps, silent, same), scale)
     if spread is None:
         return None
     noise = TOLERANCES.rounding * local.block.terms * np.finfo(float).eps
-    terms = sizes + np.abs(cells.weights) @ (np.abs(bends) + np.eye(len(bends)))
+    terms = sizes + np.abs(weights) @ (np.abs(bends) + np.eye(len(bends)))
     wide = spread + spread @ np.abs(bends) + noise * terms
     errors = np.stack([spread, wide], axis=2)
     if cells.relations is not None:
@@ -176,7 +179,7 @@ def margins(local: Local, cells: Cells, scale: float = 1.0) -> Array | None:
         if shift is None:
             return None
         errors = errors + relation_errors(cells.relations, shift, bends)
-    exactly = (found == 0) & (errors == 0) & (cells.weights == 0)[:, :, None]
+    exactly = (found == 0) & (errors == 0) & (weights == 0)[:, :, None]
     left = np.where(exactly | (found > scale * errors), found - scale * errors, -np.inf)
     level = silent[:, :, None] | np.zeros_like(exactly)
     if asked.all() and cells.relations is None and local.numbers.independent(local.normals):

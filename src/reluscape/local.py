@@ -15,7 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reluscape import enclosure
-from reluscape.arithmetic import Float64, Rational, multiplier_errors, split_errors
+from reluscape.arithmetic import (
+    Float64,
+    Rational,
+    meeting_distance,
+    multiplier_errors,
+    split_errors,
+)
 from reluscape.certificate import (
     Claim,
     claim_of_slopes,
@@ -42,6 +48,9 @@ Indices = NDArray[np.intp]
 
 _NO_SLOPES = np.empty((0, 2))
 
+#: Factor on bounds of rounding errors within which a kink may count as zero or not.
+DOUBT = 2.0
+
 
 @dataclass(frozen=True, slots=True)
 class Local:
@@ -63,7 +72,7 @@ class Local:
         widest_error: The same for the gradient of any adjacent cell.
         flat: Whether the outputs do not depend on theta in this cell at all.
         sway: Largest change of any sample's outputs per unit of theta (float64 only).
-        clearance: Distance to the nearest kink that is not at zero (float64 only).
+        clearance: Distance to the nearest kink that is not listed, nor zero for certain (float64 only).
         crossed: What `jumps_and_bends` has found, once it has been asked.
         spreads: Bounds on the errors of multipliers, once they have been asked for.
         spanned: Whether some normals span the gradient, once that has been asked for.
@@ -109,6 +118,8 @@ class Local:
         errors, gradient_error, widest_error = _rounding(
             landscape, layer, arithmetic, theta, bits, active
         )
+        listed = np.zeros(bits.shape, dtype=np.bool_)
+        listed[samples, switches] = True
         values, flat, sway, clearance = [], True, 0.0, float("inf")
         for rows in block.chunks():
             part = block.evaluate(theta, bits[rows], rows)
@@ -118,7 +129,8 @@ class Local:
             flat = flat and not _moves(part.output_jacobians, block, rows)
             if not arithmetic.exact:
                 sway = max(sway, _sway(block, part, rows))
-                clearance = min(clearance, _clearance(block, part, rows, errors[rows]))
+                near = np.where(listed[rows], np.inf, errors[rows] / DOUBT)
+                clearance = min(clearance, _clearance(block, part, rows, near))
             here = np.flatnonzero((samples >= rows[0]) & (samples <= rows[-1]))
             normals[here] = block.wide(
                 part.jacobians[samples[here] - rows[0], switches[here]], samples[here]
@@ -419,6 +431,7 @@ class Local:
     def stationary_radius(self, multipliers: Array) -> float | None:
         """Radius within which an exact stationary point is proved; None where none is.
 
+        It has the same pattern: no other kink is as near as the active ones may be to zero.
         Zero where the rest vanishes exactly: in exact arithmetic, at a vertex, where nothing depends
         on theta, and for the piecewise-affine loss when exact sums say so.
         """
@@ -428,6 +441,10 @@ class Local:
             return enclosure.stationary_radius(
                 self.block, self.theta, self.bits, self.normals, self.gradient
             )
+        samples, switches = self.block.place(self.active)
+        off = self.values[samples, switches], self.errors[samples, switches]
+        if meeting_distance(self.normals, *off) > self.clearance:
+            return None  # another kink may be zero there, or have the other sign
         basis = self.numbers.complement(self.normals)
         free = basis.shape[1]
         if free == 0:
@@ -574,10 +591,10 @@ def _sway(block: FrozenBlock, part: Rows, rows: Indices) -> float:
     return float((sizes * _lengths(block, rows)).max(initial=0.0))
 
 
-def _clearance(block: FrozenBlock, part: Rows, rows: Indices, errors: Array) -> float:
-    """Distance to the nearest of these samples' kinks that is neither at zero nor constant."""
+def _clearance(block: FrozenBlock, part: Rows, rows: Indices, near: Array) -> float:
+    """Distance to the nearest of these samples' kinks that is farther than `near` and not constant."""
     norms = np.sqrt((part.jacobians**2).sum(axis=2)) * _lengths(block, rows)[:, None]
-    counted = (norms > 0) & (np.abs(part.values) > errors)
+    counted = (norms > 0) & (np.abs(part.values) > near)
     return float((np.abs(part.values[counted]) / norms[counted]).min(initial=np.inf))
 
 

@@ -19,6 +19,7 @@ from reluscape.arithmetic import (
     Rational,
     arithmetic_called,
     eigenvalue_margin,
+    meeting_distance,
 )
 from reluscape.balanced import balanced
 from reluscape.certificate import (
@@ -243,24 +244,30 @@ def _is_strict_all_round(point: Point) -> tuple[bool, float]:
 def _stationary_radius(point: Point) -> float | None:
     """Radius within which an exact stationary point of the cell and active set is proved.
 
+    It has the same pattern: no other kink is as near as the active ones may be to zero.
     Zero where the rest vanishes exactly: at a vertex, where nothing depends on theta, and for the
     piecewise-affine loss when exact sums say so.
     """
     piecewise, landscape = point.block.piecewise, point.block.landscape
     rank = Float64().rank(point.normals)
     free = point.block.size - rank
+    values = piecewise.forward(point.theta)[0]
+    at_zero = np.flatnonzero(np.abs(values) <= point.bounds)
+    clearance = piecewise.clearance(point.theta, point.pattern, at_zero)[0]
+    off = values[point.active], point.bounds[point.active]
+    if meeting_distance(point.normals, *off) > clearance:
+        return None  # another kink may be zero there, or have the other sign
     if free == 0:
         return 0.0
     if landscape.loss_name == "l1" and landscape.weight_decay == 0:
         zero = rest_is_zero(landscape, point.block.layer, point.pattern, point.active, rank)
         return 0.0 if zero else None
     distance = _distance_to_stationary(point, rank)
-    at_zero = np.flatnonzero(np.abs(piecewise.forward(point.theta)[0]) <= point.bounds)
     return radius_of(
         distance,
         quadratic=landscape.loss_name != "cross_entropy",
         sway=piecewise.sway(point.pattern),
-        clearance=piecewise.clearance(point.theta, point.pattern, at_zero)[0],
+        clearance=clearance,
         scale=1.0 + float(np.linalg.norm(point.theta)),
     )
 
