@@ -6,6 +6,7 @@ rational that it is. All decisions about signs and ranks go through these classe
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from types import ModuleType
 from typing import Any, Protocol
@@ -119,11 +120,23 @@ def left_inverse_sizes(normals: NDArray[np.float64]) -> NDArray[np.float64]:
     return rounded_sizes(left_inverse(normals))
 
 
-def meeting_distance(
+def meeting_point(
     normals: NDArray[np.float64], values: NDArray[np.float64], errors: NDArray[np.float64]
-) -> float:
-    """Bound on the distance to the nearest point at which kinks of these values are exactly zero."""
-    return float(np.linalg.norm((np.abs(values) + errors) @ left_inverse_sizes(normals)))
+) -> tuple[float, Callable[[NDArray[np.float64]], NDArray[np.float64]]]:
+    """How far the nearest point is at which kinks of these values are exactly zero.
+
+    With L the left inverse of the normals, that point is `L^T z` away, |z| at most the values and errors.
+
+    Returns:
+        A bound on its distance; and a function that bounds, kink by kink, by how much others with given
+        normals a change on the way there, `|a L^T| |z|`: far less where they are like active ones.
+    """
+    inverse, off = left_inverse(normals), np.abs(values) + errors
+
+    def changes(others: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.asarray(np.abs(others @ inverse.T) @ off)
+
+    return float(np.linalg.norm(off @ rounded_sizes(inverse))), changes
 
 
 def rounded_sizes(inverse: NDArray[np.float64]) -> NDArray[np.float64]:

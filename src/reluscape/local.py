@@ -18,7 +18,7 @@ from reluscape import enclosure
 from reluscape.arithmetic import (
     Float64,
     Rational,
-    meeting_distance,
+    meeting_point,
     multiplier_errors,
     split_errors,
 )
@@ -441,10 +441,8 @@ class Local:
             return enclosure.stationary_radius(
                 self.block, self.theta, self.bits, self.normals, self.gradient
             )
-        samples, switches = self.block.place(self.active)
-        off = self.values[samples, switches], self.errors[samples, switches]
-        if meeting_distance(self.normals, *off) > self.clearance:
-            return None  # another kink may be zero there, or have the other sign
+        if not self.keeps_pattern():
+            return None
         basis = self.numbers.complement(self.normals)
         free = basis.shape[1]
         if free == 0:
@@ -464,6 +462,29 @@ class Local:
             clearance=self.clearance,
             scale=scale,
         )
+
+    def keeps_pattern(self) -> bool:
+        """Whether no other kink is zero, or of the other sign, where the active ones are exactly zero.
+
+        Those that are zero here and not listed have no say.
+        """
+        active = self.block.place(self.active)
+        distance, changes = meeting_point(self.normals, self.values[active], self.errors[active])
+        if distance <= self.clearance:
+            return True
+        for rows in self.block.chunks():
+            part = self.block.evaluate(self.theta, self.bits[rows], rows)
+            norms = _lengths(self.block, rows)[:, None] * np.sqrt((part.jacobians**2).sum(axis=2))
+            values, errors = np.abs(part.values), self.errors[rows]
+            near = (norms > 0) & (values > errors / DOUBT) & (values <= distance * norms)
+            here = active[0] - rows[0], active[1]
+            inside = (here[0] >= 0) & (here[0] < len(rows))
+            near[here[0][inside], here[1][inside]] = False
+            sample, switch = np.nonzero(near)
+            normals = self.block.wide(part.jacobians[sample, switch], rows[sample])
+            if not (changes(normals) < (values - errors)[near]).all():
+                return False
+        return True
 
     def _rest_is_zero(self, multipliers: Array) -> bool:
         """Whether the exact rest vanishes, by its numbers or because the normals span everything."""

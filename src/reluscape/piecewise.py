@@ -397,11 +397,8 @@ class Piecewise:
         lengths = np.sqrt((self.features**2).sum(axis=1) + self.bias)
         return float((np.linalg.norm(self.output_jacobian(pattern), axis=(1, 2)) * lengths).max())
 
-    def clearance(self, theta: Floats, pattern: Bools, ignored: Indices) -> tuple[float, int]:
-        """Euclidean distance from theta to the nearest kink of its cell, and that kink.
-
-        Kinks in `ignored` and constant ones do not count; (infinity, -1) when none is left.
-        """
+    def distances(self, theta: Floats, pattern: Bools) -> Floats:
+        """Distances from theta to all kinks of its cell, infinite for constant ones, shape (kinks,)."""
         distances = np.abs(self.frozen(pattern, theta)[0])
         step = max(1, int(2e7 // self.width))
         lengths = np.sqrt((self.features**2).sum(axis=1) + self.bias)
@@ -411,6 +408,14 @@ class Piecewise:
             norms *= lengths[self.sample_of(kinks)]
             with np.errstate(divide="ignore", invalid="ignore"):
                 distances[kinks] = np.where(norms > 0, distances[kinks] / norms, np.inf)
+        return distances
+
+    def clearance(self, theta: Floats, pattern: Bools, ignored: Indices) -> tuple[float, int]:
+        """Distance from theta to the nearest kink of its cell, and that kink.
+
+        Kinks in `ignored` and constant ones do not count; (infinity, -1) when none is left.
+        """
+        distances = self.distances(theta, pattern)
         distances[ignored] = np.inf
         if not np.isfinite(distances).any():
             return np.inf, -1

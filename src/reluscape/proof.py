@@ -19,7 +19,7 @@ from reluscape.arithmetic import (
     Rational,
     arithmetic_called,
     eigenvalue_margin,
-    meeting_distance,
+    meeting_point,
 )
 from reluscape.balanced import balanced
 from reluscape.certificate import (
@@ -47,6 +47,9 @@ from reluscape.tolerances import TOLERANCES
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 Indices = NDArray[np.intp]
+#: Numbers in the normals of kinks next to active ones that are looked at one by one, 160 MB.
+MAX_NEAR = 2 * 10**7
+
 Signs = list[tuple[int | None, int | None]]
 
 
@@ -251,25 +254,38 @@ def _stationary_radius(point: Point) -> float | None:
     piecewise, landscape = point.block.piecewise, point.block.landscape
     rank = Float64().rank(point.normals)
     free = point.block.size - rank
-    values = piecewise.forward(point.theta)[0]
-    at_zero = np.flatnonzero(np.abs(values) <= point.bounds)
-    clearance = piecewise.clearance(point.theta, point.pattern, at_zero)[0]
-    off = values[point.active], point.bounds[point.active]
-    if meeting_distance(point.normals, *off) > clearance:
-        return None  # another kink may be zero there, or have the other sign
+    if not _keeps_pattern(point):
+        return None
     if free == 0:
         return 0.0
     if landscape.loss_name == "l1" and landscape.weight_decay == 0:
         zero = rest_is_zero(landscape, point.block.layer, point.pattern, point.active, rank)
         return 0.0 if zero else None
     distance = _distance_to_stationary(point, rank)
+    at_zero = np.flatnonzero(np.abs(piecewise.forward(point.theta)[0]) <= point.bounds)
     return radius_of(
         distance,
         quadratic=landscape.loss_name != "cross_entropy",
         sway=piecewise.sway(point.pattern),
-        clearance=clearance,
+        clearance=piecewise.clearance(point.theta, point.pattern, at_zero)[0],
         scale=1.0 + float(np.linalg.norm(point.theta)),
     )
+
+
+def _keeps_pattern(point: Point) -> bool:
+    """Whether no other kink is zero, or of the other sign, where the active ones are exactly zero."""
+    piecewise = point.block.piecewise
+    values = piecewise.forward(point.theta)[0]
+    active = values[point.active], point.bounds[point.active]
+    distance, changes = meeting_point(point.normals, *active)
+    near = (piecewise.distances(point.theta, point.pattern) <= distance) & (
+        np.abs(values) > point.bounds
+    )
+    kinks = np.flatnonzero(near)
+    if len(kinks) * point.block.size > MAX_NEAR:
+        return False
+    moves = 2.0 * changes(piecewise.normals(kinks, point.pattern))
+    return bool((moves < np.abs(values[kinks]) - point.bounds[kinks]).all())
 
 
 def _distance_to_stationary(point: Point, rank: int) -> float | None:
