@@ -431,7 +431,7 @@ class Local:
     def stationary_radius(self, multipliers: Array) -> float | None:
         """Radius within which an exact stationary point is proved; None where none is.
 
-        It has the same pattern: no other kink is as near as the active ones may be to zero.
+        It has the same pattern: no other kink can be zero where the active ones are exactly zero.
         Zero where the rest vanishes exactly: in exact arithmetic, at a vertex, where nothing depends
         on theta, and for the piecewise-affine loss when exact sums say so.
         """

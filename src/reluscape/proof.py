@@ -247,7 +247,7 @@ def _is_strict_all_round(point: Point) -> tuple[bool, float]:
 def _stationary_radius(point: Point) -> float | None:
     """Radius within which an exact stationary point of the cell and active set is proved.
 
-    It has the same pattern: no other kink is as near as the active ones may be to zero.
+    It has the same pattern: no other kink can be zero where the active ones are exactly zero.
     Zero where the rest vanishes exactly: at a vertex, where nothing depends on theta, and for the
     piecewise-affine loss when exact sums say so.
     """
