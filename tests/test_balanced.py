@@ -252,7 +252,7 @@ def test_raw_data_descend_to_certified_minima(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["diabetes", "breast_cancer"])
 def test_nearly_dependent_kinks_do_not_hide_that_others_are_far(name: str) -> None:
-    """The point where active kinks are exactly zero may be far off, and others hardly change on the way."""
+    """The point where active kinks are exactly zero may be far, and others hardly change on the way."""
     data = load_data(name, standardise=False)
     targets = np.asarray(data.targets, dtype=float)[:, None]
     model = mlp((data.inputs.shape[1], 8, 1), seed=0)
