@@ -312,11 +312,16 @@ def test_descent_leaves_a_plateau_that_has_an_edge() -> None:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_a_perfect_fit_is_named(seed: int) -> None:
-    """Targets that the network can reach: the loss goes to zero, where far too many kinks meet."""
-    inputs = np.random.default_rng(seed).normal(size=(60, 3))
+    """Near weights that fit the targets: the loss goes to zero, where far too many kinks meet."""
+    rng = np.random.default_rng(seed)
+    inputs, fit = rng.normal(size=(60, 3)), np.zeros((6, 3))
+    fit[[0, 1, 2, 3], [0, 0, 1, 1]] = [1.0, -1.0, 1.0, -1.0]
     model = dense((3, 6, 1), seed=seed)
     with torch.no_grad():
-        model[2].weight.copy_(torch.tensor([[1.0, -1.0, 1.0, -1.0, 1.0, -1.0]]))
+        model[0].weight.copy_(torch.from_numpy(fit + 0.05 * rng.normal(size=fit.shape)))
+        model[0].bias.copy_(torch.from_numpy(0.05 * rng.normal(size=6)))
+        model[2].weight.copy_(torch.tensor([[1.0, 1.0, -1.0, 1.0, -1.0, 1.0]]))
+        model[2].bias.zero_()
     targets = np.abs(inputs[:, :1]) - inputs[:, 1:2]
     start = rs.Landscape(model, inputs, targets, loss="l1").block(0)
     descent = rs.descend(start)

@@ -6,13 +6,21 @@ is on its positive side. `one` and `two` are scratch vectors as wide as the wide
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+
+#: Compiles a function that makes no arrays, or lets them be made by others that are `counted`. It counts
+#: no references: a count is an atomic operation, and two for every array of every call were a sixth of
+#: the time of small pivots. What it returns must not be an array.
+bare: Any = partial(njit, cache=True, _nrt=False)
+#: Compiles a function that makes arrays, or calls what may: products of matrices, expressions of arrays.
+counted: Any = partial(njit, cache=True, _nrt=True)
 
 
 class Chain(NamedTuple):
@@ -39,7 +47,7 @@ class Chain(NamedTuple):
     diagonal: NDArray[np.bool_]
 
 
-@njit(cache=True)
+@bare
 def level_of(chain, kink):
     """Level of a kink's column; the number of levels for a residual."""
     level = 0
@@ -48,14 +56,14 @@ def level_of(chain, kink):
     return level
 
 
-@njit(cache=True)
+@bare
 def deeper(chain, kink):
     """First column of the kinks behind a kink's level."""
     level = level_of(chain, kink)
     return chain.columns[level] + chain.sizes[level + 1]
 
 
-@njit(cache=True)
+@bare
 def _times(chain, level, before, after):
     """After = A_level before."""
     rows, columns, start = chain.sizes[level + 1], chain.sizes[level], chain.starts[level]
@@ -71,7 +79,7 @@ def _times(chain, level, before, after):
         after[a] = total
 
 
-@njit(cache=True)
+@bare
 def _back(chain, level, after, before):
     """Before = A_level^T after."""
     rows, columns, start = chain.sizes[level + 1], chain.sizes[level], chain.starts[level]
@@ -87,7 +95,7 @@ def _back(chain, level, after, before):
                 before[b] += weights[base + b] * after[a]
 
 
-@njit(cache=True)
+@bare
 def _onward(chain, bits, i, level, found, one, two):
     """Rates `found` of the kinks from a level on, given those of its inputs in `one`; the loss's rate."""
     sizes, columns, slopes, residuals = chain.sizes, chain.columns, chain.slopes, chain.residuals
@@ -109,7 +117,7 @@ def _onward(chain, bits, i, level, found, one, two):
     return total * chain.weight
 
 
-@njit(cache=True)
+@bare
 def _homeward(chain, bits, i, level, pull, one, two):
     """Derivative by z of what has the derivatives `one` by the switching values of a level."""
     sizes, columns, slopes = chain.sizes, chain.columns, chain.slopes
@@ -123,7 +131,7 @@ def _homeward(chain, bits, i, level, pull, one, two):
         pull[a] = two[a]
 
 
-@njit(cache=True)
+@bare
 def rates_behind(chain, bits, i, kink, rates, found, one, two):
     """Rates `found` of the sample's kinks behind a kink's level, given the others; the loss's rate."""
     level = level_of(chain, kink)
@@ -138,7 +146,7 @@ def rates_behind(chain, bits, i, kink, rates, found, one, two):
     return _onward(chain, bits, i, level + 1, found, one, two)
 
 
-@njit(cache=True)
+@bare
 def sample_pull(chain, bits, i, pull, one, two):
     """Derivative of the loss by one sample's z."""
     levels = len(chain.slopes)
@@ -148,7 +156,7 @@ def sample_pull(chain, bits, i, pull, one, two):
     _homeward(chain, bits, i, levels, pull, one, two)
 
 
-@njit(cache=True)
+@bare
 def sample_normal(chain, bits, i, kink, pull, one, two):
     """Derivative of one kink's switching value by its sample's z."""
     level = level_of(chain, kink)
@@ -158,7 +166,7 @@ def sample_normal(chain, bits, i, kink, pull, one, two):
     _homeward(chain, bits, i, level, pull, one, two)
 
 
-@njit(cache=True)
+@bare
 def sample_jump(chain, bits, i, kink, pushed, one, two):
     """Slope jump of a kink, and in `pushed` the change of deeper normals in multiples of its own."""
     level = level_of(chain, kink)
@@ -172,7 +180,7 @@ def sample_jump(chain, bits, i, kink, pushed, one, two):
     return _onward(chain, bits, i, level + 1, pushed, one, two)
 
 
-@njit(cache=True)
+@counted
 def all_pulls(chain, by_kink, pulls):
     """`sample_pull` of every sample, the bits turned (K, N): so one sample is no type of its own."""
     bits = by_kink.T
@@ -181,7 +189,7 @@ def all_pulls(chain, by_kink, pulls):
         sample_pull(chain, bits, i, pulls[i], one, two)
 
 
-@njit(cache=True)
+@counted
 def all_normals(chain, by_kink, active, pulls):
     """`sample_normal` of the kinks (sample, kink) in the rows of `active`, the bits turned (K, N)."""
     bits = by_kink.T
@@ -190,7 +198,7 @@ def all_normals(chain, by_kink, active, pulls):
         sample_normal(chain, bits, active[k, 0], active[k, 1], pulls[k], one, two)
 
 
-@njit(cache=True)
+@counted
 def _spread(chain, level, before, after):
     """After = A_level before, for all samples: (units, N) each."""
     rows, columns, start = chain.sizes[level + 1], chain.sizes[level], chain.starts[level]
@@ -203,7 +211,7 @@ def _spread(chain, level, before, after):
             after[a, i] = matrix[a, a] * before[a, i]
 
 
-@njit(cache=True)
+@bare
 def _rectify(bits, slope, before, after):
     """After = before where the bit is set, else slope times before: (units, N) each."""
     for a in range(len(before)):
@@ -211,7 +219,7 @@ def _rectify(bits, slope, before, after):
             after[a, i] = before[a, i] * (1.0 if bits[a, i] else slope)
 
 
-@njit(cache=True)
+@bare
 def _loss_rates(chain, bits, outputs, slopes):
     """Every sample's share of the loss's rate from its outputs' rates (outputs, N); their sum."""
     slopes[:] = 0.0
@@ -222,7 +230,7 @@ def _loss_rates(chain, bits, outputs, slopes):
     return slopes.sum()
 
 
-@njit(cache=True)
+@counted
 def all_rates(chain, features, bits, direction, rates, slopes, hidden, outputs):
     """Rates of all kinks along a direction, and every sample's share of the loss's rate; its sum.
 

@@ -16,11 +16,12 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from reluscape.descent.chain import (
     all_rates,
+    bare,
+    counted,
     deeper,
     rates_behind,
     sample_jump,
@@ -34,7 +35,7 @@ Floats = NDArray[np.float64]
 GOING, VERTEX_IS_MINIMUM, UNBOUNDED, TROUBLE, STALLED, FLAT = range(6)
 
 #: Samples whose earliest event is kept together.
-GROUP = 64
+GROUP = 32
 
 
 class State(NamedTuple):
@@ -80,7 +81,8 @@ class Work(NamedTuple):
         slopes: Every sample's share of the loss's rate (N,).
         noise: Rates that count as zero (N,): those of kinks that depend on active ones.
         times: When each sample's next kink switches (N,).
-        heads: The least of `times` in every group of samples.
+        spare: Scratch (N,).
+        heads: The sample of every group whose kink switches first.
         since: When each sample's values were last brought up to date (N,).
         changed: 1 for samples whose pattern has changed (N,).
         touched: These samples, in the first `filled[0]` places (N,).
@@ -99,7 +101,8 @@ class Work(NamedTuple):
     slopes: Floats
     noise: Floats
     times: Floats
-    heads: Floats
+    spare: Floats
+    heads: NDArray[np.int64]
     since: Floats
     changed: NDArray[np.uint8]
     touched: NDArray[np.int64]
@@ -115,14 +118,14 @@ class Work(NamedTuple):
     two: Floats
 
 
-@njit(cache=True)
+@counted
 def _work(chain, state):
     """Fresh arrays, with the jumps and the crowd of the state's active kinks."""
     (count, kinks), widest = state.values.shape, chain.sizes.max()
     work = Work(
         np.empty(len(state.theta)), np.empty((kinks, count)).T, np.empty(count), np.empty(count),
-        np.empty(count), np.empty((count + GROUP - 1) // GROUP), np.zeros(count),
-        np.zeros(count, np.uint8), np.empty(count, np.int64), np.zeros(1, np.int64),
+        np.empty(count), np.empty(count), np.empty((count + GROUP - 1) // GROUP, np.int64),
+        np.zeros(count), np.zeros(count, np.uint8), np.empty(count, np.int64), np.zeros(1, np.int64),
         np.zeros(count, np.int64), np.empty(len(state.theta)), np.empty((widest, count)),
         np.empty((chain.sizes[-1], count)), np.empty((len(state.theta), kinks)), np.empty(kinks),
         np.empty(chain.sizes[0]), np.empty(widest), np.empty(widest),
@@ -134,14 +137,14 @@ def _work(chain, state):
     return work
 
 
-@njit(cache=True)
+@bare
 def _renew_jump(chain, state, work, row):
     """Slope jump of a row's kink, and how it bends others."""
     sample, kink, pushed = state.samples[row], state.kinks[row], work.pushed[row]
     state.jumps[row] = sample_jump(chain, state.bits, sample, kink, pushed, work.one, work.two)
 
 
-@njit(cache=True)
+@bare
 def _touch(changed, touched, filled, sample):
     """Note that a sample's pattern has changed."""
     if not changed[sample]:
@@ -150,10 +153,19 @@ def _touch(changed, touched, filled, sample):
         filled[0] += 1
 
 
+@bare(fastmath=True)
+def _length(vector):
+    """Euclidean length."""
+    total = 0.0
+    for j in range(len(vector)):
+        total += vector[j] * vector[j]
+    return np.sqrt(total)
+
+
 # ---- choosing an edge ----------------------------------------------------------------------------
 
 
-@njit(cache=True)
+@bare
 def _bend(place, mu, sample, pushed):
     """Sum of mu_q times the bend of every deeper active kink q of the same sample."""
     bend = 0.0
@@ -163,7 +175,7 @@ def _bend(place, mu, sample, pushed):
     return bend
 
 
-@njit(cache=True)
+@bare
 def choose_edge(chain, state, work, tolerance):
     """The steepest falling edge: (row, side, slope), row -1 if none falls."""
     mu, norms, jumps, samples, kinks = (
@@ -188,7 +200,7 @@ def choose_edge(chain, state, work, tolerance):
     return row, side, slope
 
 
-@njit(cache=True)
+@bare
 def _cross(chain, state, work, row):
     """Put an active kink on the other side: its edge bends with the deeper normals of its sample."""
     sample, kink, pushed = state.samples[row], state.kinks[row], work.pushed[row]
@@ -202,7 +214,7 @@ def _cross(chain, state, work, row):
     _touch(work.changed, work.touched, work.filled, sample)
 
 
-@njit(cache=True)
+@counted
 def leave_freely(state, smallest, direction):
     """Direction of phase 1, minus the gradient's part along the free rows: (a free row, slope)."""
     size, row = 0.0, -1
@@ -221,7 +233,7 @@ def leave_freely(state, smallest, direction):
     return row, state.mu[row]
 
 
-@njit(cache=True)
+@bare
 def leave_vertex(chain, state, work, smallest):
     """Steepest edge of a vertex, its kink set free: (row or -1, slope)."""
     row, side, slope = choose_edge(chain, state, work, smallest)
@@ -229,7 +241,8 @@ def leave_vertex(chain, state, work, smallest):
         sample, kink = state.samples[row], state.kinks[row]
         if (side > 0) != (state.bits[sample, kink] > 0):
             _cross(chain, state, work, row)
-        work.direction[:] = side * state.edges[row]
+        for j in range(len(work.direction)):
+            work.direction[j] = side * state.edges[row, j]
         state.place[sample, kink] = -1
         work.crowd[sample] -= 1
     return row, slope
@@ -238,7 +251,7 @@ def leave_vertex(chain, state, work, smallest):
 # ---- going along it ------------------------------------------------------------------------------
 
 
-@njit(cache=True)
+@bare
 def rates_along(chain, features, reach, state, work, quiet):
     """Rates along `work.direction`, and what counts as zero: `quiet` times `reach`; the loss's rate."""
     rates = work.rates.T
@@ -253,39 +266,54 @@ def rates_along(chain, features, reach, state, work, quiet):
     return total
 
 
-@njit(cache=True, error_model="numpy")
-def _keep_earlier(values, bits, rates, noise, times):
-    """Lower the times to those at which one kink of every sample switches."""
+@bare(error_model="numpy")
+def _earlier(values, bits, rates, noise, before, times):
+    """The times `before`, or those at which one kink of every sample switches if they are earlier.
+
+    Written to another array: a store that depends on a comparison is many times slower than a plain one.
+    """
     for i in range(len(times)):
         rate = -rates[i] if bits[i] else rates[i]
         time = -values[i] / rates[i]
         time = time if time > 0.0 else 0.0
         time = time if rate > noise[i] else np.inf
-        times[i] = time if time < times[i] else times[i]
+        times[i] = time if time < before[i] else before[i]
 
 
-@njit(cache=True)
+@bare
 def first_events(state, work):
-    """When every sample's next kink switches, and the earliest in every group of samples."""
+    """When every sample's next kink switches, and which is the first in every group of samples."""
     values, bits, rates = state.values.T, state.bits.T, work.rates.T
-    times, noise = work.times, work.noise
-    times[:] = np.inf
+    before, times = work.times, work.spare
+    if len(values) % 2:  # the last one is written to `work.times`
+        before, times = times, before
+    before[:] = np.inf
     for c in range(len(values)):
-        _keep_earlier(values[c], bits[c], rates[c], noise, times)
+        _earlier(values[c], bits[c], rates[c], work.noise, before, times)
+        before, times = times, before
     for group in range(len(work.heads)):
-        _renew_head(times, work.heads, group)
+        _renew_head(work.times, work.heads, group)
 
 
-@njit(cache=True)
+@bare
+def _first(times):
+    """The place of the least time, the first of several."""
+    place, least = 0, times[0]
+    for k in range(1, len(times)):
+        if times[k] < least:
+            place, least = k, times[k]
+    return place
+
+
+@bare
 def _renew_head(times, heads, group):
-    """The earliest event in a group of samples."""
-    least = np.inf
-    for time in times[group * GROUP : (group + 1) * GROUP]:
-        least = min(least, time)
-    heads[group] = least
+    """Find the sample of a group whose kink switches first."""
+    start = group * GROUP
+    part = times[start : start + GROUP]
+    heads[group] = start + _first(part)
 
 
-@njit(cache=True, error_model="numpy")
+@bare(error_model="numpy")
 def next_event(values, bits, rates, i, noise):
     """Time, from when its values hold, and kink of one sample's next switch; infinity for none."""
     best, which = np.inf, -1
@@ -298,21 +326,17 @@ def next_event(values, bits, rates, i, noise):
     return best, which
 
 
-@njit(cache=True)
+@bare
 def _earliest(times, heads):
     """The sample whose kink switches first."""
-    group = 0
-    for b in range(len(heads)):
-        if heads[b] < heads[group]:
-            group = b
-    first = group * GROUP
-    for i in range(first, min(first + GROUP, len(times))):
-        if times[i] < times[first]:
-            first = i
+    first, least = 0, np.inf
+    for head in heads:
+        if times[head] < least:
+            first, least = head, times[head]
     return first
 
 
-@njit(cache=True)
+@bare
 def _is_blocked(place, i, found, start, noise):
     """Whether the rates in `found`, from a column on, move an active kink of the sample off zero."""
     for c in range(start, len(found)):  # noqa: SIM110 - numba has no any()
@@ -321,7 +345,7 @@ def _is_blocked(place, i, found, start, noise):
     return False
 
 
-@njit(cache=True)
+@bare
 def _pass_kink(values, place, rates, i, kink, left, found, start):
     """Bring a sample's values up to date at its kink; behind it go its rates in `found`."""
     for c in range(len(found)):
@@ -331,7 +355,7 @@ def _pass_kink(values, place, rates, i, kink, left, found, start):
         rates[i, c] = found[c] if place[i, c] < 0 else 0.0
 
 
-@njit(cache=True)
+@bare
 def move(chain, state, work, total, tolerance, first):
     """Go along a direction until the loss stops falling: (step, sample, kink), sample -1: never.
 
@@ -367,11 +391,12 @@ def move(chain, state, work, total, tolerance, first):
         _renew_head(times, heads, i // GROUP)
 
 
-@njit(cache=True)
+@bare
 def arrive(chain, features, state, work, step):
     """Update point, values, and gradient and jumps of the samples whose pattern has changed."""
     values, rates, since = state.values.T, work.rates.T, work.since
-    state.theta[:] += step * work.direction
+    for j in range(len(state.theta)):
+        state.theta[j] += step * work.direction[j]
     for c in range(len(values)):
         for i in range(len(since)):
             values[c, i] += rates[c, i] * (step - since[i])
@@ -390,7 +415,7 @@ def arrive(chain, features, state, work, step):
     work.filled[0] = 0
 
 
-@njit(cache=True)
+@bare
 def _renew_gradient(features, gradient, pulls, i, pull):
     """Replace one sample's pull, and with it its part of the gradient."""
     inputs = features.shape[1]
@@ -405,7 +430,7 @@ def _renew_gradient(features, gradient, pulls, i, pull):
 # ---- the basis -----------------------------------------------------------------------------------
 
 
-@njit(cache=True, fastmath=True)
+@counted(fastmath=True)
 def products(edges, pull, features, alpha):
     """Alpha = edges @ (pull (x) features), from the first unit that pulls to the last."""
     normal = (pull.reshape(len(pull), 1) * features).ravel()
@@ -419,7 +444,7 @@ def products(edges, pull, features, alpha):
         alpha[k] = total
 
 
-@njit(cache=True, fastmath=True)
+@counted(fastmath=True)
 def exchange(edges, row, alpha, gradient, norms, mu):
     """Replace a basis row by the kink with products `alpha`: one pass that renews mu and norms too."""
     size = len(alpha)
@@ -434,11 +459,11 @@ def exchange(edges, row, alpha, gradient, norms, mu):
             product += value * gradient[j]
         norms[k], mu[k] = np.sqrt(length), product
     edges[row] = pivot
-    norms[row] = np.sqrt(np.dot(pivot, pivot))
+    norms[row] = _length(pivot)
     mu[row] = np.dot(pivot, gradient)
 
 
-@njit(cache=True)
+@counted
 def gather_free(state, alpha):
     """Rotate the free rows so that the entering kink moves along one of them only; return that row."""
     target, size = -1, 0.0
@@ -470,7 +495,7 @@ def gather_free(state, alpha):
     return target
 
 
-@njit(cache=True)
+@bare
 def enter(chain, features, state, work, row, sample, kink, free, least_pivot):
     """Put a kink into the basis, in the place of `row` or of a free row; whether that is safe."""
     pull = work.pull
@@ -478,8 +503,8 @@ def enter(chain, features, state, work, row, sample, kink, free, least_pivot):
     products(state.edges, pull, features[sample], work.alpha)
     if free:
         row = gather_free(state, work.alpha)
-    size = np.sqrt(np.dot(pull, pull) * np.dot(features[sample], features[sample]))
-    span = np.sqrt(np.dot(state.edges[row], state.edges[row]))
+    size = _length(pull) * _length(features[sample])
+    span = _length(state.edges[row])
     if row < 0 or abs(work.alpha[row]) <= least_pivot * size * span:
         if not free:
             state.samples[row] = -1
@@ -495,11 +520,11 @@ def enter(chain, features, state, work, row, sample, kink, free, least_pivot):
 # ---- pivots --------------------------------------------------------------------------------------
 
 
-@njit(cache=True)
+@bare
 def _go(chain, features, reach, state, work, row, expected, free, tolerances, first):
     """Go along the direction, or back where it meets no kink: (GOING, step, sample, kink), or why not."""
     smallest, _, _, mismatch, quiet, _ = tolerances
-    length = np.sqrt(np.dot(work.direction, work.direction))
+    length = _length(work.direction)
     bound = smallest * length
     total = rates_along(chain, features, reach, state, work, quiet * length)
     if abs(total - expected) > mismatch * length:
@@ -507,7 +532,8 @@ def _go(chain, features, reach, state, work, row, expected, free, tolerances, fi
     step, sample, kink = move(chain, state, work, total, bound, first)
     if sample < 0 and free and expected >= -bound and work.filled[0] == 0:
         # no kink this way: try the other
-        work.direction[:] = -work.direction
+        for j in range(len(work.direction)):
+            work.direction[j] = -work.direction[j]
         total = rates_along(chain, features, reach, state, work, quiet * length)
         step, sample, kink = move(chain, state, work, total, bound, first)
         if sample < 0:
@@ -521,7 +547,7 @@ def turned(state: State) -> State:
     return state._replace(values=state.values.T, bits=state.bits.T, place=state.place.T)
 
 
-@njit(cache=True)
+@counted
 def _turned_back(state):
     """Inverse of `turned`."""
     return State(
@@ -530,7 +556,7 @@ def _turned_back(state):
     )  # fmt: skip
 
 
-@njit(cache=True)
+@counted
 def run(chain, features, reach, state, pivots, tolerances, first, lengths, losses, path):
     """Take up to `pivots` steps; return (why it ended, steps taken, step before which a vertex was met).
 
@@ -572,7 +598,7 @@ def run(chain, features, reach, state, pivots, tolerances, first, lengths, losse
                 return TROUBLE, done, vertex
         elif why != FLAT:
             return why, done, vertex
-        lengths[done] = step * np.sqrt(np.dot(work.direction, work.direction))
+        lengths[done] = step * _length(work.direction)
         losses[done] = state.loss[0]
         if len(path):
             path[done] = state.theta

@@ -59,7 +59,7 @@ Function = Block | NetworkOutput
 RULES = ("long_step", "first_kink")
 
 #: Pivots between two refreshes of the switching values.
-BATCH = 64
+BATCH = 128
 #: Smallest slope per unit length, relative to the gradient's terms: far above their rounding errors.
 SLOPE = 1e-12
 #: Smallest pivot relative to normal and edge, as in linear programming codes.
