@@ -79,6 +79,20 @@ def test_rational_certificates_are_accepted(problem: Problem, tmp_path: Path) ->
     assert answer.valid, answer.reason
 
 
+def test_dependent_normals_of_very_different_lengths_are_split() -> None:
+    """Least absolute deviations with three exact fits in two weights: 1e5, 1 and 1e-8 long."""
+    model = torch.nn.Linear(2, 1, bias=False).double()
+    with torch.no_grad():
+        model.weight.fill_(1.0)
+    inputs = np.array([[1e5, 2e5], [1, 2], [2e-8, -1e-8], [1, 0], [-3, 5], [2, 2]])
+    targets = inputs.sum(axis=1) + np.array([0, 0, 0, 1, -2, 1])
+    landscape = rs.Landscape(model, inputs, targets[:, None], loss="l1")
+    certificate = rs.certify(landscape.block(0))
+    assert certificate.claim == "not_stationary"
+    assert len(certificate.active_kinks) == 3
+    assert rs.verify(certificate, landscape).valid
+
+
 def test_a_file_holds_the_whole_certificate(tmp_path: Path) -> None:
     for name in ("hinge saddle-squared", "valley strict_local_minimum 1-squared", "slope-l1"):
         certificate, _ = certified(name)

@@ -81,7 +81,7 @@ class Point:
                 gradient_error,
             )
         else:
-            multipliers = np.linalg.lstsq(normals.T, gradient, rcond=TOLERANCES.independence)[0]
+            multipliers = _least_squares(normals, gradient)
             spread = np.full(len(active), np.inf)
         rest = gradient - normals.T @ multipliers
         return cls(
@@ -218,6 +218,18 @@ class Point:
         straight = np.asarray(np.linalg.pinv(self.normals), dtype=np.float64)
         bent = straight - straight @ self.bends()
         return _unit(-straight.T), _unit(bent.T)
+
+
+def _least_squares(normals: Floats, gradient: Floats) -> Floats:
+    """Multipliers that split the gradient along dependent normals of any lengths.
+
+    Directions that the normals, scaled to length one, span only below the tolerance of independence are
+    none: the rest is then orthogonal to each normal relative to its own length.
+    """
+    lengths = np.linalg.norm(normals, axis=1)
+    lengths[lengths == 0] = 1.0
+    scaled = normals.T / lengths
+    return np.asarray(np.linalg.lstsq(scaled, gradient, rcond=TOLERANCES.independence)[0] / lengths)
 
 
 def _unit(rows: NDArray[np.floating[Any]]) -> Floats:
