@@ -87,7 +87,8 @@ class _Search:
             nearly dependent normals would cost the solver its accuracy.
         units: Factors on the program's weights that give u.
         size: Mean change of slope per unit of length; margins far below it are zero.
-        far: Stands for no bound: HiGHS corrupts its memory where a row of its basis becomes free.
+        far: Stands for no bound: HiGHS corrupts its memory where a row or column of its basis becomes
+            free.
         program: The program, its rows: u writes the gradient; u_k; C_k - u_k.
         box: Of the program's variables.
         inverses: `left_inverse` of the kinks with weights.
@@ -144,7 +145,7 @@ class _Search:
         self.size = scale
         largest = float(np.abs(sides).max(initial=0.0) + np.abs(self.jumps / self.units).max())
         self.far = 1e6 * (1.0 + largest)
-        self.box = np.append(np.full(count, np.inf), 1.0 + largest)
+        self.box = np.append(np.full(count, self.far), 1.0 + largest)
         self.program = LinearProgram(
             np.vstack([span, low, high]),
             np.concatenate([sides, np.zeros(count), -self.jumps / self.units]),
@@ -399,10 +400,10 @@ def examine(point: Point, *, exact: bool = False) -> tuple[Leaves | None, Floats
     todo = [none]
     sides: list[Sides] = []
     weights: list[Floats] = []
-    margin = np.inf
+    margin, failed = np.inf, 0
     while todo:
-        if len(sides) + len(todo) > TOLERANCES.max_leaves:
-            return None, search.direction
+        if len(sides) + len(todo) + failed > TOLERANCES.max_leaves:
+            return None, None
         here = todo.pop()
         found = search.leaf(here)
         if search.direction is not None:
@@ -414,8 +415,9 @@ def examine(point: Point, *, exact: bool = False) -> tuple[Leaves | None, Floats
             shared = search.shared()
             if shared is not None or search.concave >= TOLERANCES.max_leaves:
                 return shared, None
-        if found is None:
-            return None, None
+        if found is None:  # no minimum will be shown, but another part may hold a direction
+            failed += 1
+            continue
         if isinstance(found, int):
             for side in (1, -1):
                 todo.append(here.copy())
@@ -424,7 +426,7 @@ def examine(point: Point, *, exact: bool = False) -> tuple[Leaves | None, Floats
         sides.append(here)
         weights.append(found[0])
         margin = min(margin, found[1])
-    return search.leaves(sides, weights, float(margin), None), None
+    return (None if failed else search.leaves(sides, weights, float(margin), None)), None
 
 
 def way_out(point: Point) -> tuple[Floats, float] | None:
