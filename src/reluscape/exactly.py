@@ -8,9 +8,7 @@ a kink is often alone.
 
 from __future__ import annotations
 
-from collections import Counter
 from fractions import Fraction
-from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -18,13 +16,13 @@ from numpy.typing import NDArray
 
 from reluscape.arithmetic import Float64, spanned_by_structure
 from reluscape.integers import (
-    MAX_ELIMINATION,
     MAX_PRODUCTS,
     FrozenForms,
     dependent_rows,
     rank_at_most,
 )
 from reluscape.landscape import Landscape
+from reluscape.lifting import zero_entries
 
 Array = NDArray[Any]
 Bools = NDArray[np.bool_]
@@ -35,12 +33,6 @@ NO_SAMPLES = np.zeros(0, dtype=np.intp)
 
 #: Inputs that so few active kinks have are looked at for relations between their slopes.
 SELDOM = 40
-
-#: Largest product of parameters and cubed active kinks at which all entries are looked at together.
-MAX_WHOLE = 2 * 10**8
-
-#: Largest number of kinks times units squared for which all pairs of units are compared, some seconds.
-MAX_COMPARED = 4 * 10**6
 
 #: Largest denominator of a slope of the absolute value that is guessed from rounded ones.
 SIMPLE = 64
@@ -237,11 +229,12 @@ def _certain(
     sure = _split_off(found, sure, among, rows(among, entries), gradient[entries])
     if not exact:
         return sure
-    sure = _certain_of_units(found, sure, units, inputs, gradient)
-    if not (found & ~sure).any() or gradient.size * len(units) ** 3 > MAX_WHOLE:
-        return sure
-    among, every = ~sure & live.any(axis=(1, 2)), np.ones(gradient.shape, dtype=np.bool_)
-    return _split_off(found, sure, among, rows(among, every), gradient.ravel())
+    if (found & ~sure).any():
+        among = np.flatnonzero(~sure & live.any(axis=(1, 2)))
+        zero = zero_entries(units[among], inputs[among], gradient, found[among])
+        sure = sure.copy()
+        sure[among[zero]] = True
+    return sure
 
 
 def _split_off(found: Bools, sure: Bools, among: Bools, rows: Array, gradient: Array) -> Bools:
@@ -262,51 +255,6 @@ def _split_off(found: Bools, sure: Bools, among: Bools, rows: Array, gradient: A
     sure = sure.copy()
     sure[np.flatnonzero(among)[free]] = True
     return sure
-
-
-def _certain_of_units(
-    found: Bools, sure: Bools, units: Array, inputs: Array, gradient: Array
-) -> Bools:
-    """The sure kinks, and those found that are so by the columns of a unit, or of units' differences.
-
-    Samples on which two units are linear leave no entry in their difference. Last, all combinations
-    in which few other kinks have a part are taken together.
-    """
-    fed, before = inputs.astype(bool).any(axis=1), ~sure
-    alone, pairs = _combinations(units, np.flatnonzero(units[found & ~sure].any(axis=0)))
-    while (sure != before).any() and (found & ~sure).any():
-        before, others = sure, units[~found & ~sure & fed]
-        apart, joint = (_with_few(others, ways, inputs.shape[1]) for ways in (pairs, alone))
-        for ways in [*([way] for way in alone + apart), joint + apart]:
-            if not ways:
-                continue
-            pulled = np.column_stack([units @ way for way in ways])
-            among = ~sure & fed & pulled.astype(bool).any(axis=1)
-            size = int(among.sum())
-            if (found & among).any() and size**2 * len(ways) * inputs.shape[1] <= MAX_ELIMINATION:
-                rows = pulled[among][:, :, None] * inputs[among][:, None, :]
-                along = np.concatenate([way @ gradient for way in ways])
-                sure = _split_off(found, sure, among, rows.reshape(size, -1), along)
-    return sure
-
-
-def _combinations(units: Array, some: Indices) -> tuple[list[Array], list[Array]]:
-    """Combinations of units: some alone, and pairs in which most normals of both have no part."""
-    eye = np.eye(units.shape[1], dtype=np.intp).astype(object)
-    pairs: list[Array] = []
-    if len(units) * len(eye) ** 2 > MAX_COMPARED:
-        return [*eye[some]], pairs
-    for first, second in combinations(range(len(eye)), 2):
-        both = [tuple(pair) for pair in units[:, [first, second]].tolist() if all(pair)]
-        if both and (first in some or second in some):
-            ratio = Counter(Fraction(*pair) for pair in both).most_common(1)[0][0]
-            pairs.append(eye[first] * ratio.denominator - eye[second] * ratio.numerator)
-    return [*eye[some]], pairs
-
-
-def _with_few(units: Array, ways: list[Array], limit: int) -> list[Array]:
-    """Combinations of units in which fewer than a limit of some normals have a part."""
-    return [way for way in ways if np.count_nonzero(units @ way) < limit]
 
 
 def _num_directions(inputs: Array, *, bias: bool) -> int:

@@ -377,7 +377,7 @@ def rank_at_most(matrix: Array, limit: int) -> bool:
     small = _essential(matrix)
     if min(small.shape) <= limit:
         return True
-    bits = min(_hadamard_bits(small, limit + 1), _hadamard_bits(small.T, limit + 1))
+    bits = min(hadamard_bits(small, limit + 1), hadamard_bits(small.T, limit + 1))
     if small.size * (limit + 1) * (bits / 30 + 1) > MAX_ELIMINATION:
         return False
     proved = 0.0
@@ -418,7 +418,7 @@ def _different(rows: Array) -> Array:
     return np.array(list(found), dtype=object).reshape(len(found), rows.shape[1])
 
 
-def _hadamard_bits(rows: Array, order: int) -> float:
+def hadamard_bits(rows: Array, order: int) -> float:
     """Logarithm to base 2 of a bound on all minors of this order: the longest rows' lengths."""
     squares = sorted((int((row * row).sum()) for row in rows), reverse=True)
     return float(sum(square.bit_length() / 2 for square in squares[:order]))
