@@ -26,8 +26,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reluscape.arithmetic import Float64, left_inverse, rounded_sizes, split_errors
+from reluscape.certificate import AT_CEILING
 from reluscape.coincident import Coincident
-from reluscape.dependent import coefficients, relation_errors, relation_shift
+from reluscape.dependent import (
+    ceilings,
+    coefficients,
+    crossed,
+    relation_errors,
+    relation_shift,
+)
 from reluscape.errors import AnalysisError
 from reluscape.exactly import gradient_is_spanned, zero_slopes
 from reluscape.integers import FrozenForms
@@ -43,6 +50,8 @@ Sides = NDArray[np.int8]
 
 #: Kinks that move slower than this share of the fastest are still but for the solver's rounding.
 MOVING = 1e-12
+#: Parts without weights after which no direction is looked for in others.
+FAILURES = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +59,8 @@ class Leaves:
     """Parts of all directions with the weights that show that the loss falls in none of them.
 
     Attributes:
-        sides: Side of every kink, 1 or -1, or 0 for both, shape (leaves, k); together they cover all.
+        sides: Side of every kink, 1 or -1, or 0 for both, shape (leaves, k), those at their ceilings
+            marked (`certificate.split_sides`); together they cover all.
         weights: u, shape (leaves, k).
         margin: The least `u_k` or `C_k - u_k` asked for, after all shares, past its rounding error.
         relations: Shares of concave kinks (`Shares`), shape (k, k), where there is one part; or None.
@@ -89,7 +99,7 @@ class _Search:
         size: Mean change of slope per unit of length; margins far below it are zero.
         far: Stands for no bound: HiGHS corrupts its memory where a row or column of its basis becomes
             free.
-        program: The program, its rows: u writes the gradient; u_k; C_k - u_k.
+        program: The program, its rows: u writes the gradient; u_k; C_k - u_k; the same without margin.
         box: Of the program's variables.
         inverses: `left_inverse` of the kinks with weights.
         spanned: Whether their normals span the gradient.
@@ -146,11 +156,14 @@ class _Search:
         largest = float(np.abs(sides).max(initial=0.0) + np.abs(self.jumps / self.units).max())
         self.far = 1e6 * (1.0 + largest)
         self.box = np.append(np.full(count, self.far), 1.0 + largest)
+        flush = np.hstack([high[:, :-1], np.zeros((count, 1))])
         self.program = LinearProgram(
-            np.vstack([span, low, high]),
-            np.concatenate([sides, np.zeros(count), -self.jumps / self.units]),
+            np.vstack([span, low, high, flush]),
+            np.concatenate(
+                [sides, np.zeros(count), -self.jumps / self.units, np.full(count, -self.far)]
+            ),
             self.box,
-            np.concatenate([sides, np.full(2 * count, np.inf)]),
+            np.concatenate([sides, np.full(3 * count, np.inf)]),
         )
 
     @property
@@ -158,7 +171,7 @@ class _Search:
         """Number of kinks that are concave whatever the weights: every leaf has their sides."""
         return int(((self.jumps < -self.errors) & ~self.bends.any(axis=0)).sum())
 
-    def only(self, sides: Sides) -> tuple[Floats, float] | None:
+    def only(self, sides: Sides) -> tuple[Floats, float, Sides] | None:
         """The only weights of independent normals, as where kinks of equal samples are one."""
         normals = self.point.normals
         if not Float64().independent(normals):
@@ -166,7 +179,7 @@ class _Search:
         weights = -Float64().multipliers(normals, self.point.gradient)
         return self._checked(weights, sides, np.zeros_like(self.idle))
 
-    def without_groups(self, sides: Sides) -> tuple[Floats, float] | None:
+    def without_groups(self, sides: Sides) -> tuple[Floats, float, Sides] | None:
         """Weights where all groups of equal samples are left out that can be, if they show a minimum."""
         normals, left = self.point.normals, ~self.same.droppable
         if left.all():
@@ -176,35 +189,38 @@ class _Search:
         weights[left] = -np.linalg.lstsq(normals[left].T, gap, rcond=None)[0]
         return self._checked(weights, sides, np.zeros_like(self.idle))
 
-    def leaf(self, sides: Sides) -> tuple[Floats, float] | int | None:
+    def leaf(self, sides: Sides) -> tuple[Floats, float, Sides] | int | None:
         """Weights of a leaf and their margin; else the kink to split it by, or None for none.
 
-        Where the best margin is zero, directions are flat. Those that move kinks to their negative
-        sides only have weights of exactly zero there, and the margin is sought among the others.
+        Where the best margin is zero, directions are flat. Kinks that these move have weights of exactly
+        zero if it is to their negative sides, and exactly at their ceilings if to their positive ones;
+        the margin is sought among the others.
         """
-        zero, silent = self.idle.copy(), np.zeros_like(self.idle)
+        zero, silent, top = self.idle.copy(), np.zeros_like(self.idle), np.zeros_like(self.idle)
         while True:
-            solution = self._solve(sides, zero, silent)
+            solution = self._solve(sides, zero, silent, top)
             if solution is None:
                 return None
             margin, weights = float(solution.point[-1]), solution.point[:-1] * self.units
             if margin > TOLERANCES.interior:
-                return self._checked(weights, sides, zero)
-            rank, count = self.ways.shape[1], len(sides)
+                return self._checked(weights, sides, zero, top=top)
+            rank = self.ways.shape[1]
             duals = solution.multipliers
-            below, above = duals[rank : rank + count], duals[rank + count :]
+            below, above, _ = np.split(duals[rank:], 3)
             least = TOLERANCES.interior * duals.max()
             if margin < -TOLERANCES.interior:
-                still = (below + above <= MOVING * duals.max()) & ~zero & ~silent
+                still = (below + above <= MOVING * duals.max()) & ~zero & ~silent & ~top
                 self._try(self.ways @ duals[:rank], still)
                 torn = np.where(sides == 0, np.minimum(below, above), 0.0)
                 return int(torn.argmax()) if torn.max() > least else None
             flat = (below > least) & ~zero
             level, still = self._level(weights, above > least, zero)
             self._lean(self.ways @ duals[:rank], zero)
-            if not flat.any() and not (level & ~silent).any():
-                return self._checked(weights, sides, zero)
+            more = (above > least) & ~(top | zero | silent | level | flat | still)
+            if not flat.any() and not (level & ~silent).any() and not more.any():
+                return self._checked(weights, sides, zero, top=top)
             zero, silent = zero | flat | still, silent | level
+            top = (top | more) & ~silent
 
     def _level(self, weights: Floats, tight: Bools, zero: Bools) -> tuple[Bools, Bools]:
         """Kinks without slopes on either side, and those whose weights are zero for that.
@@ -222,14 +238,16 @@ class _Search:
         level = tight & (self.jumps == 0) & (self.errors == 0) & ~bends[weights != 0].any(axis=0)
         return level | out, level | bends[:, level].any(axis=1) | (out & ~self.same.residual)
 
-    def _solve(self, sides: Sides, zero: Bools, silent: Bools) -> Solution | None:
-        """Weights with the largest margin among those that are not held at zero or left out."""
+    def _solve(self, sides: Sides, zero: Bools, silent: Bools, top: Bools) -> Solution | None:
+        """Weights with the largest margin among those not held at zero or their ceilings, or left out."""
         rank, count = self.ways.shape[1], len(sides)
         held = np.where(zero, 0.0, self.same.balanced_weights() / self.units)
         self.program.fix(np.append(zero | silent, False), np.append(held, 0.0), self.box)
         self.program.set_lower(rank, np.where((sides > 0) | zero | silent, -self.far, 0.0))
-        high = np.where((sides < 0) | self.idle | silent, -self.far, -self.jumps / self.units)
-        self.program.set_lower(rank + count, high)
+        open_ = (sides < 0) | self.idle | silent
+        ceiling = -self.jumps / self.units
+        self.program.set_lower(rank + count, np.where(open_ | top, -self.far, ceiling))
+        self.program.set_lower(rank + 2 * count, np.where(top & ~open_, ceiling, -self.far))
         try:
             solution = self.program.minimise(np.append(np.zeros(count), -1.0))
         except AnalysisError:  # the solver gives up on badly scaled normals
@@ -237,22 +255,31 @@ class _Search:
         return solution if solution.status == "optimal" else None
 
     def _checked(
-        self, weights: Floats, sides: Sides, zero: Bools, relations: Floats | None = None
-    ) -> tuple[Floats, float] | None:
-        """Weights corrected to write the gradient, and their least margin, if that is positive."""
+        self,
+        weights: Floats,
+        sides: Sides,
+        zero: Bools,
+        relations: Floats | None = None,
+        top: Bools | None = None,
+    ) -> tuple[Floats, float, Sides] | None:
+        """Weights corrected to write the gradient, their least margin, if that is positive, and sides."""
         point, weights = self.point, np.where(zero, 0.0, weights)
         silent = np.zeros_like(zero)
+        top = silent if top is None else top
         if relations is None:  # what is left out pays for nothing
             silent = self.same.left_out(weights[None], self.sizes, self.jumps, self.bends)[0]
             weights = np.where(silent, self.same.balanced_weights(), weights)
-        kept = (weights != 0) & ~silent
-        inverse = self._inverse(kept)
-        gap = point.gradient + point.normals.T @ weights
-        weights[kept] -= inverse @ gap
+        top = top & ~silent
+        kept = (weights != 0) & ~silent & ~top
+        gradient, normals = crossed(point.gradient, point.normals, self.jumps, self.bends, top)
+        inverse = self._inverse(kept, top, normals)
+        some = np.where(top, 0.0, weights)
+        some[kept] -= inverse @ (gradient + normals.T @ some)
+        weights = ceilings(some, self.jumps, self.bends, top)
+        error = self._error(top, normals)
         spread = np.zeros(len(weights))
-        spread[kept] = rounded_sizes(inverse) @ (
-            point.gradient_error + split_errors(weights, point.normals)
-        )
+        spread[kept] = rounded_sizes(inverse) @ (error + split_errors(some, normals))
+        spread = ceilings(spread, self.errors, np.abs(self.bends), top)
         errors = np.column_stack([spread, self.errors + spread + np.abs(self.bends).T @ spread])
         margins = coefficients(weights, self.jumps, self.bends, relations)
         if relations is not None:
@@ -261,7 +288,7 @@ class _Search:
                 return None
             errors += relation_errors(relations, shift, self.bends)
         asked = np.column_stack([sides <= 0, sides >= 0])
-        level = silent[:, None] | np.zeros_like(asked)
+        level = silent[:, None] | np.column_stack([np.zeros_like(top), top])
         if asked.all() and relations is None and Float64().independent(point.normals):
             at = point.pattern, point.active
             landscape, layer = point.block.landscape, point.block.layer
@@ -271,8 +298,18 @@ class _Search:
         holds = exactly[asked] | (past > 0)
         if self.exact:
             holds |= margins[asked] >= -TOLERANCES.interior * self.size
-        found = weights, float(past.min())
-        return found if holds.all() and self._spans(kept, silent) else None
+        if not holds.all() or not self._spans((kept, silent, top), normals, (gradient, error)):
+            return None
+        return weights, float(past.min()), sides + np.int8(AT_CEILING) * (top & (sides >= 0))
+
+    def _error(self, top: Bools, normals: Floats) -> Floats:
+        """Bounds on the errors of the gradient where some kinks are crossed."""
+        if not top.any():
+            return self.point.gradient_error
+        widest = self.point.block.piecewise.rounding_bounds(
+            self.point.theta, TOLERANCES.rounding, widest=True
+        )[2]
+        return np.asarray(widest + (self.errors * top) @ np.abs(normals))
 
     def _shift(self, relations: Floats) -> Floats | None:
         """Bounds on the distances of relations to exact ones, if those are certain to exist."""
@@ -301,24 +338,30 @@ class _Search:
             relations = spread(spread(relations).T).T
         return Leaves(spread(np.array(sides)), spread(np.array(weights)), margin, relations)
 
-    def _inverse(self, kept: Bools) -> Floats:
-        """`left_inverse` of some kinks' normals."""
-        key = kept.tobytes()
+    def _inverse(self, kept: Bools, top: Bools, normals: Floats) -> Floats:
+        """`left_inverse` of some kinks' normals where others are crossed."""
+        key = kept.tobytes() + top.tobytes()
         if key not in self.inverses:
-            self.inverses[key] = left_inverse(self.point.normals[kept])
+            self.inverses[key] = left_inverse(normals[kept])
         return self.inverses[key]
 
-    def _spans(self, kept: Bools, silent: Bools) -> bool:
-        """Whether the span of some kinks' normals holds the exact gradient, some samples left out."""
-        point, key = self.point, kept.tobytes() + silent.tobytes()
+    def _spans(
+        self, kinds: tuple[Bools, Bools, Bools], normals: Floats, gradient: tuple[Floats, Floats]
+    ) -> bool:
+        """Whether some kinks' normals span the exact gradient, samples left out and kinks crossed."""
+        (kept, silent, top), point = kinds, self.point
+        key = kept.tobytes() + silent.tobytes() + top.tobytes()
         if key not in self.spanned:
+            pattern = point.pattern.copy()
+            for kink in np.flatnonzero(top):
+                pattern[self.ones[1][kink]] = True
             self.spanned[key] = self.exact or gradient_is_spanned(
                 point.block.landscape,
                 point.block.layer,
-                (point.pattern, point.active),
-                point.normals,
+                (pattern, point.active),
+                normals,
                 (kept, np.flatnonzero(self.same.samples_of(silent))),
-                (point.gradient, point.gradient_error),
+                gradient,
             )
         return self.spanned[key]
 
@@ -402,7 +445,7 @@ def examine(point: Point, *, exact: bool = False) -> tuple[Leaves | None, Floats
     weights: list[Floats] = []
     margin, failed = np.inf, 0
     while todo:
-        if len(sides) + len(todo) + failed > TOLERANCES.max_leaves:
+        if len(sides) + len(todo) > TOLERANCES.max_leaves or failed > FAILURES:
             return None, None
         here = todo.pop()
         found = search.leaf(here)
@@ -423,7 +466,7 @@ def examine(point: Point, *, exact: bool = False) -> tuple[Leaves | None, Floats
                 todo.append(here.copy())
                 todo[-1][found] = side
             continue
-        sides.append(here)
+        sides.append(found[2])
         weights.append(found[0])
         margin = min(margin, found[1])
     return (None if failed else search.leaves(sides, weights, float(margin), None)), None

@@ -4,6 +4,9 @@ With g, a_k, s_k, c_qk as there, weights u that write the gradient, `g + sum_k u
 and `C_k = s_k + sum_q c_qk u_q`, show that the loss falls in no direction; in a part of the directions in
 which kink k has one side only, one of its two bounds is enough. In one part of all directions, kinks
 beyond their bounds may be paid for by others through relations between the normals (`shares.py`).
+Where directions without a slope move a kink to its negative side only, u_k is exactly zero; to its
+positive side only, exactly C_k: then the kink is crossed, and the others' weights write the gradient
+of the cell across it.
 Kinks of samples with equal inputs are one, and the first of them has its weights; where the terms of such
 samples cancel, or one is fitted exactly and nothing pulls at it, they may be left out (`coincident.py`).
 """
@@ -19,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reluscape.arithmetic import Float64, Rational, left_inverse_sizes, split_errors
-from reluscape.certificate import Claim, cover_all
+from reluscape.certificate import Claim, cover_all, split_sides
 from reluscape.coincident import Coincident
 from reluscape.exactly import gradient_is_spanned, zero_slopes
 from reluscape.integers import FrozenForms, rank_at_most
@@ -38,7 +41,7 @@ class Cells:
     """Parts of the directions with the weights that show a minimum (`Certificate.cells`, `.sides`).
 
     Attributes:
-        sides: Sides of the kinks in each part (parts, k).
+        sides: Sides of the kinks in each part (parts, k), those at their ceilings marked (`split_sides`).
         weights: u (parts, k).
         relations: Where there is one part: row q is zero or a relation r with `r_q < 0` (k, k), or None.
     """
@@ -60,6 +63,27 @@ def coefficients(weights: Array, jumps: Array, bends: Array, relations: Array | 
         pushed = -combined(relations, bends[:, bent])
         high[..., bent] = high[..., bent] - _positive(pushed).sum(axis=0)
     return np.stack([low, high], axis=-1)
+
+
+def crossed(
+    gradient: Array, normals: Array, jumps: Array, bends: Array, top: Bools
+) -> tuple[Array, Array]:
+    """Gradient and normals where some of the kinks are on their positive sides."""
+    across, rows = bends * top, normals
+    for _ in range(len(normals) if across.any() else 0):
+        before, rows = rows, normals + across @ rows
+        if (before == rows).all():
+            break
+    return gradient + (jumps * top) @ rows, rows
+
+
+def ceilings(weights: Array, jumps: Array, bends: Array, top: Bools) -> Array:
+    """The weights with those of some kinks at their ceilings, deeper kinks first."""
+    for _ in range(len(weights) if top.any() else 0):
+        before, weights = weights, np.where(top, jumps + weights @ bends, weights)
+        if (before == weights).all():
+            break
+    return weights
 
 
 def relation_errors(relations: Array, shift: Array, bends: Array) -> Array:
@@ -126,7 +150,7 @@ def claim_of_cells(
     local: Local, multipliers: Array, scale: float, cells: Cells | None
 ) -> tuple[Claim, float]:
     """The claim where the active normals are dependent, and the curvature it uses."""
-    if cells is None or not cover_all(cells.sides[:, _coincident(local).first]):
+    if cells is None or not cover_all(split_sides(cells.sides[:, _coincident(local).first])[0]):
         return "undecided", float("nan")
     if not (local.numbers.exact or local.stationary_radius(multipliers) is not None):
         return "undecided", float("nan")
@@ -160,18 +184,30 @@ def margins(local: Local, cells: Cells, scale: float = 1.0) -> Array | None:
     if cells.relations is None and not local.numbers.exact:  # what is left out pays for nothing
         silent = same.left_out(weights, sizes, jumps, bends)
         weights = np.where(silent, same.balanced_weights(), weights)
-    gaps = local.gradient + weights @ local.normals
+    sides, top = split_sides(cells.sides)
+    top = top & ~silent
     found = coefficients(weights, jumps, bends, cells.relations)
-    asked = np.stack([cells.sides <= 0, cells.sides >= 0], axis=2)
+    asked = np.stack([sides <= 0, sides >= 0], axis=2)
     if local.numbers.exact:
+        gaps = local.gradient + weights @ local.normals
         if cells.relations is not None:
             gaps = np.vstack([gaps, combined(cells.relations, local.normals)])
         return None if any(bool(entry != 0) for entry in gaps.ravel()) else found[asked]
-    spread = _spread(local, weights, (gaps, silent, same), scale)
-    if spread is None:
+    if top.any() and cells.relations is not None:
         return None
     noise = TOLERANCES.rounding * local.block.terms * np.finfo(float).eps
     terms = sizes + np.abs(weights) @ (np.abs(bends) + np.eye(len(bends)))
+    spread = _spread(local, weights, (silent, top, same, same.members(ones)[1]), noise, scale)
+    if spread is None:
+        return None
+    for _ in range(
+        len(bends) if top.any() else 0
+    ):  # what is at its ceiling has the ceiling's errors
+        before = spread
+        off = np.abs(found[:, :, 1]) + spread @ np.abs(bends) + noise * terms
+        spread = np.where(top, off, spread)
+        if (before == spread).all():
+            break
     wide = spread + spread @ np.abs(bends) + noise * terms
     errors = np.stack([spread, wide], axis=2)
     if cells.relations is not None:
@@ -181,7 +217,7 @@ def margins(local: Local, cells: Cells, scale: float = 1.0) -> Array | None:
         errors = errors + relation_errors(cells.relations, shift, bends)
     exactly = (found == 0) & (errors == 0) & (weights == 0)[:, :, None]
     left = np.where(exactly | (found > scale * errors), found - scale * errors, -np.inf)
-    level = silent[:, :, None] | np.zeros_like(exactly)
+    level = silent[:, :, None] | np.stack([np.zeros_like(top), top], axis=2)
     if asked.all() and cells.relations is None and local.numbers.independent(local.normals):
         at = local.block.vector_of(local.bits), local.active
         slopes = found[0], max(1.0, scale) * errors[0], same.members(ones)
@@ -230,48 +266,73 @@ def _shift(local: Local, relations: Array) -> Array | None:
 
 
 def _spread(
-    local: Local, weights: Array, left: tuple[Array, Bools, Coincident], scale: float
+    local: Local,
+    weights: Array,
+    kinds: tuple[Bools, Bools, Coincident, list[Indices]],
+    noise: float,
+    scale: float,
 ) -> Array | None:
     """Bounds on the weights' errors; None where they are not certain to write the exact gradient.
 
     Weights of zero are exact: the others' normals must then span the gradient alone; likewise where
-    samples are left out.
+    samples are left out, or kinks are at their ceilings. These have no bounds here.
 
     Args:
         local: The point.
         weights: u (parts, k).
-        left: What they leave of the gradient, which kinks are of samples left out (parts, k), and which
-            are one.
+        kinds: Which kinks are of samples left out (parts, k), which at their ceilings (parts, k), which
+            are one, and the numbers of all that each is.
+        noise: Relative rounding error of jumps.
         scale: Factor on the rounding errors.
     """
-    gaps, silent, same = left
-    spread, kinds = np.zeros(weights.shape), np.hstack([(weights != 0) & ~silent, silent])
-    for kind in np.unique(kinds, axis=0):
-        pattern, out = np.split(kind, 2)
-        here = np.flatnonzero((kinds == kind).all(axis=1))
-        for gap, row in zip(gaps[here], weights[here], strict=True):
-            split = 2 * float(np.linalg.norm(local.gradient_error)) + local.split_error(row)
+    silent, top, same, members = kinds
+    jumps, bends = local.jumps_and_bends()
+    spread = np.zeros(weights.shape)
+    marks = np.hstack([(weights != 0) & ~silent & ~top, silent, top])
+    for mark in np.unique(marks, axis=0):
+        kept, out, up = np.split(mark, 3)
+        here = np.flatnonzero((marks == mark).all(axis=1))
+        gradient, normals = crossed(local.gradient, local.normals, jumps, bends, up)
+        error = local.gradient_error
+        if up.any():
+            error = local.widest_error + noise * (np.abs(jumps) * up) @ np.abs(normals)
+        some = np.where(up, 0.0, weights[here])
+        gaps = gradient + some @ normals
+        for gap, row in zip(gaps, some, strict=True):
+            split = 2 * float(np.linalg.norm(error))
+            split += float(np.linalg.norm(split_errors(row, normals)))
             if not np.linalg.norm(gap) <= max(1.0, scale) * split:
                 return None
-        if not _is_spanned(local, pattern, np.flatnonzero(same.samples_of(out))):
+        at = local.block.vector_of(local.bits), np.flatnonzero(same.samples_of(out))
+        for kink in np.flatnonzero(up):
+            at[0][members[kink]] = True
+        if not _is_spanned(local, at, (kept, normals), (gradient, error)):
             return None
-        errors = local.gradient_error + split_errors(weights[here], local.normals)
-        errors = errors + np.abs(gaps[here])
-        spread[np.ix_(here, pattern)] = errors @ left_inverse_sizes(local.normals[pattern]).T
+        errors = error + split_errors(some, normals) + np.abs(gaps)
+        spread[np.ix_(here, kept)] = errors @ left_inverse_sizes(normals[kept]).T
     return spread
 
 
-def _is_spanned(local: Local, kept: Bools, silent: Indices) -> bool:
-    """Whether some normals are certain to span the gradient without some samples; found out once."""
-    key = kept.tobytes() + silent.tobytes()
+def _is_spanned(
+    local: Local,
+    at: tuple[Bools, Indices],
+    kept: tuple[Bools, Array],
+    gradient: tuple[Array, Array],
+) -> bool:
+    """Whether some normals are certain to span the gradient without some samples; found out once.
+
+    Args:
+        local: The point.
+        at: The pattern, and the samples that are left out.
+        kept: Which normals, and all of them in that pattern.
+        gradient: The gradient in that pattern, and bounds on its errors.
+    """
+    (pattern, silent), (some, normals) = at, kept
+    key = some.tobytes() + silent.tobytes() + pattern.tobytes()
     if key not in local.spanned:
+        active = local.active
         local.spanned[key] = gradient_is_spanned(
-            local.landscape,
-            local.layer,
-            (local.block.vector_of(local.bits), local.active),
-            local.normals,
-            (kept, silent),
-            (local.gradient, local.gradient_error),
+            local.landscape, local.layer, (pattern, active), normals, (some, silent), gradient
         )
     return local.spanned[key]
 
@@ -292,20 +353,22 @@ def exact_cells(local: Local, cells: Cells) -> Cells | None:
     jumps, bends = local.jumps_and_bends()
     rank = numbers.independent_rank(local.normals)
     deepest_first = np.argsort(-local.block.place(local.active)[1], kind="stable")
-    for side, weights in zip(cells.sides, cells.weights, strict=True):
+    for side, weights in zip(split_sides(cells.sides)[0], cells.weights, strict=True):
         exact, tiny = numbers.array(weights), 1e-12 * np.abs(weights).max(initial=0.0)
-        free = np.ones(len(weights), dtype=np.bool_)
+        none, top = np.zeros(len(weights), dtype=np.bool_), np.zeros(len(weights), dtype=np.bool_)
         for k in deepest_first:
             ceiling = jumps[k] + bends[:, k] @ exact
-            for bound, open_side in ((0 * exact[k], 1), (ceiling, -1)):
+            for bound, open_side, which in ((0 * exact[k], 1, none), (ceiling, -1, top)):
                 off = numbers.floats(np.array([bound - exact[k]], dtype=object))[0]
-                if side[k] != open_side and abs(off) <= tiny and free[k]:
-                    exact[k], free[k] = bound, False
-        kept = np.flatnonzero(free)
-        change = numbers.multipliers(local.normals[kept], -local.gradient - local.normals.T @ exact)
+                if side[k] != open_side and abs(off) <= tiny and not (none[k] or top[k]):
+                    exact[k], which[k] = bound, True
+        kept = np.flatnonzero(~none & ~top)
+        gradient, normals = crossed(local.gradient, local.normals, jumps, bends, top)
+        change = numbers.multipliers(normals[kept], -gradient - normals[kept].T @ exact[kept])
         exact[kept] = exact[kept] + change
+        exact = ceilings(exact, jumps, bends, top)
         gap = local.gradient + local.normals.T @ exact
-        spanning = numbers.independent_rank(local.normals[kept]) == rank
+        spanning = numbers.independent_rank(normals[kept]) == rank
         if not spanning and not all(bool(entry == 0) for entry in gap):
             return None  # a ball around zero is not zero
         found.append(exact)

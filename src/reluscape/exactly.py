@@ -22,7 +22,7 @@ from reluscape.integers import (
     rank_at_most,
 )
 from reluscape.landscape import Landscape
-from reluscape.lifting import zero_entries
+from reluscape.lifting import is_spanned, zero_entries
 
 Array = NDArray[Any]
 Bools = NDArray[np.bool_]
@@ -57,8 +57,10 @@ def rest_is_zero(
         return True
     if frozen.work() > MAX_PRODUCTS:
         return False
-    gradient, normals = frozen.gradient(silent), frozen.kinks(active).matrix()
-    return not gradient.any() or rank_at_most(np.vstack([normals, gradient]), rank)
+    gradient, forms = frozen.gradient(silent), frozen.kinks(active)
+    if not gradient.any() or rank_at_most(np.vstack([forms.matrix(), gradient]), rank):
+        return True
+    return is_spanned(forms.units, forms.inputs, gradient.reshape(frozen.width, -1))
 
 
 def gradient_is_spanned(

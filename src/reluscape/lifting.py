@@ -72,6 +72,26 @@ def zero_entries(units: Array, inputs: Array, gradient: Array, asked: Bools) -> 
     return found
 
 
+def is_spanned(units: Array, inputs: Array, gradient: Array) -> bool:
+    """Whether `units_k (x) inputs_k` are certain to span a gradient; all as in `zero_entries`.
+
+    Independent rows among them are completed by unit vectors, which must have no part in it.
+    """
+    if not len(units):
+        return not gradient.any()
+    rows = (_rounded(units)[:, :, None] * _rounded(inputs)[:, None, :]).reshape(len(units), -1)
+    triangle, order = qr(rows.T, mode="r", pivoting=True)
+    diagonal = np.abs(np.diag(triangle))
+    kept = order[: int((diagonal > INDEPENDENT).sum())]
+    left = np.sort(qr(rows[kept], mode="r", pivoting=True)[1][len(kept) :])
+    width, columns = gradient.shape
+    ways = [np.eye(size, dtype=np.intp).astype(object) for size in (width, columns)]
+    units = np.vstack([units[kept], ways[0][left // columns]])
+    inputs = np.vstack([inputs[kept], ways[1][left % columns]])
+    others = np.arange(len(units)) >= len(kept)
+    return bool(zero_entries(units, inputs, gradient, others)[others].all())
+
+
 def _system(
     units: Array, inputs: Array, gradient: Array
 ) -> tuple[Array, Array, NDArray[np.intp]] | None:

@@ -25,6 +25,9 @@ _STATUS: dict[highspy.HighsModelStatus, Status] = {
     highspy.HighsModelStatus.kUnbounded: "unbounded",
 }
 
+#: Simplex iterations, for each row and column of a program, after which it is solved afresh.
+ITERATIONS = 50
+
 
 @dataclass(frozen=True, slots=True)
 class Solution:
@@ -68,6 +71,7 @@ class LinearProgram:
         self._highs.setOptionValue("threads", 1)
         for name in ("primal_feasibility_tolerance", "dual_feasibility_tolerance"):
             self._highs.setOptionValue(name, 1e-9)
+        self._highs.setOptionValue("simplex_iteration_limit", ITERATIONS * (len(lower) + len(box)))
         self._interior = interior
         if interior:
             self._highs.setOptionValue("solver", "ipm")
@@ -121,7 +125,7 @@ class LinearProgram:
         for option, choice in (("presolve", "off"), ("solver", "ipm")):
             if status in _STATUS or self._interior:
                 break
-            # a warm start can stall, and presolve may not tell infeasible from unbounded
+            # a warm start can stall or cycle, and presolve may not tell infeasible from unbounded
             self._highs.clearSolver()
             self._highs.setOptionValue(option, choice)
             status = self._run()

@@ -630,6 +630,8 @@ def _batch(
     noise = _noise(problem, points).max(initial=0.0)
     if shift is not None or not max(missed, risen, noise) <= path.slack:
         theta, true = _keep_lower(problem, path, lengths, losses, points)
+    elif not taken and not _is_downhill(problem, path.best, theta, path.lowest + path.slack):
+        theta, true = path.best, path.lowest  # where shifted kinks have led to over higher points
     path.add(theta, true, lengths, losses, points)
     return int(why), values if shift is None else problem.values(state.theta, shift)
 
@@ -644,8 +646,9 @@ def _keep_lower(
 ) -> tuple[Floats, float]:
     """Put true losses in the place of predicted ones; a pivot that is not lower stays where it was.
 
-    Before one that is lower comes the point on its edge from which on it is. Far out, where losses are
-    lost in rounding, one is lower if it is so by more.
+    Before one that is lower comes the point on its edge from which on it is, unless the way there from
+    the last lower one leads over higher ones. Far out, where losses are lost in rounding, one is lower
+    if it is so by more.
 
     Returns the last point that is lower, and its loss.
     """
@@ -654,15 +657,24 @@ def _keep_lower(
     for k, point in enumerate(points.copy()):
         loss = problem.loss_at(point)
         if loss <= lowest and (noise[k] <= slack or loss < lowest - noise[k]):
+            reached, here = point, loss
             if above > 0.0:
                 crossing = before + 1.01 * above / (above + lowest - loss) * (point - before)
-                if loss <= (here := problem.loss_at(crossing)) <= lowest:
-                    points[k - 1], losses[k - 1], theta = crossing, here, crossing
-            theta, lowest = point, loss
+                if loss <= (there := problem.loss_at(crossing)) <= lowest:
+                    reached, here = crossing, there
+            if _is_downhill(problem, theta, reached, lowest + slack):
+                if reached is not point:
+                    points[k - 1], losses[k - 1] = reached, here
+                theta, lowest = point, loss
         before, above = point, loss - lowest
         losses[k], points[k] = lowest, theta
     lengths[:] = np.linalg.norm(np.diff(points, axis=0, prepend=path.best[None]), axis=1)
     return theta, lowest
+
+
+def _is_downhill(problem: Problem, start: Floats, stop: Floats, most: float) -> bool:
+    """Whether the loss is at most this at some points straight on the way."""
+    return all(problem.loss_at(start + k / 8 * (stop - start)) <= most for k in range(1, 8))
 
 
 def _is_sound(problem: Problem, state: State, values: Floats, rng: np.random.Generator) -> bool:
