@@ -13,7 +13,14 @@ from oracles import Brute, Instance, active_kinks, brute_force, switching
 from torch import nn
 
 import reluscape as rs
-from reluscape.certificate import cover_all, pack_sides, unpack_sides
+from reluscape.certificate import (
+    cover_all,
+    hash_data,
+    hash_network,
+    pack_sides,
+    split_sides,
+    unpack_sides,
+)
 from reluscape.errors import InputError
 
 MINIMA = {"strict_local_minimum", "local_minimum", "plateau"}
@@ -250,17 +257,20 @@ def certificates_with_parts() -> tuple[list[rs.Landscape], list[rs.Certificate]]
 @pytest.mark.parametrize(
     ("texts", "covered"),
     [(["00"], True), (["+0", "-0"], True), (["+0", "-+", "--"], True), (["+0", "-+"], False),
-     (["+-", "-+"], False), (["++", "0-", "-+"], True), ([], False)],
+     (["+-", "-+"], False), (["++", "0-", "-+"], True), ([], False), (["^0"], True),
+     ([">0", "-^"], True), ([">^"], False)],
 )  # fmt: skip
 def test_parts_must_cover_all_sides(texts: list[str], covered: bool) -> None:
     sides = unpack_sides(texts, 2)
     assert pack_sides(sides) == tuple(texts)
-    assert cover_all(sides) == covered
+    assert cover_all(split_sides(sides)[0]) == covered
     chosen = {
         choice
         for choice in product("+-", repeat=2)
         for text in texts
-        if all(side in ("0", mine) for side, mine in zip(text, choice, strict=True))
+        if all(
+            side in {"+": "0^+>", "-": "0^-"}[mine] for side, mine in zip(text, choice, strict=True)
+        )
     }
     assert (len(chosen) == 4) == covered
 
@@ -269,3 +279,34 @@ def test_parts_must_cover_all_sides(texts: list[str], covered: bool) -> None:
 def test_sides_of_another_form_are_refused(texts: list[str]) -> None:
     with pytest.raises(InputError, match="sides must be"):
         unpack_sides(texts, 2)
+
+
+def slope_and_jumps(last: float) -> rs.Landscape:
+    """The loss |t| + |2 t| + |last t - 5 last| of one parameter: two dependent kinks at zero."""
+    model = nn.Linear(1, 1, bias=False).double()
+    with torch.no_grad():
+        model.weight.zero_()
+    inputs = np.array([[1.0], [2.0], [last]])
+    return rs.Landscape(model, inputs, np.array([[0.0], [0.0], [5 * last]]), loss="l1")
+
+
+@pytest.mark.parametrize("arithmetic", ["float64", "rational"])
+def test_weights_exactly_at_their_ceilings(arithmetic: str) -> None:
+    """To the right the loss is flat: 1 + 2 - 3 = 0."""
+    landscape = slope_and_jumps(3.0)
+    certificate = rs.certify(landscape.block(0), arithmetic=arithmetic)
+    assert certificate.claim == "local_minimum"
+    assert certificate.sides == ("^^",)
+    assert rs.verify(certificate, landscape).valid
+
+
+@pytest.mark.parametrize("last", [3.0 + 1e-15, 3.1, 4.0])
+def test_a_ceiling_is_no_excuse_for_a_falling_side(last: float) -> None:
+    """To the right the loss falls, by no more than rounding in one case."""
+    honest = rs.certify(slope_and_jumps(3.0).block(0))
+    landscape = slope_and_jumps(last)
+    assert rs.certify(landscape.block(0)).claim in ("not_stationary", "saddle", "undecided")
+    hashes = {"network_hash": hash_network(landscape), "data_hash": hash_data(landscape)}
+    for sides in (("^^",), (">>",), ("^0",), ("0^",)):
+        forged = replace(honest, sides=sides, **hashes).signed()
+        assert not rs.verify(forged, landscape).valid

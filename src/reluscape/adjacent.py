@@ -50,6 +50,8 @@ Sides = NDArray[np.int8]
 
 #: Kinks that move slower than this share of the fastest are still but for the solver's rounding.
 MOVING = 1e-12
+#: Largest number of programs for one point, times kinks: some seconds.
+MAX_PROGRAMS = 10**6
 #: Parts without weights after which no direction is looked for in others.
 FAILURES = 10
 
@@ -103,6 +105,7 @@ class _Search:
         box: Of the program's variables.
         inverses: `left_inverse` of the kinks with weights.
         spanned: Whether their normals span the gradient.
+        solved: Number of programs solved.
         direction: Direction along which the loss falls, once found.
         flat: Direction along which kinks leave zero and the loss stays.
     """
@@ -124,6 +127,7 @@ class _Search:
     box: Floats = field(init=False)
     inverses: dict[bytes, Floats] = field(default_factory=dict)
     spanned: dict[bytes, bool] = field(default_factory=dict)
+    solved: int = 0
     direction: Floats | None = None
     flat: Floats | None = None
 
@@ -241,6 +245,9 @@ class _Search:
     def _solve(self, sides: Sides, zero: Bools, silent: Bools, top: Bools) -> Solution | None:
         """Weights with the largest margin among those not held at zero or their ceilings, or left out."""
         rank, count = self.ways.shape[1], len(sides)
+        self.solved += 1
+        if self.solved * count > MAX_PROGRAMS:
+            return None
         held = np.where(zero, 0.0, self.same.balanced_weights() / self.units)
         self.program.fix(np.append(zero | silent, False), np.append(held, 0.0), self.box)
         self.program.set_lower(rank, np.where((sides > 0) | zero | silent, -self.far, 0.0))
@@ -504,8 +511,10 @@ def common_descent(point: Point) -> tuple[Floats, float] | None:
     if norm == 0:
         return None
     direction = solution.point[:size] / norm
-    slope = float((gradients @ direction + errors @ np.abs(direction)).max())
-    return (direction, slope) if slope < 0 else None
+    # twice the errors: the checker also counts what kinks along the direction may add
+    noise, slopes = errors @ np.abs(direction), gradients @ direction
+    slope = float((slopes + noise).max())
+    return (direction, slope) if (slopes + 2 * noise).max() < 0 else None
 
 
 def _gradients(point: Point) -> tuple[Floats, Floats]:

@@ -101,8 +101,8 @@ class LinearProgram:
 
     def set_lower(self, first: int, lower: Floats) -> None:
         """Give the rows from `first` on new lower and no upper sides."""
-        for row, side in enumerate(lower.tolist(), start=first):
-            self._highs.changeRowBounds(row, side, highspy.kHighsInf)
+        rows = np.arange(first, first + len(lower), dtype=np.int32)
+        self._highs.changeRowsBounds(len(rows), rows, lower, np.full(len(rows), highspy.kHighsInf))
 
     def fix(self, columns: NDArray[np.bool_], values: Floats, box: Floats) -> None:
         """Hold the marked variables at their values and give the others their box."""
