@@ -50,14 +50,18 @@ def rest_is_zero(
 
     False also where the sums are too long to be added up exactly. They need not be where the normals,
     of this rank, span all that any gradient can: sums of units times inputs. The samples `silent` are
-    left out of the loss.
+    left out of the loss; so may be those whose residuals are all among the active kinks, for their parts
+    of the gradient are multiples of these normals.
     """
     frozen = FrozenForms(landscape, layer, pattern)
     if rank >= frozen.width * _num_directions(frozen.features, bias=frozen.bias):
         return True
+    left_out = np.union1d(silent, frozen.fitted(active))
+    if len(left_out) == landscape.num_samples:
+        return True
     if frozen.work() > MAX_PRODUCTS:
         return False
-    gradient, forms = frozen.gradient(silent), frozen.kinks(active)
+    gradient, forms = frozen.gradient(left_out), frozen.kinks(active)
     if not gradient.any() or rank_at_most(np.vstack([forms.matrix(), gradient]), rank):
         return True
     return is_spanned(forms.units, forms.inputs, gradient.reshape(frozen.width, -1))

@@ -163,6 +163,11 @@ class FrozenForms:
         """Which kinks are residuals."""
         return np.asarray(self._block.place(kinks)[1] >= self._block.switches)
 
+    def fitted(self, kinks: Indices) -> Indices:
+        """Samples all of whose residuals are among some kinks."""
+        samples = self._block.place(kinks[self.residuals(kinks)])[0]
+        return np.asarray(np.flatnonzero(np.bincount(samples) == self._block.outputs))
+
     def work(self) -> int:
         """Number of products of integers behind the forms of all outputs."""
         block = self._block
