@@ -701,7 +701,8 @@ def _rebuilt(problem: Problem, state: State, path: _Path, shift: Floats | None) 
     kinks = np.column_stack([state.samples, state.kinks])[active]
     fresh = problem.state(state.theta, kinks, shift, state.bits)
     true = problem.loss_at(fresh.theta)
-    if true <= path.lowest + path.slack:
+    most = path.lowest + path.slack
+    if true <= most and _is_downhill(problem, path.best, fresh.theta, most):
         return fresh
     return problem.state(path.best, _NONE, shift)
 
