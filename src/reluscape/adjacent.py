@@ -50,7 +50,7 @@ Sides = NDArray[np.int8]
 
 #: Kinks that move slower than this share of the fastest are still but for the solver's rounding.
 MOVING = 1e-12
-#: Largest number of programs for one point, times kinks: some seconds.
+#: Largest number of programs for one point, times kinks: some seconds for some hundred kinks.
 MAX_PROGRAMS = 10**6
 #: Parts without weights after which no direction is looked for in others.
 FAILURES = 10

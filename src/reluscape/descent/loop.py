@@ -662,7 +662,8 @@ def _keep_lower(
                 crossing = before + 1.01 * above / (above + lowest - loss) * (point - before)
                 if loss <= (there := problem.loss_at(crossing)) <= lowest:
                     reached, here = crossing, there
-            if _is_downhill(problem, theta, reached, lowest + slack):
+            edge = k > 0 and before is theta
+            if edge or _is_downhill(problem, theta, reached, lowest + slack):
                 if reached is not point:
                     points[k - 1], losses[k - 1] = reached, here
                 theta, lowest = point, loss
