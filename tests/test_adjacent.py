@@ -13,6 +13,8 @@ from oracles import Brute, Instance, active_kinks, brute_force, switching
 from torch import nn
 
 import reluscape as rs
+from reluscape import adjacent
+from reluscape.adjacent import examine
 from reluscape.certificate import (
     cover_all,
     hash_data,
@@ -22,6 +24,7 @@ from reluscape.certificate import (
     unpack_sides,
 )
 from reluscape.errors import InputError
+from reluscape.point import Point
 
 MINIMA = {"strict_local_minimum", "local_minimum", "plateau"}
 
@@ -310,3 +313,31 @@ def test_a_ceiling_is_no_excuse_for_a_falling_side(last: float) -> None:
     for sides in (("^^",), (">>",), ("^0",), ("0^",)):
         forged = replace(honest, sides=sides, **hashes).signed()
         assert not rs.verify(forged, landscape).valid
+
+
+def test_a_falling_direction_is_found_beyond_parts_without_weights(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The first part of a split is taken for one that rounding leaves undecided."""
+    blocks = [block for block, _ in certificates("float64")]
+    points = [Point.at(block, block.theta) for block in blocks]
+    points = [point for point in points if point.is_stationary and not point.independent]
+    wanted = [examine(point)[1] is not None for point in points]
+    parts, leaf = [], adjacent._Search.leaf
+
+    def unsure(search: adjacent._Search, sides: np.ndarray) -> object:
+        parts.append(sides)
+        return (
+            None if sum(part.any() for part in parts) == 1 and sides.any() else leaf(search, sides)
+        )
+
+    monkeypatch.setattr(adjacent._Search, "leaf", unsure)
+    beyond = 0
+    for point, falls in zip(points, wanted, strict=True):
+        parts.clear()
+        leaves, direction = examine(point)
+        split = sum(part.any() for part in parts)
+        assert leaves is None or not split  # no minimum is shown where a part has no weights
+        assert direction is None or falls
+        beyond += direction is not None and split > 1
+    assert beyond >= 3

@@ -20,6 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -42,6 +43,7 @@ from reluscape.descent.kernel import (
 from reluscape.descent.output import OutputProblem, Ray, descent_ways, falling_ray, ways_of
 from reluscape.descent.problem import Problem
 from reluscape.descent.result import LEAST, Descent, Status
+from reluscape.descent.segment import highest_between
 from reluscape.errors import InputError
 from reluscape.landscape import Block
 from reluscape.network_output import NetworkOutput
@@ -146,9 +148,10 @@ def descend(
         the path does not depend on how many there are, and pivots are too small to be shared.
 
     Guarantees:
-        `losses` never rises, and each is the true loss at its point to rounding; straight on to the next
-        point the loss may rise where kinks were shifted. The end's claim is that of the certificate,
-        whatever the path. An output that is said to be unbounded falls forever in exact arithmetic.
+        `losses` never rises, and each is the true loss at its point to rounding. Nor does the loss rise
+        on the straight way from one point of the path to the next, by more than the share 1e-9 of itself
+        and 1e-12 of the first loss, except on the way to the ray of an output that is unbounded; that
+        falls forever in exact arithmetic. The end's claim is that of the certificate, whatever the path.
 
     Raises:
         InputError: Another loss, weight decay, an unknown rule, theta of the wrong shape or outside the
@@ -275,14 +278,16 @@ def _reach(function: Function, theta: Floats, direction: Floats) -> float:
     return (1.0 + float(np.linalg.norm(theta * sizes))) / (length or 1.0)
 
 
-def _longest_fall(function: Function, theta: Floats, direction: Floats) -> Floats:
+def _longest_fall(path: _Path, theta: Floats, direction: Floats) -> Floats:
     """The step along a direction up to where, in steps that double, the loss falls no more."""
-    found, step = function.loss(theta), np.zeros_like(direction)
+    function, step = path.function, np.zeros_like(direction)
+    found = function.loss(theta)
     length = TINY_STEP * _reach(function, theta, direction)
     while np.isfinite(length):
         moved = _inside(function, theta + length * direction)
         loss = function.loss(moved)
-        if not loss < found:
+        ends = [path.problem.reduce(point) for point in (theta + step, moved)]
+        if not (loss < found and highest_between(path.problem, *ends) <= found + path.slack):
             break
         found, step = loss, moved - theta
         length *= 2.0
@@ -508,7 +513,7 @@ class _Path:
             ray = falling_ray(self.function, theta, direction[None], self.lowest)
             if self.follow_ray(ray):
                 return True
-        return self._step(theta, _longest_fall(self.function, theta, direction))
+        return self._step(theta, _longest_fall(self, theta, direction))
 
     def follow_ray(self, ray: Ray | None) -> bool:
         """End on a ray along which the output falls forever, if there is one."""
@@ -630,7 +635,7 @@ def _batch(
     noise = _noise(problem, points).max(initial=0.0)
     if shift is not None or not max(missed, risen, noise) <= path.slack:
         theta, true = _keep_lower(problem, path, lengths, losses, points)
-    elif not taken and not _is_downhill(problem, path.best, theta, path.lowest + path.slack):
+    elif not taken and highest_between(problem, path.best, theta) > path.lowest + path.slack:
         theta, true = path.best, path.lowest  # where shifted kinks have led to over higher points
     path.add(theta, true, lengths, losses, points)
     return int(why), values if shift is None else problem.values(state.theta, shift)
@@ -662,8 +667,9 @@ def _keep_lower(
                 crossing = before + 1.01 * above / (above + lowest - loss) * (point - before)
                 if loss <= (there := problem.loss_at(crossing)) <= lowest:
                     reached, here = crossing, there
-            edge = k > 0 and before is theta
-            if edge or _is_downhill(problem, theta, reached, lowest + slack):
+            stops = [theta, reached] if reached is point else [theta, reached, point]
+            ways = pairwise(stops)
+            if all(highest_between(problem, *way) <= lowest + slack for way in ways):
                 if reached is not point:
                     points[k - 1], losses[k - 1] = reached, here
                 theta, lowest = point, loss
@@ -671,11 +677,6 @@ def _keep_lower(
         losses[k], points[k] = lowest, theta
     lengths[:] = np.linalg.norm(np.diff(points, axis=0, prepend=path.best[None]), axis=1)
     return theta, lowest
-
-
-def _is_downhill(problem: Problem, start: Floats, stop: Floats, most: float) -> bool:
-    """Whether the loss is at most this at some points straight on the way."""
-    return all(problem.loss_at(start + k / 8 * (stop - start)) <= most for k in range(1, 8))
 
 
 def _is_sound(problem: Problem, state: State, values: Floats, rng: np.random.Generator) -> bool:
@@ -703,7 +704,7 @@ def _rebuilt(problem: Problem, state: State, path: _Path, shift: Floats | None) 
     fresh = problem.state(state.theta, kinks, shift, state.bits)
     true = problem.loss_at(fresh.theta)
     most = path.lowest + path.slack
-    if true <= most and _is_downhill(problem, path.best, fresh.theta, most):
+    if true <= most and highest_between(problem, path.best, fresh.theta) <= most:
         return fresh
     return problem.state(path.best, _NONE, shift)
 

@@ -110,6 +110,10 @@ class OutputProblem(Problem):
             hidden = np.where(before > 0, before, slope * before)
         return np.hstack(parts)
 
+    def outputs(self, hidden: Floats) -> Floats:
+        """The output from the last rectifier's outputs (1, points, units), without the penalty."""
+        return self.last(hidden[..., hidden.shape[-1] - _units_before(self.last) :])
+
     def loss(self, values: Floats) -> float:
         """The output from the switching values of its last rectifier, without the penalty."""
         slope = self.piecewise.slopes[-1]

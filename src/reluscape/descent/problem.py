@@ -125,6 +125,11 @@ class Problem:
                 hidden = np.where(before > 0, before, piecewise.slopes[level] * before)
         return values
 
+    def outputs(self, hidden: Floats) -> Floats:
+        """The residuals from the last rectifier's outputs (N, points, units)."""
+        targets = np.asarray(self.piecewise.targets, dtype=np.float64)
+        return self.piecewise.maps[-1](hidden) - targets[:, None]
+
     def loss_at(self, reduced: Floats) -> float:
         """The loss at a reduced point."""
         return self.loss(self.values(reduced, None))
