@@ -26,6 +26,7 @@ PUBLIC = [
     "Forecaster",
     "InputError",
     "Landscape",
+    "MinimumProbability",
     "NetworkOutput",
     "Phases",
     "Polish",
@@ -35,6 +36,7 @@ PUBLIC = [
     "Verification",
     "certify",
     "descend",
+    "expected_minimum_probability",
     "forecast_losses",
     "polish",
     "verify",
@@ -94,7 +96,9 @@ def test_the_tree_of_errors():
     assert not issubclass(AnalysisError, InputError)
 
 
-@pytest.mark.parametrize("name", ["landscape", "proof", "network_output", "descent.forecast"])
+@pytest.mark.parametrize(
+    "name", ["landscape", "proof", "network_output", "descent.forecast", "gaussian"]
+)
 def test_examples_in_docstrings_run(name):
     module = importlib.import_module(f"reluscape.{name}")
     outcome = doctest.testmod(module)

@@ -26,6 +26,8 @@ _HOME = {
     "Phases": "descent",
     "polish": "descent",
     "Polish": "descent",
+    "expected_minimum_probability": "gaussian",
+    "MinimumProbability": "gaussian",
     "Study": "study",
     "AnalysisError": "errors",
     "InputError": "errors",

@@ -167,6 +167,8 @@ def _restore(dataset: xr.Dataset, name: str, kind: str) -> Any:
 
 def _brief(value: object) -> str:
     """A value in few characters."""
+    if isinstance(value, np.ndarray) and value.ndim == 0:
+        value = value.item()
     if isinstance(value, np.ndarray):
         few = value.ndim == 1 and len(value) <= FEW
         return (
