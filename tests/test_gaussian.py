@@ -14,15 +14,12 @@ from scipy.stats import norm
 from reluscape.errors import InputError
 from reluscape.gaussian import (
     MinimumProbability,
-    Mixture,
     ProbabilityCurve,
-    _moments,
-    _truncated,
-    _union,
     expected_minimum_probability,
     none_of,
     probability_curve,
 )
+from reluscape.mixture import Mixture, mass_of_union, moments, truncated
 
 PAPER = Mixture(np.array([1.0, -1.0]), 1.0, np.array([0.5, 0.5]), np.array([1.0, -1.0]))
 SKEWED = Mixture(np.array([0.7, -1.9]), 0.6, np.array([0.3, 0.7]), np.array([2.0, 0.5]))
@@ -132,7 +129,7 @@ def test_moments_are_those_of_quadrature(mixture):
     rng = np.random.default_rng(0)
     ends = np.sort(rng.uniform(-4, 4, (30, 2)), axis=1)
     ends[0], ends[1], ends[2] = (-np.inf, 0.3), (0.3, np.inf), (1.0, 1.0 + 1e-3)
-    found = _moments(ends[:, 0], ends[:, 1], mixture)
+    found = moments(ends[:, 0], ends[:, 1], mixture)
     for (low, high), log_mass, position, label in zip(ends, *found, strict=True):
         mass = integral(lambda x, y: 1.0, low, high, mixture)
         assert np.exp(log_mass) == pytest.approx(mass, rel=1e-10)
@@ -158,7 +155,7 @@ def test_moments_in_the_tails_keep_their_digits(start, reach, side):
 
     top = min(width / scale, 40.0)
     zeroth, first = (quad(rest, 0, top, args=(p,), epsrel=1e-13, epsabs=0)[0] for p in (0, 1))
-    log_mass, mean = _truncated(np.array([ends[0]]), np.array([ends[1]]), 0.0, 1.0)
+    log_mass, mean = truncated(np.array([ends[0]]), np.array([ends[1]]), 0.0, 1.0)
     expected = np.log(zeroth * scale / np.sqrt(2 * np.pi)) - start**2 / 2
     assert log_mass[0] == pytest.approx(expected, rel=1e-13, abs=1e-11)
     offset = side * mean[0] - start
@@ -167,13 +164,13 @@ def test_moments_in_the_tails_keep_their_digits(start, reach, side):
 
 def test_half_lines_agree_with_log_ndtr():
     at = np.array([-60.0, -35.0, -8.0, -1.0, 0.0, 1.0, 8.0])
-    log_mass, _ = _truncated(np.full(7, -np.inf), at, 0.0, 1.0)
+    log_mass, _ = truncated(np.full(7, -np.inf), at, 0.0, 1.0)
     np.testing.assert_allclose(log_mass, log_ndtr(at), rtol=1e-14, atol=1e-16)
 
 
 def test_the_regions_have_all_the_mass_and_the_mean():
     cuts = np.concatenate([[-np.inf], np.linspace(-9, 9, 400), [np.inf]])
-    found = _moments(cuts[:-1], cuts[1:], SKEWED)
+    found = moments(cuts[:-1], cuts[1:], SKEWED)
     mass = np.exp(found.log_mass)
     assert mass.sum() == pytest.approx(1.0, abs=1e-13)
     assert mass @ found.position == pytest.approx(SKEWED.priors @ SKEWED.means, abs=1e-12)
@@ -268,7 +265,7 @@ def test_the_papers_probability_is_never_below_the_unions():
 def test_unions_of_nested_disjoint_and_equal_intervals():
     low, high = np.array([[-2.0, -1.0, 1.0, 1.0, 3.0]]), np.array([[0.5, 0.0, 2.0, 2.0, 3.0]])
     expected = sum(integral(lambda x, y: 1.0, *i, PAPER) for i in ((-2.0, 0.5), (1.0, 2.0)))
-    assert _union(low, high, PAPER)[0] == pytest.approx(expected, abs=1e-12)
+    assert mass_of_union(low, high, PAPER)[0] == pytest.approx(expected, abs=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -309,6 +306,18 @@ def test_far_locations_give_finite_answers(far):
         other = expected_minimum_probability([far, -far], normals)
         for values in (other.optimal, other.gaps, other.probability, other.probability_union):
             assert np.isfinite(values).all()
+
+
+@pytest.mark.parametrize(
+    ("means", "sd"),
+    [((1e3, -1e3), 1e-3), ((0, 0), 1.0), ((1e50, -1e50), 1e-50), ((1, -1), 1e50), ((5, -5), 0.01)],
+)
+@pytest.mark.parametrize("normals", [[1, -1], [-1, 1], [1, 1]])
+def test_extreme_mixtures_give_finite_answers(means, sd, normals):
+    places = [[0.5, -0.5], [1e3, 2e3], [-5.0, 5.0], [1e50, 0.0], [2.0, 2.0]]
+    result = expected_minimum_probability(places, normals, means=means, sd=sd)
+    for values in (result.optimal, result.gaps, result.probability, result.probability_union):
+        assert np.isfinite(values).all()
 
 
 # ---- invariances ---------------------------------------------------------------------------------
@@ -383,6 +392,42 @@ def test_figure_2e_is_a_product_of_units_with_all_gaps():
     result = expected_minimum_probability(grid, [1, -1])
     assert (result.probability_union <= result.unit_probability.prod(axis=-1) + 1e-12).all()
     np.testing.assert_allclose(result.probability, result.unit_probability.min(axis=-1))
+
+
+def share_with_minimum(places, normals, count: int, draws: int) -> float:
+    """Share of draws whose own loss has a minimum in the cell of the locations."""
+    rng = np.random.default_rng(2)
+    places, normals = np.array(places), np.array(normals)
+    return float(np.mean([holds_minimum(places, normals, *draw(rng, count)) for _ in range(draws)]))
+
+
+@pytest.mark.parametrize(
+    ("places", "normals", "theory", "share"),
+    [
+        ([0.729], [1], 0.96, 0.24),
+        ([3.0], [1], 0.043, 0.41),
+        ([2.0], [1], 0.0007, 0.03),
+        ([0.729, -0.729], [1, -1], 0.96, 0.06),
+    ],
+)
+def test_the_theory_is_no_predictor_of_the_samples_own_minima(places, normals, theory, share):
+    """Neither an upper nor a lower bound: measured with 4000 draws of 100 samples, here with 1000."""
+    result = expected_minimum_probability(places, normals)
+    assert result.probability == pytest.approx(theory, rel=0.03)
+    error = np.sqrt(share * (1 - share) / 1000)
+    assert share_with_minimum(places, normals, 100, 1000) == pytest.approx(share, abs=4 * error)
+
+
+def test_far_from_the_data_theory_and_samples_agree_that_there_is_a_minimum():
+    assert expected_minimum_probability([6.0], [1]).probability > 0.998
+    assert share_with_minimum([6.0], [1], 100, 200) > 0.99
+
+
+def test_at_the_best_location_the_share_of_draws_with_a_minimum_falls_as_one_over_the_root():
+    """0.43, 0.24, 0.12, 0.065 at 25, 100, 400 and 1600 samples: about 2.4 / sqrt(N)."""
+    for count in (25, 100, 400):
+        share = share_with_minimum([0.729], [1], count, 1000)
+        assert share * np.sqrt(count) == pytest.approx(2.35, rel=0.25)
 
 
 def test_curves_shift_the_units_that_are_named():

@@ -21,25 +21,27 @@ section III.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import erfcx, expit, ndtr, softmax, xlog1py
+from scipy.special import softmax, xlog1py
 
 from reluscape.errors import InputError
+from reluscape.mixture import (
+    NOTHING,
+    Mixture,
+    check_finite,
+    check_mixture,
+    mass_of,
+    mass_of_union,
+    moments,
+)
 from reluscape.results import Result
-from reluscape.validation import LARGEST, as_array, check_whole
+from reluscape.validation import as_array, check_whole
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
-
-#: Stands for the logarithm of no mass: below that of any interval with a width, and still a number.
-_NOTHING = -1e300
-#: Nodes on [-1/2, 1/2] and weights: exact to rounding for exp(-u) and all flatter Gaussians.
-_NODES, _WEIGHTS = (half / 2.0 for half in np.polynomial.legendre.leggauss(10))
-_ROOT = np.sqrt(2.0 * np.pi)
 
 
 @dataclass(frozen=True, slots=True, repr=False, eq=False)
@@ -118,24 +120,6 @@ class ProbabilityCurve(Result):
         return figure.update_layout(xaxis_title="shift", yaxis_title="probability of a minimum")
 
 
-@dataclass(frozen=True, slots=True)
-class Mixture:
-    """Two Gaussians with one standard deviation, in the order of the arguments' pairs."""
-
-    means: Floats
-    sd: float
-    priors: Floats
-    labels: Floats
-
-
-class Moments(NamedTuple):
-    """Log mass, mean position and mean label of the mixture on intervals; of one shape."""
-
-    log_mass: Floats
-    position: Floats
-    label: Floats
-
-
 def expected_minimum_probability(
     locations: ArrayLike,
     normals: ArrayLike,
@@ -170,10 +154,11 @@ def expected_minimum_probability(
         Probabilities, gaps and optimal locations for every set of locations.
 
     Guarantees:
-        Relative accuracy of masses about 1e-12 up to 40 standard deviations, and finite results up to
-        locations of 1e50. What is computed is about the *expected* loss: that no sample lies in the gaps.
-        The minimiser of N samples' own loss differs from h* by O(1/sqrt(N)), while cells are O(1/N)
-        wide; so near the best locations P_t is far above the probability of a minimum of that loss.
+        Masses keep 11 digits up to 40 standard deviations, and results are finite up to locations of
+        1e50. What is computed is that no sample lies in the gaps, which says little of the samples' own
+        loss: its minimiser differs from h* by O(1/sqrt(N)), while cells are O(1/N) wide. One unit and
+        100 samples: at its best location 0.729 P_t is 0.96, and 24 % of draws have a minimum in the
+        cell, a share that falls as 1/sqrt(N); at location 3 P_t is 0.04, and 41 % of draws have one.
 
     Cost: O(units log units) per set of locations; one dense least-squares problem more where
         locations coincide.
@@ -189,15 +174,15 @@ def expected_minimum_probability(
         >>> result.gaps.round(4)
         array([0.0655, 0.117 ])
     """
-    mixture = _check_mixture(means, sd, priors, labels)
-    places = _check_finite(locations, "locations")
+    mixture = check_mixture(means, sd, priors, labels)
+    places = check_finite(locations, "locations")
     signs = _check_normals(normals, places)
     count = check_whole(num_samples, "num_samples", 1)
     optimal, unique = _optimal(places, signs, mixture)
     lower, upper = np.minimum(places, optimal), np.maximum(places, optimal)
-    gaps = _mass(lower, upper, mixture)
+    gaps = mass_of(lower, upper, mixture)
     gap = gaps.max(axis=-1)
-    union = np.clip(_union(lower, upper, mixture), gap, 1.0)
+    union = np.clip(mass_of_union(lower, upper, mixture), gap, 1.0)
     return MinimumProbability(
         probability=none_of(count, gap),
         probability_union=none_of(count, union),
@@ -240,7 +225,7 @@ def probability_curve(
     Raises:
         InputError: As `expected_minimum_probability`, or `moved` names a unit that is not there.
     """
-    start, by = _check_finite(locations, "locations"), _check_finite(shifts, "shifts")
+    start, by = check_finite(locations, "locations"), check_finite(shifts, "shifts")
     if start.ndim != 1 or by.ndim != 1:
         raise InputError(
             "locations and shifts must be one row of numbers each; received shapes"
@@ -275,7 +260,7 @@ def _optimal(places: Floats, signs: Floats, mixture: Mixture) -> tuple[Floats, B
     ordered, normals = np.take_along_axis(places, order, -1), signs[order]
     log_mass, sums = _region_sums(ordered, normals, mixture)
     best = normals * np.diff(sums, axis=-1)
-    empty = log_mass <= _NOTHING
+    empty = log_mass <= NOTHING
     unique = np.asarray(~empty.any(axis=-1))
     for row in np.argwhere(~unique):
         at = tuple(row)
@@ -293,7 +278,7 @@ def _region_sums(ordered: Floats, normals: Floats, mixture: Mixture) -> tuple[Fl
     """
     edge = np.full((*ordered.shape[:-1], 1), np.inf)
     lower, upper = np.append(-edge, ordered, axis=-1), np.append(ordered, edge, axis=-1)
-    found = _moments(lower, upper, mixture)
+    found = moments(lower, upper, mixture)
     negative = np.zeros((*ordered.shape[:-1], ordered.shape[-1] + 2))
     negative[..., 1:-1] = normals < 0
     negative[..., 0] = 1.0
@@ -321,99 +306,12 @@ def _least_change(
     return ordered + change, bool(rank == len(ordered))
 
 
-# ---- masses and means --------------------------------------------------------------------------
-
-
-def _mass(lower: Floats, upper: Floats, mixture: Mixture) -> Floats:
-    """Probability of one sample in each interval."""
-    return np.minimum(np.exp(_moments(lower, upper, mixture).log_mass), 1.0)
-
-
-def _union(lower: Floats, upper: Floats, mixture: Mixture) -> Floats:
-    """Probability of one sample in the union of the last axis' intervals, cut into disjoint pieces."""
-    order = np.argsort(lower, axis=-1)
-    begin, end = np.take_along_axis(lower, order, -1), np.take_along_axis(upper, order, -1)
-    reached = np.maximum.accumulate(end, axis=-1)
-    begin[..., 1:] = np.maximum(begin[..., 1:], reached[..., :-1])
-    return np.asarray(_mass(begin, np.maximum(begin, end), mixture).sum(axis=-1))
-
-
-def _moments(lower: Floats, upper: Floats, mixture: Mixture) -> Moments:
-    """Moments of the mixture on [lower, upper], each bound possibly infinite (equations 20 to 22)."""
-    logs, positions = zip(
-        *(_truncated(lower, upper, mean, mixture.sd) for mean in mixture.means), strict=True
-    )
-    first, second = (log + np.log(p) for log, p in zip(logs, mixture.priors, strict=True))
-    share = expit(first - second)
-    position = share * positions[0] + (1.0 - share) * positions[1]
-    label = share * mixture.labels[0] + (1.0 - share) * mixture.labels[1]
-    return Moments(np.maximum(np.logaddexp(first, second), _NOTHING), position, label)
-
-
-def _truncated(lower: Floats, upper: Floats, mean: float, sd: float) -> tuple[Floats, Floats]:
-    """Log mass and mean of one Gaussian on intervals, each by the formula without cancellation.
-
-    Intervals are turned so that they lie to the right of the Gaussian's mean for the most part.
-    """
-    a, b = (lower - mean) / sd, (upper - mean) / sd
-    turned = a + b < 0
-    a, b = np.where(turned, -b, a), np.where(turned, -a, b)
-    width = (upper - lower) / sd
-    narrow = width * (1.0 + (a + b)) < 1.0
-    tail = ~narrow & (a >= 0)
-    log_mass, centre = np.empty_like(a), np.empty_like(a)
-    cases = ((narrow, _narrow), (tail, _tail), (~narrow & ~tail, _central))
-    for where, formula in cases:
-        log_mass[where], centre[where] = formula(a[where], b[where], width[where])
-    centre = np.clip(centre, a, b)
-    return np.maximum(log_mass, _NOTHING), mean + sd * np.where(turned, -centre, centre)
-
-
-def _narrow(a: Floats, b: Floats, width: Floats) -> tuple[Floats, Floats]:
-    """Of the standard normal on intervals where its density hardly changes: Gauss-Legendre."""
-    middle = 0.5 * (a + b)
-    step = width[:, None] * _NODES
-    density = np.exp(-step * (middle[:, None] + 0.5 * step)) * _WEIGHTS
-    total = density.sum(axis=-1)
-    log_width = np.full_like(width, _NOTHING)
-    np.log(width, out=log_width, where=width > 0)
-    log_mass = log_width + np.log(total / _ROOT) - 0.5 * middle**2
-    return log_mass, middle + (density * step).sum(axis=-1) / total
-
-
-def _tail(a: Floats, b: Floats, width: Floats) -> tuple[Floats, Floats]:
-    """Of the standard normal on intervals to the right of 0, with exp(-a^2 / 2) taken out."""
-    fall = width * 0.5 * (a + b)
-    scaled = 0.5 * (erfcx(a / np.sqrt(2.0)) - np.exp(-fall) * erfcx(b / np.sqrt(2.0)))
-    return np.log(scaled) - 0.5 * a**2, -np.expm1(-fall) / (_ROOT * scaled)
-
-
-def _central(a: Floats, b: Floats, width: Floats) -> tuple[Floats, Floats]:
-    """Of the standard normal on wide intervals around 0."""
-    mass = ndtr(b) - ndtr(a)
-    return np.log(mass), (np.exp(-0.5 * a**2) - np.exp(-0.5 * b**2)) / (_ROOT * mass)
-
-
 # ---- what comes in -----------------------------------------------------------------------------
-
-
-def _check_finite(values: ArrayLike, name: str) -> Floats:
-    """Numbers within the range of what can be squared, with at least one axis and entry."""
-    array = as_array(values, name).astype(np.float64)
-    if array.ndim == 0 or array.size == 0:
-        raise InputError(f"{name} must hold at least one number; received shape {array.shape}")
-    if not (np.abs(array) <= LARGEST).all():
-        bad = array[~(np.abs(array) <= LARGEST)]
-        raise InputError(
-            f"{name} must be finite and at most {LARGEST:.0e} in size; received {len(bad)} that"
-            f" are not, first {bad[0]}"
-        )
-    return array
 
 
 def _check_normals(normals: ArrayLike, places: Floats) -> Floats:
     """Normals, one for each unit."""
-    signs = _check_finite(normals, "normals")
+    signs = check_finite(normals, "normals")
     if signs.shape != places.shape[-1:]:
         raise InputError(
             "normals must have one entry for each unit, the last axis of locations; received"
@@ -422,25 +320,6 @@ def _check_normals(normals: ArrayLike, places: Floats) -> Floats:
     if not (np.abs(signs) == 1.0).all():
         raise InputError(f"normals must be 1 or -1; received {signs[np.abs(signs) != 1.0][0]}")
     return signs
-
-
-def _check_mixture(means: ArrayLike, sd: float, priors: ArrayLike, labels: ArrayLike) -> Mixture:
-    """The two Gaussians."""
-    pairs = {"means": means, "priors": priors, "labels": labels}
-    arrays = {name: _check_finite(pair, name) for name, pair in pairs.items()}
-    for name, array in arrays.items():
-        if array.shape != (2,):
-            raise InputError(f"{name} must be two numbers; received shape {array.shape}")
-    scale = _check_finite(sd if np.ndim(sd) else [sd], "sd")
-    if scale.shape != (1,) or not scale[0] >= 1.0 / LARGEST:
-        raise InputError(f"sd must be a positive number; received {sd!r}")
-    shares = arrays["priors"]
-    if not (shares > 0).all() or abs(shares.sum() - 1.0) > 1e-9:
-        raise InputError(
-            f"priors must be positive and add up to 1; received {shares.tolist()}: divide them by"
-            " their sum"
-        )
-    return Mixture(arrays["means"], float(scale[0]), shares, arrays["labels"])
 
 
 def _moving(moved: ArrayLike | None, units: int) -> Floats:
