@@ -229,8 +229,8 @@ def test_units_that_meet_at_one_place_only_leave_the_system_regular():
     np.testing.assert_allclose(result.optimal, np.linalg.solve(matrix, vector), atol=1e-9)
 
 
-def test_hundreds_of_units_satisfy_the_dense_system():
-    """Stationarity, where solving the dense system itself would lose all digits."""
+def test_dozens_of_units_satisfy_the_dense_system():
+    """Stationarity: the residual does not grow with the condition of F, of 4e3 and more here."""
     places, normals = np.linspace(-3, 3, 60), np.repeat([-1.0, 1.0], 30)
     for shift in (0.0, 1.3):
         result = expected_minimum_probability(places + shift, normals)
@@ -404,14 +404,14 @@ def share_with_minimum(places, normals, count: int, draws: int) -> float:
 @pytest.mark.parametrize(
     ("places", "normals", "theory", "share"),
     [
-        ([0.729], [1], 0.96, 0.24),
+        ([0.732], [1], 0.997, 0.245),
         ([3.0], [1], 0.043, 0.41),
         ([2.0], [1], 0.0007, 0.03),
-        ([0.729, -0.729], [1, -1], 0.96, 0.06),
+        ([0.732, -0.732], [1, -1], 0.997, 0.06),
     ],
 )
 def test_the_theory_is_no_predictor_of_the_samples_own_minima(places, normals, theory, share):
-    """Neither an upper nor a lower bound: measured with 4000 draws of 100 samples, here with 1000."""
+    """Neither an upper nor a lower bound: measured with 4000 and more draws of 100 samples, here with 1000."""
     result = expected_minimum_probability(places, normals)
     assert result.probability == pytest.approx(theory, rel=0.03)
     error = np.sqrt(share * (1 - share) / 1000)
@@ -424,9 +424,9 @@ def test_far_from_the_data_theory_and_samples_agree_that_there_is_a_minimum():
 
 
 def test_at_the_best_location_the_share_of_draws_with_a_minimum_falls_as_one_over_the_root():
-    """0.43, 0.24, 0.12, 0.065 at 25, 100, 400 and 1600 samples: about 2.4 / sqrt(N)."""
+    """0.42, 0.25, 0.13, 0.06 at 25, 100, 400 and 1600 samples: about 2.4 / sqrt(N)."""
     for count in (25, 100, 400):
-        share = share_with_minimum([0.729], [1], count, 1000)
+        share = share_with_minimum([0.732], [1], count, 1000)
         assert share * np.sqrt(count) == pytest.approx(2.35, rel=0.25)
 
 
