@@ -411,7 +411,7 @@ def share_with_minimum(places, normals, count: int, draws: int) -> float:
     ],
 )
 def test_the_theory_is_no_predictor_of_the_samples_own_minima(places, normals, theory, share):
-    """Neither an upper nor a lower bound: measured with 4000 and more draws of 100 samples, here with 1000."""
+    """Neither an upper nor a lower bound: measured with at least 4000 draws, here 1000."""
     result = expected_minimum_probability(places, normals)
     assert result.probability == pytest.approx(theory, rel=0.03)
     error = np.sqrt(share * (1 - share) / 1000)
