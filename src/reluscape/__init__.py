@@ -28,6 +28,8 @@ _HOME = {
     "Polish": "descent",
     "expected_minimum_probability": "gaussian",
     "MinimumProbability": "gaussian",
+    "cell_minimum": "minima",
+    "CellMinimum": "minima",
     "Study": "study",
     "AnalysisError": "errors",
     "InputError": "errors",

@@ -104,6 +104,10 @@ class LinearProgram:
         rows = np.arange(first, first + len(lower), dtype=np.int32)
         self._highs.changeRowsBounds(len(rows), rows, lower, np.full(len(rows), highspy.kHighsInf))
 
+    def set_box(self, least: Floats, most: Floats) -> None:
+        """Give the variables new sides."""
+        self._highs.changeColsBounds(len(most), self._columns, least, most)
+
     def fix(self, columns: NDArray[np.bool_], values: Floats, box: Floats) -> None:
         """Hold the marked variables at their values and give the others their box."""
         least, most = np.where(columns, values, -box), np.where(columns, values, box)

@@ -1,0 +1,244 @@
+"""`cell_minimum`: whether an activation cell holds a genuine minimum."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from reluscape.errors import InputError, UnsupportedModelError
+from reluscape.landscape import Block, Landscape
+from reluscape.minima.check import SAME, depth_left
+from reluscape.minima.closed import Closed
+from reluscape.minima.frozen_cell import FrozenCell
+from reluscape.minima.programs import Programs
+from reluscape.minima.result import SIGNS, CellMinimum, Infeasibility, Kind, Signs
+from reluscape.minima.signs import Witness, roots_of, search
+from reluscape.minima.units import Leaf, Units, samples_of
+from reluscape.network import Affine, Rectifier
+from reluscape.tolerances import TOLERANCES
+from reluscape.validation import check_theta
+
+Floats = NDArray[np.float64]
+Indices = NDArray[np.intp]
+
+#: Share of the targets' squares below which a loss above the least possible one is rounding.
+FIT = 1e-12
+
+
+def cell_minimum(
+    landscape_or_block: Landscape | Block,
+    theta: ArrayLike | None = None,
+    *,
+    signs: Signs = "free",
+) -> CellMinimum:
+    """Find out whether the loss attains its minimum over an activation cell inside it."""
+    if signs not in SIGNS:
+        raise InputError(f"signs must be one of {', '.join(SIGNS)}; received {signs!r}")
+    if isinstance(landscape_or_block, Landscape):
+        landscape = landscape_or_block
+        start = landscape.theta if theta is None else check_theta(theta, landscape.size)
+        return _of_landscape(landscape, start, signs)
+    raise InputError("blocks are to come")
+
+
+def _of_landscape(landscape: Landscape, start: Floats, signs: Signs) -> CellMinimum:
+    """The first layer and the output weights of a one-hidden-layer network."""
+    places = _Places.of(landscape)
+    units, active = places.units(start)
+    if signs == "given" and not units.outputs.all():
+        zero = ", ".join(map(str, np.flatnonzero(units.outputs == 0)))
+        raise InputError(
+            f"signs='given' needs output weights that are not zero; received zero for unit {zero}:"
+            " use signs='free'"
+        )
+    route = Closed.of(units) or Programs.of(units, free=signs == "free")
+    witness, leaves, parts = search(roots_of(signs, units.outputs), route.test)
+    theta = None if witness is None else places.theta(start, witness, units.samples.sizes)
+    infeasibility = places.infeasibility(leaves, units) if leaves else None
+    genuine = None if theta is None and infeasibility is None else theta is not None
+    found = CellMinimum(
+        genuine=genuine,
+        kind=_kind(units, route.rank),
+        loss=places.loss_of(route.squares + units.rest),
+        bad=None,
+        theta=theta,
+        signs=None if witness is None else witness.signs,
+        method=route.method if parts == 1 or route.method == "closed form" else "sign search",
+        infeasibility=infeasibility,
+        margin=places.margin(start, theta, infeasibility),
+        convention=signs,
+        layer=None,
+        start=start,
+        active=active,
+    )
+    return _judged(found, places, units)
+
+
+def _kind(units: Units, rank: int) -> Kind:
+    """What the minimisers are, from the rank of the outputs' derivatives."""
+    if not units.factors.any():
+        return "plateau"
+    return "unique" if rank == units.weights.size else "continuous"
+
+
+def _judged(found: CellMinimum, places: _Places, units: Units) -> CellMinimum:
+    """Say whether the minimum is a bad one, if it can be said."""
+    if found.genuine is None:
+        return found
+    least = places.loss_of(units.rest)
+    scale = places.loss_of(float(units.samples.counts @ units.targets**2) + units.rest)
+    if not found.genuine or found.loss - least <= FIT * scale:
+        return replace(found, bad=False)
+    better = places.fitted(found.start, units)
+    loss = float("nan") if better is None else places.landscape.loss(better)
+    if better is None or not loss < found.loss - SAME * (1.0 + found.loss):
+        return found
+    return replace(found, bad=True, better=better, better_loss=loss)
+
+
+@dataclass(frozen=True, slots=True)
+class _Places:
+    """Where the parts of a one-hidden-layer network are among its landscape's parameters.
+
+    Attributes:
+        landscape: The landscape.
+        block: Its first layer.
+        weights: Of the first layer's units, the bias last (units, params).
+        outputs: Of the output weights (units,).
+        bias: Of the output bias (1,), or empty.
+    """
+
+    landscape: Landscape
+    block: Block
+    weights: Indices
+    outputs: Indices
+    bias: Indices
+
+    @classmethod
+    def of(cls, landscape: Landscape) -> _Places:
+        """Find them, or say what the landscape lacks."""
+        _check(landscape)
+        block = landscape.block(0)
+        first, last = (landscape.positions(name) for name in landscape.layers)
+        units = block.piecewise.width
+        inputs = block.piecewise.features.shape[1]
+        weights = first[: units * inputs].reshape(units, inputs)
+        if block.piecewise.bias:
+            weights = np.hstack([weights, first[units * inputs :, None]])
+        return cls(landscape, block, weights, last[:units], last[units:])
+
+    def units(self, start: Floats) -> tuple[Units, int]:
+        """The cell of a point, and the number of kinks that are zero there."""
+        samples, piecewise = samples_of(self.landscape), self.block.piecewise
+        values = self.block.kinks(start[self.weights_in_order])
+        values = values.reshape(piecewise.num_samples, -1)
+        targets = np.asarray(piecewise.targets, dtype=np.float64)[:, 0]
+        means, rest = samples.means(targets - start[self.bias].sum())
+        bounds = piecewise.rounding_bounds(start[self.weights_in_order], TOLERANCES.rounding)[0]
+        active = (np.abs(values).ravel() <= bounds).reshape(values.shape)[samples.rows]
+        units = Units(
+            samples=samples,
+            targets=means,
+            rest=rest,
+            pattern=values[samples.rows] > 0,
+            weights=start[self.weights] * samples.sizes,
+            outputs=start[self.outputs],
+            slope=piecewise.slopes[0],
+        )
+        return units, int(active.sum())
+
+    @property
+    def weights_in_order(self) -> Indices:
+        """The first layer's parameters as its block has them."""
+        return self.landscape.positions(self.landscape.layers[0])
+
+    def in_order(self, rows: Floats) -> Floats:
+        """Rows (units, params) as the block's parameters."""
+        if not self.block.piecewise.bias:
+            return np.asarray(rows.ravel())
+        return np.append(rows[:, :-1].ravel(), rows[:, -1])
+
+    def theta(self, start: Floats, witness: Witness, sizes: Floats) -> Floats:
+        """The landscape's parameters at a witness; output weights keep their sizes."""
+        theta = start.copy()
+        amounts = np.abs(start[self.outputs])
+        theta[self.outputs] = witness.signs * np.where(amounts > 0, amounts, 1.0)
+        theta[self.weights] = witness.weights / sizes / theta[self.outputs][:, None]
+        return theta
+
+    def fitted(self, start: Floats, units: Units) -> Floats | None:
+        """Weights that fit every distinct input's mean target, where these are independent."""
+        count = len(units.outputs)
+        everywhere = replace(units, pattern=np.ones_like(units.pattern))
+        closed = Closed.of(everywhere)
+        if closed is None or count < 2:
+            return None
+        signs = np.where(np.arange(count) % 2, -1, 1).astype(np.int8)
+        return self.theta(start, closed.witness(signs), units.samples.sizes)
+
+    def loss_of(self, squares: float) -> float:
+        """The loss with this sum of squared residuals."""
+        factor = 0.5 if self.landscape.loss_name == "half_squared" else 1.0
+        return factor * squares / self.landscape.num_samples
+
+    def infeasibility(self, leaves: Sequence[Leaf], units: Units) -> Infeasibility:
+        """The leaves for all samples, in the block's own columns."""
+        samples, count = units.samples, len(units.outputs)
+        part, kink, weight = [], [], []
+        for number, leaf in enumerate(leaves):
+            rows, columns = np.nonzero(leaf.weights)
+            part.append(np.full(len(rows), number))
+            kink.append(samples.rows[rows] * count + columns)
+            weight.append(leaf.weights[rows, columns])
+        return Infeasibility(
+            signs=np.array([leaf.signs for leaf in leaves], dtype=np.int8),
+            outputs=np.array([samples.spread(leaf.outputs / samples.counts) for leaf in leaves]),
+            directions=np.array(
+                [self.in_order(leaf.directions / samples.sizes) for leaf in leaves]
+            ),
+            part=np.concatenate(part),
+            kink=np.concatenate(kink),
+            weight=np.concatenate(weight),
+        )
+
+    def margin(
+        self, start: Floats, theta: Floats | None, infeasibility: Infeasibility | None
+    ) -> float:
+        """`CellMinimum.margin`."""
+        if theta is not None:
+            return self.distance(theta)
+        if infeasibility is None:
+            return float("nan")
+        pattern = self.block.pattern(start[self.weights_in_order])
+        return depth_left(infeasibility, FrozenCell.of(self.block, pattern).summed())
+
+    def distance(self, theta: Floats) -> float:
+        """Least distance of a unit's weights to a kink, over their length."""
+        piecewise = self.block.piecewise
+        values = np.abs(self.block.kinks(theta[self.weights_in_order]))
+        values = values.reshape(piecewise.num_samples, -1)
+        lengths = np.sqrt((piecewise.features**2).sum(axis=1) + piecewise.bias)
+        values = values[lengths > 0] / lengths[lengths > 0, None]
+        return float((values / np.linalg.norm(theta[self.weights], axis=1)).min(initial=np.inf))
+
+
+def _check(landscape: Landscape) -> None:
+    """Refuse landscapes that are not convex in R on a cell."""
+    if landscape.loss_name not in ("squared", "half_squared") or landscape.weight_decay > 0:
+        raise InputError(
+            "cell_minimum of a whole landscape needs loss='squared' or 'half_squared' and no weight"
+            f" decay; received loss={landscape.loss_name!r} and"
+            f" weight_decay={landscape.weight_decay:g}: pass a block instead, landscape.block(0)"
+        )
+    network = None if landscape.reading is None else landscape.reading.network
+    kinds = [] if network is None else [type(layer) for layer in network.layers]
+    whole = landscape.reading is not None and not landscape.reading.opaque
+    if kinds != [Affine, Rectifier, Affine] or not whole or landscape.num_outputs != 1:
+        raise UnsupportedModelError(
+            "cell_minimum of a whole landscape needs one hidden layer, Linear, ReLU, Linear, and one"
+            f" output; received layers {', '.join(map(repr, landscape.layers)) or 'none'} and"
+            f" {landscape.num_outputs} outputs: pass a block instead, landscape.block(layer)"
+        )

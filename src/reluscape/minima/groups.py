@@ -1,0 +1,177 @@
+"""Groups of units with one pattern, and the minimisers of the squared loss in their coordinates.
+
+With orthonormal scores C of the distinct inputs (`x_i . w = C_i . q`), group g contributes `D_g C q_g`.
+Of q_g only its part in the row space of `D_g C` reaches the outputs; the rest moves the switching values
+of samples on which the group is silent. In orthonormal coordinates of the first part, all groups' outputs
+are `U a`, and the minimisers of `|w - U a|` are `a = a* + N v` with any v.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import eigh, svd
+
+from reluscape.minima.deepest import Sides
+from reluscape.minima.units import RANK, Units, scores_of
+
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+Indices = NDArray[np.intp]
+
+#: Share of the targets below which minimisers' lengths are no scale.
+SMALL = 1e-2
+#: Coordinates up to which a singular value decomposition is taken of U, not an eigenvalue one of U^T U.
+DENSE = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Units with one pattern.
+
+    Attributes:
+        units: Their numbers.
+        sides: Signs of their switching values (distinct,).
+        seen: q by the coordinates a: `q = seen a + silent b` (rank, coordinates).
+        silent: Directions of q without an effect on any output (rank, silent).
+        part: The group's coordinates among all.
+    """
+
+    units: Indices
+    sides: Floats
+    seen: Floats
+    silent: Floats
+    part: slice
+
+
+@dataclass(frozen=True, slots=True)
+class Groups:
+    """All minimisers of the squared loss on a cell.
+
+    Attributes:
+        scores: C (distinct, rank).
+        lengths: Lengths of C's rows (distinct,).
+        back: Weights in the scaled columns by q (params, rank).
+        groups: Groups of units that are not silent on all samples.
+        outputs: U (distinct, coordinates), rows times the roots of the counts.
+        inverse: Pseudo-inverse of U (coordinates, distinct).
+        best: a* (coordinates,).
+        free: N (coordinates, k).
+        squares: Sum of the squared residuals of distinct inputs.
+        size: Length that a minimiser may be expected to have.
+    """
+
+    scores: Floats
+    lengths: Floats
+    back: Floats
+    groups: tuple[Group, ...]
+    outputs: Floats
+    inverse: Floats
+    best: Floats
+    free: Floats
+    squares: float
+    size: float
+
+    @classmethod
+    def of(cls, units: Units) -> Groups:
+        """Reduce a cell.
+
+        Cost: a singular value decomposition of the inputs for each group, and one of U.
+        """
+        left, back = scores_of(units.samples)
+        roots, factors, sides = np.sqrt(units.samples.counts), units.factors, units.sides
+        alive = np.flatnonzero(factors.any(axis=0))
+        _, number = np.unique(units.pattern[:, alive], axis=1, return_inverse=True)
+        groups, parts, start = [], [], 0
+        for one in range(number.max(initial=-1) + 1):
+            members = alive[number.ravel() == one]
+            scaled = (roots * factors[:, members[0]])[:, None] * left
+            outputs, values, rows = _whole(scaled)
+            rank = len(values)
+            stop = start + rank
+            seen, silent = rows[:rank].T / values, rows[rank:].T
+            groups.append(Group(members, sides[:, members[0]], seen, silent, slice(start, stop)))
+            parts.append(outputs)
+            start = stop
+        together = np.hstack([np.empty((len(left), 0)), *parts])
+        inverse, free = _solved(together)
+        wanted = roots * units.targets
+        best = inverse @ wanted
+        best += inverse @ (wanted - together @ best)
+        squares = float(((wanted - together @ best) ** 2).sum())
+        lengths = np.linalg.norm(left, axis=1)
+        size = max(float(np.linalg.norm(best)), SMALL * float(np.linalg.norm(wanted))) or 1.0
+        return cls(left, lengths, back, tuple(groups), together, inverse, best, free, squares, size)
+
+    @property
+    def num_free(self) -> int:
+        """k."""
+        return int(self.free.shape[1])
+
+    @property
+    def rank(self) -> int:
+        """Rank of the outputs' derivatives by all units' weights."""
+        return len(self.best) - self.num_free
+
+    @property
+    def variables(self) -> int:
+        """Numbers that a minimiser is free in: v, then each group's b."""
+        return self.offset(len(self.groups))
+
+    def offset(self, place: int) -> int:
+        """Where a group's b begins among the variables."""
+        return self.num_free + sum(int(one.silent.shape[1]) for one in self.groups[:place])
+
+    def point(self, place: int, variables: Floats) -> Floats:
+        """Q of a group (rank,)."""
+        group, start = self.groups[place], self.offset(place)
+        moved = self.best[group.part] + self.free[group.part] @ variables[: self.free.shape[1]]
+        silent = variables[start : start + group.silent.shape[1]]
+        return np.asarray(group.seen @ moved + group.silent @ silent)
+
+    def sides_of(self, place: int, sign: float) -> Sides:
+        """The sides of a group's cone where its output weights have this sign."""
+        group, start = self.groups[place], self.offset(place)
+        turned = sign * group.sides / self.lengths
+        count = self.free.shape[1]
+
+        def rows(chosen: Indices) -> Floats:
+            found = np.zeros((len(chosen), self.variables))
+            scores = turned[chosen, None] * self.scores[chosen]
+            found[:, :count] = scores @ group.seen @ self.free[group.part]
+            found[:, start : start + group.silent.shape[1]] = scores @ group.silent
+            return found
+
+        return Sides(lambda x: turned * (self.scores @ self.point(place, x)), rows)
+
+
+def _whole(rows: Floats) -> tuple[Floats, Floats, Floats]:
+    """Singular value decomposition without zeros but for rounding, and right rows that span all."""
+    left, values, right = svd(rows, full_matrices=False)
+    rank = int((values > RANK * values.max(initial=0.0)).sum())
+    if len(right) < rows.shape[1] and rank < rows.shape[1]:
+        right = np.vstack([right[:rank], _complement(right[:rank])])
+    return left[:, :rank], values[:rank], right
+
+
+def _complement(rows: Floats) -> Floats:
+    """Orthonormal rows that span what the given ones leave."""
+    return np.asarray(np.linalg.qr(rows.T, mode="complete")[0][:, len(rows) :].T)
+
+
+def _solved(matrix: Floats) -> tuple[Floats, Floats]:
+    """Pseudo-inverse and null space."""
+    samples, size = matrix.shape
+    if size == 0:
+        return np.empty((0, samples)), np.empty((0, 0))
+    if size <= DENSE or samples < size:
+        left, values, right = svd(matrix, full_matrices=False)
+        rank = int((values > 1e-10 * values.max(initial=0.0)).sum())
+        rest = _complement(right[:rank]) if rank < size else np.empty((0, size))
+        return (right[:rank].T / values[:rank]) @ left[:, :rank].T, rest.T
+    values, vectors = eigh(matrix.T @ matrix)
+    kept = values > 1e-13 * values.max(initial=0.0)
+    inverse = (vectors[:, kept] / values[kept]) @ (vectors[:, kept].T @ matrix.T)
+    return inverse, vectors[:, ~kept]

@@ -1,0 +1,196 @@
+"""Signs decided by linear programs over the minimisers, in the coordinates of `groups.py`.
+
+Parts of the sign choices leave units undecided, and these are then not asked to be in their cells: what
+has no minimiser without them has none with them (branch and bound; theory, section 3).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reluscape.minima.deepest import SHALLOW, Deepest, Sides, deepest
+from reluscape.minima.groups import Groups
+from reluscape.minima.signs import Choice, Split, Witness
+from reluscape.minima.units import Leaf, Units
+
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+Indices = NDArray[np.intp]
+
+#: Least side of a unit's weights, over their and the input's length, at which they are inside their cell.
+INSIDE = 1e-9
+
+
+@dataclass(frozen=True, slots=True)
+class Programs:
+    """A cell whose minimisers are found by linear programs.
+
+    Attributes:
+        units: The cell.
+        groups: Its minimisers.
+        inside: For each unit a point q of its cell of length one, NaN where it has no interior
+            (units, rank).
+        empty: For each unit weights that show that, or zeros (units, distinct).
+        free: Whether groups may take both signs.
+    """
+
+    units: Units
+    groups: Groups
+    inside: Floats
+    empty: Floats
+    free: bool
+
+    @classmethod
+    def of(cls, units: Units, *, free: bool) -> Programs:
+        """Reduce a cell, and find out whether its units' cells have interiors."""
+        groups = Groups.of(units)
+        sides = units.sides
+        inside, empty = (
+            np.full((sides.shape[1], groups.scores.shape[1]), np.nan),
+            np.zeros(sides.T.shape),
+        )
+        own = np.linalg.lstsq(groups.back, units.weights.T, rcond=None)[0].T
+        for unit, q in enumerate(own):
+            size = float(np.linalg.norm(q))
+            turned = sides[:, unit] / groups.lengths
+            if (
+                size > 0
+                and float((turned * (groups.scores @ q)).min(initial=np.inf)) > INSIDE * size
+            ):
+                inside[unit] = q / size
+                continue
+            cone = _cone(turned, groups.scores)
+            found = deepest([cone], groups.scores.shape[1], 1.0)
+            if found.depth > SHALLOW:
+                inside[unit] = found.point / np.linalg.norm(found.point)
+            else:
+                empty[unit] = found.weights[0] / groups.lengths
+        return cls(units, groups, inside, empty, free)
+
+    @property
+    def method(self) -> str:
+        """How the answer is found."""
+        return "linear program" if self.groups.variables else "sign check"
+
+    @property
+    def rank(self) -> int:
+        """Rank of the outputs' derivatives."""
+        return self.groups.rank
+
+    @property
+    def squares(self) -> float:
+        """Sum of the squared residuals that the minimisers leave."""
+        return self.groups.squares
+
+    def test(self, signs: Choice) -> Witness | Leaf | Split:
+        """What the linear program says of all choices that agree with these signs."""
+        for unit in np.flatnonzero(self.empty.any(axis=1)):
+            if signs[unit] == 0:
+                return Split(int(unit), 1)
+            weights = np.zeros(self.units.pattern.shape)
+            weights[:, unit] = self.empty[unit]
+            return self.leaf(signs, weights)
+        chosen = [(place, sign) for place in range(len(self.groups.groups))
+                  if (sign := self.sign_of(place, signs)) in (-1, 1)]  # fmt: skip
+        cap = self.groups.size
+        sides = [self.groups.sides_of(place, float(sign)) for place, sign in chosen]
+        found = deepest(sides, self.groups.variables, cap)
+        if found.depth <= SHALLOW * cap:
+            return self.shown(signs, chosen, found)
+        return self.undecided(signs, found) or self.witness(signs, found.point)
+
+    def sign_of(self, place: int, signs: Choice) -> int | None:
+        """The one sign of a group's units, 0 where any is still to be chosen, None for both."""
+        members = signs[self.groups.groups[place].units]
+        if (members > 0).any() and (members < 0).any():
+            return None
+        if not members.all():
+            return None if self.free and len(members) > 1 else 0
+        return int(members[0])
+
+    def undecided(self, signs: Choice, found: Deepest) -> Split | None:
+        """The unit without a sign that is furthest from both its cones, if any is in neither."""
+        worst, split = -SHALLOW, None
+        for place, group in enumerate(self.groups.groups):
+            if self.sign_of(place, signs) != 0:
+                continue
+            depths = self.groups.sides_of(place, 1.0).depths(found.point)
+            size = float(np.linalg.norm(self.groups.point(place, found.point))) or 1.0
+            plus, minus = float(depths.min()) / size, float(-depths.max()) / size
+            if split is None and max(plus, minus) > SHALLOW:
+                continue
+            if split is None or max(plus, minus) < worst:
+                worst = max(plus, minus)
+                split = Split(int(group.units[0]), 1 if plus >= minus else -1)
+        return split
+
+    def shown(self, signs: Choice, chosen: list[tuple[int, int]], found: Deepest) -> Leaf:
+        """The leaf of a program without a positive depth."""
+        weights = np.zeros(self.units.pattern.shape)
+        for (place, _), one in zip(chosen, found.weights, strict=True):
+            weights[:, self.groups.groups[place].units] = (one / self.groups.lengths)[:, None]
+        return self.leaf(signs, weights)
+
+    def leaf(self, signs: Choice, weights: Floats) -> Leaf:
+        """Complete the weights by the outputs and the direction that they stand for."""
+        groups, pull = self.groups, np.zeros(len(self.groups.best))
+        for group in groups.groups:
+            unit = group.units[0]
+            turned = signs[unit] * group.sides * weights[:, unit]
+            pull[group.part] = (groups.scores.T @ turned) @ group.seen
+        outputs = groups.inverse.T @ pull
+        moved = groups.inverse @ outputs
+        directions = np.zeros(self.units.weights.shape)
+        for group in groups.groups:
+            directions[group.units[0]] = groups.back @ (group.seen @ moved[group.part])
+        return Leaf(signs.copy(), weights, outputs * self.units.samples.counts**0.5, directions)
+
+    def witness(self, signs: Choice, point: Floats) -> Witness:
+        """Weights of all units from a minimiser of the groups."""
+        full, groups = signs.copy(), self.groups
+        found = np.where(np.isnan(self.inside), 0.0, self.inside)
+        for place, group in enumerate(groups.groups):
+            q, members = groups.point(place, point), group.units
+            sign = self.sign_of(place, signs)
+            if sign is None:
+                todo = members[signs[members] == 0]
+                full[todo] = np.where(np.arange(len(todo)) % 2, -1, 1)
+                if not (full[members] < 0).any() or not (full[members] > 0).any():
+                    full[todo[-1]] = -full[members[0]] if len(todo) else full[members[0]]
+                found[members] = self.shares(group.sides, q, full[members], self.inside[members])
+                continue
+            if sign == 0:
+                depths = groups.sides_of(place, 1.0).depths(point)
+                sign = 1 if depths.min() > -depths.max() else -1
+                full[members] = sign
+            found[members] = q / len(members)
+        dead = np.setdiff1d(
+            np.arange(len(full)),
+            np.concatenate([np.empty(0, dtype=np.intp), *(g.units for g in groups.groups)]),
+        )
+        own = self.units.outputs[dead]
+        full[dead] = np.where(full[dead] == 0, np.where(own < 0, -1, 1), full[dead])
+        found[dead] *= full[dead, None]
+        return Witness(full, found @ groups.back.T)
+
+    def shares(self, sides: Floats, total: Floats, signs: Choice, inside: Floats) -> Floats:
+        """Split a group's q among units of both signs, each well inside its cone."""
+        plus = signs > 0
+        middle = inside.mean(axis=0)
+        turned = sides / self.groups.lengths
+        depth, off = turned * (self.groups.scores @ middle), turned * (self.groups.scores @ total)
+        amount = max(self.groups.size, 2.0 * float((-off / depth).max(initial=0.0)))
+        found = np.where(plus[:, None], 0.0, -amount * middle)
+        share = total + amount * float((~plus).sum()) * middle
+        found[plus] = share / plus.sum()
+        return found
+
+
+def _cone(turned: Floats, scores: Floats) -> Sides:
+    """The sides of a unit's cell."""
+    return Sides(
+        lambda x: turned * (scores @ x), lambda chosen: turned[chosen, None] * scores[chosen]
+    )

@@ -1,0 +1,100 @@
+"""The search over signs of output weights: parts of the choices are ruled out, one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reluscape.minima.units import Leaf
+
+Floats = NDArray[np.float64]
+Choice = NDArray[np.int8]
+
+#: Parts of the choices that are looked at before the search is given up.
+MAX_PARTS = 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class Witness:
+    """A minimiser inside the cell.
+
+    Attributes:
+        signs: Signs of the output weights (units,), none of them 0.
+        weights: R (units, params) in the scaled columns.
+    """
+
+    signs: Choice
+    weights: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """Nothing is decided before this unit has a sign; `first` is the one to try first."""
+
+    unit: int
+    first: int
+
+
+Test = Callable[[Choice], Witness | Leaf | Split]
+
+
+def search(roots: Sequence[Choice], test: Test) -> tuple[Witness | None, list[Leaf], int]:
+    """Go through sign choices, those of the first root first.
+
+    Args:
+        roots: Signs to begin with, 0 where both are allowed.
+        test: What is known of all choices that agree with some signs.
+
+    Returns:
+        A witness, or the leaves that rule out all choices (neither where the search was given up), and
+        the number of parts looked at.
+    """
+    todo, leaves, parts = list(reversed(roots)), [], 0
+    while todo:
+        if parts >= MAX_PARTS:
+            return None, [], parts
+        here, parts = todo.pop(), parts + 1
+        found = test(here)
+        if isinstance(found, Witness):
+            return found, [], parts
+        if isinstance(found, Leaf):
+            leaves.append(found)
+            continue
+        for sign in (-found.first, found.first):
+            todo.append(here.copy())
+            todo[-1][found.unit] = sign
+    return None, leaves, parts
+
+
+def cover(leaves: Sequence[Choice], roots: Sequence[Choice]) -> bool:
+    """Whether every sign choice of the roots agrees with some leaf, without going through all."""
+    todo = list(roots)
+    while todo:
+        here = todo.pop()
+        agree = [leaf for leaf in leaves if not (leaf * here < 0).any()]
+        if any(((leaf == 0) | (leaf == here)).all() for leaf in agree):
+            continue
+        asked = [np.flatnonzero((leaf != 0) & (here == 0)) for leaf in agree]
+        if not asked:
+            return False
+        unit = int(min(asked, key=len)[0])
+        for sign in (-1, 1):
+            todo.append(here.copy())
+            todo[-1][unit] = sign
+    return True
+
+
+def roots_of(convention: str, given: Floats) -> list[Choice]:
+    """The sign choices that a convention allows, 0 where both are.
+
+    Args:
+        convention: "free", "given" or "uniform".
+        given: The output weights (units,).
+    """
+    ones = np.ones(len(given), dtype=np.int8)
+    if convention == "free":
+        return [0 * ones]
+    return [np.sign(given).astype(np.int8)] if convention == "given" else [ones, -ones]

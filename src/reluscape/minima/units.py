@@ -1,0 +1,177 @@
+"""One hidden layer seen unit by unit: the minimisers of a cell's squared loss in `R_j = z_j w_j`.
+
+With the pattern frozen the outputs are `f_i = sum_j D_ij R_j . x_i` (D_ij = 1, or the rectifier's slope
+on its negative side), and the loss is convex in R. Everything depends on R through the row space of the
+inputs only, samples that occur twice count once, and units with one pattern act as one: those of one
+sign have the sum of their R in the same cone, and with both signs that sum may be anything. What is left
+is `E q = y` in the least-squares sense for the groups of units, each in at most rank X coordinates.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import LinAlgError, cho_factor, lapack, svd
+
+from reluscape.landscape import Landscape
+
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+Indices = NDArray[np.intp]
+
+#: Singular values below this share of the largest are rounding errors of zero.
+RANK = 1e-11
+#: Reciprocal condition of the inputs' Gram matrix above which they are independent.
+INDEPENDENT = 1e-13
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Samples:
+    """The first layer's inputs with the bias's ones: the distinct ones that are not zero.
+
+    Attributes:
+        features: The distinct inputs, each column over its length; shape (distinct, params).
+        lengths: Their lengths (distinct,).
+        sizes: Lengths of the columns over all samples, 1 for zero columns (params,).
+        counts: How many samples there are of each (distinct,).
+        rows: One sample of each (distinct,).
+        group: Which of them each sample is, -1 for inputs of zero (samples,).
+    """
+
+    features: Floats
+    lengths: Floats
+    sizes: Floats
+    counts: Floats
+    rows: Indices
+    group: Indices
+
+    @classmethod
+    def of(cls, features: Floats) -> Samples:
+        """Find the samples with equal inputs."""
+        sizes = np.linalg.norm(features, axis=0)
+        sizes[sizes == 0] = 1.0
+        scaled = features / sizes
+        _, rows, group = np.unique(_as_bytes(features), return_index=True, return_inverse=True)
+        zero = ~features[rows].any(axis=1)
+        number = np.where(zero, -1, np.cumsum(~zero) - 1)[group]
+        rows = rows[~zero]
+        counts = np.bincount(number[number >= 0], minlength=len(rows)).astype(np.float64)
+        return cls(scaled[rows], np.linalg.norm(scaled[rows], axis=1), sizes, counts, rows, number)
+
+    def means(self, targets: Floats) -> tuple[Floats, float]:
+        """Mean targets of each input, and the sum of squares that no function of the inputs removes.
+
+        Inputs of zero have outputs that no weights change.
+        """
+        inside = self.group >= 0
+        number, some = self.group[inside], targets[inside]
+        means = np.bincount(number, some, minlength=len(self.rows)) / self.counts
+        rest = float(((some - means[number]) ** 2).sum() + (targets[~inside] ** 2).sum())
+        return means, rest
+
+    def spread(self, values: Floats) -> Floats:
+        """Values of the distinct inputs for all samples, zero for inputs of zero."""
+        return np.where(self.group >= 0, np.append(values, 0.0)[self.group], 0.0)
+
+
+def _as_bytes(features: Floats) -> NDArray[np.void]:
+    """Rows as single values that can be compared; -0.0 is 0.0."""
+    rows = np.ascontiguousarray(features + 0.0)
+    return rows.view(np.dtype((np.void, rows.dtype.itemsize * rows.shape[1]))).ravel()
+
+
+@lru_cache(maxsize=4)
+def samples_of(landscape: Landscape) -> Samples:
+    """The samples of a landscape; computed once, because many points are asked about the same data."""
+    piecewise = landscape.block(0).piecewise
+    features = piecewise.features
+    if piecewise.bias:
+        features = np.hstack([features, np.ones((len(features), 1))])
+    return Samples.of(features)
+
+
+@lru_cache(maxsize=4)
+def gram_of(samples: Samples) -> Any | None:
+    """Cholesky factor of the Gram matrix of the distinct inputs at length one.
+
+    None where they are dependent, or too nearly so to say.
+    """
+    if not 0 < len(samples.features) <= samples.features.shape[1]:
+        return None
+    rows = samples.features / samples.lengths[:, None]
+    products = rows @ rows.T
+    try:
+        factor = cho_factor(products)
+    except LinAlgError:
+        return None
+    size = float(np.abs(products).sum(axis=0).max())
+    return factor if lapack.dpocon(factor[0], size)[0] >= INDEPENDENT else None
+
+
+@lru_cache(maxsize=4)
+def scores_of(samples: Samples) -> tuple[Floats, Floats]:
+    """Orthonormal scores C of the distinct inputs, `x_i . w = C_i . q`, and scaled weights by q."""
+    if not len(samples.features):
+        return np.empty((0, 0)), np.empty((samples.features.shape[1], 0))
+    left, values, right = svd(samples.features, full_matrices=False)
+    rank = int((values > RANK * values[0]).sum())
+    return left[:, :rank], right[:rank].T / values[:rank]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Units:
+    """A cell of the first layer of a one-hidden-layer network with one output.
+
+    Attributes:
+        samples: The inputs.
+        targets: What the units' contributions must add up to for each input (distinct,).
+        rest: Sum of squared residuals that is left whatever they are.
+        pattern: Which units are active on which inputs (distinct, units).
+        weights: The units' weights in the scaled columns (units, params).
+        outputs: Their output weights (units,).
+        slope: Of the rectifier on its negative side.
+    """
+
+    samples: Samples
+    targets: Floats
+    rest: float
+    pattern: Bools
+    weights: Floats
+    outputs: Floats
+    slope: float
+
+    @property
+    def factors(self) -> Floats:
+        """D: what each unit passes on of its switching values (distinct, units)."""
+        return np.where(self.pattern, 1.0, self.slope)
+
+    @property
+    def sides(self) -> Floats:
+        """Signs of the switching values in the cell (distinct, units)."""
+        return np.where(self.pattern, 1.0, -1.0)
+
+    @property
+    def turns(self) -> Floats:
+        """Sign of a unit's contribution to each output where its output weight is positive."""
+        return np.sign(self.factors) * self.sides
+
+
+@dataclass(frozen=True, slots=True)
+class Leaf:
+    """A part of the sign choices without a minimiser inside the cell; see `Infeasibility`.
+
+    Attributes:
+        signs: Signs that it is about, 0 for both (units,).
+        weights: mu (distinct, units).
+        outputs: l of each distinct input's samples, together (distinct,).
+        directions: w (units, params) in the scaled columns.
+    """
+
+    signs: NDArray[np.int8]
+    weights: Floats
+    outputs: Floats
+    directions: Floats
