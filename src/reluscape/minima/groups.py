@@ -107,7 +107,7 @@ class Groups:
 
     @property
     def num_free(self) -> int:
-        """k."""
+        """Number of directions in which a minimiser is free for all groups together."""
         return int(self.free.shape[1])
 
     @property
