@@ -20,7 +20,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
-from itertools import pairwise
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -43,7 +42,7 @@ from reluscape.descent.kernel import (
 from reluscape.descent.output import OutputProblem, Ray, descent_ways, falling_ray, ways_of
 from reluscape.descent.problem import Problem
 from reluscape.descent.result import LEAST, Descent, Status
-from reluscape.descent.segment import highest_between
+from reluscape.descent.segment import way_down
 from reluscape.errors import InputError
 from reluscape.landscape import Block
 from reluscape.network_output import NetworkOutput
@@ -287,7 +286,7 @@ def _longest_fall(path: _Path, theta: Floats, direction: Floats) -> Floats:
         moved = _inside(function, theta + length * direction)
         loss = function.loss(moved)
         ends = [path.problem.reduce(point) for point in (theta + step, moved)]
-        if not (loss < found and highest_between(path.problem, *ends) <= found + path.slack):
+        if not (loss < found and way_down(path.problem, *ends, path.slack)[0] >= 1.0):
             break
         found, step = loss, moved - theta
         length *= 2.0
@@ -382,8 +381,8 @@ class _Path:
         start: The start in the function's parameters.
         limit: Largest number of pivots, or None.
         progress: Told about batches.
-        best: Reduced point of the lowest true loss.
-        lowest: That loss.
+        best: Reduced point where the path is.
+        lowest: The lowest true loss so far; that of `best` but for the slack.
         status: Set when the descent ends before a vertex without a falling edge.
         first_vertex: Pivot of the first vertex, or -1.
         active: Kinks that are zero at the end.
@@ -452,9 +451,12 @@ class _Path:
     def add(
         self, theta: Floats, loss: float, lengths: Floats, losses: Floats, points: Floats
     ) -> None:
-        """Take over a batch of pivots that ends at `theta` with this true loss."""
-        if loss <= self.lowest:
-            self.best, self.lowest = theta.copy(), loss
+        """Take over a batch of pivots that ends at `theta` with this true loss.
+
+        It is at most the lowest but for the slack: a batch on a plateau ends where it is, not at the
+        point of it whose loss is an ulp lower, to which no straight way need lead.
+        """
+        self.best, self.lowest = theta.copy(), min(self.lowest, loss)
         kept = np.flatnonzero((len(self.lengths) + 1 + np.arange(len(lengths))) % self.stride == 0)
         self.points.extend(points[kept])
         self.lengths.extend(lengths.tolist())
@@ -465,7 +467,7 @@ class _Path:
             self.stride *= 2
         if self.lengths:
             self.losses[-1] = self.lowest
-            if loss <= self.lowest and len(self.lengths) % self.stride == 0:
+            if len(self.lengths) % self.stride == 0:
                 self.points[-1] = self.best
         if self.lowest < self.mark - self.slack:
             self.mark, self.marked = self.lowest, len(self.lengths)
@@ -477,6 +479,13 @@ class _Path:
                 self.progress(told, share)
             except Stop:
                 self.limit = len(self.lengths)
+
+    def stand(self, theta: Floats) -> None:
+        """Note that the next batch begins at another point, to which a rebuild has led straight."""
+        step = float(np.linalg.norm(theta - self.best))
+        if step > TINY_STEP * (1.0 + float(np.linalg.norm(theta))):
+            loss = self.problem.loss_at(theta)
+            self.add(theta, loss, np.array([step]), np.array([loss]), theta[None])
 
     @property
     def quantity(self) -> str:
@@ -613,6 +622,8 @@ def _batch(
     count = path.left
     lengths, losses = np.zeros(count), np.full(count, np.nan)
     points, before = np.empty((count, problem.size)), state.theta.copy()
+    if shift is None:
+        path.stand(before)
     scale = float(np.abs(state.pulls).sum(axis=1) @ np.linalg.norm(problem.features, axis=1))
     tolerances = (
         SLOPE * scale, PIVOT, 1e-14 * (1.0 + float(np.linalg.norm(state.theta))), DRIFT * scale, QUIET,
@@ -635,7 +646,7 @@ def _batch(
     noise = _noise(problem, points).max(initial=0.0)
     if shift is not None or not max(missed, risen, noise) <= path.slack:
         theta, true = _keep_lower(problem, path, lengths, losses, points)
-    elif not taken and highest_between(problem, path.best, theta) > path.lowest + path.slack:
+    elif not taken and way_down(problem, path.best, theta, path.slack)[0] < 1.0:
         theta, true = path.best, path.lowest  # where shifted kinks have led to over higher points
     path.add(theta, true, lengths, losses, points)
     return int(why), values if shift is None else problem.values(state.theta, shift)
@@ -649,34 +660,46 @@ def _noise(problem: Problem, points: Floats) -> Floats:
 def _keep_lower(
     problem: Problem, path: _Path, lengths: Floats, losses: Floats, points: Floats
 ) -> tuple[Floats, float]:
-    """Put true losses in the place of predicted ones; a pivot that is not lower stays where it was.
+    """Put the true path down in the place of the predicted one, whose kinks were shifted or have drifted.
 
-    Before one that is lower comes the point on its edge from which on it is, unless the way there from
-    the last lower one leads over higher ones. Far out, where losses are lost in rounding, one is lower
-    if it is so by more.
+    From the last point kept it goes straight towards each pivot's, as far as the loss falls; where it
+    does not, towards the place on the pivot's edge from which on it is lower. Far out, where losses are
+    lost in rounding, a point is lower if it is so by more.
 
-    Returns the last point that is lower, and its loss.
+    Returns:
+        The last point kept, and its loss.
     """
-    theta, lowest, before, above = path.best, path.lowest, path.best, 0.0
+    theta, lowest, before = path.best, path.lowest, path.best
     noise, slack = _noise(problem, points), path.slack
     for k, point in enumerate(points.copy()):
-        loss = problem.loss_at(point)
-        if loss <= lowest and (noise[k] <= slack or loss < lowest - noise[k]):
-            reached, here = point, loss
-            if above > 0.0:
-                crossing = before + 1.01 * above / (above + lowest - loss) * (point - before)
-                if loss <= (there := problem.loss_at(crossing)) <= lowest:
-                    reached, here = crossing, there
-            stops = [theta, reached] if reached is point else [theta, reached, point]
-            ways = pairwise(stops)
-            if all(highest_between(problem, *way) <= lowest + slack for way in ways):
-                if reached is not point:
-                    points[k - 1], losses[k - 1] = reached, here
-                theta, lowest = point, loss
-        before, above = point, loss - lowest
+        least = lowest if noise[k] <= slack else lowest - noise[k]
+        reached, loss = _reached(problem, theta, point, slack)
+        if loss > least and before is not theta and problem.loss_at(point) < least:
+            crossed = _crossed(problem, before, point, lowest)
+            aside, there = _reached(problem, theta, crossed, slack)
+            if there <= lowest and aside is crossed:
+                theta, lowest = points[k - 1], losses[k - 1] = aside, there
+                reached, loss = _reached(problem, theta, point, slack)
+        if loss <= min(least, lowest):
+            theta, lowest = reached, loss
+        before = point
         losses[k], points[k] = lowest, theta
     lengths[:] = np.linalg.norm(np.diff(points, axis=0, prepend=path.best[None]), axis=1)
     return theta, lowest
+
+
+def _reached(problem: Problem, start: Floats, stop: Floats, slack: float) -> tuple[Floats, float]:
+    """The point on the straight way up to which the loss falls, and its loss."""
+    share, _ = way_down(problem, start, stop, slack)
+    point = stop if share >= 1.0 else start + share * (stop - start)
+    return point, problem.loss_at(point)
+
+
+def _crossed(problem: Problem, start: Floats, stop: Floats, most: float) -> Floats:
+    """The place on an edge from a higher to a lower point from which on it is not above a loss."""
+    above, below = problem.loss_at(start) - most, most - problem.loss_at(stop)
+    share = 1.01 * above / (above + below) if above > 0 else 0.0
+    return np.asarray(start + min(share, 1.0) * (stop - start))
 
 
 def _is_sound(problem: Problem, state: State, values: Floats, rng: np.random.Generator) -> bool:
@@ -704,7 +727,7 @@ def _rebuilt(problem: Problem, state: State, path: _Path, shift: Floats | None) 
     fresh = problem.state(state.theta, kinks, shift, state.bits)
     true = problem.loss_at(fresh.theta)
     most = path.lowest + path.slack
-    if true <= most and highest_between(problem, path.best, fresh.theta) <= most:
+    if true <= most and way_down(problem, path.best, fresh.theta, path.slack)[0] >= 1.0:
         return fresh
     return problem.state(path.best, _NONE, shift)
 
