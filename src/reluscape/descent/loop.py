@@ -285,8 +285,8 @@ def _longest_fall(path: _Path, theta: Floats, direction: Floats) -> Floats:
     while np.isfinite(length):
         moved = _inside(function, theta + length * direction)
         loss = function.loss(moved)
-        ends = [path.problem.reduce(point) for point in (theta + step, moved)]
-        if not (loss < found and way_down(path.problem, *ends, path.slack)[0] >= 1.0):
+        here, there = (path.problem.reduce(point) for point in (theta + step, moved))
+        if not (loss < found and way_down(path.problem, here, there, path.slack)[0] >= 1.0):
             break
         found, step = loss, moved - theta
         length *= 2.0

@@ -50,7 +50,7 @@ def _at(found: CellMinimum, landscape: Landscape, theta: Floats) -> Block:
 
 
 def _witness(found: CellMinimum, landscape: Landscape, start: Block, cell: FrozenCell) -> str:
-    """The weights are in the cell, with the signs that are allowed, and the gradient there vanishes."""
+    """The weights are in the cell, with the signs that are allowed, and nothing near is lower."""
     require(found.theta is not None, "it has no weights")
     assert found.theta is not None
     there = _at(found, landscape, found.theta)
@@ -58,7 +58,11 @@ def _witness(found: CellMinimum, landscape: Landscape, start: Block, cell: Froze
     moving = cell.lengths(np.arange(cell.hidden)) > 0
     inside = cell.sides(None) * there.kinks()[: cell.hidden] > bounds[: cell.hidden]
     require(bool(inside[moving].all()), "its weights are not inside the cell")
-    require(bool((np.abs(there.gradient()) <= slack).all()), "the gradient does not vanish")
+    if landscape.loss_name == "l1":
+        _least(found, there, cell)
+    else:
+        gradient = np.abs(there.gradient())
+        require(bool((gradient <= slack).all()), "the gradient does not vanish")
     if found.layer is None:
         _output_weights(found, landscape, start, there)
     loss = there.loss()
@@ -66,6 +70,24 @@ def _witness(found: CellMinimum, landscape: Landscape, start: Block, cell: Froze
     if found.bad:
         _lower(found, landscape, loss)
     return f"a genuine minimum of loss {loss:.6g}"
+
+
+def _least(found: CellMinimum, there: Block, cell: FrozenCell) -> None:
+    """No loss of the frozen network is lower: `|E q - y| >= l . (E q - y) = -l . y` where E^T l = 0."""
+    targets = np.asarray(cell.piecewise.targets, dtype=np.float64) - cell.constants()[1]
+    dual = found.dual
+    require(dual is not None and dual.shape == (targets.size,), "it has no dual solution")
+    assert dual is not None
+    require(bool((np.abs(dual) <= 1.0).all()), "its dual solution is beyond its bounds")
+    none = np.empty(0, dtype=np.int64)
+    gap, error = cell.gap(none, np.empty(0), dual.reshape(targets.shape))
+    length = float(np.linalg.norm(cell.sizes * there.theta))
+    least = -float((dual.reshape(targets.shape) * targets).sum()) - (gap + error) * length
+    size = float(np.abs(targets).sum())
+    loss = there.loss() * len(targets)
+    require(
+        loss <= least + LEFT_OPEN * size, f"no proof that a loss below {loss:.6g} is impossible"
+    )
 
 
 def _output_weights(found: CellMinimum, landscape: Landscape, start: Block, there: Block) -> None:
@@ -134,28 +156,100 @@ def _check_shapes(proof: Infeasibility, cell: FrozenCell, start: Block) -> None:
 def depth_left(proof: Infeasibility, cell: FrozenCell) -> float:
     """How far inside the cell, relative to its length, a minimiser could be for all that is proved.
 
-    Inside the cell each `g_k . q + o_k` is at least its row's length times the depth; their weighted sum
-    is `l . y' + sum mu o` at every minimiser but for what `sum mu g - E^T l` and `l - E w` leave, each
-    bounded with its rounding errors.
+    Inside the cell each `g_k . q + o_k` is at least its row's length times the depth; what their weighted
+    sum is at every minimiser is known but for rounding (`_sum_above`), and for what is left of
+    `sum mu g - E^T l`.
     """
-    values, constants = cell.constants()
-    targets = np.asarray(cell.piecewise.targets, dtype=np.float64) - constants
+    name = cell.piecewise.loss.name
+    if name == "cross_entropy" and not len(proof.kink):
+        return 0.0 if _falls_forever(proof, cell) else np.inf
     depth = 0.0
     for part, (outputs, direction) in enumerate(zip(proof.outputs, proof.directions, strict=True)):
         here = proof.part == part
         kinks, weights = proof.kink[here], proof.weight[here]
-        signs = proof.signs[part] if proof.signs.shape[1] else None
-        sides = cell.sides(signs)[kinks]
+        sides = cell.sides(proof.signs[part] if proof.signs.shape[1] else None)[kinks]
         lengths = float(weights @ cell.lengths(kinks)) if len(kinks) else 0.0
         if not (lengths > 0 and sides.all()):
             return np.inf
-        rows = outputs.reshape(targets.shape)
+        rows = outputs.reshape(cell.piecewise.num_samples, -1)
         gap, error = cell.gap(kinks, weights * sides, rows)
-        moved, noise = cell.forward(direction)
-        apart = np.linalg.norm(rows - moved) + np.linalg.norm(noise)
-        terms = float((rows * targets).sum()) + float((weights * sides) @ values[kinks])
-        sizes = float(np.abs(rows * targets).sum()) + float(weights @ np.abs(values[kinks]))
-        above = terms + float(apart * np.linalg.norm(targets)) + cell.unit * sizes
-        length = float(np.linalg.norm(targets)) or 1.0
+        values = cell.constants()[0][kinks]
+        above, length = SUMS[name](cell, rows, direction, (kinks, weights * sides, values))
         depth = max(depth, (gap + error + max(0.0, above) / length) / lengths)
     return depth
+
+
+Weighted = tuple[Indices, Floats, Floats]
+
+
+def _of_squares(
+    cell: FrozenCell, rows: Floats, direction: Floats, sides: Weighted
+) -> tuple[float, float]:
+    """Bound on `sum mu (g . q + o) = l . y + sum mu o` at minimisers, where l = E w; and their scale."""
+    targets = np.asarray(cell.piecewise.targets, dtype=np.float64) - cell.constants()[1]
+    _, weights, values = sides
+    moved, noise = cell.forward(direction)
+    apart = float(np.linalg.norm(rows - moved) + np.linalg.norm(noise))
+    terms = float((rows * targets).sum()) + float(weights @ values)
+    sizes = float(np.abs(rows * targets).sum()) + float(np.abs(weights) @ np.abs(values))
+    length = float(np.linalg.norm(targets)) or 1.0
+    return terms + apart * length + cell.unit * sizes, length
+
+
+def _of_deviations(
+    cell: FrozenCell, rows: Floats, direction: Floats, sides: Weighted
+) -> tuple[float, float]:
+    """The same for sums of absolute values, by what a known point attains.
+
+    With |l| <= 1 every loss is at least `l . (E q - y) = sum mu (g . q + o) - l . y - sum mu o`.
+    """
+    targets = np.asarray(cell.piecewise.targets, dtype=np.float64) - cell.constants()[1]
+    if not (np.abs(rows) <= 1.0).all():
+        return np.inf, 1.0
+    _, weights, values = sides
+    moved, noise = cell.forward(direction)
+    attained = float(np.abs(moved - targets).sum() + noise.sum())
+    terms = attained + float((rows * targets).sum()) + float(weights @ values)
+    sizes = attained + float(np.abs(rows * targets).sum() + np.abs(weights) @ np.abs(values))
+    return terms + cell.unit * sizes, float(np.linalg.norm(targets)) or 1.0
+
+
+def _of_entropies(
+    cell: FrozenCell, rows: Floats, direction: Floats, sides: Weighted
+) -> tuple[float, float]:
+    """The same for cross-entropies: all minimisers have a known one's outputs up to a common shift."""
+    kinks, weights, values = sides
+    outputs, constants = cell.forward(direction)[0], cell.constants()[1]
+    slope = cell.piecewise.loss.slope(outputs + constants, cell.piecewise.targets)
+    none = np.empty(0, dtype=np.int64)
+    gap, error = cell.gap(none, np.empty(0), slope)
+    first = cell.piecewise.loss.slope(constants, cell.piecewise.targets)
+    start = cell.gap(none, np.empty(0), first)[0]
+    common = float(np.abs(rows.sum(axis=1)).max(initial=0.0))
+    if gap > error + SAME * start or common > SAME * float(np.abs(rows).max(initial=0.0)):
+        return np.inf, 1.0
+    there = cell.piecewise.frozen(cell.pattern, direction, linear=True)[0][kinks]
+    terms = weights @ (there + values)
+    sizes = np.abs(weights) @ (np.abs(there) + np.abs(values))
+    length = float(np.linalg.norm(cell.sizes * direction)) or 1.0
+    return float(terms + cell.unit * sizes), length
+
+
+SUMS = {
+    "squared": _of_squares,
+    "half_squared": _of_squares,
+    "l1": _of_deviations,
+    "cross_entropy": _of_entropies,
+}
+
+
+def _falls_forever(proof: Infeasibility, cell: FrozenCell) -> bool:
+    """Whether no sample's own output loses to another along the direction, and some gain."""
+    rates, noise = cell.forward(proof.directions[0])
+    own = np.arange(len(rates)), cell.piecewise.targets
+    gains = rates[own][:, None] - rates
+    slack = noise[own][:, None] + noise
+    gains[own] = np.inf
+    return bool(
+        (gains >= -slack).all() and (gains[np.isfinite(gains)] > slack[np.isfinite(gains)]).any()
+    )

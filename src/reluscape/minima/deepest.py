@@ -25,6 +25,10 @@ MORE = 40
 ENOUGH = 0.5
 #: Depths below this share of the cap are zero: linear programs are solved to 1e-9.
 SHALLOW = 1e-8
+#: Share of the cap at which the point to start at is deep enough.
+PLENTY = 0.05
+#: Depths of closed sides above minus this share of the cap are not negative.
+CLOSED = 2e-9
 #: Half-widths of the variables' box, in units of the cap, one after the other while the box is in the
 #: way; finite for the solver's sake.
 FAR = (1e2, 1e4, 1e7)
@@ -37,10 +41,12 @@ class Sides:
     Attributes:
         depths: The sides' values at a point, over their lengths: (variables,) -> (sides,).
         rows: Coefficients of chosen sides over their lengths: (chosen,) -> (chosen, variables).
+        open: Whether the side itself is outside; else its depth only must not be negative.
     """
 
     depths: Callable[[Floats], Floats]
     rows: Callable[[Indices], Floats]
+    open: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +75,9 @@ def deepest(sources: Sequence[Sides], variables: int, cap: float) -> Deepest:
     Cost: some linear programs of `variables` columns and a few times as many rows.
     """
     work = _Working(sources, variables, cap)
+    depth = work.least(work.start, inside=True)
+    if depth >= PLENTY * cap and work.least(work.start, inside=False) >= 0.0:
+        return Deepest(np.zeros(variables), depth, tuple(np.zeros(len(d)) for d in work.start))
     for far in FAR:
         found = work.solve(far * cap)
         if found.depth > SHALLOW * cap or np.abs(found.point).max(initial=0.0) < 0.99 * far * cap:
@@ -98,12 +107,20 @@ class _Working:
         for place, (source, here) in enumerate(zip(self.sources, depths, strict=True)):
             worse = np.where(self.known[place], np.inf, here)
             worst = np.argsort(worse, kind="stable")[:most]
-            worst = worst[worse[worst] < bound]
+            worst = worst[worse[worst] < (bound if source.open else min(bound, -CLOSED * self.cap))]
             for side, row in zip(worst, source.rows(worst), strict=True):
-                self.program.add_row(np.append(row, -1.0), -float(self.start[place][side]))
+                row = np.append(row, -1.0 if source.open else 0.0)
+                self.program.add_row(row, -float(self.start[place][side]))
                 self.chosen.append((place, int(side)))
             self.known[place][worst] = True
         return len(self.chosen) > before
+
+    def least(self, depths: Sequence[Floats], *, inside: bool) -> float:
+        """Least depth of the open sides, or of the others."""
+        chosen = [
+            d for source, d in zip(self.sources, depths, strict=True) if source.open is inside
+        ]
+        return min((float(one.min(initial=np.inf)) for one in chosen), default=np.inf)
 
     def solve(self, far: float) -> Deepest:
         """The deepest point in a box."""
@@ -114,8 +131,10 @@ class _Working:
             solution = self.program.minimise(np.append(np.zeros(self.variables), -1.0))
             point, bound = solution.point[:-1], float(solution.point[-1])
             depths = [source.depths(point) for source in self.sources]
-            least = min((float(one.min(initial=np.inf)) for one in depths), default=np.inf)
-            if bound <= SHALLOW * self.cap or least >= ENOUGH * bound:
+            least = self.least(depths, inside=True)
+            if bound <= SHALLOW * self.cap:
+                break
+            if least >= ENOUGH * bound and self.least(depths, inside=False) >= -CLOSED * self.cap:
                 break
             if not self.grow(depths, bound - SHALLOW * self.cap, MORE):
                 break

@@ -10,7 +10,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from reluscape.errors import InputError, UnsupportedModelError
 from reluscape.landscape import Block, Landscape
-from reluscape.minima.check import SAME, depth_left
+from reluscape.minima.blocks import block_minimum
+from reluscape.minima.check import LEFT_OPEN, SAME, depth_left
 from reluscape.minima.closed import Closed
 from reluscape.minima.frozen_cell import FrozenCell
 from reluscape.minima.programs import Programs
@@ -41,7 +42,11 @@ def cell_minimum(
         landscape = landscape_or_block
         start = landscape.theta if theta is None else check_theta(theta, landscape.size)
         return _of_landscape(landscape, start, signs)
-    raise InputError("blocks are to come")
+    if isinstance(landscape_or_block, Block):
+        return block_minimum(landscape_or_block, landscape_or_block.check(theta))
+    raise InputError(
+        f"cell_minimum needs a Landscape or a Block; received {type(landscape_or_block).__name__}"
+    )
 
 
 def _of_landscape(landscape: Landscape, start: Floats, signs: Signs) -> CellMinimum:
@@ -58,7 +63,8 @@ def _of_landscape(landscape: Landscape, start: Floats, signs: Signs) -> CellMini
     witness, leaves, parts = search(roots_of(signs, units.outputs), route.test)
     theta = None if witness is None else places.theta(start, witness, units.samples.sizes)
     infeasibility = places.infeasibility(leaves, units) if leaves else None
-    genuine = None if theta is None and infeasibility is None else theta is not None
+    margin = places.margin(start, theta, infeasibility)
+    genuine = True if theta is not None else False if margin <= LEFT_OPEN else None
     found = CellMinimum(
         genuine=genuine,
         kind=_kind(units, route.rank),
@@ -68,7 +74,7 @@ def _of_landscape(landscape: Landscape, start: Floats, signs: Signs) -> CellMini
         signs=None if witness is None else witness.signs,
         method=route.method if parts == 1 or route.method == "closed form" else "sign search",
         infeasibility=infeasibility,
-        margin=places.margin(start, theta, infeasibility),
+        margin=margin,
         convention=signs,
         layer=None,
         start=start,

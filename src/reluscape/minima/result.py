@@ -65,7 +65,7 @@ class CellMinimum(Result):
         genuine: Whether it does for some allowed signs; None where the search over signs was given up.
         kind: What the minimisers of the cell's loss are, inside the cell or not: "unique", "continuous"
             (an affine space of them) or "plateau" (no unit is active: every point is one).
-        loss: Their loss.
+        loss: Their loss; NaN where a cross-entropy falls forever and has none.
         bad: True where a lower loss is known, attained at `better`; False where none is lower, or the
             cell holds no minimum; None where neither is known.
         theta: A minimiser inside the cell, as the landscape's (or the block's) parameters; or None.
@@ -81,6 +81,8 @@ class CellMinimum(Result):
         active: Number of kinks that are zero at `start`; they count as negative.
         better: Parameters of lower loss where `bad`, else None.
         better_loss: Their loss; NaN without.
+        dual: For a block's L1 loss, l with `E^T l = 0` and `|l| <= 1`: no loss of the frozen network is
+            below `-l . y / samples`.
     """
 
     genuine: bool | None
@@ -98,3 +100,4 @@ class CellMinimum(Result):
     active: int = 0
     better: Floats | None = None
     better_loss: float = float("nan")
+    dual: Floats | None = None

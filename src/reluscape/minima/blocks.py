@@ -1,0 +1,292 @@
+"""One layer alone: does its frozen loss attain its minimum inside a cell of its hidden kinks?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import svd
+
+from reluscape.errors import InputError
+from reluscape.landscape import Block
+from reluscape.minima.check import LEFT_OPEN, depth_left
+from reluscape.minima.deepest import SHALLOW, Deepest, Sides, deepest
+from reluscape.minima.frozen_cell import FrozenCell
+from reluscape.minima.minimisers import (
+    BOUND,
+    Minimisers,
+    absolute,
+    cross_entropy,
+    pseudo_inverse,
+    squared,
+)
+from reluscape.minima.result import CellMinimum, Infeasibility, Kind
+from reluscape.minima.units import RANK
+from reluscape.tolerances import TOLERANCES
+
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+Indices = NDArray[np.intp]
+
+#: Largest matrix of the outputs' derivatives: 1.6 GB.
+MAX_ENTRIES = 2 * 10**8
+#: Share of the loss at zero parameters below which a loss is rounding of zero, its least value.
+FIT = 1e-12
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Frozen:
+    """A block's cell in coordinates of the row space of the layer's inputs.
+
+    Attributes:
+        block: The block.
+        cell: Its cell.
+        start: The point that is asked about (params,).
+        scores: Orthonormal scores of the inputs `[X, 1]` (samples, rank).
+        back: Weights of a unit by its part of q (inputs + bias, rank).
+        forth: q's part of a unit by its weights (inputs + bias, rank).
+        derivatives: E (samples * outputs, units * rank).
+        constants: Outputs at zero parameters (samples, outputs).
+        moving: Hidden kinks that are not constant on the cell.
+        lengths: Lengths of their normals in q.
+    """
+
+    block: Block
+    cell: FrozenCell
+    start: Floats
+    scores: Floats
+    back: Floats
+    forth: Floats
+    derivatives: Floats
+    constants: Floats
+    moving: Indices
+    lengths: Floats
+
+    @classmethod
+    def of(cls, block: Block, start: Floats) -> Frozen:
+        """Freeze a block at the pattern of a point."""
+        piecewise, cell = block.piecewise, FrozenCell.of(block, block.pattern(start))
+        features = piecewise.features
+        if piecewise.bias:
+            features = np.hstack([features, np.ones((len(features), 1))])
+        sizes = np.linalg.norm(features, axis=0)
+        sizes[sizes == 0] = 1.0
+        left, values, right = svd(features / sizes, full_matrices=False)
+        rank = int((values > RANK * values.max(initial=0.0)).sum())
+        scores, back = left[:, :rank], (right[:rank] / sizes).T / values[:rank]
+        forth = (right[:rank] * sizes).T * values[:rank]
+        scores[~features.any(axis=1)] = 0.0  # no rounding: these samples' kinks are constant
+        jacobian = piecewise.output_jacobian(cell.pattern)
+        samples, outputs, units = jacobian.shape
+        if samples * outputs * units * rank > MAX_ENTRIES:
+            raise InputError(
+                f"cell_minimum of a block needs {samples * outputs} x {units * rank} derivatives, at most"
+                f" {MAX_ENTRIES} numbers: take fewer samples"
+            )
+        derivatives = np.einsum("now,nr->nowr", jacobian, scores)
+        kinks = np.arange(cell.hidden)
+        lengths = np.linalg.norm(piecewise.pull_back(kinks, cell.pattern), axis=1)
+        lengths = lengths * np.linalg.norm(scores, axis=1)[piecewise.sample_of(kinks)]
+        moving = np.flatnonzero(lengths > 0)
+        return cls(
+            block, cell, start, scores, back, forth, derivatives.reshape(samples * outputs, units * rank),
+            cell.constants()[1], moving, lengths[moving],
+        )  # fmt: skip
+
+    def expand(self, q: Floats) -> Floats:
+        """The block's parameters at q; what no input sees is zero."""
+        rows = q.reshape(self.block.piecewise.width, -1) @ self.back.T
+        if not self.block.piecewise.bias:
+            return np.asarray(rows.ravel())
+        return np.append(rows[:, :-1].ravel(), rows[:, -1])
+
+    @property
+    def own(self) -> Floats:
+        """The start in these coordinates."""
+        weight, bias = self.block.piecewise.unpack(self.start)
+        rows = weight if bias is None else np.hstack([weight, bias[:, None]])
+        return np.asarray((rows @ self.forth).ravel())
+
+    def unseen(self) -> Floats:
+        """The part of the start that no input sees, which changes nothing (params,)."""
+        return self.start - self.expand(self.own)
+
+    def sides(self, found: Minimisers) -> Sides:
+        """The hidden kinks' sides along the minimisers."""
+        piecewise, pattern = self.block.piecewise, self.cell.pattern
+        turned = self.cell.sides(None)[self.moving] / self.lengths
+        offsets = turned * self.cell.constants()[0][self.moving]
+
+        def depths(v: Floats) -> Floats:
+            theta = self.expand(found.point + found.free @ v)
+            values = piecewise.frozen(pattern, theta, linear=True)[0]
+            return np.asarray(turned * values[self.moving] + offsets)
+
+        def rows(chosen: Indices) -> Floats:
+            kinks = self.moving[chosen]
+            units = piecewise.pull_back(kinks, pattern) * turned[chosen, None]
+            scores = self.scores[piecewise.sample_of(kinks)]
+            normals = (units[:, :, None] * scores[:, None, :]).reshape(len(kinks), len(found.point))
+            return np.asarray(normals @ found.free)
+
+        return Sides(depths, rows)
+
+
+def block_minimum(block: Block, start: Floats) -> CellMinimum:
+    """`cell_minimum` of a block."""
+    landscape = block.landscape
+    if landscape.weight_decay > 0:
+        raise InputError(
+            "cell_minimum needs a landscape without weight decay; received"
+            f" weight_decay={landscape.weight_decay:g}"
+        )
+    frozen = Frozen.of(block, start)
+    found = _minimisers(frozen)
+    if found.falling is not None:
+        proof = _falling_proof(frozen, found.falling)
+        return _result(frozen, found, None, proof, 0.0)
+    sources = [frozen.sides(found)] + ([] if found.closed is None else [found.closed])
+    cap = max(float(np.linalg.norm(found.point)), float(np.linalg.norm(frozen.own))) or 1.0
+    deep = deepest(sources, found.free.shape[1], cap)
+    if deep.depth > SHALLOW * cap:
+        theta = frozen.expand(found.point + found.free @ deep.point) + frozen.unseen()
+        theta = _settled(frozen, theta)
+        return _result(frozen, found, theta, None, _distance(frozen, theta))
+    proof = _proof(frozen, found, deep)
+    return _result(frozen, found, None, proof, depth_left(proof, frozen.cell))
+
+
+def _minimisers(frozen: Frozen) -> Minimisers:
+    """All minimisers of the frozen loss."""
+    landscape, matrix = frozen.block.landscape, frozen.derivatives
+    targets = frozen.block.piecewise.targets
+    if landscape.loss_name == "cross_entropy":
+        return cross_entropy(matrix, frozen.constants, targets)
+    wanted = (np.asarray(targets, dtype=np.float64) - frozen.constants).ravel()
+    return absolute(matrix, wanted) if landscape.loss_name == "l1" else squared(matrix, wanted)
+
+
+def _settled(frozen: Frozen, theta: Floats) -> Floats:
+    """A minimiser of squares without what far-out coordinates have lost to rounding."""
+    piecewise = frozen.block.piecewise
+    if frozen.block.landscape.loss_name not in ("squared", "half_squared"):
+        return theta
+    inverse = pseudo_inverse(frozen.derivatives)[0]
+    for _ in range(2):
+        rest = piecewise.targets - piecewise.frozen(frozen.cell.pattern, theta)[1]
+        theta = theta + frozen.expand(inverse @ rest.ravel())
+    return theta
+
+
+def _proof(frozen: Frozen, found: Minimisers, deep: Deepest) -> Infeasibility:
+    """The program's weights with the outputs and the direction that they stand for."""
+    weights = deep.weights[0] / frozen.lengths
+    chosen = np.flatnonzero(weights)
+    kinks = frozen.moving[chosen]
+    units = frozen.block.piecewise.pull_back(kinks, frozen.cell.pattern)
+    units *= (weights * frozen.cell.sides(None)[frozen.moving])[chosen, None]
+    scores = frozen.scores[frozen.block.piecewise.sample_of(kinks)]
+    pull = np.einsum("ku,kr->ur", units, scores).ravel()
+    amounts = weights[chosen]
+    matrix, name = frozen.derivatives, frozen.block.landscape.loss_name
+    if name == "l1":
+        outputs, share = _below(matrix, found, pull, deep)
+        amounts, direction = share * amounts, found.point
+    elif name == "cross_entropy":
+        stack = matrix.reshape(*frozen.constants.shape, -1)
+        centred = (stack - stack.mean(axis=1, keepdims=True)).reshape(matrix.shape)
+        rows = (pseudo_inverse(centred)[0].T @ pull).reshape(frozen.constants.shape)
+        outputs, direction = (rows - rows.mean(axis=1, keepdims=True)).ravel(), found.point
+    else:
+        inverse = pseudo_inverse(matrix)[0]
+        outputs = inverse.T @ pull
+        direction = inverse @ outputs
+    return Infeasibility(
+        signs=np.empty((1, 0), dtype=np.int8),
+        outputs=outputs[None],
+        directions=frozen.expand(direction)[None],
+        part=np.zeros(len(kinks), dtype=np.int64),
+        kink=kinks,
+        weight=amounts,
+    )
+
+
+def _below(matrix: Floats, found: Minimisers, pull: Floats, deep: Deepest) -> tuple[Floats, float]:
+    """L with |l| <= 1 and `E^T l` the pull times a share of it: the dual moved towards the kinks."""
+    tight = np.abs(found.dual) < 1.0 - BOUND
+    signs, sizes = np.sign(found.dual[~tight]), np.linalg.norm(matrix[~tight], axis=1)
+    sizes[sizes == 0] = 1.0
+    moved = np.zeros(len(found.dual))
+    moved[~tight] = -signs * deep.weights[1] / sizes
+    rest = pull - matrix[~tight].T @ moved[~tight]
+    moved[tight] = pseudo_inverse(matrix[tight])[0].T @ rest
+    dual = np.where(tight, found.dual, np.sign(found.dual))
+    room = np.where(tight, 1.0 - np.abs(dual), 1.0)
+    sizes = np.abs(moved)
+    share = 0.5 * float((room[sizes > 0] / sizes[sizes > 0]).min(initial=1.0))
+    return np.clip(dual + share * moved, -1.0, 1.0), share
+
+
+def _falling_proof(frozen: Frozen, direction: Floats) -> Infeasibility:
+    """The direction along which the cross-entropy falls forever."""
+    none = np.empty(0, dtype=np.int64)
+    return Infeasibility(
+        signs=np.empty((1, 0), dtype=np.int8),
+        outputs=(frozen.derivatives @ direction)[None],
+        directions=frozen.expand(direction)[None],
+        part=none,
+        kink=none,
+        weight=np.empty(0),
+    )
+
+
+def _result(
+    frozen: Frozen,
+    found: Minimisers,
+    theta: Floats | None,
+    proof: Infeasibility | None,
+    margin: float,
+) -> CellMinimum:
+    """The answer, with what can be said of the loss."""
+    block = frozen.block
+    at = frozen.expand(found.point)
+    loss = block.piecewise.loss.value(
+        block.piecewise.frozen(frozen.cell.pattern, at)[1], block.piecewise.targets
+    )
+    loss = float("nan") if found.falling is not None else loss
+    least = block.landscape.loss_name != "cross_entropy" and loss <= FIT * (
+        1.0 + block.loss(0 * at)
+    )
+    values = block.kinks(frozen.start)[: frozen.cell.hidden]
+    bounds = block.piecewise.rounding_bounds(frozen.start, TOLERANCES.rounding)[0]
+    return CellMinimum(
+        genuine=True if theta is not None else False if margin <= LEFT_OPEN else None,
+        kind=_kind(frozen, found),
+        loss=loss,
+        bad=False if least or (theta is None and margin <= LEFT_OPEN) else None,
+        theta=theta,
+        signs=None,
+        method="linear program" if found.free.shape[1] else "sign check",
+        infeasibility=proof,
+        margin=margin,
+        convention="block",
+        layer=block.layer,
+        start=frozen.start,
+        active=int((np.abs(values) <= bounds[: frozen.cell.hidden])[frozen.moving].sum()),
+        dual=found.dual if len(found.dual) else None,
+    )
+
+
+def _kind(frozen: Frozen, found: Minimisers) -> Kind:
+    """What the minimisers are; those of the L1 loss may be one where sides leave them no room."""
+    if not frozen.derivatives.any():
+        return "plateau"
+    whole = frozen.derivatives.shape[1] == frozen.block.size
+    return "unique" if whole and not found.free.shape[1] else "continuous"
+
+
+def _distance(frozen: Frozen, theta: Floats) -> float:
+    """Least distance to a hidden kink, over theta's length."""
+    distances = frozen.block.piecewise.distances(theta, frozen.cell.pattern)[frozen.moving]
+    return float(distances.min(initial=np.inf)) / (float(np.linalg.norm(theta)) or 1.0)
