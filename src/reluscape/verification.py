@@ -28,14 +28,16 @@ from reluscape.check_block import RejectedError, check_block, require
 from reluscape.check_landscape import check_landscape
 from reluscape.errors import InputError
 from reluscape.landscape import Landscape
+from reluscape.minima.check import check_minimum
+from reluscape.minima.result import CellMinimum
 from reluscape.network_output import NetworkOutput
 
 
 def verify(
-    path_or_certificate: str | os.PathLike[str] | Certificate,
+    path_or_certificate: str | os.PathLike[str] | Certificate | CellMinimum,
     landscape: Landscape | NetworkOutput,
 ) -> Verification:
-    """Check a certificate against a landscape; never calls a solver.
+    """Check a certificate, or a cell's minimum, against a landscape; never calls a solver.
 
     Recomputed from the landscape's network and data: the hashes, the pattern and active kinks at the
     certified point, the independence of their normals, the gradient and its split by the given
@@ -43,7 +45,9 @@ def verify(
     and from all of these the claim.
 
     Args:
-        path_or_certificate: A certificate or its JSON file.
+        path_or_certificate: A certificate or its JSON file; or a `CellMinimum` or its NetCDF file, whose
+            weights are checked by a forward and a backward pass, and whose proof that there are none by
+            products with the frozen network.
         landscape: The network, data, loss and weight decay that it is about, or the network's output
             with its bounds.
 
@@ -60,10 +64,17 @@ def verify(
             "verify needs the Landscape or the NetworkOutput that the certificate is about; received"
             f" {type(landscape).__name__}"
         )
+    if isinstance(path_or_certificate, CellMinimum):
+        return _of_cell(path_or_certificate, landscape)
     if not isinstance(path_or_certificate, Certificate) and not os.path.exists(path_or_certificate):
         raise InputError(
             f"expected a certificate file; {str(path_or_certificate)!r} does not exist"
         )
+    if not isinstance(path_or_certificate, Certificate) and _is_netcdf(path_or_certificate):
+        try:
+            return _of_cell(CellMinimum.load(path_or_certificate), landscape)
+        except InputError as error:
+            return Verification(False, str(error))
     try:
         if isinstance(path_or_certificate, Certificate):
             certificate = Certificate(**fields_from_json(to_json(path_or_certificate)))
@@ -86,6 +97,25 @@ def verify(
     if certificate.claim == "undecided":
         return Verification(True, "the certificate is intact; it claims nothing")
     return Verification(True, f"recomputed from network and data: {certificate.sentence()}")
+
+
+def _of_cell(found: CellMinimum, landscape: Landscape | NetworkOutput) -> Verification:
+    """Check a cell's minimum."""
+    if isinstance(landscape, NetworkOutput):
+        return Verification(False, "it is about a landscape, not about a network's output")
+    return check_minimum(found, landscape)
+
+
+def _is_netcdf(path: str | os.PathLike[str]) -> bool:
+    """Whether a file begins as HDF5 files do."""
+    if not os.path.isfile(path):
+        return False
+    with open(path, "rb") as file:
+        return file.read(len(HDF5)) == HDF5
+
+
+#: First bytes of a NetCDF file.
+HDF5 = b"\x89HDF\r\n\x1a\n"
 
 
 def _landscape_around(certificate: Certificate, function: NetworkOutput) -> Landscape:

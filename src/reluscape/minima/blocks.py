@@ -31,6 +31,8 @@ Indices = NDArray[np.intp]
 
 #: Largest matrix of the outputs' derivatives: 1.6 GB.
 MAX_ENTRIES = 2 * 10**8
+#: Scores below this share of what cancels in them are rounding errors of zero.
+NOISE = 4.0 * float(np.finfo(float).eps)
 #: Share of the loss at zero parameters below which a loss is rounding of zero, its least value.
 FIT = 1e-12
 
@@ -76,7 +78,8 @@ class Frozen:
         rank = int((values > RANK * values.max(initial=0.0)).sum())
         scores, back = left[:, :rank], (right[:rank] / sizes).T / values[:rank]
         forth = (right[:rank] * sizes).T * values[:rank]
-        scores[~features.any(axis=1)] = 0.0  # no rounding: these samples' kinks are constant
+        scores[np.abs(scores) <= NOISE * np.linalg.norm(scores, axis=1)[:, None]] = 0.0
+        scores[~features.any(axis=1)] = 0.0  # these samples' kinks are constant
         jacobian = piecewise.output_jacobian(cell.pattern)
         samples, outputs, units = jacobian.shape
         if samples * outputs * units * rank > MAX_ENTRIES:

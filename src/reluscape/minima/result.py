@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Self, cast
 
 import numpy as np
 import plotly.graph_objects as go
+import xarray as xr
 from numpy.typing import NDArray
 
 from reluscape.results import Result
@@ -15,6 +16,15 @@ Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
 Kind = Literal["unique", "continuous", "plateau"]
 Signs = Literal["free", "given", "uniform"]
+
+#: How the conventions are told.
+WORDS = {
+    "free": "output weights of any signs",
+    "given": "output weights of the model's signs",
+    "uniform": "output weights of one sign",
+}
+#: What the proof's fields are called in a file.
+PROOF = "proof_"
 
 SIGNS: tuple[Signs, ...] = ("free", "given", "uniform")
 
@@ -101,3 +111,68 @@ class CellMinimum(Result):
     better: Floats | None = None
     better_loss: float = float("nan")
     dual: Floats | None = None
+
+    def to_dataset(self) -> xr.Dataset:
+        """The result as an xarray dataset, its proof beside it."""
+        alone = Result.to_dataset(replace(self, infeasibility=None))
+        if self.infeasibility is None:
+            return alone
+        proof = self.infeasibility.to_dataset()
+        names = {name: f"{PROOF}{name}" for name in proof.variables}
+        dims = {name: f"{PROOF}{name}" for name in proof.dims}
+        return alone.merge(proof.rename(names | dims), combine_attrs="override")
+
+    @classmethod
+    def from_dataset(cls, dataset: xr.Dataset) -> Self:
+        """The result of a dataset that `to_dataset` made."""
+        found = cast(Any, Result.from_dataset).__func__(cls, dataset)
+        names = {str(name): str(name)[len(PROOF) :] for name in dataset.variables
+                 if str(name).startswith(PROOF)}  # fmt: skip
+        if not names:
+            return cast(Self, found)
+        proof = Infeasibility.from_dataset(dataset[list(names)].rename(names))
+        return cast(Self, replace(found, infeasibility=proof))
+
+    def summary(self) -> str:
+        """The answer in words, the minimum's loss, and what shows it."""
+        return "\n".join([self.sentence(), *self.details()])
+
+    def sentence(self) -> str:
+        """The answer in one line."""
+        where = "the cell" if self.layer is None else f"layer {self.layer!r}'s cell"
+        allowed = "" if self.layer is not None else f" with {WORDS[self.convention]}"
+        if self.genuine is None:
+            return f"undecided: whether {where} holds a genuine minimum{allowed}"
+        if not self.genuine:
+            return f"{where} holds no genuine minimum{allowed}"
+        told = {True: "bad: a lower loss is known", False: "no loss is lower", None: ""}[self.bad]
+        return f"{where} holds a genuine minimum{allowed}{' (' + told + ')' if told else ''}"
+
+    def details(self) -> list[str]:
+        """Further lines of the summary."""
+        nowhere = bool(np.isnan(self.loss))
+        lines = [
+            "  the cell's loss falls forever: it has no minimiser"
+            if nowhere
+            else f"  loss of the cell's minimisers ({self.kind}): {self.loss:.6g}"
+        ]
+        if self.genuine:
+            lines.append(f"  nearest kink: {self.margin:.2g} of the weights' length away")
+        if self.bad:
+            lines.append(f"  lower loss: {self.better_loss:.6g}")
+        if self.genuine is False and not nowhere:
+            lines.append(
+                f"  none lies inside by more than {self.margin:.1g} of its length (rounding)"
+            )
+        if self.active:
+            lines.append(f"  {self.active} kinks are zero at the point and count as negative")
+        return [*lines, f"  found by: {self.method}"]
+
+    def plot(self) -> go.Figure:
+        """The weights of the proof, or the minimiser beside the point it was asked about."""
+        if self.infeasibility is not None:
+            return self.infeasibility.plot()
+        figure = go.Figure(go.Scatter(y=self.start, mode="markers", name="point"))
+        if self.theta is not None:
+            figure.add_scatter(y=self.theta, mode="markers", name="minimum")
+        return figure.update_layout(xaxis_title="parameter", yaxis_title="value")
