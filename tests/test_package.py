@@ -20,6 +20,7 @@ PUBLIC = [
     "Cell",
     "Certificate",
     "Chord",
+    "Contacts",
     "Descent",
     "Facets",
     "Forecast",
@@ -31,10 +32,13 @@ PUBLIC = [
     "Polish",
     "ReluscapeError",
     "Study",
+    "UnitCells",
     "UnsupportedModelError",
     "Verification",
     "certify",
+    "count_cells",
     "descend",
+    "enumerate_cells",
     "forecast_losses",
     "polish",
     "verify",
@@ -94,7 +98,9 @@ def test_the_tree_of_errors():
     assert not issubclass(AnalysisError, InputError)
 
 
-@pytest.mark.parametrize("name", ["landscape", "proof", "network_output", "descent.forecast"])
+@pytest.mark.parametrize(
+    "name", ["landscape", "proof", "network_output", "descent.forecast", "arrangement"]
+)
 def test_examples_in_docstrings_run(name):
     module = importlib.import_module(f"reluscape.{name}")
     outcome = doctest.testmod(module)
