@@ -35,6 +35,7 @@ PUBLIC = [
     "UnitCells",
     "UnsupportedModelError",
     "Verification",
+    "cells_crossed",
     "certify",
     "count_cells",
     "descend",

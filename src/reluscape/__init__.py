@@ -16,6 +16,7 @@ _HOME = {
     "Chord": "cell",
     "Contacts": "arrangement",
     "UnitCells": "arrangement",
+    "cells_crossed": "crossing",
     "count_cells": "arrangement",
     "enumerate_cells": "arrangement",
     "Certificate": "certificate",
