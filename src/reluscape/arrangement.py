@@ -10,9 +10,10 @@ different rays tell.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import comb
+from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
@@ -39,6 +40,9 @@ _CHUNK = 10**7
 
 #: Rounds of scaling rows and columns in turn.
 _ROUNDS = 8
+
+#: Condition numbers that differ by this factor are those of badly and of well scaled columns.
+_FAR = 30.0
 
 _EPS = float(np.finfo(np.float64).eps)
 
@@ -170,11 +174,12 @@ def enumerate_cells(
     What is guaranteed: every cell that is listed exists, as the signs of its interior point are computed
     anew from the features with a margin above rounding. None is listed twice, and the negative of each
     is listed. All cells are listed if any rows (scaled to length one, in coordinates in which they are
-    white) either are dependent or span a volume above `16 rank^2 eps` times the condition number of the
-    scaled features. This is what float64 resolves: elimination by reflections is exact for rows that
-    are changed by a few eps (Higham, Accuracy and Stability of Numerical Algorithms, section 19.3), and
-    changes of unit rows by delta change a volume by at most `rank delta` (Hadamard). Rows that span less
-    are taken as dependent, so that cells that are narrower than rounding are left out.
+    white) either are dependent or span a volume above `16 rank eps` times the condition number of the
+    scaled features times the sum of the volumes of all of them but one. This is what float64 resolves:
+    elimination by reflections is exact for rows that are changed by a few eps (Higham, Accuracy and
+    Stability of Numerical Algorithms, section 19.3), and a change of one row by delta changes a volume
+    by at most delta times that of the others. Rows that span less are taken as dependent, so that cells
+    that are narrower than rounding are left out.
 
     Args:
         features: The samples, a column of ones appended for the bias, shape (samples, params).
@@ -190,7 +195,8 @@ def enumerate_cells(
     Raises:
         InputError: More cells than `max_cells`, signs that need more than `MAX_BYTES`, or features that
             are no finite matrix.
-        AnalysisError: Cells are narrower than rounding in a way that is neither general nor degenerate.
+        AnalysisError: Rows are so nearly dependent that cells are told apart which are too narrow for an
+            interior point in float64, or that decisions about them contradict each other.
 
     Source: theory of oriented matroids; counts by Zaslavsky (1975); Liu, section VI.
 
@@ -217,8 +223,7 @@ class _Frame:
     Attributes:
         rows: Unit rows that differ (hyperplanes, rank).
         basis: Shape (params, rank).
-        error: Bound on the rows' errors.
-        tolerance: Volumes up to this are zero.
+        error: Of each row, but for a small factor.
         first: As in `UnitCells`.
         place: Row of each sample, -1 for none (samples,).
         flipped: Whether the sample is a negative multiple of its row (samples,).
@@ -227,7 +232,6 @@ class _Frame:
     rows: Floats
     basis: Floats
     error: float
-    tolerance: float
     first: Indices
     place: Indices
     flipped: Bools
@@ -236,9 +240,7 @@ class _Frame:
 def _frame(features: Floats) -> _Frame:
     """Scale columns and rows, span the rows' space, whiten, and join multiples."""
     moving = np.flatnonzero(features.any(axis=1))
-    sizes = _sizes(features[moving])
-    unit = _unit(features[moving] * sizes)
-    spread = np.linalg.svd(unit, compute_uv=False)
+    sizes, unit, spread = _scaled(features[moving])
     lowest = TOLERANCES.rounding * max(unit.shape) * _EPS * spread.max(initial=0.0)
     whitened = _whitened(unit, int((spread > lowest).sum()), _EPS)
     first, place = np.full(len(features), -1), np.full(len(features), -1)
@@ -255,18 +257,35 @@ def _whitened(unit: Floats, rank: int, error: float) -> _Frame:
     rows = _unit(unit @ basis)
     if rank:
         error *= float(spread[0] / spread[rank - 1])
-    tolerance = TOLERANCES.rounding * rank**2 * error
     first, flipped = np.empty(len(rows), dtype=np.int64), np.empty(len(rows), dtype=np.bool_)
-    rays.same_hyperplanes(rows, tolerance, first, flipped)
+    rays.same_hyperplanes(rows, TOLERANCES.rounding * rank * error, first, flipped)
     leaders, place = np.unique(first, return_inverse=True)
-    return _Frame(rows[leaders], basis, error, tolerance, first, place, flipped)
+    return _Frame(rows[leaders], basis, error, first, place, flipped)
 
 
-def _sizes(features: Floats) -> Floats:
-    """Powers of two for the columns: after these and scaled rows, median entries are near one.
+def _scaled(features: Floats) -> tuple[Floats, Floats, Floats]:
+    """Factors on the columns, the unit rows of the product, and its singular values.
 
-    Zeros do not count, and as medians do not heed what is rounding error beside a column's other
-    entries, nor do outliers.
+    Medians of the columns replace their largest entries where the rows are then far better conditioned.
+    """
+    best, least = None, np.inf
+    for middle in (np.nanmax, np.nanmedian):
+        sizes = _sizes(features, middle)
+        unit = _unit(features * sizes)
+        spread: Floats = np.asarray(np.linalg.svd(unit, compute_uv=False))
+        lowest = float(spread[spread > _EPS * spread[:1]].min(initial=np.inf))
+        condition = float(spread.max(initial=0.0)) / lowest
+        if best is None or condition < least / _FAR:
+            best, least = (sizes, unit, spread), condition
+    assert best is not None
+    return best
+
+
+def _sizes(features: Floats, middle: Callable[..., Any]) -> Floats:
+    """Powers of two for the columns: after these and scaled rows, the `middle` entries are near one.
+
+    Zeros do not count. Medians undo any units of rows and columns; largest entries do not heed what is
+    rounding error beside a column's other entries.
     """
     sizes = np.zeros(features.shape[1])
     if not len(features):
@@ -275,15 +294,17 @@ def _sizes(features: Floats) -> Floats:
     np.log2(np.abs(features), where=features != 0, out=logs)
     there = features.any(axis=0)
     for _ in range(_ROUNDS):
-        rows = np.nanmedian(logs + sizes, axis=1, keepdims=True)
-        sizes[there] = -np.nanmedian(logs[:, there] - rows, axis=0)
+        rows = middle(logs + sizes, axis=1, keepdims=True)
+        sizes[there] = -middle(logs[:, there] - rows, axis=0)
     return np.asarray(np.ldexp(1.0, np.rint(sizes).astype(np.int64)))
 
 
 def _unit(rows: Floats) -> Floats:
-    """Rows that are not zero, scaled to length one."""
-    scaled = rows / np.abs(rows).max(axis=1, initial=0.0, keepdims=True)
-    return np.asarray(scaled / np.linalg.norm(scaled, axis=1, keepdims=True))
+    """Rows scaled to length one; rows of zeros stay so."""
+    largest = np.abs(rows).max(axis=1, initial=0.0, keepdims=True)
+    scaled = rows / np.where(largest > 0, largest, 1.0)
+    lengths = np.linalg.norm(scaled, axis=1, keepdims=True)
+    return np.asarray(scaled / np.maximum(lengths, 0.5))
 
 
 # ---- the search ---------------------------------------------------------------------------------
@@ -329,9 +350,10 @@ def _search(frame: _Frame) -> rays.Search:
     count, rank = frame.rows.shape
     coordinates = np.empty((rank, count + rank, rank))
     coordinates[0] = np.vstack([frame.rows, np.eye(rank)])
+    lengths, errors = np.ones((rank, count)), np.full((rank, count), rank * frame.error)
     level = np.full(count, rays.FREE, dtype=np.int64)
     chosen = np.zeros(rank, dtype=np.int64)
-    return rays.Search(coordinates, level, chosen, np.ones(rank), frame.tolerance)
+    return rays.Search(coordinates, lengths, errors, level, chosen, TOLERANCES.rounding)
 
 
 def _table(words: Words, sums: Floats) -> rays.Table:
@@ -361,7 +383,7 @@ def _unit_cells(matrix: Floats, frame: _Frame, words: Words, sums: Floats) -> Un
         )
         points[part], points[there] = inside, -inside
         margins[part] = margins[there] = _margins(matrix[moving], inside, signs[:, moving])
-    narrow = int((margins <= TOLERANCES.rounding * params * _EPS).sum())
+    narrow = cells - int((margins > TOLERANCES.rounding * params * _EPS).sum())
     if narrow:
         raise AnalysisError(_TOO_CLOSE.format(f"{narrow} of {cells} cells narrower than rounding"))
     if not moving.any():
@@ -370,9 +392,10 @@ def _unit_cells(matrix: Floats, frame: _Frame, words: Words, sums: Floats) -> Un
 
 
 def _margins(rows: Floats, points: Floats, signs: Bools) -> Floats:
-    """Margins of points; negative where a sign is not the one that is claimed."""
+    """Margins of points; not positive where a sign is not the one that is claimed."""
     values, sizes = points @ rows.T, np.abs(points) @ np.abs(rows).T
-    return np.asarray((np.where(signs, values, -values) / sizes).min(axis=1))
+    right = np.where(signs, values, -values)
+    return np.asarray((right / np.where(sizes > 0, sizes, 1.0)).min(axis=1))
 
 
 def _samples_signs(frame: _Frame, bits: Bools) -> Bools:

@@ -8,7 +8,10 @@ the orthogonal complement of the k rows chosen so far. At the end one coordinate
 product with the ray, and the ray itself.
 
 `level[j]` is the number of chosen rows on which row j depends, `FREE` if it is independent of all.
-Row j depends on the chosen ones where the volume that they span with it is within `tolerance`.
+Row j depends on the chosen ones where its projection is within its error. Errors grow as the rows are
+projected: that of the chosen row s turns its direction by `error_s / |s|`, which moves the projection of
+row j by `|y_j|` times as much. Times the volume that the chosen rows span, the error of row j is that of
+one row times the sum of the volumes of all rows but one, whichever of them were chosen.
 """
 
 from __future__ import annotations
@@ -51,17 +54,19 @@ class Search(NamedTuple):
 
     Attributes:
         coordinates: Rows and then axes in what is left of the space (rank, hyperplanes + rank, rank).
+        lengths: Of the rows, so far (rank, hyperplanes).
+        errors: Of the rows, so far; lengths up to `factor` times these are zero (rank, hyperplanes).
         level: Chosen rows on which each row depends (hyperplanes,).
         chosen: Chosen rows, ascending (rank,).
-        volume: Volume that the first k of them span (rank,).
-        tolerance: Volumes of unit rows up to this are zero.
+        factor: Factor on errors.
     """
 
     coordinates: Floats
+    lengths: Floats
+    errors: Floats
     level: NDArray[np.int64]
     chosen: NDArray[np.int64]
-    volume: Floats
-    tolerance: float
+    factor: float
 
 
 @bare
@@ -124,14 +129,11 @@ def rays_from(search, first, table, simple_signs, signs, rays):
 def _choose(search, depth):
     """Project onto the complement of one more row; False where an earlier row does the same."""
     here, then = search.coordinates[depth], search.coordinates[depth + 1]
+    lengths, errors = search.lengths, search.errors
     level, row = search.level, search.chosen[depth]
     hyperplanes, width = len(level), search.coordinates.shape[0] - depth
-    length = 0.0
-    for k in range(width):
-        length += here[row, k] * here[row, k]
-    length = length**0.5
-    volume = search.volume[depth] * length
-    search.volume[depth + 1] = volume
+    length = lengths[depth, row]
+    turn = errors[depth, row] / length
     head = here[row, 0] + (length if here[row, 0] >= 0 else -length)
     scale = 1.0 / (length * abs(head))
     for i in range(len(here)):
@@ -146,7 +148,9 @@ def _choose(search, depth):
             size += value * value
         if i < hyperplanes and level[i] > depth:
             level[i] = FREE
-            if i == row or volume * size**0.5 <= search.tolerance:
+            lengths[depth + 1, i] = size**0.5
+            errors[depth + 1, i] = errors[depth, i] + turn * lengths[depth, i]
+            if i == row or lengths[depth + 1, i] <= search.factor * errors[depth + 1, i]:
                 level[i] = depth + 1
                 if i < row:
                     return False
