@@ -10,10 +10,9 @@ different rays tell.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from math import comb
-from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
@@ -25,6 +24,7 @@ from reluscape.progress import Progress
 from reluscape.results import Result
 from reluscape.tolerances import TOLERANCES
 from reluscape.validation import as_array, check_whole
+from reluscape.whitened import Frame, frame_of, unit_rows, whitened_frame
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -37,12 +37,6 @@ MAX_BYTES = 8 * 2**30
 
 #: Numbers in an array of signs or products that is made on the way.
 _CHUNK = 10**7
-
-#: Rounds of scaling rows and columns in turn.
-_ROUNDS = 8
-
-#: Condition numbers that differ by this factor are those of badly and of well scaled columns.
-_FAR = 30.0
 
 _EPS = float(np.finfo(np.float64).eps)
 
@@ -207,110 +201,16 @@ def enumerate_cells(
     """
     matrix = _check_features(features)
     most = check_whole(max_cells, "max_cells", 1)
-    frame = _frame(matrix)
+    frame = frame_of(matrix)
     _check_size(frame, most, len(matrix))
     words, sums = _half_cells(frame, progress)
     return _unit_cells(matrix, frame, words, sums)
 
 
-# ---- the samples in good coordinates ------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class _Frame:
-    """Hyperplanes in coordinates u, `w = basis u`, in which they are white.
-
-    Attributes:
-        rows: Unit rows that differ (hyperplanes, rank).
-        basis: Shape (params, rank).
-        error: Of each row, but for a small factor.
-        first: As in `UnitCells`.
-        place: Row of each sample, -1 for none (samples,).
-        flipped: Whether the sample is a negative multiple of its row (samples,).
-    """
-
-    rows: Floats
-    basis: Floats
-    error: float
-    first: Indices
-    place: Indices
-    flipped: Bools
-
-
-def _frame(features: Floats) -> _Frame:
-    """Scale columns and rows, span the rows' space, whiten, and join multiples."""
-    moving = np.flatnonzero(features.any(axis=1))
-    sizes, unit, spread = _scaled(features[moving])
-    lowest = TOLERANCES.rounding * max(unit.shape) * _EPS * spread.max(initial=0.0)
-    whitened = _whitened(unit, int((spread > lowest).sum()), _EPS)
-    first, place = np.full(len(features), -1), np.full(len(features), -1)
-    flipped = np.zeros(len(features), dtype=np.bool_)
-    first[moving], place[moving] = moving[whitened.first], whitened.place
-    flipped[moving], basis = whitened.flipped, sizes[:, None] * whitened.basis
-    return replace(whitened, first=first, place=place, flipped=flipped, basis=basis)
-
-
-def _whitened(unit: Floats, rank: int, error: float) -> _Frame:
-    """The frame of unit rows of known rank, given the error of each row."""
-    _, spread, right = np.linalg.svd(unit, full_matrices=False)
-    basis = right[:rank].T / spread[:rank]
-    rows = _unit(unit @ basis)
-    if rank:
-        error *= float(spread[0] / spread[rank - 1])
-    first, flipped = np.empty(len(rows), dtype=np.int64), np.empty(len(rows), dtype=np.bool_)
-    rays.same_hyperplanes(rows, TOLERANCES.rounding * rank * error, first, flipped)
-    leaders, place = np.unique(first, return_inverse=True)
-    return _Frame(rows[leaders], basis, error, first, place, flipped)
-
-
-def _scaled(features: Floats) -> tuple[Floats, Floats, Floats]:
-    """Factors on the columns, the unit rows of the product, and its singular values.
-
-    Medians of the columns replace their largest entries where the rows are then far better conditioned.
-    """
-    best, least = None, np.inf
-    for middle in (np.nanmax, np.nanmedian):
-        sizes = _sizes(features, middle)
-        unit = _unit(features * sizes)
-        spread: Floats = np.asarray(np.linalg.svd(unit, compute_uv=False))
-        lowest = float(spread[spread > _EPS * spread[:1]].min(initial=np.inf))
-        condition = float(spread.max(initial=0.0)) / lowest
-        if best is None or condition < least / _FAR:
-            best, least = (sizes, unit, spread), condition
-    assert best is not None
-    return best
-
-
-def _sizes(features: Floats, middle: Callable[..., Any]) -> Floats:
-    """Powers of two for the columns: after these and scaled rows, the `middle` entries are near one.
-
-    Zeros do not count. Medians undo any units of rows and columns; largest entries do not heed what is
-    rounding error beside a column's other entries.
-    """
-    sizes = np.zeros(features.shape[1])
-    if not len(features):
-        return np.ones_like(sizes)
-    logs = np.full(features.shape, np.nan)
-    np.log2(np.abs(features), where=features != 0, out=logs)
-    there = features.any(axis=0)
-    for _ in range(_ROUNDS):
-        rows = middle(logs + sizes, axis=1, keepdims=True)
-        sizes[there] = -middle(logs[:, there] - rows, axis=0)
-    return np.asarray(np.ldexp(1.0, np.rint(sizes).astype(np.int64)))
-
-
-def _unit(rows: Floats) -> Floats:
-    """Rows scaled to length one; rows of zeros stay so."""
-    largest = np.abs(rows).max(axis=1, initial=0.0, keepdims=True)
-    scaled = rows / np.where(largest > 0, largest, 1.0)
-    lengths = np.linalg.norm(scaled, axis=1, keepdims=True)
-    return np.asarray(scaled / np.maximum(lengths, 0.5))
-
-
 # ---- the search ---------------------------------------------------------------------------------
 
 
-def _half_cells(frame: _Frame, progress: Progress | None = None) -> tuple[Words, Floats]:
+def _half_cells(frame: Frame, progress: Progress | None = None) -> tuple[Words, Floats]:
     """One of each two antipodal cells: signs of the frame's rows as words, sums of unit rays."""
     count, rank = frame.rows.shape
     if rank < 2:
@@ -335,17 +235,17 @@ def _half_cells(frame: _Frame, progress: Progress | None = None) -> tuple[Words,
 
 
 def _enter_degenerate(
-    frame: _Frame, table: rays.Table, signs: NDArray[np.int8], found: Floats, ray: int
+    frame: Frame, table: rays.Table, signs: NDArray[np.int8], found: Floats, ray: int
 ) -> bool:
     """Enter the cells around a ray in which many hyperplanes meet: a smaller arrangement's cells."""
     containing = np.flatnonzero(signs[ray] == 0)
-    inner = _whitened(frame.rows[containing], frame.rows.shape[1] - 1, frame.error)
+    inner = whitened_frame(frame.rows[containing], frame.rows.shape[1] - 1, frame.error)
     half = _samples_signs(inner, _bits(_half_cells(inner)[0], len(inner.rows)))
     local = np.vstack([half, ~half])
     return bool(rays.enter_local(table, signs, found, ray, containing, local))
 
 
-def _search(frame: _Frame) -> rays.Search:
+def _search(frame: Frame) -> rays.Search:
     """The search before its first step."""
     count, rank = frame.rows.shape
     coordinates = np.empty((rank, count + rank, rank))
@@ -366,7 +266,7 @@ def _table(words: Words, sums: Floats) -> rays.Table:
 # ---- from words to samples ----------------------------------------------------------------------
 
 
-def _unit_cells(matrix: Floats, frame: _Frame, words: Words, sums: Floats) -> UnitCells:
+def _unit_cells(matrix: Floats, frame: Frame, words: Words, sums: Floats) -> UnitCells:
     """Both halves of the cells, their interior points checked against the features."""
     half, (samples, params) = len(words), matrix.shape
     moving = frame.first >= 0
@@ -375,7 +275,7 @@ def _unit_cells(matrix: Floats, frame: _Frame, words: Words, sums: Floats) -> Un
     points, margins = np.zeros((cells, params)), np.ones(cells)
     for part in _chunks(half if moving.any() else 0, samples):
         signs = _samples_signs(frame, _bits(words[part], len(frame.rows)))
-        inside = _unit(sums[part] @ frame.basis.T)
+        inside = unit_rows(sums[part] @ frame.basis.T)
         there = slice(part.start + half, part.stop + half)
         packed[part], packed[there] = (
             np.packbits(signs, axis=1),
@@ -398,7 +298,7 @@ def _margins(rows: Floats, points: Floats, signs: Bools) -> Floats:
     return np.asarray((right / np.where(sizes > 0, sizes, 1.0)).min(axis=1))
 
 
-def _samples_signs(frame: _Frame, bits: Bools) -> Bools:
+def _samples_signs(frame: Frame, bits: Bools) -> Bools:
     """Signs of all samples (cells, samples) from those of the frame's rows."""
     signs = bits[:, frame.place] ^ frame.flipped
     signs[:, frame.first < 0] = False
@@ -449,7 +349,7 @@ def _check_features(features: ArrayLike) -> Floats:
     return matrix
 
 
-def _check_size(frame: _Frame, max_cells: int, samples: int) -> None:
+def _check_size(frame: Frame, max_cells: int, samples: int) -> None:
     """Refuse more cells than asked for, or than memory holds."""
     count, rank = frame.rows.shape
     cells = count_cells(count, rank)
