@@ -21,6 +21,7 @@ PUBLIC = [
     "CellMinimum",
     "Certificate",
     "Chord",
+    "Contacts",
     "Descent",
     "Facets",
     "Forecast",
@@ -33,11 +34,15 @@ PUBLIC = [
     "Polish",
     "ReluscapeError",
     "Study",
+    "UnitCells",
     "UnsupportedModelError",
     "Verification",
     "cell_minimum",
+    "cells_crossed",
     "certify",
+    "count_cells",
     "descend",
+    "enumerate_cells",
     "expected_minimum_probability",
     "forecast_losses",
     "polish",
@@ -99,7 +104,8 @@ def test_the_tree_of_errors():
 
 
 @pytest.mark.parametrize(
-    "name", ["landscape", "proof", "network_output", "descent.forecast", "gaussian"]
+    "name",
+    ["landscape", "proof", "network_output", "descent.forecast", "arrangement", "gaussian"],
 )
 def test_examples_in_docstrings_run(name):
     module = importlib.import_module(f"reluscape.{name}")

@@ -6,21 +6,14 @@ is on its positive side. `one` and `two` are scratch vectors as wide as the wide
 
 from __future__ import annotations
 
-from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from reluscape.compiled import bare, counted
 
-#: Compiles a function that makes no arrays, or lets them be made by others that are `counted`. It counts
-#: no references: a count is an atomic operation, and two for every array of every call were a sixth of
-#: the time of small pivots. What it returns must not be an array.
-bare: Any = partial(njit, cache=True, _nrt=False)
-#: Compiles a function that makes arrays, or calls what may: products of matrices, expressions of arrays.
-counted: Any = partial(njit, cache=True, _nrt=True)
+Floats = NDArray[np.float64]
 
 
 class Chain(NamedTuple):

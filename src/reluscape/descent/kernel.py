@@ -18,10 +18,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from reluscape.compiled import bare, counted
 from reluscape.descent.chain import (
     all_rates,
-    bare,
-    counted,
     deeper,
     rates_behind,
     sample_jump,

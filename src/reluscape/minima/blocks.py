@@ -270,7 +270,9 @@ def _result(
         bad=False if least or (theta is None and margin <= LEFT_OPEN) else None,
         theta=theta,
         signs=None,
-        method="linear program" if found.free.shape[1] else "sign check",
+        method="sign check"
+        if found.falling is None and not found.free.shape[1]
+        else "linear program",
         infeasibility=proof,
         margin=margin,
         convention="block",

@@ -139,7 +139,7 @@ class CellMinimum(Result):
 
     def sentence(self) -> str:
         """The answer in one line."""
-        where = "the cell" if self.layer is None else f"layer {self.layer!r}'s cell"
+        where = "the cell" if self.layer is None else f"the cell of layer {self.layer!r}"
         allowed = "" if self.layer is not None else f" with {WORDS[self.convention]}"
         if self.genuine is None:
             return f"undecided: whether {where} holds a genuine minimum{allowed}"
