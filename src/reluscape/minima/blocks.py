@@ -277,6 +277,7 @@ def _result(
         margin=margin,
         convention="block",
         layer=block.layer,
+        objective=block.landscape.loss_name,
         start=frozen.start,
         active=int((np.abs(values) <= bounds[: frozen.cell.hidden])[frozen.moving].sum()),
         dual=found.dual if len(found.dual) else None,

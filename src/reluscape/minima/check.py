@@ -27,6 +27,8 @@ def check_minimum(found: CellMinimum, landscape: Landscape) -> Verification:
     try:
         if found.genuine is None:
             return Verification(True, "it claims nothing: the search over signs was given up")
+        told = landscape.loss_name
+        require(found.objective == told, f"it is about the loss {found.objective!r}, not {told!r}")
         start = _at(found, landscape, found.start)
         cell = FrozenCell.of(start, start.pattern())
         if found.genuine:

@@ -77,6 +77,7 @@ def _of_landscape(landscape: Landscape, start: Floats, signs: Signs) -> CellMini
         margin=margin,
         convention=signs,
         layer=None,
+        objective=landscape.loss_name,
         start=start,
         active=active,
     )

@@ -87,6 +87,7 @@ class CellMinimum(Result):
             which is rounding.
         convention: Which signs were allowed: "free", "given" or "uniform"; "block" for a block.
         layer: The block's layer; None for a landscape.
+        objective: The landscape's loss, "squared" and so on.
         start: The point whose cell it is.
         active: Number of kinks that are zero at `start`; they count as negative.
         better: Parameters of lower loss where `bad`, else None.
@@ -106,6 +107,7 @@ class CellMinimum(Result):
     margin: float
     convention: str
     layer: str | None
+    objective: str
     start: Floats
     active: int = 0
     better: Floats | None = None
