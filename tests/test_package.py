@@ -105,7 +105,15 @@ def test_the_tree_of_errors():
 
 @pytest.mark.parametrize(
     "name",
-    ["landscape", "proof", "network_output", "descent.forecast", "arrangement", "gaussian"],
+    [
+        "landscape",
+        "proof",
+        "network_output",
+        "descent.forecast",
+        "arrangement",
+        "gaussian",
+        "minima.find",
+    ],
 )
 def test_examples_in_docstrings_run(name):
     module = importlib.import_module(f"reluscape.{name}")

@@ -35,7 +35,70 @@ def cell_minimum(
     *,
     signs: Signs = "free",
 ) -> CellMinimum:
-    """Find out whether the loss attains its minimum over an activation cell inside it."""
+    """Find out whether the loss attains its minimum over an activation cell inside it.
+
+    With the pattern of a point frozen the loss is a convex function of what is asked about, on the whole
+    space. The cell holds a **genuine** minimum if some minimiser of that function lies in the open cell;
+    that one is a local minimum of the network's loss, and without one the cell holds no differentiable
+    local minimum.
+
+    Of a **landscape** (one hidden layer, one output, squared loss) it asks about the first layer and the
+    output weights z together; an output bias is held fixed. The loss is `1/N sum (f_i - y_i)^2` with
+    `f_i = sum_j D_ij R_j . x_i`, D the frozen slopes, and convex in `R_j = z_j w_j`. Minimisers are
+    inside the cell if for each unit j there is a sign s_j with `s_j R_j . x_i > 0` where unit j is active
+    on sample i, and `< 0` where it is not. The signs that are allowed decide the answer: those that the
+    published tables allow are "uniform"; the question about the cell itself is "free", because z may
+    change its sign without crossing a kink.
+
+    Of a **block** it asks about that layer alone, in a network of any depth with any number of outputs,
+    for squared, L1 and cross-entropy loss; the cell is then that of the hidden kinks, not of the L1
+    loss's residuals.
+
+    Args:
+        landscape_or_block: Without weight decay.
+        theta: The point whose cell it is; default: the model's own. Kinks that are zero there count as
+            negative (`active` says how many).
+        signs: Signs that the output weights may have: "free" any, "given" the point's own, "uniform" all
+            positive or all negative. Does not apply to a block.
+
+    Returns:
+        The answer with what shows it: weights inside the cell at which the gradient vanishes, or for each
+        part of the sign choices a Farkas vector (`Infeasibility`). `verify` checks both without a solver.
+        `genuine` is None where the search over signs is given up, or rounding leaves it open.
+
+    Cost:
+        Independent inputs (rank X = the number of distinct ones): O(N K) and one Cholesky factor of their
+        Gram matrix for each data set; else singular value decompositions of N x rank X for each pattern,
+        and linear programs in as many variables as the minimisers leave free. Over free signs up to 2^K
+        parts, few in practice. A block: one decomposition of (N outputs) x (units rank X).
+
+    Guarantees:
+        A positive answer rests on a forward and a backward pass: same pattern, gradient zero within the
+        rounding bounds of its terms. A negative one leaves a minimiser at most `margin` of its length,
+        which is rounding. `kind` is computed in float64 (numerical rank) and not part of the proof.
+
+    Raises:
+        InputError: Weight decay, an unknown convention, output weights of zero under "given", a theta of
+            the wrong shape.
+        UnsupportedModelError: A landscape with other than one hidden layer or one output.
+
+    Source:
+        Liu, Understanding global loss landscape of one-hidden-layer ReLU networks, part 2, sections II
+        and IV; the sign conventions, the closed form and blocks are ours.
+
+    Example:
+        >>> import numpy as np
+        >>> from torch import nn
+        >>> import reluscape as rs
+        >>> model = nn.Sequential(nn.Linear(1, 1, bias=False), nn.ReLU(), nn.Linear(1, 1, bias=False))
+        >>> _ = [nn.init.constant_(p, 0.5) for p in model.parameters()]
+        >>> landscape = rs.Landscape(model, np.array([[1.0], [2.0]]), np.array([1.0, 1.0]))
+        >>> found = rs.cell_minimum(landscape)  # f = R x with R = 0.6 fits best, and R > 0 is the cell
+        >>> found.genuine, found.kind, round(found.loss, 6)
+        (True, 'unique', 0.1)
+        >>> rs.verify(found, landscape).valid
+        True
+    """
     if signs not in SIGNS:
         raise InputError(f"signs must be one of {', '.join(SIGNS)}; received {signs!r}")
     if isinstance(landscape_or_block, Landscape):

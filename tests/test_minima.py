@@ -1,0 +1,495 @@
+"""Genuine minima of cells against all sign vectors, each with a linear program written independently."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, replace
+from functools import cache
+from itertools import pairwise, product
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from oracles import Instance
+from scipy.optimize import linprog, minimize
+from torch import nn
+
+import reluscape as rs
+from reluscape.errors import InputError, UnsupportedModelError
+from reluscape.minima.result import SIGNS, CellMinimum
+from reluscape.minima.signs import cover
+
+KINDS = ("normal", "integers", "twice", "contradictions", "scales", "low rank")
+#: Margin of the oracle's programs that is no rounding.
+MARGIN = 1e-7
+
+
+def inputs_of(kind: str, samples: int, inputs: int, rng: np.random.Generator) -> np.ndarray:
+    x = rng.normal(size=(samples, inputs))
+    if kind == "integers":
+        return rng.integers(-2, 3, (samples, inputs)).astype(float)
+    if kind in ("twice", "contradictions"):
+        return np.repeat(x, 2, axis=0)[:samples]
+    if kind == "scales":
+        return x * 10.0 ** rng.integers(-3, 4, inputs)
+    return x @ np.outer(x[0], x[0]) if kind == "low rank" else x
+
+
+@dataclass(frozen=True)
+class Case:
+    """A one-hidden-layer network with its data."""
+
+    instance: Instance
+    told: str
+
+    @property
+    def landscape(self) -> rs.Landscape:
+        made = self.instance
+        return rs.Landscape(made.module(), made.inputs, made.targets)
+
+
+@cache
+def case(seed: int) -> Case:
+    rng = np.random.default_rng(seed)
+    kind = KINDS[seed % len(KINDS)]
+    samples, inputs, units = (int(n) for n in rng.integers((1, 1, 1), (9, 4, 4)))
+    x = inputs_of(kind, samples, inputs, rng)
+    y = rng.choice([-1.0, 1.0], samples) if rng.random() < 0.6 else rng.integers(-1.0, 2, samples)
+    whole = kind == "integers"
+    draw = (
+        (lambda *s: rng.integers(-1, 2, s).astype(float))
+        if whole
+        else lambda *s: rng.normal(size=s)
+    )
+    weights = [draw(units, inputs), draw(1, units)]
+    biases = [draw(units) if rng.random() < 0.7 else None, draw(1)]
+    if rng.random() < 0.2:
+        weights[0][-1] = weights[0][0]
+        if biases[0] is not None:
+            biases[0][-1] = biases[0][0]
+    if rng.random() < 0.15 and biases[0] is not None:
+        biases[0][0] = -1e3
+    slope = float(rng.choice([0.0, 0.0, 0.1]))
+    instance = Instance(
+        tuple(weights), tuple(biases), slope, x, np.asarray(y, dtype=float)[:, None], "squared", 0
+    )
+    return Case(instance, f"seed {seed}: {kind}, {samples} samples, {units} units, slope {slope}")
+
+
+def deepest(instance: Instance, signs: tuple[float, ...]) -> float:
+    """Largest margin of a minimiser of the frozen loss, by one program in R of all units."""
+    x = instance.inputs
+    if instance.biases[0] is not None:
+        x = np.hstack([x, np.ones((len(x), 1))])
+    weight = instance.weights[0]
+    if instance.biases[0] is not None:
+        weight = np.hstack([weight, instance.biases[0][:, None]])
+    pattern = x @ weight.T > 0
+    sizes = np.linalg.norm(x, axis=0)
+    x = x / np.where(sizes > 0, sizes, 1.0)
+    factors, sides = np.where(pattern, 1.0, instance.slope), np.where(pattern, 1.0, -1.0)
+    matrix = np.hstack([factors[:, [j]] * x for j in range(len(weight))])
+    wanted = instance.targets[:, 0] - instance.biases[1][0]
+    fitted = matrix @ np.linalg.lstsq(matrix, wanted, rcond=1e-11)[0]
+    rows = np.zeros((0, matrix.shape[1]))
+    for j in range(len(weight)):
+        lengths = np.linalg.norm(x, axis=1)
+        some = signs[j] * sides[lengths > 0][:, [j]] * x[lengths > 0] / lengths[lengths > 0, None]
+        place = np.zeros((1, len(weight)))
+        place[0, j] = 1.0
+        rows = np.vstack([rows, np.kron(place, some)])
+    if not len(rows):
+        return 1.0
+    result = linprog(
+        np.append(np.zeros(matrix.shape[1]), -1.0),
+        A_ub=np.hstack([-rows, np.ones((len(rows), 1))]),
+        b_ub=np.zeros(len(rows)),
+        A_eq=np.hstack([matrix, np.zeros((len(matrix), 1))]),
+        b_eq=fitted,
+        bounds=[(None, None)] * matrix.shape[1] + [(None, 1.0)],
+    )
+    assert result.status == 0, result.message
+    return float(result.x[-1])
+
+
+def allowed(convention: str, given: np.ndarray) -> list[tuple[float, ...]]:
+    """All sign vectors of a convention."""
+    if convention == "free":
+        return list(product((1.0, -1.0), repeat=len(given)))
+    if convention == "given":
+        return [tuple(np.sign(given))]
+    return [(1.0,) * len(given), (-1.0,) * len(given)]
+
+
+ALL = range(240)
+
+
+@cache
+def answers(seed: int) -> dict[str, CellMinimum]:
+    """Answers under all conventions that apply."""
+    made, landscape = case(seed), case(seed).landscape
+    some = [c for c in SIGNS if c != "given" or made.instance.weights[1].all()]
+    return {convention: rs.cell_minimum(landscape, signs=convention) for convention in some}
+
+
+@pytest.mark.parametrize("convention", SIGNS)
+def test_answers_are_those_of_all_sign_vectors(convention: str) -> None:
+    """240 networks under each convention: routes by closed form, sign check, programs and searches."""
+    seen: Counter[object] = Counter()
+    for seed in ALL:
+        made = case(seed)
+        if convention in answers(seed):
+            found = answers(seed)[convention]
+            margins = [
+                deepest(made.instance, s) for s in allowed(convention, made.instance.weights[1][0])
+            ]
+            assert found.genuine == (max(margins) > MARGIN), (made.told, found)
+            verdict = rs.verify(found, made.landscape)
+            assert verdict.valid, (made.told, verdict)
+            seen[found.method, found.genuine] += 1
+    routes = {method for method, _ in seen}
+    assert routes >= {"closed form", "linear program", "sign check"}
+    assert all(seen["closed form", genuine] >= 5 for genuine in (True, False))
+    assert all(
+        sum(seen[route, genuine] for route in routes - {"closed form"}) >= 20
+        for genuine in (True, False)
+    )
+
+
+def test_witnesses_survive_a_forward_and_a_backward_pass_of_torch() -> None:
+    """Same pattern, gradient zero but for the fixed output bias, and no lower loss nearby."""
+    for seed in ALL[::4]:
+        landscape = case(seed).landscape
+        for convention, found in answers(seed).items():
+            if not found.genuine:
+                continue
+            gradient = landscape.gradient(found.theta)
+            fixed = landscape.positions(landscape.layers[1])[len(found.signs) :]
+            gradient[fixed] = 0.0
+            size = 1.0 + np.abs(found.theta).max() * (1.0 + np.abs(landscape.inputs).max() ** 2)
+            assert np.abs(gradient).max() <= 1e-11 * size**2, (seed, convention)
+            first = landscape.positions(landscape.layers[0])
+            block = landscape.block(0)
+            values = block.kinks(found.theta[first])
+            still = np.abs(landscape.inputs).sum(axis=1) == 0 if not block.piecewise.bias else None
+            same = (values > 0) == block.pattern()
+            assert same.all() if still is None else same.reshape(len(still), -1)[~still].all()
+            assert landscape.loss(found.theta) == pytest.approx(found.loss, rel=1e-9, abs=1e-12)
+
+
+def test_bad_minima_have_weights_of_lower_loss() -> None:
+    bad = 0
+    for seed in ALL:
+        for found in answers(seed).values():
+            if found.bad:
+                lower = case(seed).landscape.loss(found.better)
+                assert lower == pytest.approx(found.better_loss, abs=1e-12)
+                assert lower < found.loss
+                bad += 1
+            if found.bad is False and found.genuine:
+                assert found.loss <= least_possible(case(seed).instance) + 1e-9
+    assert bad >= 10
+
+
+def least_possible(instance: Instance) -> float:
+    """Loss of the best function of the inputs at all (and of inputs of zero without bias, a constant)."""
+    groups: dict[bytes, list[float]] = {}
+    for row, target in zip(instance.inputs + 0.0, instance.targets[:, 0], strict=True):
+        groups.setdefault(row.tobytes(), []).append(float(target))
+    total = 0.0
+    for row, targets in groups.items():
+        fixed = instance.biases[0] is None and not np.frombuffer(row).any()
+        best = instance.biases[1][0] if fixed else np.mean(targets)
+        total += float(((np.array(targets) - best) ** 2).sum())
+    return total / len(instance.inputs)
+
+
+# ---- blocks -----------------------------------------------------------------------------------------
+
+
+def frozen(block: rs.Block) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Hidden kinks `G theta + g` and outputs `E theta + e` with the pattern frozen, column by column."""
+    piecewise, pattern = block.piecewise, block.pattern()
+    hidden = block.kink_groups[-1].start if block.landscape.loss_name == "l1" else block.num_kinks
+    values, outputs = piecewise.frozen(pattern, np.zeros(block.size))
+    columns = [piecewise.frozen(pattern, unit) for unit in np.eye(block.size)]
+    kinks = np.array([v - values for v, _ in columns]).T[:hidden]
+    derivatives = np.array([(o - outputs).ravel() for _, o in columns]).T
+    return kinks, values[:hidden], derivatives, outputs
+
+
+def deepest_of_block(block: rs.Block) -> float:
+    """Largest margin of a minimiser of the frozen loss inside the cell, -inf if there is none."""
+    kinks, values, derivatives, outputs = frozen(block)
+    sides = np.where(block.pattern()[: len(values)], 1.0, -1.0)
+    lengths = np.linalg.norm(kinks, axis=1)
+    moving = lengths > 1e-12
+    rows = (sides[:, None] * kinks)[moving] / lengths[moving, None]
+    starts = (sides * values)[moving] / lengths[moving]
+    size, landscape = block.size, block.landscape
+    inside = np.hstack([-rows, np.ones((len(rows), 1))])
+    if landscape.loss_name == "l1":
+        return least_deviations_inside(inside, starts, derivatives, landscape.targets - outputs)
+    if landscape.loss_name == "cross_entropy":
+        equal, wanted = entropy_minimiser(derivatives, outputs, landscape.targets)
+    else:
+        equal, wanted = derivatives, (landscape.targets - outputs).ravel()
+        wanted = equal @ np.linalg.lstsq(equal, wanted, rcond=None)[0]
+    if wanted is None:
+        return -np.inf
+    result = linprog(
+        np.append(np.zeros(size), -1.0),
+        A_ub=inside,
+        b_ub=starts,
+        A_eq=np.hstack([equal, np.zeros((len(equal), 1))]),
+        b_eq=wanted,
+        bounds=[(None, None)] * size + [(None, 1.0)],
+    )
+    return float(result.x[-1]) if result.status == 0 else -np.inf
+
+
+def least_deviations_inside(
+    inside: np.ndarray, starts: np.ndarray, derivatives: np.ndarray, targets: np.ndarray
+) -> float:
+    """The L1 loss: a program for the least loss, and one for the margin at no more than that."""
+    wanted, (count, size) = targets.ravel(), derivatives.shape
+    eye = np.eye(count)
+    free = [(None, None)] * size + [(0.0, None)] * count
+    both = np.vstack([np.hstack([derivatives, -eye]), np.hstack([-derivatives, -eye])])
+    ends = np.append(wanted, -wanted)
+    cost = np.append(np.zeros(size), np.ones(count))
+    least = linprog(cost, A_ub=both, b_ub=ends, bounds=free).fun
+    rows = [
+        np.hstack([both, np.zeros((2 * count, 1))]),
+        np.hstack([inside[:, :-1], np.zeros((len(inside), count)), inside[:, -1:]]),
+        np.append(cost, 0.0)[None],
+    ]
+    result = linprog(
+        np.append(0 * cost, -1.0),
+        A_ub=np.vstack(rows),
+        b_ub=np.concatenate([ends, starts, [least + 1e-9 * (1.0 + least)]]),
+        bounds=[*free, (None, 1.0)],
+    )
+    return float(result.x[-1]) if result.status == 0 else -np.inf
+
+
+def entropy_minimiser(
+    derivatives: np.ndarray, outputs: np.ndarray, labels: np.ndarray
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Centred outputs of all minimisers, or None if the loss falls forever along some direction."""
+    samples, classes = outputs.shape
+    centred = np.kron(np.eye(samples), np.eye(classes) - 1.0 / classes) @ derivatives
+    own = derivatives[np.arange(samples) * classes + labels]
+    gains = np.repeat(own, classes, axis=0) - derivatives
+    size = derivatives.shape[1]
+    found = linprog(
+        -gains.sum(axis=0), A_ub=-gains, b_ub=np.zeros(len(gains)), bounds=[(-1.0, 1.0)] * size
+    )
+    if -found.fun > MARGIN:
+        return centred, None
+
+    def loss(q: np.ndarray) -> tuple[float, np.ndarray]:
+        logits = (derivatives @ q).reshape(samples, classes) + outputs
+        logits = logits - logits.max(axis=1, keepdims=True)
+        shares = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+        rows = np.arange(samples)
+        value = -np.log(shares[rows, labels]).sum()
+        shares[rows, labels] -= 1.0
+        return value, derivatives.T @ shares.ravel()
+
+    q = np.zeros(size)
+    for _ in range(3):
+        q = minimize(loss, q, jac=True, method="BFGS", options={"gtol": 1e-12, "maxiter": 5000}).x
+    return centred, centred @ q
+
+
+def block_case(seed: int) -> rs.Block:
+    rng = np.random.default_rng(seed)
+    depth, samples = int(rng.integers(1, 4)), int(rng.integers(1, 12))
+    widths = [int(width) for width in rng.integers(1, 4, depth + 2)]
+    loss = ("squared", "half_squared", "l1", "cross_entropy")[seed % 4]
+    if loss == "cross_entropy":
+        widths[-1] = max(2, widths[-1])
+    x = rng.normal(size=(samples, widths[0]))
+    if rng.random() < 0.2:
+        x = np.repeat(x, 2, axis=0)[:samples]
+    layers: list[nn.Module] = []
+    for a, b in pairwise(widths):
+        layers += [nn.Linear(a, b, bias=bool(rng.random() < 0.8)), nn.ReLU()]
+    model = nn.Sequential(*layers[:-1]).double()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.from_numpy(rng.normal(size=tuple(parameter.shape))))
+    y = rng.normal(size=(samples, widths[-1]))
+    if loss == "cross_entropy":
+        y = rng.integers(0, widths[-1], samples)
+    return rs.Landscape(model, x, y, loss=loss).block(int(rng.integers(0, depth + 1)))
+
+
+def test_blocks_of_any_layer_and_loss_are_answered_as_by_programs() -> None:
+    seen: Counter[tuple[str, bool | None]] = Counter()
+    for seed in range(240):
+        block = block_case(seed)
+        found = rs.cell_minimum(block)
+        assert found.genuine == (deepest_of_block(block) > MARGIN), (seed, found)
+        verdict = rs.verify(found, block.landscape)
+        assert verdict.valid, (seed, found, verdict)
+        seen[block.landscape.loss_name, found.genuine] += 1
+    losses = ("squared", "half_squared", "l1", "cross_entropy")
+    assert all(seen[loss, genuine] >= 10 for loss in losses for genuine in (True, False))
+
+
+def test_a_blocks_witness_is_certified_as_a_minimum() -> None:
+    """`certify` knows nothing of cells' minima: it re-solves the point from its own multipliers."""
+    certified = 0
+    for seed in range(0, 120):
+        block = block_case(seed)
+        found = rs.cell_minimum(block)
+        if found.genuine and block.landscape.loss_name in ("squared", "half_squared"):
+            claim = rs.certify(block, found.theta).claim
+            assert claim in ("strict_local_minimum", "local_minimum", "plateau", "undecided"), seed
+            certified += claim != "undecided"
+    assert certified >= 15
+
+
+# ---- proofs that are none ---------------------------------------------------------------------------
+
+
+def negative() -> tuple[rs.Landscape, CellMinimum]:
+    for seed in ALL:
+        found = answers(seed).get("uniform")
+        if found is not None and found.genuine is False and len(found.start) > 6:
+            return case(seed).landscape, found
+    raise AssertionError("no negative answer among the cases")
+
+
+def forged(found: CellMinimum, **changes: object) -> CellMinimum:
+    """The result with changed fields of its proof."""
+    return replace(found, infeasibility=replace(found.infeasibility, **changes))
+
+
+def test_forged_proofs_are_rejected() -> None:
+    landscape, found = negative()
+    proof = found.infeasibility
+    assert rs.verify(found, landscape).valid
+    forgeries = [
+        forged(found, outputs=proof.outputs + 0.01),
+        forged(found, directions=0 * proof.directions),
+        forged(found, weight=-proof.weight),
+        forged(found, weight=proof.weight * 1.01),
+        forged(found, weight=np.full_like(proof.weight, np.nan)),
+        forged(found, kink=proof.kink + 1000),
+        forged(
+            found, signs=proof.signs[:1], outputs=proof.outputs[:1], directions=proof.directions[:1]
+        ),
+        forged(found, signs=-proof.signs),
+        replace(found, infeasibility=None),
+        replace(found, convention="any"),
+        replace(found, genuine=True, theta=found.start),
+        replace(found, genuine=True),
+        replace(found, start=-found.start),
+        replace(found, objective="l1"),
+    ]
+    for place, one in enumerate(forgeries):
+        assert not rs.verify(one, landscape).valid, place
+
+
+def test_forged_witnesses_are_rejected() -> None:
+    seed = next(s for s in ALL if answers(s)["free"].bad)
+    landscape, found = case(seed).landscape, answers(seed)["free"]
+    assert rs.verify(found, landscape).valid
+    forgeries = [
+        replace(found, theta=found.theta * 1.001),
+        replace(found, theta=-found.theta),
+        replace(found, theta=None),
+        replace(found, theta=found.theta[:-1]),
+        replace(found, loss=found.loss / 2),
+        replace(found, better=found.theta),
+        replace(found, genuine=False),
+        replace(found, convention="uniform" if len(set(found.signs)) > 1 else "none"),
+    ]
+    for place, one in enumerate(forgeries):
+        assert not rs.verify(one, landscape).valid, place
+
+
+@pytest.mark.parametrize(
+    ("leaves", "covered"),
+    [
+        ([[1, 0], [-1, 0]], True),
+        ([[1, 0], [-1, 1]], False),
+        ([[1, 1], [1, -1], [-1, 0]], True),
+        ([[0, 0]], True),
+        ([[0, 1], [1, -1]], False),
+    ],
+)
+def test_leaves_must_cover_all_signs(leaves: list[list[int]], covered: bool) -> None:
+    given = [np.array(leaf, dtype=np.int8) for leaf in leaves]
+    assert cover(given, [np.zeros(2, dtype=np.int8)]) is covered
+
+
+def test_results_come_back_from_their_files(tmp_path: Path) -> None:
+    landscape, found = negative()
+    path = found.save(tmp_path / "none.nc")
+    again = CellMinimum.load(path)
+    assert rs.verify(path, landscape).valid
+    assert again.summary() == found.summary()
+    np.testing.assert_array_equal(again.infeasibility.weight, found.infeasibility.weight)
+    path.write_bytes(path.read_bytes()[:500])
+    assert not rs.verify(path, landscape).valid
+
+
+# ---- known answers ----------------------------------------------------------------------------------
+
+
+def small(
+    weights: list[list[float]], outputs: list[float], x: np.ndarray, y: list[float]
+) -> rs.Landscape:
+    """A network without biases."""
+    first, last = np.array(weights), np.array([outputs])
+    instance = Instance((first, last), (None, None), 0.0, x, np.array(y)[:, None], "squared", 0)
+    return rs.Landscape(instance.module(), x, y)
+
+
+def test_contradicting_duplicates_are_fitted_at_their_mean() -> None:
+    """x = 1 with targets 1, 1, -2: R = 0 is on the boundary; with targets 1, 1, 1 R = 1 is inside."""
+    x = np.ones((3, 1))
+    found = rs.cell_minimum(small([[1.0]], [1.0], x, [1.0, 1.0, -2.0]))
+    assert (found.genuine, found.loss, found.kind) == (False, pytest.approx(2.0), "unique")
+    found = rs.cell_minimum(small([[1.0]], [1.0], x, [1.0, 1.0, 1.0]))
+    assert (found.genuine, found.bad) == (True, False)
+
+
+def test_a_dead_network_is_a_plateau_and_a_bad_one() -> None:
+    x = np.array([[1.0, 0.0], [0.0, 1.0]])
+    found = rs.cell_minimum(small([[-1.0, -1.0], [-2.0, -1.0]], [1.0, 1.0], x, [1.0, -1.0]))
+    assert (found.genuine, found.kind, found.bad, found.loss) == (True, "plateau", True, 1.0)
+    assert found.better_loss < 1e-20
+
+
+def test_a_point_on_a_cells_boundary_is_said_to_be_there() -> None:
+    """A kink that is zero counts as negative, and opposite inputs that both are zero have no cell."""
+    x = np.array([[1.0, 0.0], [-1.0, 0.0]])
+    found = rs.cell_minimum(small([[0.0, 1.0]], [1.0], x, [1.0, 1.0]))
+    assert (found.genuine, found.active) == (False, 2)
+    assert "2 kinks are zero" in found.summary()
+
+
+def test_refusals_say_what_to_do() -> None:
+    x = np.array([[1.0], [2.0]])
+    landscape = small([[1.0]], [0.0], x, [1.0, 1.0])
+    with pytest.raises(InputError, match="unit 0: use signs='free'"):
+        rs.cell_minimum(landscape, signs="given")
+    with pytest.raises(InputError, match="signs must be one of free, given, uniform"):
+        rs.cell_minimum(landscape, signs="all")
+    deep = nn.Sequential(nn.Linear(1, 2), nn.ReLU(), nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 1))
+    with pytest.raises(UnsupportedModelError, match="pass a block instead"):
+        rs.cell_minimum(rs.Landscape(deep, x, np.ones(2)))
+    decayed = rs.Landscape(deep, x, np.ones(2), weight_decay=0.1)
+    for subject in (decayed, decayed.block(0)):
+        with pytest.raises(InputError, match="weight"):
+            rs.cell_minimum(subject)
+    with pytest.raises(InputError, match="needs a Landscape or a Block"):
+        rs.cell_minimum("model")
+    with pytest.raises(InputError, match="theta must have shape"):
+        rs.cell_minimum(landscape, np.zeros(3))
