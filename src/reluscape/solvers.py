@@ -94,6 +94,14 @@ class LinearProgram:
         """Append the constraint `row . x >= lower`."""
         self._highs.addRow(lower, highspy.kHighsInf, len(row), self._columns, row)
 
+    def add_rows(self, matrix: Floats, lower: Floats) -> None:
+        """Append the constraints `matrix @ x >= lower`."""
+        rows, columns = matrix.shape
+        starts = np.arange(rows, dtype=np.int32) * columns
+        every = np.tile(self._columns, rows)
+        most = np.full(rows, highspy.kHighsInf)
+        self._highs.addRows(rows, lower, most, matrix.size, starts, every, matrix.ravel())
+
     def drop_last_row(self) -> None:
         """Remove the constraint added last."""
         last = self._highs.getNumRow() - 1

@@ -100,12 +100,10 @@ class Closed:
 
     def solve(self, values: Floats) -> Floats:
         """The least R (units, params) with these `R_j . x_i` (distinct, units)."""
-        samples = self.units.samples
-        rows, wanted = samples.features, values / samples.lengths[:, None]
-        found = np.zeros((rows.shape[1], values.shape[1]))
-        for _ in range(2):
-            left = wanted - rows @ found / samples.lengths[:, None]
-            found += rows.T @ (cho_solve(self.gram, left) / samples.lengths[:, None])
+        rows, lengths = self.units.samples.features, self.units.samples.lengths[:, None]
+        found = rows.T @ (cho_solve(self.gram, values / lengths, check_finite=False) / lengths)
+        rest = (values - rows @ found) / lengths
+        found += rows.T @ (cho_solve(self.gram, rest, check_finite=False) / lengths)
         return np.asarray(found.T)
 
     def leaf(self, sample: int, side: float, signs: Choice) -> Leaf:

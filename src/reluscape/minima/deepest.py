@@ -108,10 +108,10 @@ class _Working:
             worse = np.where(self.known[place], np.inf, here)
             worst = np.argsort(worse, kind="stable")[:most]
             worst = worst[worse[worst] < (bound if source.open else min(bound, -CLOSED * self.cap))]
-            for side, row in zip(worst, source.rows(worst), strict=True):
-                row = np.append(row, -1.0 if source.open else 0.0)
-                self.program.add_row(row, -float(self.start[place][side]))
-                self.chosen.append((place, int(side)))
+            depth = np.full((len(worst), 1), -1.0 if source.open else 0.0)
+            rows = np.hstack([source.rows(worst), depth])
+            self.program.add_rows(rows, -self.start[place][worst])
+            self.chosen.extend((place, int(side)) for side in worst)
             self.known[place][worst] = True
         return len(self.chosen) > before
 

@@ -163,7 +163,7 @@ def _judged(found: CellMinimum, places: _Places, units: Units) -> CellMinimum:
     if not found.genuine or found.loss - least <= FIT * scale:
         return replace(found, bad=False)
     better = places.fitted(found.start, units)
-    loss = float("nan") if better is None else places.landscape.loss(better)
+    loss = float("nan") if better is None else places.loss(better)
     if better is None or not loss < found.loss - SAME * (1.0 + found.loss):
         return found
     return replace(found, bad=True, better=better, better_loss=loss)
@@ -249,6 +249,14 @@ class _Places:
         signs = np.where(np.arange(count) % 2, -1, 1).astype(np.int8)
         return self.theta(start, closed.witness(signs), units.samples.sizes)
 
+    def loss(self, theta: Floats) -> float:
+        """The loss at any of the landscape's parameters."""
+        piecewise = self.block.piecewise
+        values = self.block.kinks(theta[self.weights_in_order]).reshape(piecewise.num_samples, -1)
+        hidden = np.where(values > 0, values, piecewise.slopes[0] * values)
+        outputs = hidden @ theta[self.outputs] + theta[self.bias].sum()
+        return self.loss_of(float(((outputs - np.asarray(piecewise.targets)[:, 0]) ** 2).sum()))
+
     def loss_of(self, squares: float) -> float:
         """The loss with this sum of squared residuals."""
         factor = 0.5 if self.landscape.loss_name == "half_squared" else 1.0
@@ -306,9 +314,9 @@ def _check(landscape: Landscape) -> None:
     network = None if landscape.reading is None else landscape.reading.network
     kinds = [] if network is None else [type(layer) for layer in network.layers]
     whole = landscape.reading is not None and not landscape.reading.opaque
-    if kinds != [Affine, Rectifier, Affine] or not whole or landscape.num_outputs != 1:
+    if kinds != [Affine, Rectifier, Affine] or not whole or landscape.targets.shape[1] != 1:
         raise UnsupportedModelError(
             "cell_minimum of a whole landscape needs one hidden layer, Linear, ReLU, Linear, and one"
             f" output; received layers {', '.join(map(repr, landscape.layers)) or 'none'} and"
-            f" {landscape.num_outputs} outputs: pass a block instead, landscape.block(layer)"
+            f" {landscape.targets.shape[1]} outputs: pass a block instead, landscape.block(layer)"
         )

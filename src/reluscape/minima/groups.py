@@ -83,7 +83,7 @@ class Groups:
         left, back = scores_of(units.samples)
         roots, factors, sides = np.sqrt(units.samples.counts), units.factors, units.sides
         alive = np.flatnonzero(factors.any(axis=0))
-        _, number = np.unique(units.pattern[:, alive], axis=1, return_inverse=True)
+        _, number = np.unique(_columns(units.pattern[:, alive]), return_inverse=True)
         groups, parts, start = [], [], 0
         for one in range(number.max(initial=-1) + 1):
             members = alive[number.ravel() == one]
@@ -145,6 +145,12 @@ class Groups:
             return found
 
         return Sides(lambda x: turned * (self.scores @ self.point(place, x)), rows)
+
+
+def _columns(pattern: Bools) -> NDArray[np.void]:
+    """Columns of signs as single values that can be compared."""
+    packed = np.ascontiguousarray(np.packbits(pattern, axis=0).T)
+    return packed.view(np.dtype((np.void, packed.shape[1]))).ravel()
 
 
 def _whole(rows: Floats) -> tuple[Floats, Floats, Floats]:
