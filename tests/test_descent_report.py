@@ -446,14 +446,20 @@ def test_saved_weights_give_the_loss_through_plain_torch(
     assert {Path(file).name for file in record["files"]} == {p.name for p in folder.iterdir()}
 
 
+@pytest.mark.parametrize("kind", ["plain", "normed", "factory"])
 def test_the_pages_commands_run_in_its_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Its certificate is verified, and the descent goes on from its weights, batch norm or none."""
     monkeypatch.chdir(tmp_path)
-    save_file(plain().state_dict(), "mlp.safetensors")
+    layers = [nn.Linear(3, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 1)]
+    made = nn.Sequential(*layers) if kind == "normed" else plain()
+    save_file(made.state_dict(), "mlp.safetensors")
+    Path("mine_net.py").write_text(FACTORY)
+    model = ("--model", "mine_net:build") if kind == "factory" else ("--weights", "mlp.safetensors")
     rng = np.random.default_rng(5)
     np.savez("mine.npz", x=rng.normal(size=(30, 3)), y=rng.normal(size=30))
-    done = invoke("descend", "--weights", "mlp.safetensors", "--data", "mine.npz", "--out", "a/r")
+    done = invoke("descend", *model, "--data", "mine.npz", "--out", "a/r")
     assert done.exit_code == 0, done.output
     page = Path("a/r/report.html").read_text()
     monkeypatch.chdir("a/r")
