@@ -54,6 +54,7 @@ from reluscape.tolerances import TOLERANCES
 from reluscape.validation import check_whole
 
 Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
 Indices = NDArray[np.int64]
 Progress = Callable[[str, float], None]
 Function = Block | NetworkOutput
@@ -232,15 +233,17 @@ def _polished(path: _Path, theta: Floats) -> Floats:
     """Theta with the active kinks, and parameters of rounding size, at zero, unless that raises the loss.
 
     Where inputs are zero or whole numbers, kinks meet at parameters that are exactly zero and nowhere
-    near. If possible the loss is not above the start's, not even by rounding.
+    near. An input at a bound of its box is already at its kink, and stays. If possible the loss is not
+    above the start's, not even by rounding.
     """
     function, problem, found = path.function, path.problem, []
     settled = problem.settled(theta, path.active)
     for point in (settled, theta):  # kinks that a stalled descent left may not meet
         lengths = np.abs(point * _sizes(function, point))
         size = max(1.0, float(lengths.max(initial=0.0)))
+        free = ~_at_bounds(function, point)
         for share in SNAPS:
-            moved = _inside(function, np.where(lengths <= share * size, 0.0, point))
+            moved = _inside(function, np.where(free & (lengths <= share * size), 0.0, point))
             if _is_no_higher(function, moved, theta):
                 found.append(moved)
         if found:
@@ -263,6 +266,13 @@ def _around(function: Function, theta: Floats) -> Block:
 def _inside(function: Function, theta: Floats) -> Floats:
     """Theta, or the point of the box next to it."""
     return theta if isinstance(function, Block) else function.inside(theta)
+
+
+def _at_bounds(function: Function, theta: Floats) -> Bools:
+    """Which parameters are at a bound of the box; a block has none."""
+    if isinstance(function, Block):
+        return np.zeros(len(theta), dtype=np.bool_)
+    return np.asarray((theta <= function.lower) | (theta >= function.upper))
 
 
 def _sizes(function: Function, theta: Floats) -> Floats:
