@@ -128,6 +128,7 @@ def test_bad_losses(losses: list[float], expected: str) -> None:
         lambda: rs.forecast_losses(["a"]),
         lambda: rs.forecast_losses([1.0, 0.9], horizon=1.5),
         lambda: rs.forecast_losses([1.0, 0.9], horizon="a"),
+        lambda: rs.forecast_losses([1e308, -1e308]),
         lambda: rs.Forecaster().add("a"),
         lambda: rs.Forecaster().add(np.nan),
         lambda: rs.Forecaster(["a"]),

@@ -51,7 +51,7 @@ from reluscape.point import Point
 from reluscape.progress import UNKNOWN, Stop
 from reluscape.proof import certify
 from reluscape.tolerances import TOLERANCES
-from reluscape.validation import check_whole
+from reluscape.validation import check_columns, check_sizes, check_told, check_whole
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -155,12 +155,15 @@ def descend(
         falls forever in exact arithmetic. The end's claim is that of the certificate, whatever the path.
 
     Raises:
-        InputError: Another loss, weight decay, an unknown rule, theta of the wrong shape or outside the
-            box, a `max_pivots` that is no whole number of at least 1, or a `seed` that is none of at
-            least 0.
+        InputError: Another loss, weight decay, an unknown rule, a column of inputs that is not zero but
+            below 1e-50 in size, theta of the wrong shape, outside the box or above 1e50 in size, a
+            `max_pivots` that is no whole number of at least 1, a `seed` that is none of at least 0, or a
+            `progress` that cannot be called.
     """
     check_descent(function, rule, max_pivots, seed)
+    check_told(progress, "progress")
     start: Floats = function.check(theta)
+    check_sizes(start, "theta")
     with threadpool_limits(1, user_api="blas"):
         path = _Path(function, _problem(function), start, max_pivots, progress)
         end, certificate = _descended(path, first=rule == "first_kink", seed=seed)
@@ -210,6 +213,8 @@ def check_descent(function: Function, rule: str, max_pivots: int | None, seed: i
             "descend needs a piecewise-affine loss: loss='l1' and weight_decay=0; received"
             f" loss={landscape.loss_name!r} and weight_decay={landscape.weight_decay:g}"
         )
+    else:
+        check_columns(landscape.inputs)
     if rule not in RULES:
         raise InputError(f"rule must be one of {', '.join(RULES)}; received {rule!r}")
     if max_pivots is not None:
