@@ -127,6 +127,23 @@ def test_phases_are_marked_where_they_change() -> None:
     assert [shape.x0 for shape in figures()["path-loss"].layout.shapes] == expected
 
 
+def test_rates_are_told_where_phases_have_them_and_nowhere_else() -> None:
+    """A descent that comes to rest, and then takes a last step: sentence, table and summary agree."""
+    places = np.arange(1001.0)
+    moved = np.exp(-0.01 * np.minimum(places, 300.0)) * (1.0 - 1e-16 * places)
+    leg = replace(
+        polished().legs[0], losses=np.append(moved[:-1], 0.0), step_lengths=np.exp(-0.01 * places[1:]),
+        distances=moved, first_vertex=0, density_pivots=np.zeros(0),
+    )  # fmt: skip
+    made = replace(polished(), legs=(leg,), start=1.0, loss=0.0)
+    paths = {s.key: s for s in polish_sections(made, about(landscape()))}["paths"]
+    assert "(the loss above its end halves every" in paths.verdict
+    assert "then fine-tuning (does not clearly fall)." in paths.verdict
+    early, late = paths.tables[0].rows
+    assert "no clear fall" not in [cell.text for cell in early]
+    assert [cell.text == "no clear fall" for cell in late[1:4]] == [True, False, True]
+
+
 def test_forecasts_are_those_of_the_longest_descent() -> None:
     leg = max(best_legs(), key=lambda leg: leg.num_pivots)
     low, high, middle, end = figures()["forecast"].data
