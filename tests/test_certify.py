@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 from dataclasses import replace
+from fractions import Fraction
 from functools import cache
 
 import numpy as np
@@ -31,6 +32,7 @@ from torch import nn
 
 import reluscape as rs
 from reluscape.proof import certify
+from reluscape.train import mlp
 
 BY_NAME = {problem.name: problem for problem in PROBLEMS}
 MINIMA = MINIMUM | {"plateau"}
@@ -464,6 +466,48 @@ def test_coincident_kinks_are_never_wrong(loss: str) -> None:
         if seen == 15:
             break
     assert seen == 15
+
+
+# --- kinks that are zero to rounding, but nowhere together ----------------------------------------
+
+
+@pytest.mark.parametrize("weight", [0.1, 0.3 / 3.0])
+def test_rational_moves_to_the_minimum_beside_kinks_that_do_not_meet(weight: float) -> None:
+    """|w - 0.1| + |3 w - 0.3|: the floats 0.3 and 3 * 0.1 differ, and the steeper term has the minimum.
+
+    0.1 and 0.3 / 3 lie within rounding of each other, so float64 sees both kinks at zero at either.
+    """
+    model = nn.Linear(1, 1, bias=False, dtype=torch.float64)
+    nn.init.constant_(model.weight, weight)
+    landscape = rs.Landscape(model, [[1.0], [3.0]], [[0.1], [0.3]], loss="l1")
+    certificate = certify(landscape.block(0), arithmetic="rational")
+    assert certificate.claim == "strict_local_minimum"
+    assert [Fraction(text) for text in certificate.exact_theta] == [Fraction(0.3) / 3]
+    assert rs.verify(certificate, landscape).valid
+
+
+@pytest.mark.parametrize("widths", [(2, 1), (2, 2, 1), (2, 3, 2, 1), (1, 3, 2)])
+def test_rational_never_says_that_a_vertex_is_not_stationary(widths: tuple[int, ...]) -> None:
+    """Samples that are multiples of others to rounding: their kinks are zero together in float64 only.
+
+    Where float64 proves a minimum, rationals prove one at an exact point nearby, or say nothing.
+    """
+    found: list[str] = []
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        x, y = rng.normal(size=(9, widths[0])).round(1), rng.normal(size=(9, widths[-1])).round(1)
+        x, y = np.vstack([x, 3 * x[:3]]), np.vstack([y, 3 * y[:3]])
+        start = rs.Landscape(mlp(widths, seed=seed).double(), x, y, loss="l1")
+        landscape = rs.polish(start, max_sweeps=3).landscape
+        assert landscape is not None
+        for layer in landscape.layers:
+            block = landscape.block(layer)
+            exact = certify(block, arithmetic="rational")
+            assert rs.verify(exact, landscape).valid
+            if certify(block).claim in MINIMUM:
+                assert exact.claim in MINIMUM | {"undecided"}
+                found.append(exact.claim)
+    assert len([claim for claim in found if claim in MINIMUM]) >= 0.7 * len(found) > 0
 
 
 # --- differentiable points -----------------------------------------------------------------------

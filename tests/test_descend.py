@@ -342,6 +342,8 @@ def test_plateau_without_an_edge_is_named() -> None:
     ("options", "expected"),
     [({"rule": "steepest"}, "rule must be"), ({"max_pivots": 0}, "max_pivots must be"),
      ({"theta": np.zeros(3)}, "theta"),
+     ({"theta": np.full(16, 1e200)}, r"theta must be at most 1e\+50 in size; received 1e\+200"),
+     ({"progress": 3}, "progress must be a function or None; received 3"),
      ({"max_pivots": 1.5}, r"max_pivots must be a whole number of at least 1; received 1\.5"),
      ({"max_pivots": "3"}, "max_pivots must be a whole number"),
      ({"seed": -1}, "seed must be a whole number of at least 0; received -1"),
@@ -361,6 +363,16 @@ def test_other_losses_are_refused() -> None:
             rs.descend(made.block(0))
     with pytest.raises(InputError, match="needs a Block"):
         rs.descend(made)
+
+
+def test_tiny_columns_of_inputs_are_refused() -> None:
+    """Weights that undo 1e-100 are too large to be verified."""
+    inputs = np.random.default_rng(0).normal(size=(9, 2)) * [1.0, 1e-100]
+    made = rs.Landscape(dense((2, 2, 1), seed=0), inputs, np.ones((9, 1)), loss="l1")
+    with pytest.raises(InputError, match=r"zero or at least 1e-50 in size; .* in column 1: resc"):
+        rs.descend(made.block(0))
+    made = rs.Landscape(dense((2, 2, 1), seed=0), inputs * [1.0, 0.0], np.ones((9, 1)), loss="l1")
+    assert rs.descend(made.block(0)).num_pivots > 0
 
 
 # --- real data ----------------------------------------------------------------------------------

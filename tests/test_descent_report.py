@@ -127,6 +127,23 @@ def test_phases_are_marked_where_they_change() -> None:
     assert [shape.x0 for shape in figures()["path-loss"].layout.shapes] == expected
 
 
+def test_rates_are_told_where_phases_have_them_and_nowhere_else() -> None:
+    """A descent that comes to rest, and then takes a last step: sentence, table and summary agree."""
+    places = np.arange(1001.0)
+    moved = np.exp(-0.01 * np.minimum(places, 300.0)) * (1.0 - 1e-16 * places)
+    leg = replace(
+        polished().legs[0], losses=np.append(moved[:-1], 0.0), step_lengths=np.exp(-0.01 * places[1:]),
+        distances=moved, first_vertex=0, density_pivots=np.zeros(0),
+    )  # fmt: skip
+    made = replace(polished(), legs=(leg,), start=1.0, loss=0.0)
+    paths = {s.key: s for s in polish_sections(made, about(landscape()))}["paths"]
+    assert "(the loss above its end halves every" in paths.verdict
+    assert "then fine-tuning (does not clearly fall)." in paths.verdict
+    early, late = paths.tables[0].rows
+    assert "no clear fall" not in [cell.text for cell in early]
+    assert [cell.text == "no clear fall" for cell in late[1:4]] == [True, False, True]
+
+
 def test_forecasts_are_those_of_the_longest_descent() -> None:
     leg = max(best_legs(), key=lambda leg: leg.num_pivots)
     low, high, middle, end = figures()["forecast"].data
@@ -446,14 +463,20 @@ def test_saved_weights_give_the_loss_through_plain_torch(
     assert {Path(file).name for file in record["files"]} == {p.name for p in folder.iterdir()}
 
 
+@pytest.mark.parametrize("kind", ["plain", "normed", "factory"])
 def test_the_pages_commands_run_in_its_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Its certificate is verified, and the descent goes on from its weights, batch norm or none."""
     monkeypatch.chdir(tmp_path)
-    save_file(plain().state_dict(), "mlp.safetensors")
+    layers = [nn.Linear(3, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 1)]
+    made = nn.Sequential(*layers) if kind == "normed" else plain()
+    save_file(made.state_dict(), "mlp.safetensors")
+    Path("mine_net.py").write_text(FACTORY)
+    model = ("--model", "mine_net:build") if kind == "factory" else ("--weights", "mlp.safetensors")
     rng = np.random.default_rng(5)
     np.savez("mine.npz", x=rng.normal(size=(30, 3)), y=rng.normal(size=30))
-    done = invoke("descend", "--weights", "mlp.safetensors", "--data", "mine.npz", "--out", "a/r")
+    done = invoke("descend", *model, "--data", "mine.npz", "--out", "a/r")
     assert done.exit_code == 0, done.output
     page = Path("a/r/report.html").read_text()
     monkeypatch.chdir("a/r")

@@ -16,8 +16,10 @@ from safetensors.torch import save_file
 from torch import nn
 
 from reluscape.errors import InputError
+from reluscape.landscape import Landscape
 from reluscape.models import InferredMLP, load_model, num_outputs, takes_flat_inputs
 from reluscape.network import read_network
+from reluscape.weights import read_state, write_state
 
 
 def network(*widths: int, seed: int = 0) -> nn.Sequential:
@@ -323,6 +325,14 @@ class Own(nn.Module):
         self.bn = nn.BatchNorm1d(2)
     def forward(self, x):
         return self.bn(self.fc(x))
+class Chosen(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(2, 2)
+        self.register_buffer("place", torch.tensor([2, 0]))
+        self.register_buffer("mask", torch.tensor([True, False]))
+    def forward(self, x):
+        return self.fc(x[:, self.place] * self.mask)
 def wrong(): return 3
 def two(x, y): return small()
 """
@@ -403,8 +413,6 @@ def test_takes_flat_inputs() -> None:
 
 def test_the_order_of_layers_survives_a_safetensors_file(tmp_path: Path) -> None:
     """Two square layers: without the order that was written, either could come first."""
-    from reluscape.weights import write_state
-
     rng = np.random.default_rng(0)
     shapes = {"second.weight": (4, 4), "second.bias": (4,), "a_first.weight": (4, 4)}
     state = {name: rng.normal(size=shape) for name, shape in shapes.items()}
@@ -414,3 +422,39 @@ def test_the_order_of_layers_survives_a_safetensors_file(tmp_path: Path) -> None
     hidden = np.maximum(inputs @ state["second.weight"].T + state["second.bias"], 0.0)
     expected = hidden @ state["a_first.weight"].T
     np.testing.assert_allclose(model(torch.from_numpy(inputs)).detach().numpy(), expected)
+
+
+def test_written_tensors_keep_shapes_and_types(tmp_path: Path) -> None:
+    """A single number, none at all, transposed ones, indices and masks."""
+    state = {
+        "counter": np.array(3),
+        "empty": np.empty((0, 4)),
+        "turned": np.arange(6.0).reshape(2, 3).T,
+        "place": np.arange(4),
+        "mask": np.array([True, False]),
+    }
+    write_state(tmp_path / "w.safetensors", state)
+    loaded = {
+        name: tensor.numpy() for name, tensor in read_state(tmp_path / "w.safetensors").items()
+    }
+    assert list(loaded) == list(state)
+    for name, values in state.items():
+        assert (loaded[name].shape, loaded[name].dtype) == (values.shape, values.dtype)
+        np.testing.assert_array_equal(loaded[name], values)
+
+
+@pytest.mark.parametrize("place", NORMED)
+def test_a_landscapes_weights_come_back_with_batch_norm(tmp_path: Path, place: str) -> None:
+    model = NORMED[place]()
+    write_state(tmp_path / "w.safetensors", Landscape(model, rows(3), rows(2)).state())
+    same(load_model(tmp_path / "w.safetensors", None), model, 3)
+
+
+def test_buffers_that_are_no_weights_come_back(code: str, tmp_path: Path) -> None:
+    """Indices and a mask of a user's module; weights in their place are refused."""
+    chosen = load_model(None, f"{code}:Chosen")
+    write_state(tmp_path / "w.safetensors", Landscape(chosen, rows(3), rows(2)).state())
+    same(load_model(tmp_path / "w.safetensors", f"{code}:Chosen"), chosen, 3)
+    state = chosen.state_dict() | {"place": torch.ones(2)}
+    text = refusal(saved(tmp_path / "w.pt", state), f"{code}:Chosen")
+    assert "of another type: place torch.float64 for torch.int64" in text

@@ -439,6 +439,20 @@ def test_a_ray_is_refused_where_a_unit_still_switches_or_a_bound_is_ahead() -> N
     assert not steeper.falls_forever([0.5], [1.0])
 
 
+@pytest.mark.parametrize("seed", range(12))
+def test_corners_of_boxes_of_any_size_are_minima(seed: int) -> None:
+    """Bounds from 1e-14 to 1e6 in size: w . x is least where each input is at the bound that w says."""
+    rng = np.random.default_rng(seed)
+    weight = rng.normal(size=(1, 3))
+    low, high = -(10.0 ** rng.integers(-14, 7, 3)), 10.0 ** rng.integers(-14, 7, 3)
+    model = nn.Sequential(nn.Linear(3, 1, bias=False, dtype=torch.float64))
+    with torch.no_grad():
+        model[0].weight.copy_(torch.tensor(weight))
+    descent = rs.descend(rs.NetworkOutput(model, lower=low, upper=high))
+    np.testing.assert_array_equal(descent.theta, np.where(weight[0] > 0, low, high))
+    assert descent.status == "strict_minimum"
+
+
 @pytest.mark.parametrize("rule", RULES)
 def test_affine_networks(rule: str) -> None:
     """Two layers without a rectifier: the minimum is the corner that the signs of the slopes name."""

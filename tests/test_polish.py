@@ -231,6 +231,8 @@ def test_command_keeps_what_was_done_before_an_error(
         ({"seed": -1}, "seed must be a whole number of at least 0; received -1"),
         ({"seed": "a"}, "seed must be a whole number"),
         ({"arithmetic": "exact"}, "arithmetic"),
+        ({"progress": 3}, "progress must be a function or None; received 3"),
+        ({"keep": "a"}, "keep must be a function"),
     ],
 )
 def test_bad_options_are_refused_before_any_work(

@@ -128,6 +128,7 @@ def test_bad_losses(losses: list[float], expected: str) -> None:
         lambda: rs.forecast_losses(["a"]),
         lambda: rs.forecast_losses([1.0, 0.9], horizon=1.5),
         lambda: rs.forecast_losses([1.0, 0.9], horizon="a"),
+        lambda: rs.forecast_losses([1e308, -1e308]),
         lambda: rs.Forecaster().add("a"),
         lambda: rs.Forecaster().add(np.nan),
         lambda: rs.Forecaster(["a"]),
@@ -222,6 +223,30 @@ def test_a_loss_that_falls_ever_faster_has_one_phase() -> None:
     assert phases.split == phases.last == 450
     assert np.isfinite(phases.rates[:, 0]).all()
     assert np.isnan(phases.rates[:, 1]).all()
+
+
+def test_rounding_is_no_fall() -> None:
+    """At rest from pivot 300 until a last pivot, but for 1e-13 in all: halving would take 1e15 pivots."""
+    places = np.arange(1001.0)
+    moved = np.exp(-0.01 * np.minimum(places, 300.0)) * (1.0 - 1e-16 * places)
+    losses = moved.copy()
+    losses[-1] = 0.0
+    phases = find_phases(losses, np.exp(-0.01 * places[1:]), moved, 0)
+    assert phases.rates[0, 1] > 0
+    assert [phases.falls(0, phase) for phase in (0, 1)] == [True, False]
+    first, second = phases.summary().splitlines()
+    assert "no clear" not in first
+    assert "loss no clear fall (" in second
+    assert "step 0.01 (" in second
+
+
+def test_losses_that_are_their_end_but_for_rounding_have_no_rate() -> None:
+    """Above the end by 1e-15 of the loss, as after descents that bring nothing."""
+    places = np.arange(201.0)
+    losses = 3.0 + 3e-15 * np.exp(-0.05 * places)
+    phases = find_phases(losses, np.exp(-0.01 * places[1:]), np.exp(-0.01 * places), 0)
+    assert np.isnan(phases.rates[0]).all()
+    assert phases.falls(1, 0)
 
 
 @pytest.mark.parametrize("correlation", [0.0, 0.6])

@@ -189,6 +189,11 @@ def _load_into(
             for name in set(own) & set(state)
             if own[name].shape != state[name].shape
         ),
+        "of another type": sorted(
+            f"{name} {state[name].dtype} for {own[name].dtype}"
+            for name in set(own) & set(state)
+            if own[name].is_floating_point() != state[name].is_floating_point()
+        ),
     }
     found = [f"{kind}: {_shorten(names)}" for kind, names in problems.items() if names]
     if found:
@@ -203,6 +208,9 @@ def _shorten(names: list[str]) -> str:
 
 def _infer(state: Mapping[str, torch.Tensor], path: Path, *, in_order: bool) -> InferredMLP:
     """The plain network whose state dict this is, if it is one."""
+    for name, tensor in state.items():
+        if not tensor.is_floating_point() and not name.endswith("num_batches_tracked"):
+            raise InputError(f"{path}: {name} is {tensor.dtype}; expected float weights: {_MEND}")
     groups = _groups(state, path)
     linear = [group for group in groups if group.is_linear]
     if not linear:

@@ -36,6 +36,8 @@ Indices = NDArray[np.intp]
 
 #: Largest number of exact multiplications behind one evaluation; about ten minutes.
 MAX_OPERATIONS = 10**9
+#: Exact pivots for each active kink that is zero to rounding: as in the simplex method, few.
+PIVOTS = 3
 #: Largest layer whose curvature is worth eliminating exactly.
 MAX_PARAMS = 200
 
@@ -106,8 +108,10 @@ def _unsolved(point: Point, asked: Floats, numbers: Rational) -> Certificate:
     landscape, layer = point.block.landscape, point.block.layer
     theta, none = numbers.array(point.theta), np.empty(0, dtype=np.intp)
     local = Local.at(landscape, layer, numbers, theta, point.pattern, none)
-    pattern, active, _ = _exact_pattern(local)
-    local = Local.at(landscape, layer, numbers, theta, pattern, active)
+    changed = True
+    while changed:  # a level of the network settles the next one
+        pattern, active, changed = _exact_pattern(local)
+        local = Local.at(landscape, layer, numbers, theta, pattern, active)
     multipliers = _multipliers(local, numbers)
     at = _image(point, local, multipliers)
     return write(
@@ -139,20 +143,105 @@ def _solve(point: Point, numbers: Rational) -> Local | None:
         local = Local.at(landscape, layer, numbers, theta, pattern, active)
         values = local.values[local.block.place(active)]
         settled = not any(bool(value != 0) for value in values)
-        dependent = not numbers.independent(local.normals)
-        if settled or (dependent and not _can_meet(point)):
+        nowhere = not settled and not numbers.independent(local.normals) and not _can_meet(point)
+        if nowhere and point.is_stationary:
+            return _resting_nearby(point, local, numbers)
+        if settled or nowhere:
             pattern, active, changed = _exact_pattern(local)
             if not changed and not _wants_minimiser(point, local, numbers):
                 return local
             if changed:
                 continue
         step = _step(point, local, values, numbers)
-        if step is None or math.hypot(*numbers.floats(step)) > 2 * TOLERANCES.resolve * (
-            1 + float(np.linalg.norm(point.theta))
-        ):
+        if step is None or not _is_short(point, step, numbers):
             return local if settled else None
         theta = theta + step
     return None
+
+
+def _resting_nearby(point: Point, local: Local, numbers: Rational) -> Local | None:
+    """An exact point beside dependent kinks that are zero to rounding, but nowhere so together.
+
+    The given point stands for those next to it. As many of the kinks as are independent are put to
+    exactly zero; where the loss falls along an edge from there that ends at another one, that takes the
+    place of the one left. Beside a minimum this ends where no edge falls, elsewhere at one that leads
+    beyond all kinks that are zero to rounding. None where no point next to the given one has these kinks
+    at zero and a gradient in their span, or where an edge of a loss falls that is not affine.
+    """
+    near, affine = local.active, local.block.loss == "l1" and not local.block.weight_decay
+    active = near[numbers.independent_rows(local.normals)]
+    found: Local | None = local
+    for _ in range(PIVOTS * len(near)):
+        found = _at_zero(point, found, active, numbers) if found is not None else None
+        if found is None or not numbers.independent(found.normals):
+            return found
+        multipliers = _multipliers(found, numbers)
+        claim, _, slopes = found.claim(multipliers)
+        if claim not in ("not_stationary", "saddle"):
+            return found
+        if len(slopes) == 0 or not affine:
+            return None
+        leaving, side = divmod(int(np.argmin(slopes)), 2)
+        edge = _next_along_edge(found, near, leaving, side, numbers)
+        if edge is None:
+            return found
+        found, active = edge
+    return None
+
+
+def _at_zero(point: Point, local: Local, active: Indices, numbers: Rational) -> Local | None:
+    """The point next to the given one where these kinks are exactly zero, with its exact signs."""
+    given, theta = numbers.array(point.theta), local.theta
+    pattern = local.block.vector_of(local.bits)
+    pattern[active] = False
+    for _ in range(6):
+        local = Local.at(local.landscape, local.layer, numbers, theta, pattern, active)
+        values = local.values[local.block.place(active)]
+        if not any(bool(value != 0) for value in values):
+            pattern, zero, changed = _exact_pattern(local)
+            if not changed and not _wants_minimiser(point, local, numbers):
+                return local
+            if changed:
+                active = zero if set(active.tolist()) <= set(zero.tolist()) else active
+                continue
+        step = _step(point, local, values, numbers)
+        if step is None or not _is_short(point, theta + step - given, numbers):
+            return None
+        theta = theta + step
+    return None
+
+
+def _next_along_edge(
+    local: Local, near: Indices, leaving: int, side: int, numbers: Rational
+) -> tuple[Local, Indices] | None:
+    """The first of some kinks on an edge, in the cell entered, and the kinks that are zero there.
+
+    Args:
+        local: A vertex with independent active kinks.
+        near: The kinks; if the edge ends at none of them, None.
+        leaving: Place of the active kink that the edge leaves.
+        side: Into its negative (0) or positive (1) side.
+        numbers: The arithmetic.
+    """
+    rows = local.normals
+    edges = rows.T @ numbers.inverse(rows @ rows.T)
+    way = -edges[:, leaving]
+    pattern = local.block.vector_of(local.bits)
+    if side:
+        way = (edges - edges @ local.jumps_and_bends()[1])[:, leaving]
+        pattern[local.active[leaving]] = True
+    entered = Local.at(local.landscape, local.layer, numbers, local.theta, pattern, near)
+    values, rates = entered.values[local.block.place(near)], entered.normals @ way
+    times = {
+        kink: -value / rate
+        for kink, value, rate in zip(near.tolist(), values, rates, strict=True)
+        if kink not in local.active and value * rate < 0
+    }
+    if not times:
+        return None
+    first = min(times, key=lambda kink: times[kink])
+    active = np.sort(np.append(np.delete(local.active, leaving), first))
+    return replace(entered, theta=local.theta + times[first] * way), active
 
 
 def _can_meet(point: Point) -> bool:
@@ -160,6 +249,12 @@ def _can_meet(point: Point) -> bool:
     rank = Float64().rank(point.normals)
     landscape, layer = point.block.landscape, point.block.layer
     return kinks_meet(landscape, layer, point.pattern, point.active, rank)
+
+
+def _is_short(point: Point, step: Array, numbers: Rational) -> bool:
+    """Whether an exact point that is a step away may be what the given one rounds."""
+    reach = 2 * TOLERANCES.resolve * (1 + float(np.linalg.norm(point.theta)))
+    return math.hypot(*numbers.floats(step)) <= reach
 
 
 def _exact_pattern(local: Local) -> tuple[Bools, Indices, bool]:

@@ -16,6 +16,8 @@ Floats = NDArray[np.float64]
 
 #: Largest magnitude of data and parameters: beyond, squares of products leave float64's range.
 LARGEST = 1e50
+#: Smallest size of a column of inputs that is not zero: weights that undo it are no larger than that.
+SMALLEST = 1.0 / LARGEST
 
 
 def check_theta(theta: ArrayLike, size: int) -> Floats:
@@ -41,6 +43,12 @@ def check_whole(value: object, name: str, least: int) -> int:
     if not is_index(value) or value < least:
         raise InputError(f"{name} must be a whole number of at least {least}; received {value!r}")
     return int(value)
+
+
+def check_told(value: object, name: str) -> None:
+    """Refuse what cannot be called where a function or None is expected."""
+    if value is not None and not callable(value):
+        raise InputError(f"{name} must be a function or None; received {value!r}")
 
 
 def check_share(value: object, name: str) -> float:
@@ -77,7 +85,7 @@ def private_copy(model: nn.Module, device: str) -> nn.Module:
                 f"parameters must be finite; received NaN or infinite values in {name!r}: training"
                 " diverged, use an earlier checkpoint"
             )
-        _check_sizes(parameter.detach().cpu().numpy(), f"parameters in {name!r}")
+        check_sizes(parameter.detach().cpu().numpy(), f"parameters in {name!r}")
     return module
 
 
@@ -115,11 +123,22 @@ def check_inputs(inputs: ArrayLike | torch.Tensor, module: nn.Module) -> torch.T
             f"inputs must be finite; received NaN or infinite values, first at sample {bad[0]},"
             f" feature {bad[1]}: remove or impute them"
         )
-    _check_sizes(values, "inputs")
+    check_sizes(values, "inputs")
     return torch.from_numpy(values)
 
 
-def _check_sizes(values: NDArray[Any], what: str) -> None:
+def check_columns(inputs: NDArray[Any]) -> None:
+    """Refuse columns that are not zero but so small that weights which undo them would overflow."""
+    sizes = np.abs(inputs).max(axis=0).ravel()
+    tiny = np.flatnonzero((sizes > 0) & (sizes < SMALLEST))
+    if len(tiny):
+        raise InputError(
+            f"columns of inputs must be zero or at least {SMALLEST:.0e} in size; received"
+            f" {sizes[tiny[0]]:.3g}, first in column {tiny[0]}: rescale them"
+        )
+
+
+def check_sizes(values: NDArray[Any], what: str) -> None:
     """Refuse numbers whose products would overflow."""
     largest = float(np.abs(values).max(initial=0.0))
     if largest > LARGEST:
@@ -169,7 +188,7 @@ def check_targets(name: str, targets: NDArray[Any], shape: tuple[int, int]) -> N
             f"targets must be finite; received {int((~np.isfinite(values)).sum())} NaN or infinite"
             " values: remove or impute those samples"
         )
-    _check_sizes(values, "targets")
+    check_sizes(values, "targets")
     return values
 
 

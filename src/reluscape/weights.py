@@ -8,6 +8,7 @@ import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,9 +34,12 @@ def keeps_order(path: Path) -> bool:
     return not _is_safetensors(path) or bool(_read_safetensors(path)[1])
 
 
-def write_state(path: Path, state: Mapping[str, NDArray[np.float64]]) -> None:
-    """Write tensors to a ``.safetensors`` file together with their order, which the format drops."""
-    tensors = {name: np.ascontiguousarray(values) for name, values in state.items()}
+def write_state(path: Path, state: Mapping[str, NDArray[Any]]) -> None:
+    """Write tensors to a ``.safetensors`` file together with their order, which the format drops.
+
+    Shapes and types are kept, those of single numbers (a batch norm's counter, of shape ()) too.
+    """
+    tensors = {name: np.asarray(values, order="C") for name, values in state.items()}
     path.write_bytes(save(tensors, metadata={_ORDER: json.dumps(list(state))}))
 
 
@@ -48,7 +52,8 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
             torch.compile add are dropped.
 
     Returns:
-        Finite float64 tensors (counters stay integers), in the order of the file.
+        Finite float64 tensors in the order of the file; integers and booleans (counters, indices,
+        masks) stay what they are.
 
     Raises:
         InputError: no such file, damaged, pickled objects, or tensors that are no weights.
@@ -132,9 +137,10 @@ def _as_double(path: Path, name: str, value: object) -> torch.Tensor:
             f"{path} holds a {type(value).__name__} under {name!r}; expected only tensors: "
             "save model.state_dict() alone"
         )
-    if name.endswith("num_batches_tracked"):
+    dense = value.layout == torch.strided and not value.is_quantized
+    if dense and not value.is_floating_point() and not value.is_complex():
         return value
-    if value.is_quantized or value.layout != torch.strided or not value.is_floating_point():
+    if not dense or value.is_complex():
         raise InputError(
             f"{path}: {name} is {value.dtype}, {value.layout}; expected dense float weights"
         )

@@ -43,6 +43,8 @@ REACH = 2.0
 RESERVE = 0.01
 #: Standard errors of a level by which the fall over a window must exceed it: three of a difference.
 CLEAR = 4.2
+#: Largest size of a loss: sums over 1e17 of them stay in float64's range.
+LARGEST = 1e290
 #: Means of a noisy curve, as many at most.
 BLOCKS = 64
 
@@ -101,7 +103,7 @@ class Forecaster:
         """Take in the loss after one more pivot.
 
         Raises:
-            InputError: The loss is not a finite number.
+            InputError: The loss is not a finite number, or above 1e290.
         """
         self.losses.append(float(_checked([loss])[0]))
 
@@ -109,7 +111,7 @@ class Forecaster:
         """Where a descent with these losses will end; costs one pass over them.
 
         Raises:
-            InputError: No loss yet, or a loss that is not finite or rises.
+            InputError: No loss yet, or a loss that rises.
         """
         return forecast_descent(np.array(self.losses), least=self.least)
 
@@ -140,7 +142,7 @@ def forecast_descent(losses: ArrayLike, *, least: float = 0.0) -> Forecast:
         it was calibrated on do, more often than 95 % late in a path and less often early.
 
     Raises:
-        InputError: No loss, or a loss that is not finite or rises.
+        InputError: No loss, or a loss that is not finite, above 1e290, or rises.
     """
     seen = _checked(losses)
     if (np.diff(seen) > 0).any():
@@ -178,8 +180,8 @@ def forecast_losses(losses: ArrayLike, *, horizon: int | None = None) -> Forecas
         schedule that changes what the curve does cannot be foreseen.
 
     Raises:
-        InputError: No loss, a loss that is not finite, or a `horizon` that is no whole number of at
-            least 0.
+        InputError: No loss, one that is not finite or above 1e290, or a `horizon` that is no whole
+            number of at least 0.
     """
     seen = _checked(losses)
     if horizon is not None:
@@ -204,6 +206,11 @@ def _checked(losses: ArrayLike) -> Floats:
         raise InputError(
             f"losses must be finite; received {len(bad)} NaN or infinite, first at place {bad[0]}:"
             " leave out what came after training diverged"
+        )
+    largest = float(np.abs(seen).max())
+    if largest > LARGEST:
+        raise InputError(
+            f"losses must be at most {LARGEST:.0e} in size; received {largest:.3g}: rescale them"
         )
     return seen
 

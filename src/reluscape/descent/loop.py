@@ -50,9 +50,10 @@ from reluscape.point import Point
 from reluscape.progress import UNKNOWN, Stop
 from reluscape.proof import certify
 from reluscape.tolerances import TOLERANCES
-from reluscape.validation import check_whole
+from reluscape.validation import check_columns, check_sizes, check_told, check_whole
 
 Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
 Indices = NDArray[np.int64]
 Progress = Callable[[str, float], None]
 Function = Block | NetworkOutput
@@ -153,12 +154,15 @@ def descend(
         falls forever in exact arithmetic. The end's claim is that of the certificate, whatever the path.
 
     Raises:
-        InputError: Another loss, weight decay, an unknown rule, theta of the wrong shape or outside the
-            box, a `max_pivots` that is no whole number of at least 1, or a `seed` that is none of at
-            least 0.
+        InputError: Another loss, weight decay, an unknown rule, a column of inputs that is not zero but
+            below 1e-50 in size, theta of the wrong shape, outside the box or above 1e50 in size, a
+            `max_pivots` that is no whole number of at least 1, a `seed` that is none of at least 0, or a
+            `progress` that cannot be called.
     """
     check_descent(function, rule, max_pivots, seed)
+    check_told(progress, "progress")
     start: Floats = function.check(theta)
+    check_sizes(start, "theta")
     with threadpool_limits(1, user_api="blas"):
         path = _Path(function, _problem(function), start, max_pivots, progress)
         end, certificate = _descended(path, first=rule == "first_kink", seed=seed)
@@ -208,6 +212,8 @@ def check_descent(function: Function, rule: str, max_pivots: int | None, seed: i
             "descend needs a piecewise-affine loss: loss='l1' and weight_decay=0; received"
             f" loss={landscape.loss_name!r} and weight_decay={landscape.weight_decay:g}"
         )
+    else:
+        check_columns(landscape.inputs)
     if rule not in RULES:
         raise InputError(f"rule must be one of {', '.join(RULES)}; received {rule!r}")
     if max_pivots is not None:
@@ -231,15 +237,17 @@ def _polished(path: _Path, theta: Floats) -> Floats:
     """Theta with the active kinks, and parameters of rounding size, at zero, unless that raises the loss.
 
     Where inputs are zero or whole numbers, kinks meet at parameters that are exactly zero and nowhere
-    near. If possible the loss is not above the start's, not even by rounding.
+    near. An input at a bound of its box is already at its kink, and stays. If possible the loss is not
+    above the start's, not even by rounding.
     """
     function, problem, found = path.function, path.problem, []
     settled = problem.settled(theta, path.active)
     for point in (settled, theta):  # kinks that a stalled descent left may not meet
         lengths = np.abs(point * _sizes(function, point))
         size = max(1.0, float(lengths.max(initial=0.0)))
+        free = ~_at_bounds(function, point)
         for share in SNAPS:
-            moved = _inside(function, np.where(lengths <= share * size, 0.0, point))
+            moved = _inside(function, np.where(free & (lengths <= share * size), 0.0, point))
             if _is_no_higher(function, moved, theta):
                 found.append(moved)
         if found:
@@ -262,6 +270,13 @@ def _around(function: Function, theta: Floats) -> Block:
 def _inside(function: Function, theta: Floats) -> Floats:
     """Theta, or the point of the box next to it."""
     return theta if isinstance(function, Block) else function.inside(theta)
+
+
+def _at_bounds(function: Function, theta: Floats) -> Bools:
+    """Which parameters are at a bound of the box; a block has none."""
+    if isinstance(function, Block):
+        return np.zeros(len(theta), dtype=np.bool_)
+    return np.asarray((theta <= function.lower) | (theta >= function.upper))
 
 
 def _sizes(function: Function, theta: Floats) -> Floats:

@@ -33,6 +33,12 @@ BREAKS = 80
 STRETCHES = 40
 #: Fewest pivots of a phase.
 SHORTEST = 20
+#: Share of the losses below which they are above the end by rounding alone, as along a descent.
+QUIET = 1e-12
+#: Least fall over a whole phase that is one: a slower one would halve in no fewer than 69 such phases.
+FLAT = 0.01
+#: Said of a series that does not fall in a phase, or not for certain.
+NO_FALL = "no clear fall"
 
 
 @dataclass(frozen=True, slots=True, repr=False, eq=False)
@@ -45,7 +51,8 @@ class Phases(Result):
         last: Last pivot that was looked at.
         rates: Fall of the natural logarithm per pivot of the loss above its end, of the running mean of
             40 step lengths (from vertex to vertex) and of the distance to the end, in the two phases,
-            shape (3, 2). Negative where it rises, NaN for a phase of fewer than 20 pivots.
+            shape (3, 2). Negative where it rises, NaN for a phase of fewer than 20 pivots, or where the
+            loss is above its end by rounding alone.
         intervals: Their 95 % intervals, shape (3, 2, 2).
     """
 
@@ -71,12 +78,23 @@ class Phases(Result):
 
         return rates_figure(self)
 
+    def falls(self, series: int, phase: int) -> bool:
+        """Whether a series clearly falls in a phase.
+
+        The interval of its rate is above zero, and the fall over all of the phase at least 1 %: where
+        nothing moves, a rate of 1e-14 with an interval as narrow is rounding.
+        """
+        pivots = (self.split - self.first, self.last - self.split)[phase]
+        rate, low = self.rates[series, phase], self.intervals[series, phase, 0]
+        return bool(low > 0 and rate * pivots >= FLAT)
+
     def _rates_of(self, phase: int) -> str:
         """Rates of a phase with intervals, in words."""
         return "".join(
-            f"; {name} {rate:.3g} ({low:.3g} to {high:.3g})"
-            for name, rate, (low, high) in zip(
-                SERIES, self.rates[:, phase], self.intervals[:, phase], strict=True
+            f"; {name} {f'{rate:.3g}' if self.falls(series, phase) else NO_FALL}"
+            f" ({low:.3g} to {high:.3g})"
+            for series, (name, rate, (low, high)) in enumerate(
+                zip(SERIES, self.rates[:, phase], self.intervals[:, phase], strict=True)
             )
             if np.isfinite(rate)
         )
@@ -109,8 +127,10 @@ def find_phases(losses: Floats, step_lengths: Floats, distances: Floats, first: 
     first = max(first, 0)
     last = max(int((1.0 - FORCED) * count), min(first, count))
     steps = running_mean(step_lengths[first:])
+    above = losses - losses[-1]
+    above = np.where(above > QUIET * np.abs(losses).max(), above, 0.0)
     series = np.stack([
-        _logarithms(losses - losses[-1])[first : last + 1],
+        _logarithms(above)[first : last + 1],
         _logarithms(np.concatenate([steps[:1] if len(steps) else [0.0], steps]))[: last + 1 - first],
         _logarithms(distances)[first : last + 1],
     ])  # fmt: skip

@@ -28,7 +28,7 @@ from reluscape.landscape import Block, Landscape
 from reluscape.progress import UNKNOWN
 from reluscape.proof import certify
 from reluscape.results import Result, write_then_rename
-from reluscape.validation import check_whole
+from reluscape.validation import check_told, check_whole
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -319,6 +319,8 @@ def polish(
         Exception: What `progress` or `keep` raise.
     """
     names = _checked(landscape, layers, rule, max_pivots, max_sweeps, arithmetic, seed)
+    check_told(progress, "progress")
+    check_told(keep, "keep")
     watch = _Watch(progress, keep, len(names) == 1)
     work = _Work(landscape, rule, max_pivots, seed, watch)
     try:

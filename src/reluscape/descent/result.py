@@ -46,7 +46,8 @@ class Status(StrEnum):
 #: Cause and remedy of every status.
 MEANING = {
     Status.strict_minimum: "a strict local minimum, certified",
-    Status.minimum: "a local minimum, certified; some direction is flat",
+    Status.minimum: "a local minimum, certified; some direction is flat: another seed, or a start further"
+    " along it, may lead lower (not in a last layer, whose minima are global)",
     Status.perfect_fit: "the loss is zero to rounding, and no loss is lower",
     Status.plateau: "the loss is constant around the point, certified: no weight of this layer matters"
     " here (dead units); start elsewhere",

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from reluscape.certificate import Certificate
-from reluscape.descent.phases import WINDOW, Phases, running_mean
+from reluscape.descent.phases import FLAT, NO_FALL, WINDOW, Phases, running_mean
 from reluscape.descent.polish import Ending, Leg, Polish
 from reluscape.descent.result import MEANING, Status
 from reluscape.report.charts import Series, band, trails
@@ -332,8 +332,9 @@ def _paths(legs: Sequence[Leg], about: About) -> Section:
             "logarithms fit best. The last tenth of the path is left out, where loss and distance "
             "are forced to zero; with what is left the phases need not look exponential.",
             f"Step lengths are averaged over the last {WINDOW} pivots. Lengths and distances are "
-            "Euclidean, in the layer's parameters. Where a rate's 95 % interval holds zero, the "
-            "table says that there is no clear rate.",
+            "Euclidean, in the layer's parameters. Where a rate's 95 % interval reaches zero, or the "
+            f"fall over the whole phase is below {share(FLAT)}, there is {NO_FALL}. A loss above its end "
+            "by rounding alone has no rate.",
             "A forecast sees the losses up to its share of the path and nothing else. Its interval "
             "was calibrated on random networks to hold the end in 95 of 100 cases: not guaranteed.",
             "The way to the next kink is the median over random directions of the distance from a "
@@ -370,19 +371,16 @@ def _path_verdict(leg: Leg, phases: Phases, about: About) -> str:
 
 
 def _spelled(halving: str) -> str:
-    return "falls at no clear rate" if halving == NOT_CLEAR else f"halves every {halving}"
-
-
-NOT_CLEAR = "no clear rate"
+    return "does not clearly fall" if halving == NO_FALL else f"halves every {halving}"
 
 
 def _halving(phases: Phases, series: int, phase: int) -> str:
-    """Pivots in which a series halves; empty for a phase too short to tell."""
-    rate, low = phases.rates[series, phase], phases.intervals[series, phase, 0]
+    """Pivots in which a series halves; empty where there is no rate."""
+    rate = phases.rates[series, phase]
     if not np.isfinite(rate):
         return ""
-    if not low > 0:
-        return NOT_CLEAR
+    if not phases.falls(series, phase):
+        return NO_FALL
     pivots = float(np.log(2.0) / rate)
     return several(round(pivots), "pivot") if pivots >= 1.5 else f"{number(pivots, 2)} pivots"
 
