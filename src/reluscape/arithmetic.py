@@ -19,6 +19,8 @@ from reluscape.tolerances import TOLERANCES
 
 Array = NDArray[Any]
 
+#: Binary digits after the point that rationals which are solved for again need: four times float64's.
+DIGITS = 256
 #: Midpoints of balls below two to the minus this are written as zero.
 SMALLEST = 10_000
 
@@ -252,6 +254,12 @@ class Rational:
             out[:] = [self._flint.fmpq(*map(int, text.split("/"))) for text in texts]
         except (ValueError, TypeError, ZeroDivisionError) as error:
             raise InputError(f"exact numbers must be written as 'p/q': {error}") from error
+        return out
+
+    def shortened(self, values: Array) -> Array:
+        """Rationals without what is beyond `DIGITS` binary digits after the point."""
+        whole, out = 2**DIGITS, np.empty(np.shape(values), dtype=object)
+        out.ravel()[:] = [self._flint.fmpq((v * whole).floor(), whole) for v in values.ravel()]
         return out
 
     def floats(self, values: Array) -> NDArray[np.float64]:

@@ -36,8 +36,8 @@ Indices = NDArray[np.intp]
 
 #: Largest number of exact multiplications behind one evaluation; about ten minutes.
 MAX_OPERATIONS = 10**9
-#: Exact pivots for each active kink that is zero to rounding: as in the simplex method, few.
-PIVOTS = 3
+#: Exact pivots among kinks that are zero to rounding; each takes a second at 50 parameters.
+PIVOTS = 20
 #: Largest layer whose curvature is worth eliminating exactly.
 MAX_PARAMS = 200
 
@@ -171,7 +171,7 @@ def _resting_nearby(point: Point, local: Local, numbers: Rational) -> Local | No
     near, affine = local.active, local.block.loss == "l1" and not local.block.weight_decay
     active = near[numbers.independent_rows(local.normals)]
     found: Local | None = local
-    for _ in range(PIVOTS * len(near)):
+    for _ in range(PIVOTS):
         found = _at_zero(point, found, active, numbers) if found is not None else None
         if found is None or not numbers.independent(found.normals):
             return found
@@ -223,13 +223,13 @@ def _next_along_edge(
         side: Into its negative (0) or positive (1) side.
         numbers: The arithmetic.
     """
-    rows = local.normals
-    edges = rows.T @ numbers.inverse(rows @ rows.T)
-    way = -edges[:, leaving]
-    pattern = local.block.vector_of(local.bits)
+    rows, pattern = local.normals, local.block.vector_of(local.bits)
+    rates = numbers.array(np.where(np.arange(len(rows)) == leaving, 1.0 if side else -1.0, 0.0))
     if side:
-        way = (edges - edges @ local.jumps_and_bends()[1])[:, leaving]
+        rates = rates - local.jumps_and_bends()[1][:, leaving]
         pattern[local.active[leaving]] = True
+    square = rows.shape[0] == rows.shape[1]
+    way = numbers.solve(rows, rates) if square else rows.T @ numbers.solve(rows @ rows.T, rates)
     entered = Local.at(local.landscape, local.layer, numbers, local.theta, pattern, near)
     values, rates = entered.values[local.block.place(near)], entered.normals @ way
     times = {
@@ -241,7 +241,8 @@ def _next_along_edge(
         return None
     first = min(times, key=lambda kink: times[kink])
     active = np.sort(np.append(np.delete(local.active, leaving), first))
-    return replace(entered, theta=local.theta + times[first] * way), active
+    # its digits would multiply from pivot to pivot; the kinks are put to exactly zero again
+    return replace(entered, theta=numbers.shortened(local.theta + times[first] * way)), active
 
 
 def _can_meet(point: Point) -> bool:
