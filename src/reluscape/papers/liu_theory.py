@@ -101,11 +101,15 @@ def _compare(study: Study) -> tuple[Comparison, ...]:
     rows = []
     for row in records[records["status"] == "done"].to_dict("records"):
         runs, panel = int(row["runs"]), row["panel"]
+        percent = {
+            name: f"{100 * row[name]:.4g} %"
+            for name in ("expected", "union", "most_paper", "most_own")
+        }
         note = (
-            f"Figure {panel}, at shift {row['shift']:.3g}: the formulas give"
-            f" {100 * row['expected']:.4g} % of draws without a sample in the first moved unit's gap and {100 * row['union']:.4g} % of"
-            f" samples in any gap. Over all shifts P_t is at most {100 * row['most_paper']:.3g} %, the"
-            f" first moved unit's own probability {100 * row['most_own']:.3g} %."
+            f"Figure {panel}, at shift {row['shift']:.3g}: the formulas give {percent['expected']} of"
+            " draws without a sample in the first moved unit's gap, and"
+            f" {percent['union']} of samples in any gap. Over all shifts P_t is at most"
+            f" {percent['most_paper']}, the first moved unit's own probability {percent['most_own']}."
         )
         rows += [
             _less(f"figure {panel}: draws that leave the unit's gap empty, less the formula",
