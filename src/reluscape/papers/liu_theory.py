@@ -37,7 +37,7 @@ PUBLISHED = {
 }
 NUM_SHIFTS = 301
 
-_RUNS: dict[Scale, int] = {"smoke": 200, "small": 2000, "paper": 20_000}
+_RUNS: dict[Scale, int] = {"smoke": 200, "small": 2000, "paper": 5000}
 
 
 def curve(parameters: dict[str, Any], seed: int) -> dict[str, Any]:
