@@ -48,7 +48,8 @@ def test_fitted_values_rule_out_only_what_has_no_minimum(
         out = least.ruled_out(outputs)
         assert not any(one.genuine for one, gone in zip(found, out, strict=True) if gone)
         ruled += sum(out)
-        short = liu_trials.decide(landscape, theta, out, every)
+        short, rejected = liu_trials.decide(landscape, theta, out, every)
+        assert rejected == 0
         assert list(short) == [float(one.genuine) for one in found if one.genuine is not None]
         assert least.continuous == (found[0].kind != "unique")
         loss = float(((least.fitted - labels) ** 2).mean())
@@ -64,8 +65,9 @@ def test_what_is_not_asked_stays_undecided() -> None:
         liu_trials.theta_of(weights, outputs),
     )
     asked: Any = {"uniform": True, "given": False, "free": False}
-    found = liu_trials.decide(landscape, theta, (True, True, True), asked)
+    found, rejected = liu_trials.decide(landscape, theta, (True, True, True), asked)
     np.testing.assert_array_equal(found, [0.0, np.nan, np.nan])
+    assert rejected == 0
 
 
 def test_gap_is_the_largest_share_of_samples_between() -> None:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from reluscape.landscape import Landscape
 from reluscape.minima import cell_minimum
+from reluscape.minima.check import check_minimum
 from reluscape.minima.result import Signs
 from reluscape.papers.liu_data import cell_images, pair_of
 from reluscape.train import mlp
@@ -53,7 +54,8 @@ def gaussian(parameters: dict[str, Any], seed: int) -> dict[str, Any]:
         seed: Of weights and output weights.
 
     Returns:
-        `draws` (runs, `COLUMNS`), and how many answers under free signs were given up.
+        `draws` (runs, `COLUMNS`); how many answers under free signs were given up, and how many answers
+        a check without a solver did not accept.
 
     Cost: a least-squares problem of samples x units (features + 1) per draw, and what `cell_minimum`
     takes: 40 ms with 10 units, 2,000 samples and 3 features; 5 s with 50, 400 and 10 for given signs.
@@ -62,17 +64,19 @@ def gaussian(parameters: dict[str, Any], seed: int) -> dict[str, Any]:
     inputs, labels = samples_of(features, parameters["samples"], parameters["dataset"])
     landscape = _landscape(units, inputs, labels)
     rng = np.random.default_rng(seed)
-    rows, given_up = [], 0
+    rows, given_up, unverified = [], 0, 0
     for number in range(parameters["runs"]):
         weights, outputs = draw(rng, units, features, bias)
         least = LeastSquares.of(inputs, labels, weights)
         ruled_out = least.ruled_out(outputs)
         given, free = number < parameters["programs"], bool(parameters["search"])
         asked: dict[Signs, bool] = {"uniform": True, "given": given, "free": free}
-        genuine = decide(landscape, theta_of(weights, outputs), ruled_out, asked)
+        genuine, rejected = decide(landscape, theta_of(weights, outputs), ruled_out, asked)
+        unverified += rejected
         given_up += int(asked["free"] and np.isnan(genuine[2]))
         rows.append([*genuine, least.continuous, least.gap, least.pattern.mean()])
-    return {"given_up": int(given_up), "draws": np.array(rows, dtype=np.float64)}
+    found = np.array(rows, dtype=np.float64)
+    return {"given_up": given_up, "unverified": unverified, "draws": found}
 
 
 @lru_cache(maxsize=2)
@@ -157,13 +161,15 @@ def decide(
     theta: Floats,
     ruled_out: tuple[bool, bool, bool],
     asked: Mapping[Signs, bool],
-) -> tuple[float, float, float]:
+) -> tuple[tuple[float, float, float], int]:
     """Whether the cell holds a genuine minimum under each convention: 1, 0, or NaN for undecided.
+
+    Also how many of the answers `check_minimum` does not accept, which recomputes them without a solver.
 
     Signs that are uniform or given are among the free ones, so one answer can settle another. What is not
     asked stays undecided also where it would be known, so that the decided draws are a fair sample.
     """
-    known = dict.fromkeys(CONVENTIONS, np.nan)
+    known, rejected = dict.fromkeys(CONVENTIONS, np.nan), 0
     out = dict(zip(CONVENTIONS, ruled_out, strict=True))
     for name in reversed(CONVENTIONS):
         if not asked[name]:
@@ -171,11 +177,12 @@ def decide(
         if out[name] or known["free"] == 0.0:
             known[name] = 0.0
             continue
-        genuine = cell_minimum(landscape, theta, signs=name).genuine
-        known[name] = np.nan if genuine is None else float(genuine)
+        found = cell_minimum(landscape, theta, signs=name)
+        known[name] = np.nan if found.genuine is None else float(found.genuine)
+        rejected += not check_minimum(found, landscape).valid
     if asked["free"] and 1.0 in known.values():
         known["free"] = 1.0
-    return known["uniform"], known["given"], known["free"]
+    return (known["uniform"], known["given"], known["free"]), rejected
 
 
 # ---- images: tables IV and V -----------------------------------------------------------------------
@@ -190,8 +197,8 @@ def images(parameters: dict[str, Any], seed: int) -> dict[str, Any]:
         seed: Of weights and output weights.
 
     Returns:
-        `draws` (runs, `COLUMNS`), gaps NaN; `ends` (runs, 2): what became of each descent, and after
-        how many steps.
+        `draws` (runs, `COLUMNS`), gaps NaN; how many answers are `unverified`; `ends` (runs, 2): what
+        became of each descent, and after how many steps.
     """
     inputs, labels = pair_of(parameters["folder"], parameters["source"], parameters["sha256"])
     units = parameters["units"]
@@ -202,13 +209,15 @@ def images(parameters: dict[str, Any], seed: int) -> dict[str, Any]:
     ]
     rows, asked = augmented(inputs), dict.fromkeys(CONVENTIONS, True)
     values = np.stack([rows @ weights.T for weights, _ in drawn])
-    draws = []
+    draws, unverified = [], 0
     for (weights, outputs), here in zip(drawn, values, strict=True):
-        genuine = decide(landscape, theta_of(weights, outputs), (False,) * 3, asked)
+        genuine, rejected = decide(landscape, theta_of(weights, outputs), (False,) * 3, asked)
+        unverified += rejected
         draws.append([*genuine, len(inputs) < weights.size, np.nan, (here > 0).mean()])
     outputs = np.stack([one for _, one in drawn])
     ends = descend_in_cell(rows @ rows.T, labels, values, outputs, parameters["steps"])
-    return {"draws": np.array(draws, dtype=np.float64), "ends": ends}
+    found = np.array(draws, dtype=np.float64)
+    return {"unverified": unverified, "draws": found, "ends": ends}
 
 
 def descend_in_cell(
