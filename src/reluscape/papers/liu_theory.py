@@ -131,7 +131,7 @@ def _figures(study: Study) -> tuple[PaperFigure, ...]:
     """The curves, and the product of two units' probabilities."""
     curves = {parameters["panel"]: found for parameters, found in study.arrays("curve")}
     figures = [
-        PaperFigure(f"liu-theory-{panel}", _caption(panel), PUBLISHED[panel], _lines(curves[panel]))
+        PaperFigure(f"liu-theory-{panel}", _CAPTION, PUBLISHED[panel], _lines(curves[panel]))
         for panel in PANELS
         if panel in curves
     ]
@@ -143,13 +143,10 @@ def _figures(study: Study) -> tuple[PaperFigure, ...]:
     return (*figures[:1], heat, *figures[1:])
 
 
-def _caption(panel: str) -> str:
-    """What a panel's lines are."""
-    own = "" if panel in ("3b", "3c", "3d") else " The moved unit's own gap is the dotted line."
-    return (
-        f"Probability of a minimum, N = {SAMPLES}: the paper's P_t, from the largest gap, and exactly,"
-        f" from all gaps together.{own}"
-    )
+_CAPTION = (
+    f"Probability of a minimum, N = {SAMPLES}: the paper's P_t, from the largest gap; exactly, that no"
+    " sample lies in any gap; and, dotted, that none lies in the first moved unit's own."
+)
 
 
 def _lines(values: Floats) -> go.Figure:
@@ -161,7 +158,8 @@ def _lines(values: Floats) -> go.Figure:
         for y, name, dash in zip(values[1:], names, dashes, strict=True)
     ]
     return go.Figure(traces).update_layout(
-        height=340,
+        height=360,
+        margin={"t": 20, "r": 20},
         xaxis_title="shift",
         yaxis_title="probability",
         legend={"orientation": "h", "y": -0.25},
@@ -180,7 +178,12 @@ def _heat() -> go.Figure:
     """The product over both places."""
     x, y, product, _ = _grid()
     figure = go.Figure(go.Heatmap(x=x, y=y, z=product, zmin=0.0, zmax=1.0))
-    return figure.update_layout(height=380, xaxis_title="first unit", yaxis_title="second unit")
+    return figure.update_layout(
+        height=380,
+        margin={"t": 20, "r": 20},
+        xaxis_title="first unit",
+        yaxis_title="second unit",
+    )
 
 
 THEORY = Experiment(
