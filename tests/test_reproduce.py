@@ -181,7 +181,7 @@ def test_ctrl_c_leaves_a_page_of_what_was_done(papers: dict[str, Paper], tmp_pat
 @pytest.mark.parametrize(
     ("name", "options", "expected"),
     [
-        ("nobody", {}, "expected one of the papers hinz, milne"),
+        ("nobody", {}, "expected one of the papers hinz, liu, milne"),
         ("milne", {"scale": "huge"}, "scale must be one of smoke, small, paper"),
         ("milne", {"trials": 0}, "trials must be at least 1"),
         ("milne", {"jobs": 0}, "jobs must be at least 1"),

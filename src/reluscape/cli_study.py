@@ -27,6 +27,7 @@ class PaperName(StrEnum):
     """The papers that can be reproduced; a test keeps them equal to the library's."""
 
     hinz = "hinz"
+    liu = "liu"
     milne = "milne"
 
 
@@ -72,6 +73,12 @@ def reproduce(
     jobs: Jobs = -1,
     dask: Dask = None,
     fork: Fork = False,
+    data_dir: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder with MNIST and CIFAR-10 files (liu); without it, what needs them is left out."
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Run a paper's experiments and set the published numbers beside ours.
@@ -93,6 +100,7 @@ def reproduce(
             jobs=jobs,
             dask=dask,
             fork=fork,
+            data_dir=data_dir,
             progress=progress,
         )
     if as_json:

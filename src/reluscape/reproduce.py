@@ -26,7 +26,7 @@ from reluscape.study.store import NoPlanError
 Progress = Callable[[str, float], None]
 
 #: Papers with a file in `reluscape.papers`.
-PAPERS = ("hinz", "milne")
+PAPERS = ("hinz", "liu", "milne")
 
 COLUMNS = ("quantity", "published", "ours", "95 % interval", "runs", "agrees?")
 
@@ -68,6 +68,7 @@ class Reproduction:
             parts += _notes(rows)
             if standing.failed or standing.lost:
                 parts.append(standing.summary())
+        parts += ["", *self.paper.notes] if self.paper.notes else []
         return "\n".join(parts)
 
 
@@ -81,6 +82,7 @@ def reproduce(
     jobs: int = 1,
     dask: str | None = None,
     fork: bool = False,
+    data_dir: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
 ) -> Reproduction:
     """Run a paper's experiments through `Study` and compare with what was published.
@@ -94,15 +96,16 @@ def reproduce(
         jobs: Local processes.
         dask: Address of a Dask scheduler instead.
         fork: Start new study files where parameters or code have changed.
+        data_dir: Folder with the data sets that some experiments need; without it these are left out.
         progress: Told what is being done and the fraction done.
 
     Returns:
         The comparison. After Ctrl-C it rests on the trials done until then and is marked incomplete.
 
     Raises:
-        InputError: No such paper or scale, or what `Study.run` raises.
+        InputError: No such paper, scale or data, or what `Study.run` raises.
     """
-    paper = _paper(name)
+    paper = _with_data(_paper(name), data_dir)
     if scale not in SCALES:
         raise InputError(f"scale must be one of {', '.join(SCALES)}; received {scale!r}")
     if trials is not None and trials < 1:
@@ -137,6 +140,15 @@ def _paper(name: str) -> Paper:
         raise InputError(f"expected one of the papers {', '.join(PAPERS)}; received {name!r}")
     paper: Paper = importlib.import_module(f"reluscape.papers.{name}").PAPER
     return paper
+
+
+def _with_data(paper: Paper, data_dir: str | os.PathLike[str] | None) -> Paper:
+    """The paper with the experiments that need data, where a folder is given."""
+    if data_dir is None:
+        return paper
+    if paper.with_data is None:
+        raise InputError(f"{paper.key} has no experiment that needs data: drop --data-dir")
+    return paper.with_data(Path(data_dir))
 
 
 def _written(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -105,11 +106,21 @@ class Experiment:
 
 @dataclass(frozen=True, slots=True)
 class Paper:
-    """A paper: its name on the command line, its citation and its experiments."""
+    """A paper.
+
+    Attributes:
+        key: Its name on the command line.
+        citation: Author and title.
+        experiments: Its experiments.
+        notes: What else to tell with its table, such as which experiments are left out.
+        with_data: The paper with those that need data, from a folder; None where none do.
+    """
 
     key: str
     citation: str
     experiments: tuple[Experiment, ...]
+    notes: tuple[str, ...] = ()
+    with_data: Callable[[Path], Paper] | None = None
 
 
 def over_draws(values: NDArray[np.float64]) -> tuple[float, float, float, float]:
