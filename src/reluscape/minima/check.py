@@ -18,6 +18,8 @@ Indices = NDArray[np.int64]
 
 #: Largest depth, relative to a minimiser's length, that rounding may leave open in a negative answer.
 LEFT_OPEN = 1e-8
+#: How much longer than others a minimiser must be to be out of the question.
+REACH = 1e3
 #: Relative difference of losses that is rounding.
 SAME = 1e-9
 
@@ -26,7 +28,7 @@ def check_minimum(found: CellMinimum, landscape: Landscape) -> Verification:
     """Check a positive answer by a forward and a backward pass, a negative one by products."""
     try:
         if found.genuine is None:
-            return Verification(True, "it claims nothing: the search over signs was given up")
+            return Verification(True, "it claims nothing: the answer is left open")
         told = landscape.loss_name
         require(found.objective == told, f"it is about the loss {found.objective!r}, not {told!r}")
         start = _at(found, landscape, found.start)
@@ -159,8 +161,9 @@ def depth_left(proof: Infeasibility, cell: FrozenCell) -> float:
     """How far inside the cell, relative to its length, a minimiser could be for all that is proved.
 
     Inside the cell each `g_k . q + o_k` is at least its row's length times the depth; what their weighted
-    sum is at every minimiser is known but for rounding (`_sum_above`), and for what is left of
-    `sum mu g - E^T l`.
+    sum is at every minimiser is known but for rounding (`SUMS`), and for what is left of
+    `sum mu g - E^T l` times its length. A part leaves nothing where only minimisers could be inside that
+    are `REACH` times as long as the targets or a known minimiser.
     """
     name = cell.piecewise.loss.name
     if name == "cross_entropy" and not len(proof.kink):
@@ -177,7 +180,8 @@ def depth_left(proof: Infeasibility, cell: FrozenCell) -> float:
         gap, error = cell.gap(kinks, weights * sides, rows)
         values = cell.constants()[0][kinks]
         above, length = SUMS[name](cell, rows, direction, (kinks, weights * sides, values))
-        depth = max(depth, (gap + error + max(0.0, above) / length) / lengths)
+        if -above < REACH * length * (gap + error):
+            depth = max(depth, (gap + error + max(0.0, above) / length) / lengths)
     return depth
 
 

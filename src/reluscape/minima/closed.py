@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cho_solve
 
-from reluscape.minima.signs import Choice, Split, Witness
+from reluscape.minima.signs import Choice, Clauses, Split, Witness
 from reluscape.minima.units import Leaf, Units, gram_of
 
 Floats = NDArray[np.float64]
@@ -61,22 +61,12 @@ class Closed:
 
     def test(self, signs: Choice) -> Witness | Leaf | Split:
         """What the clauses say of all choices that agree with these signs."""
-        wanted = np.sign(self.units.targets)
-        given = self.turns * signs
-        undecided = (self.turns != 0) & (signs == 0)
-        count = undecided.sum(axis=1)
-        lacks = [
-            self.loud & (wanted != -side) & ~(given == side).any(axis=1) for side in (1.0, -1.0)
-        ]
-        for side, lacking in zip((1.0, -1.0), lacks, strict=True):
-            for sample in np.flatnonzero(lacking & (count == 0))[:1]:
-                return self.leaf(int(sample), -side, signs)
-        open_ = lacks[0] | lacks[1]
-        if not open_.any():
+        told = Clauses(self.turns, np.sign(self.units.targets), self.loud).told(signs)
+        if (broken := told.broken()) is not None:
+            return self.leaf(broken[0], -broken[1], signs)
+        if (forced := told.forced()) is None:
             return self.witness(signs)
-        sample = int(np.argmin(np.where(open_, count, np.iinfo(np.intp).max)))
-        unit = int(np.flatnonzero(undecided[sample])[0])
-        side = 1.0 if lacks[0][sample] else -1.0
+        sample, unit, side = forced
         return Split(unit, int(side * self.turns[sample, unit]))
 
     def witness(self, signs: Choice) -> Witness:

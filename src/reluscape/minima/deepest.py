@@ -99,7 +99,7 @@ class _Working:
             np.append(np.full(variables, cap), cap),
             least=np.append(np.full(variables, -cap), -cap),
         )
-        self.grow(self.start, np.inf, MORE + variables)
+        self.grow(self.start, np.inf, MORE)
 
     def grow(self, depths: Sequence[Floats], bound: float, most: int) -> bool:
         """Take the least deep sides, if they are less so than a bound; whether there were any."""

@@ -106,6 +106,11 @@ class Groups:
         return cls(left, lengths, back, tuple(groups), together, inverse, best, free, squares, size)
 
     @property
+    def fitted(self) -> Floats:
+        """Outputs of all minimisers, times the roots of the counts (distinct,)."""
+        return np.asarray(self.outputs @ self.best)
+
+    @property
     def num_free(self) -> int:
         """Number of directions in which a minimiser is free for all groups together."""
         return int(self.free.shape[1])
@@ -177,7 +182,7 @@ def _solved(matrix: Floats) -> tuple[Floats, Floats]:
         rank = int((values > 1e-10 * values.max(initial=0.0)).sum())
         rest = _complement(right[:rank]) if rank < size else np.empty((0, size))
         return (right[:rank].T / values[:rank]) @ left[:, :rank].T, rest.T
-    values, vectors = eigh(matrix.T @ matrix)
+    values, vectors = eigh(matrix.T @ matrix, driver="evd")
     kept = values > 1e-13 * values.max(initial=0.0)
     inverse = (vectors[:, kept] / values[kept]) @ (vectors[:, kept].T @ matrix.T)
     return inverse, vectors[:, ~kept]

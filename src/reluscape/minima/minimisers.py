@@ -76,8 +76,11 @@ def absolute(matrix: Floats, targets: Floats) -> Minimisers:
         point = -point
     tight = np.abs(dual) < 1.0 - BOUND
     inverse, free = pseudo_inverse(matrix[tight])
-    for _ in range(2):
+    dual = np.where(tight, dual, np.sign(dual))
+    for _ in range(2):  # what the solver's tolerance has left
+        dual[tight] -= inverse.T @ (matrix.T @ dual)
         point = point + inverse @ (targets[tight] - matrix[tight] @ point)
+    dual = np.clip(dual, -1.0, 1.0)
     signs, some = np.sign(dual[~tight]), matrix[~tight]
     sizes = np.linalg.norm(some, axis=1)
     sizes[sizes == 0] = 1.0

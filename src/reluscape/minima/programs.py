@@ -13,13 +13,15 @@ from numpy.typing import NDArray
 
 from reluscape.minima.deepest import SHALLOW, Deepest, Sides, deepest
 from reluscape.minima.groups import Groups
-from reluscape.minima.signs import Choice, Split, Witness
+from reluscape.minima.signs import Choice, Clauses, Split, Witness
 from reluscape.minima.units import Leaf, Units
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 Indices = NDArray[np.intp]
 
+#: Outputs at minimisers below this share of the largest may be rounding errors of zero.
+ZERO = 1e-8
 #: Least side of a unit's weights, over their and the input's length, at which they are inside their cell.
 INSIDE = 1e-9
 
@@ -93,6 +95,9 @@ class Programs:
             weights = np.zeros(self.units.pattern.shape)
             weights[:, unit] = self.empty[unit]
             return self.leaf(signs, weights)
+        early = self.by_clauses(signs)
+        if early is not None:
+            return early
         chosen = [(place, sign) for place in range(len(self.groups.groups))
                   if (sign := self.sign_of(place, signs)) in (-1, 1)]  # fmt: skip
         cap = self.groups.size
@@ -101,6 +106,23 @@ class Programs:
         if found.depth <= SHALLOW * cap:
             return self.shown(signs, chosen, found)
         return self.undecided(signs, found) or self.witness(signs, found.point)
+
+    def by_clauses(self, signs: Choice) -> Leaf | Split | None:
+        """What the outputs at minimisers, which are all the same, ask of the signs without a program."""
+        fitted = self.groups.fitted / self.units.samples.counts**0.5
+        size = float(np.abs(fitted).max(initial=0.0))
+        turns = self.units.turns
+        asking = turns.any(axis=1) & (np.abs(fitted) > ZERO * size)
+        told = Clauses(turns, np.sign(fitted), asking).told(signs)
+        if (broken := told.broken()) is not None:
+            weights = np.zeros(turns.shape)
+            weights[broken[0]] = np.abs(self.units.factors[broken[0]])
+            return self.leaf(signs, weights)
+        forced = told.forced()
+        if forced is None or told.count[forced[0]] > 1:
+            return None
+        sample, unit, side = forced
+        return Split(unit, int(side * turns[sample, unit]))
 
     def sign_of(self, place: int, signs: Choice) -> int | None:
         """The one sign of a group's units, 0 where any is still to be chosen, None for both."""

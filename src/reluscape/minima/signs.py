@@ -38,6 +38,63 @@ class Split:
     first: int
 
 
+@dataclass(frozen=True, slots=True)
+class Clauses:
+    """What each input asks of the signs: a contribution of its value's sign, of both if it is zero.
+
+    Attributes:
+        turns: Signs of the units' contributions where output weights are positive, 0 for none
+            (inputs, units).
+        wanted: Signs of the values that contributions must add up to, 0 for both (inputs,).
+        asking: Inputs that ask (inputs,).
+    """
+
+    turns: Floats
+    wanted: Floats
+    asking: NDArray[np.bool_]
+
+    def told(self, signs: Choice) -> Told:
+        """What some signs leave to be asked."""
+        given = self.turns * signs
+        undecided = (self.turns != 0) & (signs == 0)
+        lacks = {
+            side: self.asking & (self.wanted != -side) & ~(given == side).any(axis=1)
+            for side in (1.0, -1.0)
+        }
+        return Told(undecided, undecided.sum(axis=1), lacks)
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """Clauses under some signs.
+
+    Attributes:
+        undecided: Which units without a sign contribute (inputs, units).
+        count: How many of them (inputs,).
+        lacks: By sign, the inputs that still ask for a contribution of it.
+    """
+
+    undecided: NDArray[np.bool_]
+    count: NDArray[np.intp]
+    lacks: dict[float, NDArray[np.bool_]]
+
+    def broken(self) -> tuple[int, float] | None:
+        """An input that asks for a sign which no unit can contribute any more, and that sign."""
+        for side, lacking in self.lacks.items():
+            for sample in np.flatnonzero(lacking & (self.count == 0))[:1]:
+                return int(sample), side
+        return None
+
+    def forced(self) -> tuple[int, int, float] | None:
+        """The input that has fewest units left to ask, one of these, and the sign it asks for."""
+        lacking = self.lacks[1.0] | self.lacks[-1.0]
+        if not lacking.any():
+            return None
+        sample = int(np.argmin(np.where(lacking, self.count, np.iinfo(np.intp).max)))
+        unit = int(np.flatnonzero(self.undecided[sample])[0])
+        return sample, unit, 1.0 if self.lacks[1.0][sample] else -1.0
+
+
 Test = Callable[[Choice], Witness | Leaf | Split]
 
 

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reluscape.landscape import Landscape
-from reluscape.minima.find import cell_minimum
 from reluscape.minima.check import check_minimum
+from reluscape.minima.find import cell_minimum
 from reluscape.minima.result import Signs
 from reluscape.papers.liu_data import cell_images, pair_of
 from reluscape.train import mlp
