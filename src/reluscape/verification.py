@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 
+import h5py
 import numpy as np
 
 from reluscape.arithmetic import arithmetic_called
@@ -114,9 +115,15 @@ def _of_cell(found: CellMinimum, landscape: Landscape | NetworkOutput) -> Verifi
 def load_minimum(path: str | os.PathLike[str]) -> CellMinimum | str:
     """The cell's minimum of a file, or why there is none in it."""
     try:
+        with h5py.File(path):  # a cut file ends here, not in a reader that cannot be closed again
+            pass
         return CellMinimum.load(path)
     except InputError as error:
         return str(error)
+    # On damaged bytes the readers fail wherever they happen to stand, with any exception.
+    except Exception as error:
+        text = (str(error).splitlines() or [""])[0][:120]
+        return f"expected a NetCDF file with a CellMinimum; could not read {str(path)!r}: {text}"
 
 
 def is_netcdf(path: str | os.PathLike[str]) -> bool:
