@@ -49,9 +49,8 @@ def section(survey: Survey) -> Section | None:
             *_whole_method(models),
             "A cell without a genuine minimum says nothing about other cells: training that moves on may "
             "find one there. A minimum is called bad where a lower loss is known.",
-            "The margin of a minimum is its distance to the nearest kink over the length of its weights. "
-            "Where there is none, it is the largest that a minimiser inside the cell could still have: "
-            "rounding.",
+            "The margin of a minimum is its distance to the nearest kink over the length of its weights; "
+            "results.nc has, where there is none, what rounding leaves open.",
             *_limits(models),
         ),
         check=(
@@ -65,7 +64,7 @@ def section(survey: Survey) -> Section | None:
 
 def _asked(model: ModelSurvey) -> list[Asked]:
     """Everything that was answered, with what it was asked of."""
-    whole = [(f"all, {one.convention} signs", one) for one in model.minima]
+    whole = [(f"all, {one.convention}", one) for one in model.minima]
     layers = [
         (f"layer {layer.label}", layer.minimum)
         for layer in model.layers
@@ -148,9 +147,7 @@ def _is_shown(one: MinimumSurvey, now: float) -> bool:
 
 
 def _table(model: ModelSurvey) -> Table:
-    caption = (
-        f"{model.name}: minima of the cell; the loss where training stopped is {number(model.loss)}"
-    )
+    caption = f"{model.name}: minima of the cell (loss now {number(model.loss)})"
     return Table(caption, COLUMNS, tuple(_row(label, one) for label, one in _asked(model)))
 
 
@@ -164,7 +161,7 @@ def _row(label: str, one: MinimumSurvey) -> tuple[Cell, ...]:
         Cell("falls forever" if falls else number(one.loss), numeric=True),
         Cell(NONE if falls else one.kind),
         Cell(bad),
-        Cell(NONE if falls else number(one.margin), numeric=True),
+        Cell(number(one.margin) if one.genuine else NONE, numeric=True),
         Cell(one.method),
         Cell("NetCDF", file=one.file) if one.file else Cell(NONE),
     )
