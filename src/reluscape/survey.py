@@ -199,8 +199,9 @@ class _Notebook:
     def minimum(self, found: CellMinimum, file: str) -> MinimumSurvey:
         """Keep an answer about a cell's minimum for writing, and return what it says."""
         self.minima[file] = found
-        names = ("convention", "genuine", "kind", "method", "bad", "loss", "margin", "better_loss")
+        names = ("convention", "genuine", "kind", "method", "bad", "loss", "margin")
         told = {name: getattr(found, name) for name in names}
+        told["better_loss"] = found.better_loss if found.bad else None
         return MinimumSurvey(**told, file=file, num_active_kinks=found.active)
 
 

@@ -80,7 +80,7 @@ class MinimumSurvey:
         loss: Loss of the cell's minimisers; NaN where it falls forever.
         margin: Distance of the minimum to the nearest kink over the length of its weights; without a
             minimum, what rounding leaves open.
-        better_loss: The lower loss that is known, else NaN.
+        better_loss: The lower loss that is known, if one is.
         num_active_kinks: Switching values that are zero at the point and count as negative.
     """
 
