@@ -51,12 +51,13 @@ def section(survey: Survey) -> Section | None:
             "find one there. A minimum is called bad where a lower loss is known.",
             "The margin of a minimum is its distance to the nearest kink over the length of its weights; "
             "results.nc has, where there is none, what rounding leaves open.",
-            *_limits(models),
+            *_further(models),
         ),
         check=(
-            "verify runs no solver. It sends the minimum once forward and backward through the network "
-            "(same signs, zero gradient), or multiplies the proof out that every minimiser is outside. "
-            "minima finds all of it again, and with --out saves the minima as weights.",
+            "verify runs no solver. It sends the minimum once forward and backward through the network: "
+            "the same signs, a gradient of zero, or for an L1 loss a lower bound that is attained. "
+            "Where there is none, it multiplies the proof out that every minimiser is outside. minima "
+            "finds all of it again, and with --out saves the minima as weights.",
         ),
         commands=tuple(_commands(survey, models)),
     )
@@ -83,6 +84,9 @@ def _verdict(model: ModelSurvey) -> str:
     if layers:
         subject = "For one layer alone" if whole else "its cell holds, for one layer alone"
         parts.append(f"{subject}, {_told(layers, 'for layer ')}")
+    unasked = [at.label for at in model.layers if at.minimum is None]
+    if unasked:
+        parts.append(f"There is no answer for layer {listed(unasked)}: see the limits below")
     return f"{model.name}: {'. '.join(parts)}."
 
 
@@ -113,12 +117,22 @@ def _whole_method(models: list[ModelSurvey]) -> list[str]:
     ]
 
 
-def _limits(models: list[ModelSurvey]) -> list[str]:
-    """Where a point is on a kink, which side was taken."""
-    active = [one for model in models for _, one in _asked(model) if one.num_active_kinks]
-    if not active:
-        return []
-    return ["Switching values that are zero where training stopped count as negative."]
+def _further(models: list[ModelSurvey]) -> list[str]:
+    """What words in the tables mean, and which side of a kink was taken, where it matters."""
+    found = [one for model in models for _, one in _asked(model)]
+    told = []
+    if any(one.loss is not None and math.isnan(one.loss) for one in found):
+        told.append(
+            "Falls forever: along some direction the cross-entropy of the formula falls without end, as "
+            "it does on data that the layer can separate, so it has no minimiser."
+        )
+    if any(one.genuine is None for one in found):
+        told.append(
+            "Undecided: no minimum was found inside the cell, and none was proved to be absent."
+        )
+    if any(one.num_active_kinks for one in found):
+        told.append("Switching values that are zero where training stopped count as negative.")
+    return told
 
 
 def _figures(models: list[ModelSurvey]) -> list[Figure]:
