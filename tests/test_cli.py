@@ -52,7 +52,7 @@ def files(folder: Path) -> set[str]:
 # --- help and start -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("command", ["", "survey", "certify", "verify"])
+@pytest.mark.parametrize("command", ["", "survey", "certify", "verify", "minima"])
 def test_help_has_an_example(command: str) -> None:
     result = invoke(*command.split(), "--help")
     assert result.exit_code == 0
@@ -355,7 +355,11 @@ def test_a_layer_is_a_name_or_an_index(mine: Path) -> None:
     assert "layer must be an index in 0..1 or one of '0', '2'; received 7" in text
     out = mine / "r"
     assert invoke("survey", *subject, "--layer", "-1", "--out", out).exit_code == 0
-    assert {name for name in files(out) if "mlp-" in name} == {"certificates/1-mlp-2-2.json"}
+    assert {name for name in files(out) if "mlp-2" in name} == {
+        "certificates/1-mlp-2-2.json",
+        "minima/1-mlp-2-2.nc",
+    }
+    assert not any("mlp-1" in name for name in files(out))
 
 
 @pytest.mark.parametrize("layer", ["nope", "9", "-4"])

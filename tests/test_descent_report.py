@@ -678,7 +678,7 @@ def test_a_survey_of_an_l1_loss_says_what_descent_still_removes(
     assert "exact descent removes" in result.stdout
     survey = load_survey(out / "results.nc")
     found = {section.key: section for section in build_sections(survey)}
-    assert list(found) == ["subject", "stopped", "cell", "lowered", "reach"]
+    assert list(found) == ["subject", "stopped", "cell", "minima", "lowered", "reach"]
     (figure,) = found["lowered"].figures
     data = np.load(tmp_path / "mine.npz")
     model = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1)).double()

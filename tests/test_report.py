@@ -15,6 +15,7 @@ from reluscape.errors import InputError
 from reluscape.report import (
     DataSummary,
     LayerSurvey,
+    MinimumSurvey,
     ModelSurvey,
     Survey,
     Verdict,
@@ -293,6 +294,53 @@ def test_the_whole_network_is_no_further_from_a_kink_than_its_layers(record: Sur
     assert distance(np.inf) == distance() == "–"
 
 
+def answered(record: Survey) -> Survey:
+    """The first network with answers of every kind about minima of its cells."""
+    whole = (
+        MinimumSurvey(
+            "free", True, "continuous", "closed form", True, "minima/a-free.nc", 0.01, 0.2, 0.0, 0
+        ),
+        MinimumSurvey(
+            "given", False, "continuous", "closed form", False, "minima/a-given.nc", 0.01, 1e-13
+        ),
+        MinimumSurvey(
+            "uniform", None, "continuous", "sign search", None, "", 0.01, float("nan"), None, 3
+        ),
+    )
+    falls = MinimumSurvey(
+        "block", False, "unique", "linear program", False, "m.nc", float("nan"), 0.0
+    )
+    first = record.models[0]
+    layers = (replace(first.layers[0], minimum=falls), *first.layers[1:])
+    return replace(record, models=(replace(first, minima=whole, layers=layers), *record.models[1:]))
+
+
+def test_minima_are_told_by_convention_and_layer(record: Survey, tmp_path: Path) -> None:
+    changed = answered(record)
+    (section,) = [one for one in build_sections(changed) if one.key == "minima"]
+    assert "a genuine minimum with output weights of any signs" in section.verdict
+    assert "no genuine minimum with output weights of the signs they have" in section.verdict
+    assert "undecided, with output weights of one sign" in section.verdict
+    assert "no answer for layer 2 (body.2) and 3 (body.4)" in section.verdict
+    (table,) = section.tables
+    texts = [[cell.text for cell in row] for row in table.rows]
+    assert [row[1] for row in texts] == ["yes", "no", "undecided", "no"]
+    assert [row[4] for row in texts] == ["yes", "–", "–", "–"]
+    assert texts[3][2] == "falls forever"
+    (figure,) = section.figures
+    assert list(figure.figure.data[0].x) == [0.0123] * 3
+    assert list(figure.figure.data[1].x) == [0.01] * 3
+    method = " ".join(section.method)
+    for word in ("nothing about other cells", "Falls forever", "Undecided", "count as negative"):
+        assert word in method
+    verify = "reluscape verify minima/a-free.nc --weights weights/a.safetensors --data digits"
+    assert section.commands[0] == verify
+    changed.save(tmp_path / "results.nc")
+    loaded = load_survey(tmp_path / "results.nc").models[0]
+    assert repr(loaded.minima) == repr(changed.models[0].minima)  # NaN equals nothing
+    assert repr(loaded.layers[0].minimum) == repr(changed.models[0].layers[0].minimum)
+
+
 def test_two_sizes_are_no_chart(record: Survey) -> None:
     assert [figure.key for figure in build_sections(record)[-1].figures] == ["cell-sizes"]
     alone = replace(record, models=record.models[:1])
@@ -335,7 +383,7 @@ def opened(
     """Loads the report at a width, if it is not there yet; it must ask for nothing else."""
     path = tmp_path_factory.mktemp("page") / "report.html"
     long_name = replace(record.models[2], name="a-name-without-any-break-" * 4)
-    models = (*record.models[:2], long_name)
+    models = (*answered(record).models[:2], long_name)
     path.write_text(render(replace(record, models=models)), encoding="utf-8")
     requests: list[str] = []
     troubles: list[str] = []
@@ -362,7 +410,7 @@ def opened(
 def test_every_figure_draws_and_every_part_opens(opened: Callable[[int], Any], width: int) -> None:
     page = opened(width)
     plots = page.query_selector_all(".plot")
-    assert len(plots) == 7
+    assert len(plots) == 8
     for plot in plots:
         box = plot.query_selector("svg.main-svg").bounding_box()
         assert min(box["width"], box["height"]) > 100

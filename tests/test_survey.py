@@ -17,7 +17,9 @@ import reluscape.survey as survey_module
 from reluscape.data import Data
 from reluscape.errors import InputError, UnsupportedModelError
 from reluscape.landscape import Landscape
+from reluscape.minima.result import CellMinimum
 from reluscape.models import load_model
+from reluscape.report import build_sections
 from reluscape.survey import Subject, Survey, load_survey, survey
 from reluscape.train import Training, mlp, train
 from reluscape.verification import verify
@@ -222,8 +224,12 @@ def test_every_file_is_there_and_nothing_else(written: tuple[Survey, Path, Data]
     _, out, _ = written
     first = [f"certificates/1-first{part}.json" for part in ("", "-1-0", "-2-2", "-3-4")]
     second = [f"certificates/2-second-net{part}.json" for part in ("", "-1-0", "-2-2")]
+    asked = [f"1-first{part}" for part in ("-1-0", "-2-2", "-3-4")]
+    asked += [f"2-second-net-{part}" for part in ("free", "given", "uniform", "1-0", "2-2")]
+    minima = [f"minima/{name}.nc" for name in asked]
     weights = ["weights/1-first.safetensors", "weights/2-second-net.safetensors"]
-    assert files_below(out) == sorted([*first, *second, *weights, "report.html", "results.nc"])
+    whole = ["report.html", "results.nc"]
+    assert files_below(out) == sorted([*first, *second, *minima, *weights, *whole])
 
 
 # PyTorch's own forward-mode AD imports code that it has deprecated.
@@ -240,11 +246,45 @@ def test_certificates_hold_for_the_saved_weights(written: tuple[Survey, Path, Da
             assert result.valid, result.reason
 
 
+def test_minima_of_cells_hold_for_the_saved_weights(written: tuple[Survey, Path, Data]) -> None:
+    found, out, data = written
+    assert [len(model.minima) for model in found.models] == [0, 3]
+    for model in found.models:
+        weights = out / shlex.split(model.options)[1]
+        landscape = Landscape(load_model(weights, None), data.inputs, data.targets, loss="squared")
+        for one in (*model.minima, *(layer.minimum for layer in model.layers)):
+            assert one is not None
+            answer = CellMinimum.load(out / one.file)
+            assert (answer.genuine, answer.loss) == (one.genuine, one.loss)
+            assert verify(out / one.file, landscape).valid
+            assert one.loss <= model.loss
+        assert model.layers[-1].minimum.genuine  # least squares: its cell is the whole space
+    page = (out / "report.html").read_text("utf-8")
+    assert "output weights of any signs" in page
+    assert "minima/2-second-net-free.nc --weights weights/2-second-net.safetensors" in page
+
+
+def test_minima_that_are_not_asked_for_say_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    data, subjects = regression(), [ready(mlp((3, 4, 1), seed=0))]
+    decayed = survey(subjects, data, loss="squared", weight_decay=0.1)
+    assert decayed.models[0].minima == ()
+    assert "not asked of a loss with weight decay" in decayed.models[0].notes[0]
+    monkeypatch.setattr("reluscape.survey_steps.MAX_MINIMUM_WORK", 1)
+    large = survey(subjects, data, loss="squared").models[0]
+    assert large.layers[0].minimum is None
+    assert [note.count("`reluscape minima` does it") for note in large.notes] == [1, 1, 1]
+    assert "`reluscape minima` does it" in large.layers[0].notes[0]
+    keys = [section.key for section in build_sections(decayed)]
+    assert "minima" not in keys
+
+
 def test_results_read_back(written: tuple[Survey, Path, Data]) -> None:
     found, out, _ = written
     loaded = load_survey(out / "results.nc")
     assert loaded.complete
     assert loaded.verdicts == found.verdicts
+    assert loaded.models[1].minima == found.models[1].minima
+    assert loaded.models[0].layers[1].minimum == found.models[0].layers[1].minimum
     assert np.array_equal(
         loaded.models[1].layers[0].chord_lengths, found.models[1].layers[0].chord_lengths
     )

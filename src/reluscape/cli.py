@@ -8,7 +8,6 @@ certificate, 2 usage and bad input, 130 after Ctrl-C.
 from __future__ import annotations
 
 import json
-import math
 import shlex
 import sys
 from enum import StrEnum
@@ -18,7 +17,23 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from reluscape import __version__, cli_study
+from reluscape import __version__, cli_minima, cli_study
+from reluscape.cli_options import (
+    WEIGHTS,
+    DataName,
+    Decay,
+    Json,
+    Loss,
+    LossName,
+    Model,
+    Standardise,
+    Target,
+    Weights,
+    checked_decay,
+    landscape_from,
+    layers_called,
+    module_from,
+)
 from reluscape.errors import AnalysisError, InputError, ReluscapeError
 
 if TYPE_CHECKING:
@@ -30,15 +45,6 @@ if TYPE_CHECKING:
     from reluscape.report.polished import About
 
 __all__ = ["app", "main"]
-
-
-class LossName(StrEnum):
-    """The losses; a test keeps them equal to the library's."""
-
-    squared = "squared"
-    half_squared = "half_squared"
-    l1 = "l1"
-    cross_entropy = "cross_entropy"
 
 
 class Arithmetic(StrEnum):
@@ -110,42 +116,9 @@ app = typer.Typer(
 )
 
 
-def _checked_decay(value: float | None) -> float | None:
-    """A weight decay that makes sense, or none."""
-    if value is not None and not 0 <= value < math.inf:
-        raise InputError(f"expected a finite weight decay of at least 0, got {value}")
-    return value
-
-
-WEIGHTS = "Weights: .safetensors, or .pt with a state dict (read without running code)."
-MODEL = "module:factory that builds the model; needed unless it is a plain ReLU network."
-DATA = "digits, diabetes, breast_cancer, wine, FILE.npz, FILE.csv or module:factory."
-
-Weights = Annotated[Path | None, typer.Option("--weights", help=WEIGHTS)]
-Model = Annotated[str | None, typer.Option("--model", help=MODEL)]
-DataName = Annotated[str | None, typer.Option("--data", help=DATA)]
-Target = Annotated[
-    str | None, typer.Option(help="Target column of a .csv: name or index (default: the last).")
-]
-Standardise = Annotated[
-    bool, typer.Option("--standardise", help="Bring each input column to mean 0 and variance 1.")
-]
-Loss = Annotated[
-    LossName | None,
-    typer.Option(help="Default: cross_entropy for class labels, squared for other targets."),
-]
-Decay = Annotated[
-    float,
-    typer.Option(
-        "--weight-decay",
-        callback=_checked_decay,
-        help="Adds this times half the squared norm; at least 0.",
-    ),
-]
 ArithmeticOption = Annotated[
     Arithmetic, typer.Option("--arithmetic", help="float64 with margins, or exact rationals.")
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 
 
 def _show_version(asked: bool) -> None:
@@ -257,11 +230,11 @@ def certify(
     """Decide what kind of point a model stands at, with a certificate that can be checked."""
     if layer == "all" and out is not None and out.suffix == ".json":
         raise InputError(f"--layer all makes several certificates: give a folder, not {out}")
-    landscape = _landscape(data, target, standardise, weights, model, loss, weight_decay)
+    landscape = landscape_from(data, target, standardise, weights, model, loss, weight_decay)
     from reluscape.progress import shown
     from reluscape.proof import certify as run
 
-    places = _layers(landscape, layer)
+    places = layers_called(landscape, layer)
     found: list[tuple[Certificate, Path | None]] = []
     with shown() as progress:
         for turn, place in enumerate(places):
@@ -284,7 +257,9 @@ def certify(
 
 @app.command(epilog="Example: reluscape verify cert.json --weights mlp.pt --data mine.npz")
 def verify(
-    certificate: Annotated[Path, typer.Argument(help="The certificate's JSON file.")],
+    certificate: Annotated[
+        Path, typer.Argument(help="The certificate's JSON file, or a .nc file of minima.")
+    ],
     data: DataName = None,
     weights: Weights = None,
     model: Model = None,
@@ -293,7 +268,7 @@ def verify(
     loss: Loss = None,
     weight_decay: Annotated[
         float | None,
-        typer.Option(callback=_checked_decay, help="Default: as the certificate says."),
+        typer.Option(callback=checked_decay, help="Default: as the certificate says."),
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -370,7 +345,7 @@ def descend(
     from reluscape.progress import shown, stoppable
 
     subject = (data, target, standardise, weights, model)
-    module, landscape = _module(*subject, LossName.l1, 0.0)
+    module, landscape = module_from(*subject, LossName.l1, 0.0)
     names = _layers_in_turn(landscape, layer)
     folder = DescentFolder(out, _complain)
     folder.check()
@@ -412,6 +387,9 @@ def descend(
         raise typer.Exit(1 if failed else 130)
 
 
+app.command(epilog="Example: reluscape minima --weights mlp.safetensors --data mine.npz --out r/")(
+    cli_minima.minima
+)
 app.command(epilog="Example: reluscape reproduce milne --scale small --out r/")(cli_study.reproduce)
 app.add_typer(cli_study.study, name="study")
 
@@ -429,8 +407,11 @@ def _verdict(
 ) -> tuple[bool, str]:
     """Whether the certificate holds, and why or why not; a malformed one is rejected."""
     from reluscape.certificate import Certificate
+    from reluscape.verification import is_netcdf
     from reluscape.verification import verify as run
 
+    if is_netcdf(path):
+        return cli_minima.minimum_verdict(path, subject, loss, weight_decay)
     try:
         claimed = Certificate.load(path)
     except InputError as error:
@@ -438,42 +419,9 @@ def _verdict(
     if claimed.loss not in list(LossName) or not claimed.weight_decay >= 0:
         return False, f"no such loss or weight decay: {claimed.loss!r}, {claimed.weight_decay}"
     decay = claimed.weight_decay if weight_decay is None else weight_decay
-    landscape = _landscape(*subject, loss or LossName(claimed.loss), decay)
+    landscape = landscape_from(*subject, loss or LossName(claimed.loss), decay)
     result = run(claimed, landscape)
     return result.valid, result.reason
-
-
-def _landscape(
-    data: str | None,
-    target: str | None,
-    standardise: bool,
-    weights: Path | None,
-    model: str | None,
-    loss: LossName | None,
-    weight_decay: float,
-) -> Landscape:
-    return _module(data, target, standardise, weights, model, loss, weight_decay)[1]
-
-
-def _module(
-    data: str | None,
-    target: str | None,
-    standardise: bool,
-    weights: Path | None,
-    model: str | None,
-    loss: LossName | None,
-    weight_decay: float,
-) -> tuple[Module, Landscape]:
-    """The model that the options name, and its landscape."""
-    if data is None or (weights is None and model is None):
-        raise InputError("expected a model and its data: give --weights or --model, and --data")
-    from reluscape.data import load_data
-    from reluscape.models import load_model
-    from reluscape.subjects import landscape_of
-
-    loaded = load_data(data, target=target, standardise=standardise)
-    module = load_model(weights, model)
-    return module, landscape_of(module, loaded, loss and loss.value, weight_decay)
 
 
 def _check_layer_to_train(layer: str) -> None:
@@ -485,24 +433,13 @@ def _check_layer_to_train(layer: str) -> None:
     from reluscape.train import mlp
 
     shape = mlp((1, *HIDDEN, 1), seed=0)
-    _layers(Landscape(shape, np.zeros((2, 1)), np.zeros((2, 1))), layer)
-
-
-def _layers(landscape: Landscape, layer: str | None) -> tuple[str | None, ...]:
-    """The layers to certify, by name; None is the whole network."""
-    from reluscape.survey_steps import asked_layer
-
-    if layer is None:
-        return (None,)
-    if layer == "all":
-        return landscape.layers
-    return (landscape.block(asked_layer(layer, landscape.layers)).layer,)
+    layers_called(Landscape(shape, np.zeros((2, 1)), np.zeros((2, 1))), layer)
 
 
 def _layers_in_turn(landscape: Landscape, layers: str) -> list[str]:
     """The layers to descend, by name: one, several with commas, or all."""
     parts = [layers] if layers in landscape.layers else layers.split(",")
-    found = [name for part in parts for name in _layers(landscape, part.strip())]
+    found = [name for part in parts for name in layers_called(landscape, part.strip())]
     return list(dict.fromkeys(name for name in found if name is not None))
 
 

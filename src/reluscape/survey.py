@@ -27,11 +27,14 @@ from reluscape.certificate import Certificate
 from reluscape.data import Data
 from reluscape.errors import AnalysisError, InputError, ReluscapeError, UnsupportedModelError
 from reluscape.landscape import Block, Landscape
+from reluscape.minima.result import CellMinimum
+from reluscape.minima_files import Question, questions, why_not_whole
 from reluscape.models import num_outputs, takes_flat_inputs
 from reluscape.report import render
 from reluscape.report.findings import (
     DataSummary,
     LayerSurvey,
+    MinimumSurvey,
     ModelSurvey,
     Survey,
     Verdict,
@@ -46,6 +49,7 @@ from reluscape.survey_steps import (
     facets,
     flips,
     lowered,
+    minimum,
     radius,
     unit_activity,
 )
@@ -58,6 +62,8 @@ Progress = Callable[[str, float], None]
 log = logging.getLogger(__name__)
 
 _BUILD_SHARE = 0.4
+
+TOO_LARGE_FOR_MINIMA = "too large for a short survey; `reluscape minima` does it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +110,7 @@ def survey(
         weight_decay: Factor of ``‖theta‖²/2`` in the loss.
         layer: Survey only this layer's block: a name, or an index among the readable layers; a
             text that names no layer may be an index too.
-        out: Folder for ``report.html``, ``results.nc``, ``certificates/`` and ``weights/``.
+        out: Folder for ``report.html``, ``results.nc``, ``certificates/``, ``minima/`` and ``weights/``.
         seed: Seed of the random directions and rays.
         arithmetic: ``float64`` or ``rational``, for the certificates; what is too large for
             rational arithmetic is certified in float64, with a note.
@@ -164,6 +170,7 @@ class _Notebook:
 
     models: list[ModelSurvey] = field(default_factory=list)
     certificates: dict[str, Certificate] = field(default_factory=dict)
+    minima: dict[str, CellMinimum] = field(default_factory=dict)
     weights: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
 
     def model(self, **found: Any) -> None:
@@ -188,6 +195,14 @@ class _Notebook:
             gradient_norm=certificate.gradient_norm,
             num_active_kinks=len(certificate.active_kinks),
         )
+
+    def minimum(self, found: CellMinimum, file: str) -> MinimumSurvey:
+        """Keep an answer about a cell's minimum for writing, and return what it says."""
+        self.minima[file] = found
+        names = ("convention", "genuine", "kind", "method", "bad", "loss", "margin")
+        told = {name: getattr(found, name) for name in names}
+        told["better_loss"] = found.better_loss if found.bad else None
+        return MinimumSurvey(**told, file=file, num_active_kinks=found.active)
 
 
 @dataclass(slots=True)
@@ -256,6 +271,7 @@ class _Task:
             return {"verdict": told, "notes": (*self.notebook.models[-1].notes, *remarks)}
 
         self._step("certificate of the whole network", 0.0, verdict, note)
+        self._step("minima of the cell", 0.03, lambda: self._minima(landscape, stem), note)
         if training is not None and landscape.reading is not None:
             self._step("switching signs", 0.05, lambda: flips(landscape, training), note)
 
@@ -289,6 +305,7 @@ class _Task:
             ("chords", lambda: chords(block, seed)),
             ("facets", lambda: facets(block, seed)),
             ("largest ball", lambda: radius(block)),
+            ("minimum of the cell", lambda: self._minimum(block, stem)),
             ("exact descent", lambda: self._lowered(block, stem, begin + 0.8 * span)),
         )
         if self.loss != "l1" or self.weight_decay:
@@ -296,6 +313,40 @@ class _Task:
         for turn, (what, work) in enumerate(steps):
             at = begin + span * turn / len(steps)
             self._step(what, at, work, self.notebook.layer, f"layer {block.layer}, ")
+
+    def _minima(self, landscape: Landscape, stem: str) -> dict[str, Any]:
+        """Whether the cell holds a genuine minimum of the whole network, where that can be asked."""
+        notes = self.notebook.models[-1].notes
+        if self.weight_decay:
+            return {"notes": (*notes, "minima of cells: not asked of a loss with weight decay")}
+        if why_not_whole(landscape):
+            return {}
+        told: list[MinimumSurvey] = []
+        remarks = []
+        for question in questions(landscape, (None,)):
+            try:
+                found = minimum(question)
+            except InputError as error:
+                remarks.append(f"minimum with {question.name} signs: {error}")
+                continue
+            if found is None:
+                remarks.append(f"minimum with {question.name} signs: {TOO_LARGE_FOR_MINIMA}")
+            else:
+                told.append(self.notebook.minimum(found, f"minima/{stem}-{question.name}.nc"))
+        return {"minima": tuple(told), "notes": (*notes, *remarks)}
+
+    def _minimum(self, block: Block, stem: str) -> dict[str, Any]:
+        """Whether a layer's cell holds a genuine minimum."""
+        if self.weight_decay:
+            return {}
+        try:
+            found = minimum(Question(block))
+        except InputError as error:
+            raise AnalysisError(str(error)) from error
+        if found is None:
+            notes = self.notebook.models[-1].layers[-1].notes
+            return {"notes": (*notes, f"minimum of the cell: {TOO_LARGE_FOR_MINIMA}")}
+        return {"minimum": self.notebook.minimum(found, f"minima/{stem}.nc")}
 
     def _lowered(self, block: Block, stem: str, at: float) -> dict[str, Any]:
         """What exact descent of this layer alone still removes, as far as a short survey goes."""
@@ -351,9 +402,9 @@ def _slug(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:40] or "model"
 
 
-def _places(folder: Path) -> tuple[Path, Path]:
+def _places(folder: Path) -> tuple[Path, ...]:
     """The folders of a survey's files."""
-    return folder / "certificates", folder / "weights"
+    return folder / "certificates", folder / "minima", folder / "weights"
 
 
 def _summarise(data: Data, options: Sequence[str], folder: Path | None) -> DataSummary:
@@ -392,6 +443,8 @@ def _write(result: Survey, notebook: _Notebook, folder: Path) -> None:
         place.mkdir(parents=True, exist_ok=True)
     for file, certificate in notebook.certificates.items():
         write_then_rename(folder / file, certificate.save)
+    for file, found in notebook.minima.items():
+        write_then_rename(folder / file, found.save)
     for file, state in notebook.weights.items():
         write_then_rename(folder / file, partial(write_state, state=state))
     result.save(folder / "results.nc")

@@ -19,6 +19,8 @@ from reluscape.train import Training
 
 if TYPE_CHECKING:
     from reluscape.descent import Descent
+    from reluscape.minima.result import CellMinimum
+    from reluscape.minima_files import Question
 
 Bools = NDArray[np.bool_]
 Found = dict[str, Any]
@@ -38,6 +40,14 @@ DESCENT_WORK = 6e8
 MAX_PIVOTS = 5000
 #: Largest layer that it descends: the edges of a vertex fill the square of this.
 MAX_DESCENT_SIZE = 3000
+
+#: A cell's minimum is looked for where it takes about this many multiplications: some seconds. Linear
+#: programs of the losses and over the coordinates that the outputs leave open cost several times as
+#: much, and those over all units of a whole network very much more. Measured, not derived.
+MAX_MINIMUM_WORK = 3e9
+MINIMUM_COST = {"squared": 1, "half_squared": 1, "cross_entropy": 5, "l1": 10}
+OPEN_COST = 5
+UNITS_COST = 1000
 
 #: What is noted of a certificate that was asked for in rational arithmetic and is too large for it.
 TOO_LARGE = "too large for rational arithmetic: certified in float64"
@@ -138,6 +148,28 @@ def radius(block: Block) -> Found:
         return {"radius": block.cell().chebyshev_ball()[1]}
     except InputError as error:
         raise AnalysisError(str(error)) from error
+
+
+def minimum_work(question: Question) -> float:
+    """Multiplications that finding the minimum of a cell takes, very roughly."""
+    whole = question.layer is None
+    block = (
+        question.subject.block(0) if isinstance(question.subject, Landscape) else question.subject
+    )
+    inputs = block.size // block.piecewise.width
+    columns = block.piecewise.width * min(block.num_samples, inputs)
+    rows = block.num_samples * block.landscape.num_outputs
+    solved = MINIMUM_COST[block.landscape.loss_name] * rows * columns**2
+    open_columns = max(0, columns - rows)
+    if not whole:
+        return float(solved + OPEN_COST * block.num_kinks * open_columns**2)
+    closed = block.num_samples <= inputs
+    return float(solved * (UNITS_COST if open_columns and not closed else 1))
+
+
+def minimum(question: Question) -> CellMinimum | None:
+    """Whether the cell holds a genuine minimum; None if it takes more than a short survey allows."""
+    return question.answer() if minimum_work(question) <= MAX_MINIMUM_WORK else None
 
 
 def pivots_for(block: Block) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 
+import h5py
 import numpy as np
 
 from reluscape.arithmetic import arithmetic_called
@@ -70,11 +71,11 @@ def verify(
         raise InputError(
             f"expected a certificate file; {str(path_or_certificate)!r} does not exist"
         )
-    if not isinstance(path_or_certificate, Certificate) and _is_netcdf(path_or_certificate):
-        try:
-            return _of_cell(CellMinimum.load(path_or_certificate), landscape)
-        except InputError as error:
-            return Verification(False, str(error))
+    if not isinstance(path_or_certificate, Certificate) and is_netcdf(path_or_certificate):
+        loaded = load_minimum(path_or_certificate)
+        if isinstance(loaded, str):
+            return Verification(False, loaded)
+        return _of_cell(loaded, landscape)
     try:
         if isinstance(path_or_certificate, Certificate):
             certificate = Certificate(**fields_from_json(to_json(path_or_certificate)))
@@ -103,10 +104,29 @@ def _of_cell(found: CellMinimum, landscape: Landscape | NetworkOutput) -> Verifi
     """Check a cell's minimum."""
     if isinstance(landscape, NetworkOutput):
         return Verification(False, "it is about a landscape, not about a network's output")
-    return check_minimum(found, landscape)
+    if landscape.weight_decay > 0:
+        return Verification(False, f"it is about no weight decay, not {landscape.weight_decay!r}")
+    try:
+        return check_minimum(found, landscape)
+    except InputError as error:  # no such layer
+        return Verification(False, str(error))
 
 
-def _is_netcdf(path: str | os.PathLike[str]) -> bool:
+def load_minimum(path: str | os.PathLike[str]) -> CellMinimum | str:
+    """The cell's minimum of a file, or why there is none in it."""
+    try:
+        with h5py.File(path):  # a cut file ends here, not in a reader that cannot be closed again
+            pass
+        return CellMinimum.load(path)
+    except InputError as error:
+        return str(error)
+    # On damaged bytes the readers fail wherever they happen to stand, with any exception.
+    except Exception as error:
+        text = (str(error).splitlines() or [""])[0][:120]
+        return f"expected a NetCDF file with a CellMinimum; could not read {str(path)!r}: {text}"
+
+
+def is_netcdf(path: str | os.PathLike[str]) -> bool:
     """Whether a file begins as HDF5 files do."""
     if not os.path.isfile(path):
         return False

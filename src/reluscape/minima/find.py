@@ -190,7 +190,7 @@ class _Places:
     @classmethod
     def of(cls, landscape: Landscape) -> _Places:
         """Find them, or say what the landscape lacks."""
-        _check(landscape)
+        check_whole(landscape)
         block = landscape.block(0)
         first, last = (landscape.positions(name) for name in landscape.layers)
         units = block.piecewise.width
@@ -303,7 +303,7 @@ class _Places:
         return float((values / np.linalg.norm(theta[self.weights], axis=1)).min(initial=np.inf))
 
 
-def _check(landscape: Landscape) -> None:
+def check_whole(landscape: Landscape) -> None:
     """Refuse landscapes that are not convex in R on a cell."""
     if landscape.loss_name not in ("squared", "half_squared") or landscape.weight_decay > 0:
         raise InputError(

@@ -7,6 +7,7 @@
 from reluscape.report.findings import (
     DataSummary,
     LayerSurvey,
+    MinimumSurvey,
     ModelSurvey,
     Survey,
     Verdict,
@@ -20,6 +21,7 @@ __all__ = [
     "DataSummary",
     "Figure",
     "LayerSurvey",
+    "MinimumSurvey",
     "ModelSurvey",
     "Section",
     "Survey",

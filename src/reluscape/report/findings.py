@@ -23,7 +23,9 @@ from reluscape.results import write_then_rename
 Record = TypeVar("Record")
 FORMAT = "reluscape survey 1"
 #: Fields with records, which have groups of their own.
-NESTED = ("models", "layers", "verdict", "descent_end", "data")
+NESTED = ("models", "layers", "minima", "minimum", "verdict", "descent_end", "data")
+#: What the group of one record of several is called.
+ONE_OF = {"models": "model", "layers": "layer", "minima": "minimum"}
 
 
 def _number(about: str, units: str = "1") -> Any:
@@ -63,6 +65,37 @@ class Verdict:
     num_active_kinks: int | None = _number("switching values that are zero at the point")
 
 
+@dataclass(frozen=True, slots=True)
+class MinimumSurvey:
+    """Whether the cell where training stopped holds a genuine minimum; the proof is the file named here.
+
+    Attributes:
+        convention: Signs that the output weights may have, ``free``, ``given`` or ``uniform``; ``block``
+            for one layer alone.
+        genuine: Whether it holds one; None where that is undecided.
+        kind: What the minimisers of the cell's loss are: ``unique``, ``continuous`` or ``plateau``.
+        method: How it was found.
+        bad: Whether a lower loss is known; None where that is not known.
+        file: The answer with its proof, relative to the report; empty if it was not written.
+        loss: Loss of the cell's minimisers; NaN where it falls forever.
+        margin: Distance of the minimum to the nearest kink over the length of its weights; without a
+            minimum, what rounding leaves open.
+        better_loss: The lower loss that is known, if one is.
+        num_active_kinks: Switching values that are zero at the point and count as negative.
+    """
+
+    convention: str
+    genuine: bool | None = None
+    kind: str = ""
+    method: str = ""
+    bad: bool | None = None
+    file: str = ""
+    loss: float | None = _number("loss of the cell's minimisers", "loss")
+    margin: float | None = _number("distance to the nearest kink over the length of the weights")
+    better_loss: float | None = _number("a lower loss that is known", "loss")
+    num_active_kinks: int | None = _number("switching values that are zero at the point")
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class LayerSurvey:
     """What is known of one affine layer's block: that layer's parameters, all others fixed.
@@ -84,6 +117,7 @@ class LayerSurvey:
         num_facets: Facets of the cell: their number, or a lower bound.
         all_facets: Whether ``num_facets`` counts all facets, by linear programs in float64.
         radius: Radius of the largest ball in the cell; inf for an unbounded one.
+        minimum: Whether its cell holds a genuine minimum; None if that was not asked.
         descent_losses: (pivots + 1,) loss along exact descent of this layer alone, from where training
             stopped; empty where there was none.
         descent_status: How that descent ended, a `reluscape.descent.Status`.
@@ -116,6 +150,7 @@ class LayerSurvey:
     num_facets: int | None = _number("facets of the cell")
     all_facets: bool = False
     radius: float | None = _number("radius of the largest ball in the cell", "parameter")
+    minimum: MinimumSurvey | None = None
     descent_losses: np.ndarray = field(
         default_factory=_no_values,
         metadata=_series("descent_step", "loss along exact descent of this layer", "loss"),
@@ -161,6 +196,8 @@ class ModelSurvey:
         loss: The loss where training stopped.
         gradient_norm: Norm of its gradient in all parameters.
         verdict: The whole network's certificate in short; None if there is none.
+        minima: Whether the cell holds a genuine minimum of the whole network, one record for each sign
+            convention; none where that does not apply.
         layers: One record per readable affine layer, first to last.
         losses: (steps,) training loss per step; empty without a record of the training.
         flips: (kept steps - 1,) hidden switching signs that changed in each of the last steps.
@@ -179,6 +216,7 @@ class ModelSurvey:
     loss: float | None = _number("loss where training stopped", "loss")
     gradient_norm: float | None = _number("norm of the gradient", "loss/parameter")
     verdict: Verdict | None = None
+    minima: tuple[MinimumSurvey, ...] = ()
     layers: tuple[LayerSurvey, ...] = ()
     losses: np.ndarray = field(
         default_factory=_no_values,
@@ -311,11 +349,11 @@ def _groups(record: Any, group: str) -> dict[str, xr.Dataset]:
     for item in fields(record):
         value = getattr(record, item.name)
         stem = group.rstrip("/")
-        if isinstance(value, Verdict | DataSummary):
+        if isinstance(value, Verdict | MinimumSurvey | DataSummary):
             found |= _groups(value, f"{stem}/{item.name}")
-        elif item.name in ("models", "layers"):
+        elif item.name in ONE_OF:
             for place, part in enumerate(value):
-                found |= _groups(part, f"{stem}/{item.name[:-1]}_{place}")
+                found |= _groups(part, f"{stem}/{ONE_OF[item.name]}_{place}")
     return found
 
 
@@ -343,17 +381,21 @@ def _read_model(found: Mapping[str, xr.Dataset], group: str) -> ModelSurvey:
         _read(
             LayerSurvey,
             found[place],
-            verdict=_read_verdict(found, f"{place}/verdict"),
-            descent_end=_read_verdict(found, f"{place}/descent_end"),
+            verdict=_read_one(Verdict, found, f"{place}/verdict"),
+            minimum=_read_one(MinimumSurvey, found, f"{place}/minimum"),
+            descent_end=_read_one(Verdict, found, f"{place}/descent_end"),
         )
         for place in _children(found, group, "layer")
     )
-    verdict = _read_verdict(found, f"{group}/verdict")
-    return _read(ModelSurvey, found[group], layers=layers, verdict=verdict)
+    minima = tuple(
+        _read(MinimumSurvey, found[place]) for place in _children(found, group, "minimum")
+    )
+    verdict = _read_one(Verdict, found, f"{group}/verdict")
+    return _read(ModelSurvey, found[group], layers=layers, minima=minima, verdict=verdict)
 
 
-def _read_verdict(found: Mapping[str, xr.Dataset], place: str) -> Verdict | None:
-    return _read(Verdict, found[place]) if place in found else None
+def _read_one(kind: type[Record], found: Mapping[str, xr.Dataset], place: str) -> Record | None:
+    return _read(kind, found[place]) if place in found else None
 
 
 def _children(found: Mapping[str, xr.Dataset], group: str, kind: str) -> list[str]:

@@ -121,6 +121,13 @@ def tally(phrases: Sequence[str]) -> str:
     return listed([f"{phrases.count(kind)} {kind}" for kind in kinds])
 
 
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of texts in columns, for the terminal."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ("  ".join(t.ljust(w) for t, w in zip(row, widths, strict=True)) for row in rows)
+    return "\n".join(line.rstrip(" ") for line in lines)
+
+
 def verdict_phrase(verdict: VerdictLike | None) -> str:
     """A verdict in a few words: ``on a slope``."""
     return "no certificate" if verdict is None else PHRASES.get(verdict.claim, verdict.claim)
