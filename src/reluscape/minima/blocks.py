@@ -138,12 +138,6 @@ class Frozen:
 
 def block_minimum(block: Block, start: Floats) -> CellMinimum:
     """`cell_minimum` of a block."""
-    landscape = block.landscape
-    if landscape.weight_decay > 0:
-        raise InputError(
-            "cell_minimum needs a landscape without weight decay; received"
-            f" weight_decay={landscape.weight_decay:g}"
-        )
     frozen = Frozen.of(block, start)
     found = _minimisers(frozen)
     if found.falling is not None:

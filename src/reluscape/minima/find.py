@@ -15,7 +15,8 @@ from reluscape.minima.check import LEFT_OPEN, SAME, depth_left
 from reluscape.minima.closed import Closed
 from reluscape.minima.frozen_cell import FrozenCell
 from reluscape.minima.programs import Programs
-from reluscape.minima.result import SIGNS, CellMinimum, Infeasibility, Kind, Signs
+from reluscape.minima.readouts import readout_minimum
+from reluscape.minima.result import SIGNS, CellMinimum, Infeasibility, Signs
 from reluscape.minima.signs import Witness, roots_of, search
 from reluscape.minima.units import Leaf, Units, samples_of
 from reluscape.network import Affine, Rectifier
@@ -24,9 +25,6 @@ from reluscape.validation import check_theta
 
 Floats = NDArray[np.float64]
 Indices = NDArray[np.intp]
-
-#: Share of the targets' squares below which a loss above the least possible one is rounding.
-FIT = 1e-12
 
 
 def cell_minimum(
@@ -106,10 +104,21 @@ def cell_minimum(
         start = landscape.theta if theta is None else check_theta(theta, landscape.size)
         return _of_landscape(landscape, start, signs)
     if isinstance(landscape_or_block, Block):
-        return block_minimum(landscape_or_block, landscape_or_block.check(theta))
+        block = landscape_or_block
+        return _of_block(block, block.check(theta))
     raise InputError(
         f"cell_minimum needs a Landscape or a Block; received {type(landscape_or_block).__name__}"
     )
+
+
+def _of_block(block: Block, start: Floats) -> CellMinimum:
+    """One layer, by units where a single rectifier and output follow it."""
+    if block.landscape.weight_decay > 0:
+        raise InputError(
+            "cell_minimum needs a landscape without weight decay; received"
+            f" weight_decay={block.landscape.weight_decay:g}"
+        )
+    return readout_minimum(block, start) or block_minimum(block, start)
 
 
 def _of_landscape(landscape: Landscape, start: Floats, signs: Signs) -> CellMinimum:
@@ -130,7 +139,7 @@ def _of_landscape(landscape: Landscape, start: Floats, signs: Signs) -> CellMini
     genuine = True if theta is not None else False if margin <= LEFT_OPEN else None
     found = CellMinimum(
         genuine=genuine,
-        kind=_kind(units, route.rank),
+        kind=units.kind(route.rank),
         loss=places.loss_of(route.squares + units.rest),
         bad=None,
         theta=theta,
@@ -147,20 +156,12 @@ def _of_landscape(landscape: Landscape, start: Floats, signs: Signs) -> CellMini
     return _judged(found, places, units)
 
 
-def _kind(units: Units, rank: int) -> Kind:
-    """What the minimisers are, from the rank of the outputs' derivatives."""
-    if not units.factors.any():
-        return "plateau"
-    return "unique" if rank == units.weights.size else "continuous"
-
-
 def _judged(found: CellMinimum, places: _Places, units: Units) -> CellMinimum:
     """Say whether the minimum is a bad one, if it can be said."""
     if found.genuine is None:
         return found
-    least = places.loss_of(units.rest)
-    scale = places.loss_of(float(units.samples.counts @ units.targets**2) + units.rest)
-    if not found.genuine or found.loss - least <= FIT * scale:
+    above = found.loss - places.loss_of(units.rest)
+    if not found.genuine or above <= places.loss_of(units.negligible):
         return replace(found, bad=False)
     better = places.fitted(found.start, units)
     loss = float("nan") if better is None else places.loss(better)

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from scipy.linalg import LinAlgError, cho_factor, lapack, svd
 
 from reluscape.landscape import Landscape
+from reluscape.minima.result import Kind
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -25,6 +26,8 @@ Indices = NDArray[np.intp]
 
 #: Singular values below this share of the largest are rounding errors of zero.
 RANK = 1e-11
+#: Share of the targets' squares below which a loss above the least possible one is rounding.
+FIT = 1e-12
 #: Reciprocal condition of the inputs' Gram matrix above which they are independent.
 INDEPENDENT = 1e-13
 
@@ -158,6 +161,17 @@ class Units:
     def turns(self) -> Floats:
         """Sign of a unit's contribution to each output where its output weight is positive."""
         return np.sign(self.factors) * self.sides
+
+    def kind(self, rank: int) -> Kind:
+        """What the minimisers are, from the rank of the outputs' derivatives."""
+        if not self.factors.any():
+            return "plateau"
+        return "unique" if rank == self.weights.size else "continuous"
+
+    @property
+    def negligible(self) -> float:
+        """Squares that are rounding beside those of the targets."""
+        return FIT * (float(self.samples.counts @ self.targets**2) + self.rest)
 
 
 @dataclass(frozen=True, slots=True)
