@@ -205,6 +205,21 @@ def least_possible(instance: Instance) -> float:
     return total / len(instance.inputs)
 
 
+def test_another_point_is_asked_about_with_its_own_output_bias() -> None:
+    """The model's own bias has no say in the cell of another theta, nor in the proof about it."""
+    negative = 0
+    for seed in ALL[::6]:
+        landscape, found = case(seed).landscape, answers(seed)["free"]
+        moved = landscape.theta
+        moved[-1] += 0.5  # the output bias comes last
+        elsewhere = landscape.at(moved)
+        again = rs.cell_minimum(elsewhere, landscape.theta)
+        assert again.genuine == found.genuine
+        assert rs.verify(again, elsewhere).valid
+        negative += found.genuine is False
+    assert negative >= 5
+
+
 # ---- blocks -----------------------------------------------------------------------------------------
 
 

@@ -128,11 +128,11 @@ def _ruled_out(found: CellMinimum, start: Block, cell: FrozenCell) -> str:
     assert proof is not None
     _check_shapes(proof, cell, start)
     if found.layer is None:
-        given = start.landscape.block(1).theta[: start.piecewise.width]
+        last, units = start.landscape.block(1).theta, start.piecewise.width
         require(found.convention in SIGNS, f"unknown convention {found.convention!r}")
-        roots = roots_of(found.convention, given)
+        roots = roots_of(found.convention, last[:units])
         require(cover(list(proof.signs), roots), "its parts leave sign choices out")
-        cell = cell.summed()
+        cell = cell.summed(last[units:])
     depth = depth_left(proof, cell)
     require(depth <= LEFT_OPEN, f"minimisers may lie inside by {depth:.3g} of their length")
     return f"no minimiser lies inside the cell by more than rounding ({depth:.2g} of its length)"

@@ -62,7 +62,7 @@ class Closed:
     def test(self, signs: Choice) -> Witness | Leaf | Split:
         """What the clauses say of all choices that agree with these signs."""
         told = Clauses(self.turns, np.sign(self.units.targets), self.loud).told(signs)
-        if (broken := told.broken()) is not None:
+        if (broken := told.broken(np.abs(self.units.targets))) is not None:
             return self.leaf(broken[0], -broken[1], signs)
         if (forced := told.forced()) is None:
             return self.witness(signs)

@@ -292,7 +292,9 @@ class _Places:
         if infeasibility is None:
             return float("nan")
         pattern = self.block.pattern(start[self.weights_in_order])
-        return depth_left(infeasibility, FrozenCell.of(self.block, pattern).summed())
+        return depth_left(
+            infeasibility, FrozenCell.of(self.block, pattern).summed(start[self.bias])
+        )
 
     def distance(self, theta: Floats) -> float:
         """Least distance of a unit's weights to a kink, over their length."""

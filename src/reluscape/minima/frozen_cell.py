@@ -50,10 +50,10 @@ class FrozenCell:
         groups = piecewise.groups[: len(piecewise.slopes)]
         return cls(piecewise, pattern, sizes, groups[-1].stop if groups else 0)
 
-    def summed(self) -> FrozenCell:
-        """The same cell in the variables R of a landscape: all output weights one."""
-        first, last = self.piecewise.maps
-        ones = AffineMap(np.ones((1, self.piecewise.width)), last.shift)
+    def summed(self, bias: Floats) -> FrozenCell:
+        """The same cell in the variables R of a landscape: all output weights one, and an output bias."""
+        shift = bias if len(bias) else None
+        first, ones = self.piecewise.maps[0], AffineMap(np.ones((1, self.piecewise.width)), shift)
         return replace(self, piecewise=replace(self.piecewise, maps=(first, ones)))
 
     def sides(self, signs: NDArray[np.int8] | None) -> Floats:

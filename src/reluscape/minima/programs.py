@@ -114,7 +114,7 @@ class Programs:
         turns = self.units.turns
         asking = turns.any(axis=1) & (np.abs(fitted) > ZERO * size)
         told = Clauses(turns, np.sign(fitted), asking).told(signs)
-        if (broken := told.broken()) is not None:
+        if (broken := told.broken(np.abs(fitted))) is not None:
             weights = np.zeros(turns.shape)
             weights[broken[0]] = np.abs(self.units.factors[broken[0]])
             return self.leaf(signs, weights)

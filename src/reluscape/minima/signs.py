@@ -78,12 +78,13 @@ class Told:
     count: NDArray[np.intp]
     lacks: dict[float, NDArray[np.bool_]]
 
-    def broken(self) -> tuple[int, float] | None:
-        """An input that asks for a sign which no unit can contribute any more, and that sign."""
-        for side, lacking in self.lacks.items():
-            for sample in np.flatnonzero(lacking & (self.count == 0))[:1]:
-                return int(sample), side
-        return None
+    def broken(self, amounts: Floats) -> tuple[int, float] | None:
+        """The input of largest amount that asks for a sign which no unit can contribute, and the sign."""
+        found = [
+            np.where(lacking & (self.count == 0), amounts, -1.0) for lacking in self.lacks.values()
+        ]
+        worst = max(zip(found, self.lacks, strict=True), key=lambda one: one[0].max(initial=-1.0))
+        return (int(worst[0].argmax()), worst[1]) if worst[0].max(initial=-1.0) >= 0 else None
 
     def forced(self) -> tuple[int, int, float] | None:
         """The input that has fewest units left to ask, one of these, and the sign it asks for."""
