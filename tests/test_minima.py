@@ -17,7 +17,7 @@ from torch import nn
 
 import reluscape as rs
 from reluscape.errors import InputError, UnsupportedModelError
-from reluscape.minima.result import SIGNS, CellMinimum
+from reluscape.minima.result import SIGNS, CellMinimum, Infeasibility
 from reluscape.minima.signs import cover
 
 KINDS = ("normal", "integers", "twice", "contradictions", "scales", "low rank")
@@ -405,9 +405,43 @@ def test_forged_proofs_are_rejected() -> None:
         replace(found, genuine=True),
         replace(found, start=-found.start),
         replace(found, objective="l1"),
+        replace(found, start=None),
+        replace(found, bad=True),
     ]
     for place, one in enumerate(forgeries):
         assert not rs.verify(one, landscape).valid, place
+
+
+def test_a_proof_with_a_gap_is_rejected_however_long_the_minimiser() -> None:
+    """t in [1000, 1001] with a bias: the minimiser is a thousand times as long as the targets."""
+    rng = np.random.default_rng(0)
+    t = 1e3 + rng.uniform(0, 1, 50)
+    y = 2.0 * (t - 1e3) + 1.0 + 0.1 * rng.normal(size=50)
+    instance = Instance(
+        (np.ones((1, 1)), np.ones((1, 1))), (np.zeros(1), np.zeros(1)), 0.0, t[:, None], y[:, None],
+        "squared", 0,
+    )  # fmt: skip
+    landscape = rs.Landscape(instance.module(), t[:, None], y)
+    found = rs.cell_minimum(landscape, signs="given")
+    assert found.genuine
+    assert rs.verify(found, landscape).valid
+    rows = np.column_stack([t, np.ones(50)])
+    sizes = np.linalg.norm(rows, axis=0)
+    rows = rows / sizes
+    q = np.linalg.lstsq(rows, y, rcond=None)[0]
+    length = np.linalg.norm(y)
+    ratio = np.linalg.norm(q) / length
+    assert ratio > 1000
+    gap = 2.0 * (q @ rows[0]) / length / (ratio - 1000.0) * q / np.linalg.norm(q)
+    direction = np.linalg.solve(rows.T @ rows, rows[0] - gap)
+    proof = Infeasibility(
+        np.ones((1, 1), dtype=np.int8), (rows @ direction)[None], (direction / sizes)[None],
+        np.zeros(1, dtype=np.int64), np.zeros(1, dtype=np.int64), np.ones(1),
+    )  # fmt: skip
+    forgery = replace(
+        found, genuine=False, theta=None, signs=None, infeasibility=proof, margin=0.0, bad=False
+    )
+    assert not rs.verify(forgery, landscape).valid
 
 
 def test_forged_witnesses_are_rejected() -> None:
@@ -422,6 +456,9 @@ def test_forged_witnesses_are_rejected() -> None:
         replace(found, loss=found.loss / 2),
         replace(found, better=found.theta),
         replace(found, genuine=False),
+        replace(found, signs=-found.signs),
+        replace(found, margin=2.0 * found.margin),
+        replace(found, bad=False),
         replace(found, convention="uniform" if len(set(found.signs)) > 1 else "none"),
     ]
     for place, one in enumerate(forgeries):

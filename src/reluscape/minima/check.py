@@ -11,6 +11,7 @@ from reluscape.landscape import Block, Landscape
 from reluscape.minima.frozen_cell import FrozenCell
 from reluscape.minima.result import SIGNS, CellMinimum, Infeasibility
 from reluscape.minima.signs import cover, roots_of
+from reluscape.minima.units import samples_of
 from reluscape.tolerances import TOLERANCES
 
 Floats = NDArray[np.float64]
@@ -20,6 +21,10 @@ Indices = NDArray[np.int64]
 LEFT_OPEN = 1e-8
 #: How much longer than others a minimiser must be to be out of the question.
 REACH = 1e3
+#: Depths below this are all the same.
+TINY = 1e-12
+#: Rounding of a stated margin.
+SLACK = 1.0 + 1e-6
 #: Relative difference of losses that is rounding.
 SAME = 1e-9
 
@@ -45,7 +50,8 @@ def check_minimum(found: CellMinimum, landscape: Landscape) -> Verification:
 def _at(found: CellMinimum, landscape: Landscape, theta: Floats) -> Block:
     """The block at a point of the result."""
     size = landscape.size if found.layer is None else landscape.block(found.layer).size
-    require(theta.shape == (size,) and bool(np.isfinite(theta).all()), "its point is none of this")
+    fits = isinstance(theta, np.ndarray) and theta.shape == (size,)
+    require(fits and bool(np.isfinite(theta).all()), "its point is none of this")
     whole = theta
     if found.layer is not None:
         whole = landscape.theta
@@ -71,8 +77,13 @@ def _witness(found: CellMinimum, landscape: Landscape, start: Block, cell: Froze
         _output_weights(found, landscape, start, there)
     loss = there.loss()
     require(abs(loss - found.loss) <= SAME * (1.0 + abs(loss)), f"its loss is {loss:.6g}")
+    require(0.0 < found.margin <= SLACK * _distance(found, there, cell), "its margin is none")
+    require(found.bad in (True, False, None), "it is bad in no known way")
     if found.bad:
         _lower(found, landscape, loss)
+    if found.bad is False:
+        least = _least_possible(found, landscape, there)
+        require(loss <= least + SAME * (1.0 + abs(loss)), "a lower loss is not ruled out")
     return f"a genuine minimum of loss {loss:.6g}"
 
 
@@ -94,6 +105,31 @@ def _least(found: CellMinimum, there: Block, cell: FrozenCell) -> None:
     )
 
 
+def _distance(found: CellMinimum, there: Block, cell: FrozenCell) -> float:
+    """Least distance of the weights to a kink, over the length of their unit's, or of all for a block."""
+    piecewise = there.piecewise
+    if found.layer is not None:
+        distances = piecewise.distances(there.theta, cell.pattern)[: cell.hidden]
+        moving = distances[cell.lengths(np.arange(cell.hidden)) > 0]
+        return float(moving.min(initial=np.inf)) / (float(np.linalg.norm(there.theta)) or 1.0)
+    weight, bias = piecewise.unpack(there.theta)
+    units = weight if bias is None else np.hstack([weight, bias[:, None]])
+    lengths = np.sqrt((piecewise.features**2).sum(axis=1) + piecewise.bias)
+    values = np.abs(there.kinks()).reshape(len(lengths), -1)[lengths > 0]
+    values = values / lengths[lengths > 0, None] / np.linalg.norm(units, axis=1)
+    return float(values.min(initial=np.inf))
+
+
+def _least_possible(found: CellMinimum, landscape: Landscape, there: Block) -> float:
+    """A loss that no weights can be below: that of the best function of the inputs, or zero."""
+    if found.layer is not None:
+        return 0.0
+    targets = np.asarray(landscape.targets, dtype=np.float64)[:, 0]
+    bias = there.landscape.block(1).theta[there.piecewise.width :].sum()
+    least = samples_of(landscape).means(targets - bias)[1] / len(targets)
+    return 0.5 * least if landscape.loss_name == "half_squared" else least
+
+
 def _output_weights(found: CellMinimum, landscape: Landscape, start: Block, there: Block) -> None:
     """Their signs are allowed, and the gradient by them vanishes."""
     last = there.landscape.block(1)
@@ -103,6 +139,8 @@ def _output_weights(found: CellMinimum, landscape: Landscape, start: Block, ther
     given = start.landscape.block(1).theta[:units]
     require(found.convention in SIGNS, f"unknown convention {found.convention!r}")
     require(bool(signs.all()), "an output weight is zero")
+    told = found.signs is not None and np.array_equal(found.signs, signs)
+    require(told, "its signs are not those of its output weights")
     agree = [((root == 0) | (root == signs)).all() for root in roots_of(found.convention, given)]
     require(any(agree), f"its output weights have other signs than {found.convention!r} ones")
     require(
@@ -134,6 +172,8 @@ def _ruled_out(found: CellMinimum, start: Block, cell: FrozenCell) -> str:
         require(cover(list(proof.signs), roots), "its parts leave sign choices out")
         cell = cell.summed(last[units:])
     depth = depth_left(proof, cell)
+    require(found.bad is False, "a cell without a minimum holds no bad one")
+    require(depth <= SLACK * found.margin + TINY, "it leaves more open than it says")
     require(depth <= LEFT_OPEN, f"minimisers may lie inside by {depth:.3g} of their length")
     return f"no minimiser lies inside the cell by more than rounding ({depth:.2g} of its length)"
 
@@ -162,8 +202,8 @@ def depth_left(proof: Infeasibility, cell: FrozenCell) -> float:
 
     Inside the cell each `g_k . q + o_k` is at least its row's length times the depth; what their weighted
     sum is at every minimiser is known but for rounding (`SUMS`), and for what is left of
-    `sum mu g - E^T l` times its length. A part leaves nothing where only minimisers could be inside that
-    are `REACH` times as long as the targets or a known minimiser.
+    `sum mu g - E^T l` times its length. For the L1 loss, whose l has a rounding error for every sample,
+    a part leaves nothing where only minimisers `REACH` times as long as the targets could be inside.
     """
     name = cell.piecewise.loss.name
     if name == "cross_entropy" and not len(proof.kink):
@@ -180,7 +220,8 @@ def depth_left(proof: Infeasibility, cell: FrozenCell) -> float:
         gap, error = cell.gap(kinks, weights * sides, rows)
         values = cell.constants()[0][kinks]
         above, length = SUMS[name](cell, rows, direction, (kinks, weights * sides, values))
-        if -above < REACH * length * (gap + error):
+        beyond = name == "l1" and gap <= error and -above >= REACH * length * (gap + error)
+        if not beyond:
             depth = max(depth, (gap + error + max(0.0, above) / length) / lengths)
     return depth
 

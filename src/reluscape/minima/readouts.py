@@ -55,7 +55,7 @@ def readout_minimum(block: Block, start: Floats) -> CellMinimum | None:
         genuine=genuine,
         kind=units.kind(route.rank),
         loss=loss,
-        bad=False if genuine is False or route.squares <= units.negligible else None,
+        bad=False if genuine is False or route.squares + units.rest <= units.negligible else None,
         theta=theta,
         signs=None,
         method=route.method,
