@@ -10,7 +10,7 @@ from scipy.linalg import svd
 
 from reluscape.errors import InputError
 from reluscape.landscape import Block
-from reluscape.minima.check import LEFT_OPEN, depth_left
+from reluscape.minima.check import LEFT_OPEN, block_distance, depth_left
 from reluscape.minima.deepest import SHALLOW, Deepest, Sides, deepest
 from reluscape.minima.frozen_cell import FrozenCell
 from reluscape.minima.minimisers import (
@@ -23,6 +23,7 @@ from reluscape.minima.minimisers import (
 )
 from reluscape.minima.result import CellMinimum, Infeasibility, Kind
 from reluscape.minima.units import RANK
+from reluscape.nearby import in_theta_order
 from reluscape.tolerances import TOLERANCES
 
 Floats = NDArray[np.float64]
@@ -99,10 +100,8 @@ class Frozen:
 
     def expand(self, q: Floats) -> Floats:
         """The block's parameters at q; what no input sees is zero."""
-        rows = q.reshape(self.block.piecewise.width, -1) @ self.back.T
-        if not self.block.piecewise.bias:
-            return np.asarray(rows.ravel())
-        return np.append(rows[:, :-1].ravel(), rows[:, -1])
+        piecewise = self.block.piecewise
+        return in_theta_order(q.reshape(piecewise.width, -1) @ self.back.T, bias=piecewise.bias)
 
     @property
     def own(self) -> Floats:
@@ -149,7 +148,7 @@ def block_minimum(block: Block, start: Floats) -> CellMinimum:
     if deep.depth > SHALLOW * cap:
         theta = frozen.expand(found.point + found.free @ deep.point) + frozen.unseen()
         theta = _settled(frozen, theta)
-        return _result(frozen, found, theta, None, _distance(frozen, theta))
+        return _result(frozen, found, theta, None, block_distance(block, theta, frozen.cell))
     proof = _proof(frozen, found, deep)
     return _result(frozen, found, None, proof, depth_left(proof, frozen.cell))
 
@@ -284,9 +283,3 @@ def _kind(frozen: Frozen, found: Minimisers) -> Kind:
         return "plateau"
     whole = frozen.derivatives.shape[1] == frozen.block.size
     return "unique" if whole and not found.free.shape[1] else "continuous"
-
-
-def _distance(frozen: Frozen, theta: Floats) -> float:
-    """Least distance to a hidden kink, over theta's length."""
-    distances = frozen.block.piecewise.distances(theta, frozen.cell.pattern)[frozen.moving]
-    return float(distances.min(initial=np.inf)) / (float(np.linalg.norm(theta)) or 1.0)

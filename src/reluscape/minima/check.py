@@ -77,7 +77,12 @@ def _witness(found: CellMinimum, landscape: Landscape, start: Block, cell: Froze
         _output_weights(found, landscape, start, there)
     loss = there.loss()
     require(abs(loss - found.loss) <= SAME * (1.0 + abs(loss)), f"its loss is {loss:.6g}")
-    require(0.0 < found.margin <= SLACK * _distance(found, there, cell), "its margin is none")
+    distance = (
+        unit_distance(there, there.theta)
+        if found.layer is None
+        else block_distance(there, there.theta, cell)
+    )
+    require(0.0 < found.margin <= SLACK * distance, "its margin is none")
     require(found.bad in (True, False, None), "it is bad in no known way")
     if found.bad:
         _lower(found, landscape, loss)
@@ -105,17 +110,20 @@ def _least(found: CellMinimum, there: Block, cell: FrozenCell) -> None:
     )
 
 
-def _distance(found: CellMinimum, there: Block, cell: FrozenCell) -> float:
-    """Least distance of the weights to a kink, over the length of their unit's, or of all for a block."""
+def block_distance(there: Block, theta: Floats, cell: FrozenCell) -> float:
+    """Least distance of a block's parameters to a hidden kink that moves, over their length."""
+    distances = there.piecewise.distances(theta, cell.pattern)[: cell.hidden]
+    moving = distances[cell.lengths(np.arange(cell.hidden)) > 0]
+    return float(moving.min(initial=np.inf)) / (float(np.linalg.norm(theta)) or 1.0)
+
+
+def unit_distance(there: Block, theta: Floats) -> float:
+    """Least distance of a unit's weights to a kink, over their length."""
     piecewise = there.piecewise
-    if found.layer is not None:
-        distances = piecewise.distances(there.theta, cell.pattern)[: cell.hidden]
-        moving = distances[cell.lengths(np.arange(cell.hidden)) > 0]
-        return float(moving.min(initial=np.inf)) / (float(np.linalg.norm(there.theta)) or 1.0)
-    weight, bias = piecewise.unpack(there.theta)
+    weight, bias = piecewise.unpack(theta)
     units = weight if bias is None else np.hstack([weight, bias[:, None]])
     lengths = np.sqrt((piecewise.features**2).sum(axis=1) + piecewise.bias)
-    values = np.abs(there.kinks()).reshape(len(lengths), -1)[lengths > 0]
+    values = np.abs(there.kinks(theta)).reshape(len(lengths), -1)[lengths > 0]
     values = values / lengths[lengths > 0, None] / np.linalg.norm(units, axis=1)
     return float(values.min(initial=np.inf))
 

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from reluscape.errors import InputError, UnsupportedModelError
 from reluscape.landscape import Block, Landscape
 from reluscape.minima.blocks import block_minimum
-from reluscape.minima.check import LEFT_OPEN, SAME, depth_left
+from reluscape.minima.check import LEFT_OPEN, SAME, depth_left, unit_distance
 from reluscape.minima.closed import Closed
 from reluscape.minima.frozen_cell import FrozenCell
 from reluscape.minima.programs import Programs
@@ -19,6 +19,7 @@ from reluscape.minima.readouts import readout_minimum
 from reluscape.minima.result import SIGNS, CellMinimum, Infeasibility, Signs
 from reluscape.minima.signs import Witness, roots_of, search
 from reluscape.minima.units import Leaf, Units, samples_of
+from reluscape.nearby import in_theta_order
 from reluscape.network import Affine, Rectifier
 from reluscape.tolerances import TOLERANCES
 from reluscape.validation import check_theta
@@ -140,7 +141,7 @@ def _of_landscape(landscape: Landscape, start: Floats, signs: Signs) -> CellMini
     found = CellMinimum(
         genuine=genuine,
         kind=units.kind(route.rank),
-        loss=places.loss_of(route.squares + units.rest),
+        loss=places.loss_of(units.plain(route.squares) + units.rest),
         bad=None,
         theta=theta,
         signs=None if witness is None else witness.signs,
@@ -226,12 +227,6 @@ class _Places:
         """The first layer's parameters as its block has them."""
         return self.landscape.positions(self.landscape.layers[0])
 
-    def in_order(self, rows: Floats) -> Floats:
-        """Rows (units, params) as the block's parameters."""
-        if not self.block.piecewise.bias:
-            return np.asarray(rows.ravel())
-        return np.append(rows[:, :-1].ravel(), rows[:, -1])
-
     def theta(self, start: Floats, witness: Witness, sizes: Floats) -> Floats:
         """The landscape's parameters at a witness; output weights keep their sizes."""
         theta = start.copy()
@@ -265,7 +260,7 @@ class _Places:
 
     def infeasibility(self, leaves: Sequence[Leaf], units: Units) -> Infeasibility:
         """The leaves for all samples, in the block's own columns."""
-        samples, count = units.samples, len(units.outputs)
+        samples, count, bias = units.samples, len(units.outputs), self.block.piecewise.bias
         part, kink, weight = [], [], []
         for number, leaf in enumerate(leaves):
             rows, columns = np.nonzero(leaf.weights)
@@ -276,7 +271,7 @@ class _Places:
             signs=np.array([leaf.signs for leaf in leaves], dtype=np.int8),
             outputs=np.array([samples.spread(leaf.outputs / samples.counts) for leaf in leaves]),
             directions=np.array(
-                [self.in_order(leaf.directions / samples.sizes) for leaf in leaves]
+                [in_theta_order(leaf.directions / samples.sizes, bias=bias) for leaf in leaves]
             ),
             part=np.concatenate(part),
             kink=np.concatenate(kink),
@@ -288,22 +283,13 @@ class _Places:
     ) -> float:
         """`CellMinimum.margin`."""
         if theta is not None:
-            return self.distance(theta)
+            return unit_distance(self.block, theta[self.weights_in_order])
         if infeasibility is None:
             return float("nan")
         pattern = self.block.pattern(start[self.weights_in_order])
         return depth_left(
             infeasibility, FrozenCell.of(self.block, pattern).summed(start[self.bias])
         )
-
-    def distance(self, theta: Floats) -> float:
-        """Least distance of a unit's weights to a kink, over their length."""
-        piecewise = self.block.piecewise
-        values = np.abs(self.block.kinks(theta[self.weights_in_order]))
-        values = values.reshape(piecewise.num_samples, -1)
-        lengths = np.sqrt((piecewise.features**2).sum(axis=1) + piecewise.bias)
-        values = values[lengths > 0] / lengths[lengths > 0, None]
-        return float((values / np.linalg.norm(theta[self.weights], axis=1)).min(initial=np.inf))
 
 
 def check_whole(landscape: Landscape) -> None:

@@ -10,13 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reluscape.landscape import Block
-from reluscape.minima.check import LEFT_OPEN, depth_left
+from reluscape.minima.check import LEFT_OPEN, block_distance, depth_left
 from reluscape.minima.closed import Closed
 from reluscape.minima.frozen_cell import FrozenCell
 from reluscape.minima.programs import Programs
 from reluscape.minima.result import CellMinimum, Infeasibility
 from reluscape.minima.signs import search
 from reluscape.minima.units import Leaf, Samples, Units
+from reluscape.nearby import in_theta_order
 from reluscape.tolerances import TOLERANCES
 
 Floats = NDArray[np.float64]
@@ -38,15 +39,15 @@ def readout_minimum(block: Block, start: Floats) -> CellMinimum | None:
     cell = FrozenCell.of(block, block.pattern(start))
     theta = proof = None
     if witness is not None:
-        theta = _in_order(block, witness.weights / units.samples.sizes / outputs[:, None])
-        distances = piecewise.distances(theta, cell.pattern)
-        margin = float(distances[np.isfinite(distances)].min(initial=np.inf))
-        margin /= float(np.linalg.norm(theta)) or 1.0
+        theta = in_theta_order(
+            witness.weights / units.samples.sizes / outputs[:, None], bias=piecewise.bias
+        )
+        margin = block_distance(block, theta, cell)
     else:
         proof = _proof(block, leaves[0], units)
         margin = depth_left(proof, cell)
     factor = 0.5 if block.landscape.loss_name == "half_squared" else 1.0
-    loss = factor * (route.squares + units.rest) / piecewise.num_samples
+    loss = factor * (units.plain(route.squares) + units.rest) / piecewise.num_samples
     genuine = True if theta is not None else False if margin <= LEFT_OPEN else None
     values = np.abs(block.kinks(start))
     bounds = piecewise.rounding_bounds(start, TOLERANCES.rounding)[0]
@@ -86,21 +87,15 @@ def _units(block: Block, start: Floats, outputs: Floats) -> Units:
     )
 
 
-def _in_order(block: Block, rows: Floats) -> Floats:
-    """Rows (units, inputs and bias) as the block's parameters."""
-    if not block.piecewise.bias:
-        return np.asarray(rows.ravel())
-    return np.append(rows[:, :-1].ravel(), rows[:, -1])
-
-
 def _proof(block: Block, leaf: Leaf, units: Units) -> Infeasibility:
     """A leaf's weights for w in place of R: unit j's rows are `z_j` times as long."""
     samples, count = units.samples, len(units.outputs)
     rows, columns = np.nonzero(leaf.weights)
+    directions = leaf.directions / samples.sizes / units.outputs[:, None]
     return Infeasibility(
         signs=np.empty((1, 0), dtype=np.int8),
         outputs=samples.spread(leaf.outputs / samples.counts)[None],
-        directions=_in_order(block, leaf.directions / samples.sizes / units.outputs[:, None])[None],
+        directions=in_theta_order(directions, bias=block.piecewise.bias)[None],
         part=np.zeros(len(rows), dtype=np.int64),
         kink=samples.rows[rows] * count + columns,
         weight=leaf.weights[rows, columns] * np.abs(units.outputs[columns]),

@@ -84,7 +84,7 @@ class CellMinimum(Result):
         infeasibility: Why there is none, if there is none.
         margin: With a minimiser, its least distance to a kink, over the length of its unit's weights (a
             block: of theta); without, the largest that a minimiser inside the cell could still have,
-            which is rounding; 0 where none that is less than 1000 times as long as others can be.
+            which is rounding; for the L1 loss 0 where only one 1000 times as long as the targets could.
         convention: Which signs were allowed: "free", "given" or "uniform"; "block" for a block.
         layer: The block's layer; None for a landscape.
         objective: The landscape's loss, "squared" and so on.

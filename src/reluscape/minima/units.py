@@ -173,6 +173,10 @@ class Units:
         """Squares that are rounding beside those of the targets."""
         return FIT * (float(self.samples.counts @ self.targets**2) + self.rest)
 
+    def plain(self, squares: float) -> float:
+        """Squares without what is rounding of zero."""
+        return squares if squares > self.negligible else 0.0
+
 
 @dataclass(frozen=True, slots=True)
 class Leaf:
