@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import importlib
 import os
-import re
 import shlex
 from collections.abc import Callable
 from contextlib import suppress
@@ -18,7 +17,7 @@ from reluscape.errors import InputError
 from reluscape.papers.paper import SCALES, Comparison, Experiment, Paper, Scale
 from reluscape.report.page import fill
 from reluscape.report.section import Cell, Figure, Section, Table
-from reluscape.report.wording import NONE, number
+from reluscape.report.wording import NONE, aligned, number
 from reluscape.results import write_then_rename
 from reluscape.study import Standing, Study
 from reluscape.study.store import NoPlanError
@@ -64,7 +63,7 @@ class Reproduction:
         for experiment, standing, rows in zip(
             self.paper.experiments, self.standings, self.comparisons, strict=True
         ):
-            parts += ["", experiment.title, _aligned([COLUMNS, *(row_of(row) for row in rows)])]
+            parts += ["", experiment.title, aligned([COLUMNS, *(row_of(row) for row in rows)])]
             parts += _notes(rows)
             if standing.failed or standing.lost:
                 parts.append(standing.summary())
@@ -263,13 +262,6 @@ def row_of(row: Comparison) -> tuple[str, ...]:
 def _notes(rows: tuple[Comparison, ...]) -> list[str]:
     """What to know about the comparisons, each once."""
     return list(dict.fromkeys(text for row in rows for text in row.remarks))
-
-
-def _aligned(rows: list[tuple[str, ...]]) -> str:
-    """Rows of texts in columns."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = ["  ".join(t.ljust(w) for t, w in zip(row, widths, strict=True)) for row in rows]
-    return "\n".join(re.sub(r"\s+$", "", line) for line in lines)
 
 
 def _write_csv(path: Path, result: Reproduction) -> None:
