@@ -40,7 +40,8 @@ from torch import nn
 from reluscape import Descent, Landscape, descend
 from reluscape.certificate import MINIMA
 from reluscape.data import load_data
-from reluscape.descent import loop
+from reluscape.descent import batches, loop, path
+from reluscape.descent.path import BATCH
 from reluscape.descent.problem import Problem
 from reluscape.landscape import Block
 from reluscape.train import mlp, train
@@ -90,28 +91,28 @@ def seconds(work: Callable[[], object], repeats: int = 9, calls: int = 50) -> fl
 def pivoting(subject: Block, pivots: int) -> tuple[float, int, int]:
     """CPU seconds of the batches after the first vertex, their pivots, and the rebuilds among them."""
     problem = Problem.of(subject.piecewise)
-    path = loop._Path(subject, problem, subject.theta, subject.size + loop.BATCH + pivots, None)
-    before, rebuilt = loop._batch, loop._rebuilt
+    way = path.Path(subject, problem, subject.theta, subject.size + BATCH + pivots, None)
+    before, rebuilt = batches._batch, batches._rebuilt
     marks: list[tuple[float, int]] = []
     rebuilds: list[int] = []
 
     def mark() -> None:
-        if path.first_vertex >= 0:
-            marks.append((time.process_time(), len(path.lengths)))
+        if way.first_vertex >= 0:
+            marks.append((time.process_time(), len(way.lengths)))
 
     def batch(*args: Any, **options: Any) -> int:
         mark()
         return before(*args, **options)
 
     def rebuild(*args: Any) -> Any:
-        rebuilds.append(len(path.lengths))
+        rebuilds.append(len(way.lengths))
         return rebuilt(*args)
 
-    loop._batch, loop._rebuilt = batch, rebuild
+    batches._batch, batches._rebuilt = batch, rebuild
     try:
-        loop._follow(problem, path, first=False, rng=np.random.default_rng(0))
+        batches.follow(problem, way, first=False, rng=np.random.default_rng(0))
     finally:
-        loop._batch, loop._rebuilt = before, rebuilt
+        batches._batch, batches._rebuilt = before, rebuilt
     mark()
     (start, first), (end, last) = marks[0], marks[-1]
     return end - start, last - first, sum(at >= first for at in rebuilds)
@@ -238,12 +239,12 @@ def certifying() -> Iterator[list[float]]:
 
         return call
 
-    before = loop.certify, loop.way_out
-    loop.certify, loop.way_out = map(timed_call, before)
+    before = path.certify, loop.way_out
+    path.certify, loop.way_out = map(timed_call, before)
     try:
         yield seconds
     finally:
-        loop.certify, loop.way_out = before
+        path.certify, loop.way_out = before
 
 
 def timed(work: Callable[[], Descent]) -> tuple[float, Descent]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -17,7 +18,8 @@ from scipy.optimize import linprog
 from torch import nn
 
 import reluscape as rs
-from reluscape.descent import Status, chain, kernel, loop, problem
+from reluscape.descent import Status, batches, chain, kernel, loop, problem
+from reluscape.descent import path as paths
 from reluscape.errors import InputError
 
 CERTIFIED = {"strict_minimum", "minimum"}
@@ -161,7 +163,7 @@ def test_compiled_and_interpreted_kernels_take_the_same_path(
     for name in ("all_pulls", "all_normals"):
         monkeypatch.setattr(problem, name, getattr(copy, name))
     monkeypatch.setitem(sys.modules, chain.__name__, copy)
-    monkeypatch.setattr(loop, "run", interpreted(kernel, monkeypatch).run)
+    monkeypatch.setattr(batches, "run", interpreted(kernel, monkeypatch).run)
     with np.errstate(divide="ignore", invalid="ignore"):  # as compiled: rates may be zero
         other = rs.descend(start, rule=rule)
     check(other, start)
@@ -478,3 +480,40 @@ def test_weights_that_are_zero_at_the_minimum_become_so(theta: list[float]) -> N
     check(descent, start)
     assert descent.status == "strict_minimum"
     np.testing.assert_array_equal(descent.theta, 0.0)
+
+
+def test_an_end_that_cannot_be_decided_is_given_up_for_a_lower_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The first end of every descent is taken for one that rounding leaves undecided."""
+    certified, seen, kept, given = paths.Path.certified, [], 0, 0
+
+    def unsure(path: paths.Path, end: np.ndarray) -> rs.Certificate:
+        seen.append(path.lowest)
+        found = certified(path, end)
+        first = abs(path.lowest - seen[0]) <= 1e-9
+        return replace(found, claim="undecided") if first else found
+
+    monkeypatch.setattr(loop, "_aside", lambda *_: None)
+    monkeypatch.setattr(loop, "_shown_way", lambda *_: None)
+    monkeypatch.setattr(paths.Path, "certified", unsure)
+    for seed in range(20):
+        seen.clear()
+        start = block((3, 4, 3, 1), seed=seed, samples=40)
+        descent = rs.descend(start, rule="first_kink")
+        if descent.status == "undecided":
+            given += 1
+            assert len(seen) == len(loop.BACK) + 1
+            assert min(seen[1:]) >= seen[0] - 1e-9
+            assert descent.loss == pytest.approx(seen[0], rel=1e-12)
+        elif descent.status in CERTIFIED:
+            kept += 1
+            assert descent.loss < seen[0]
+            assert rs.verify(descent.certificate, start.landscape).valid
+        assert any("led to ends that were neither" in told for told in descent.causes)
+        assert (np.diff(descent.losses) <= 0).all()
+        assert len(descent.step_lengths) == descent.num_pivots == len(descent.losses) - 1
+        losses = [start.loss(theta) for theta in descent.vertices]
+        np.testing.assert_allclose(losses, descent.losses[:: descent.stride], rtol=1e-9)
+    assert kept > 0
+    assert given > 0

@@ -27,7 +27,8 @@ from typer.testing import CliRunner, Result
 import reluscape as rs
 from reluscape import cli, progress
 from reluscape.certificate import to_json
-from reluscape.descent.loop import BATCH, RULES
+from reluscape.descent.loop import RULES
+from reluscape.descent.path import BATCH
 from reluscape.descent.polish import loss_float32
 from reluscape.report.polished import SHARES, About, polish_sections, render_polish
 from reluscape.report.section import Section

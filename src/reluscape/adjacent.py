@@ -37,6 +37,7 @@ from reluscape.dependent import (
 )
 from reluscape.errors import AnalysisError
 from reluscape.exactly import gradient_is_spanned, zero_slopes
+from reluscape.falls import falling_directions
 from reluscape.integers import FrozenForms
 from reluscape.point import Point
 from reluscape.shares import find_shares
@@ -386,6 +387,19 @@ class _Search:
         if length > 0 and self.rate(direction / length) < -self._noise(direction / length):
             self.direction = direction / length
 
+    def fall(self) -> None:
+        """Look for a direction along which the loss falls across the sides of concave kinks."""
+        point, ways, lengths = self.point, self.ways, self.size / self.units
+        found = falling_directions(
+            ways.T @ point.gradient / self.size,
+            point.normals @ ways / lengths[:, None],
+            self.jumps / self.units,
+            self.bends * lengths / lengths[:, None],
+            lambda direction: self._rates(ways @ direction),
+        )
+        while self.direction is None and (direction := next(found, None)) is not None:
+            self._try(ways @ direction, np.zeros_like(self.idle))
+
     def _noise(self, direction: Floats) -> float:
         """Rounding error of f'(d)."""
         unit = (
@@ -453,7 +467,8 @@ def examine(point: Point, *, exact: bool = False) -> tuple[Leaves | None, Floats
     margin, failed = np.inf, 0
     while todo:
         if len(sides) + len(todo) > TOLERANCES.max_leaves or failed > FAILURES:
-            return None, None
+            search.fall()
+            return None, search.direction
         here = todo.pop()
         found = search.leaf(here)
         if search.direction is not None:
@@ -463,8 +478,11 @@ def examine(point: Point, *, exact: bool = False) -> tuple[Leaves | None, Floats
             if fewer is not None:
                 return search.leaves([none], [fewer[0]], fewer[1], None), None
             shared = search.shared()
-            if shared is not None or search.concave >= TOLERANCES.max_leaves:
+            if shared is not None:
                 return shared, None
+            search.fall()
+            if search.direction is not None or search.concave >= TOLERANCES.max_leaves:
+                return None, search.direction
         if found is None:  # no minimum will be shown, but another part may hold a direction
             failed += 1
             continue
@@ -492,7 +510,10 @@ def way_out(point: Point) -> tuple[Floats, float] | None:
         if search.direction is not None:
             return search.direction, search.rate(search.direction)
     if search.flat is None or not search.flat.any():
-        return None
+        search.fall()
+        return (
+            None if search.direction is None else (search.direction, search.rate(search.direction))
+        )
     return search.flat / np.linalg.norm(search.flat), 0.0
 
 

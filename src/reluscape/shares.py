@@ -33,9 +33,9 @@ Indices = NDArray[np.intp]
 Bools = NDArray[np.bool_]
 
 #: Convex kinks that are tried first for each concave one, and added in each further round.
-NEAREST = 16
+NEAREST = 32
 #: Rounds in which the linear program's prices bring in more of them.
-ROUNDS = 6
+ROUNDS = 12
 #: Rows for relations in the largest program, half a minute's.
 LARGEST = 10**4
 #: Least margin, as a share of the kinks' jumps, worth correcting.

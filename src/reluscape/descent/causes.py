@@ -33,7 +33,13 @@ ROUNDING = 1e-12
 
 
 def causes_of(
-    function: Block | NetworkOutput, start: Floats, descent: Descent, *, enough: int, shifts: int
+    function: Block | NetworkOutput,
+    start: Floats,
+    descent: Descent,
+    *,
+    enough: int,
+    shifts: int,
+    given_up: int,
 ) -> tuple[str, ...]:
     """Everything degenerate that a descent met; nothing for an ordinary one.
 
@@ -43,6 +49,7 @@ def causes_of(
         descent: The descent.
         enough: Independent directions: as many kinks make a vertex.
         shifts: How often kinks were shifted on the way.
+        given_up: Pivots taken to ends that were given up.
     """
     found: list[str] = []
     if isinstance(function, Block):
@@ -55,6 +62,11 @@ def causes_of(
         around = function.around(start)
     found += plateau_told(around, start, descent)
     found += ties_told(descent, enough, shifts)
+    if given_up:
+        found += [
+            f"{_count(given_up, 'pivot')} led to ends that were neither shown to be minima nor left,"
+            " and are not part of the path"
+        ]
     if isinstance(function, NetworkOutput) and descent.status == Status.unbounded:
         found += [ray_told(function, descent)]
     if descent.status in (Status.undecided, Status.stalled):

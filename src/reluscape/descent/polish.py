@@ -20,7 +20,8 @@ from reluscape.arithmetic import arithmetic_called
 from reluscape.certificate import MINIMA, Certificate, fields_from_json, to_json
 from reluscape.descent.density import Density
 from reluscape.descent.forecast import Forecast, forecast_at
-from reluscape.descent.loop import certified_end, check_descent, descend
+from reluscape.descent.loop import check_descent, descend
+from reluscape.descent.path import certified_end
 from reluscape.descent.phases import Phases, find_phases
 from reluscape.descent.result import Descent, Status
 from reluscape.errors import InputError, ReluscapeError
