@@ -15,6 +15,7 @@ COLUMNS = (
     "minimisers' loss",
     "kind",
     "bad",
+    "lower loss",
     "margin",
     "found by",
     "proof",
@@ -48,7 +49,9 @@ def section(survey: Survey) -> Section | None:
             "inside the cell, where the formula is the network; outside they are none.",
             *_whole_method(models),
             "A cell without a genuine minimum says nothing about other cells: training that moves on may "
-            "find one there. A minimum is called bad where a lower loss is known.",
+            "find one there. A minimum is called bad where a lower loss is attained elsewhere, of a layer "
+            "by other weights of it alone. Descents from drawn weights look for one; where they find none, "
+            "it is not known whether there is one.",
             "The margin of a minimum is its distance to the nearest kink over the length of its weights; "
             "results.nc has, where there is none, what rounding leaves open.",
             *_further(models),
@@ -99,10 +102,15 @@ def _told(asked: list[Asked], word: str) -> str:
     }
     found = []
     for answer, text in words.items():
-        names = [name for name, one in asked if one.genuine is answer]
+        names = [f"{name}{_worse(one)}" for name, one in asked if one.genuine is answer]
         if names:
             found.append(f"{text} {word}{listed(names)}")
     return "; ".join(found)
+
+
+def _worse(one: MinimumSurvey) -> str:
+    """By how much a bad minimum is worse than what is known."""
+    return f" (bad: the loss {number(one.better_loss)} is attained elsewhere)" if one.bad else ""
 
 
 def _whole_method(models: list[ModelSurvey]) -> list[str]:
@@ -175,6 +183,7 @@ def _row(label: str, one: MinimumSurvey) -> tuple[Cell, ...]:
         Cell("falls forever" if falls else number(one.loss), numeric=True),
         Cell(NONE if falls else one.kind),
         Cell(bad),
+        Cell(number(one.better_loss) if one.bad else NONE, numeric=True),
         Cell(number(one.margin) if one.genuine else NONE, numeric=True),
         Cell(one.method),
         Cell("NetCDF", file=one.file) if one.file else Cell(NONE),
