@@ -50,8 +50,8 @@ def section(survey: Survey) -> Section | None:
             *_whole_method(models),
             "A cell without a genuine minimum says nothing about other cells: training that moves on may "
             "find one there. A minimum is called bad where a lower loss is attained elsewhere, of a layer "
-            "by other weights of it alone. Descents from drawn weights look for one; where they find none, "
-            "it is not known whether there is one.",
+            "by other weights of it alone. Descents from drawn weights look for one; that they find none "
+            "proves nothing.",
             "The margin of a minimum is its distance to the nearest kink over the length of its weights; "
             "results.nc has, where there is none, what rounding leaves open.",
             *_further(models),
