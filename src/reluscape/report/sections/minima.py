@@ -49,8 +49,8 @@ def section(survey: Survey) -> Section | None:
             "inside the cell, where the formula is the network; outside they are none.",
             *_whole_method(models),
             "A cell without a genuine minimum says nothing about other cells: training that moves on may "
-            "find one there. A minimum is called bad where a lower loss is attained elsewhere, of a layer "
-            "by other weights of it alone. Descents from drawn weights look for one; that they find none "
+            "find one there. A minimum is called bad where a lower loss is attained elsewhere, by other "
+            "weights of the same layers. Descents from drawn weights look for one; that they find none "
             "proves nothing.",
             "The margin of a minimum is its distance to the nearest kink over the length of its weights; "
             "results.nc has, where there is none, what rounding leaves open.",
