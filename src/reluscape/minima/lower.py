@@ -30,7 +30,7 @@ STEPS, PAIRS = 300, 30
 #: Evaluations of the loss that all steps of a start may take: this many multiplications' worth, about a
 #: second, but never fewer than `LEAST`.
 WORK, LEAST = 2e9, 30
-#: Size of the move away from the minimum, relative to each unit's weights.
+#: Size of the move away from a point, relative to each unit's weights.
 AWAY = 1.0
 
 
@@ -39,8 +39,9 @@ def with_lower_loss(
 ) -> CellMinimum:
     """Call a genuine minimum bad if a descent from one of several starts ends lower.
 
-    Starts are drawn, and moved away from the minimum, in turn. All of them are descended, and the lowest
-    end is kept: the loss there is `better_loss`, evaluated at the weights as they are kept.
+    Starts are drawn, and moved away from the point that was asked about, in turn: so they are the same
+    whatever signs were allowed. All of them are descended, and the lowest end is kept: the loss there is
+    `better_loss`, evaluated at the weights as they are kept.
 
     Args:
         found: The answer; returned as it is unless it is a minimum of which nothing is known.
@@ -52,11 +53,10 @@ def with_lower_loss(
     """
     if not found.genuine or found.bad is not None or not starts:
         return found
-    assert found.theta is not None
     rng = np.random.default_rng(seed)
     with threadpool_limits(1, user_api="blas"):  # so that the end depends on the seed alone
         search = _of_block(subject) if isinstance(subject, Block) else _of_landscape(subject, found)
-        ends = [search.end(search.start(found.theta, number, rng)) for number in range(starts)]
+        ends = [search.end(search.start(found.start, number, rng)) for number in range(starts)]
     losses = [subject.loss(end) for end in ends]
     least = int(np.argmin(losses))
     if not losses[least] < found.loss - SAME * (1.0 + found.loss):
@@ -115,12 +115,12 @@ class _Search:
     theta: Callable[[Floats], Floats]
     work: float
 
-    def start(self, minimum: Floats, number: int, rng: np.random.Generator) -> Floats:
-        """Drawn weights, or every other time the minimum with its layer moved."""
+    def start(self, point: Floats, number: int, rng: np.random.Generator) -> Floats:
+        """Drawn weights, or every other time the point with its layer moved."""
         drawn = rng.normal(size=(self.width, self.inputs.scores.shape[1]))
         if number % 2 == 0:
             return np.concatenate([drawn.ravel(), self.others(drawn)])
-        start = self.coordinates(minimum)
+        start = self.coordinates(point)
         layer = start[: drawn.size].reshape(drawn.shape)
         layer += AWAY * np.sqrt((layer**2).mean(axis=1, keepdims=True)) * drawn
         return start

@@ -94,23 +94,25 @@ def _verdict(model: ModelSurvey) -> str:
 
 
 def _told(asked: list[Asked], word: str) -> str:
-    """For what there is a genuine minimum, for what none, and what is open."""
-    words = {
+    """For what there is a genuine minimum, bad ones apart, for what none, and what is open."""
+    found: dict[str, list[str]] = {}
+    for answer in (True, False, None):
+        for name, one in asked:
+            if one.genuine is answer:
+                found.setdefault(_answer(one), []).append(name)
+    return "; ".join(f"{text} {word}{listed(names)}" for text, names in found.items())
+
+
+def _answer(one: MinimumSurvey) -> str:
+    """The answer in words."""
+    if one.genuine and one.bad:
+        lower = number(one.better_loss)
+        return f"a genuine minimum, but a bad one (a loss of {lower} is attained elsewhere),"
+    return {
         True: "a genuine minimum",
         False: "no genuine minimum",
         None: "one or none, undecided,",
-    }
-    found = []
-    for answer, text in words.items():
-        names = [f"{name}{_worse(one)}" for name, one in asked if one.genuine is answer]
-        if names:
-            found.append(f"{text} {word}{listed(names)}")
-    return "; ".join(found)
-
-
-def _worse(one: MinimumSurvey) -> str:
-    """By how much a bad minimum is worse than what is known."""
-    return f" (bad: the loss {number(one.better_loss)} is attained elsewhere)" if one.bad else ""
+    }[one.genuine]
 
 
 def _whole_method(models: list[ModelSurvey]) -> list[str]:
@@ -160,6 +162,14 @@ def _figures(models: list[ModelSurvey]) -> list[Figure]:
             f"{model.name}: the loss where training stopped, and that of the cell's minimisers, whether "
             "they lie inside the cell or not. No point of the cell has a lower loss than these."
         )
+        lower = [
+            (label, one.better_loss)
+            for label, one in _asked(model)
+            if label in labels and one.better_loss is not None and one.better_loss > FIT * now
+        ]
+        if lower:
+            series.append(Series("elsewhere", [loss for _, loss in lower], [at for at, _ in lower]))
+            caption += " Elsewhere: the lowest loss that was found in other cells."
         found.append(Figure(f"minima-{place + 1}", caption, dots(series, "loss")))
     return found
 
