@@ -362,3 +362,17 @@ def test_signs_of_polynomials_with_known_roots():
         assert ((ends[0] <= known) & (known <= ends[1])).all()
         parts = leaves.which == which
         assert (leaves.right - leaves.left)[parts].sum() == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("position", [0, 1, 2])
+def test_a_landscape_of_which_one_layer_moves_is_that_layers_block(position):
+    """Affine switching values by another route; layers before the one that moves cross nothing."""
+    layer = layer_of((2, 6, 5, 4, 1), loss="squared", count=20)
+    landscape = rs.Landscape(layer.module, layer.inputs, layer.targets)
+    block = landscape.block(position)
+    stop = 3.0 * np.random.default_rng(position).normal(size=block.size)
+    moved = landscape.theta
+    moved[landscape.positions(block.layer)] = stop
+    found = rs.cells_crossed(landscape, landscape.theta, moved)
+    assert found == rs.cells_crossed(block, block.theta, stop)
+    assert found > 20

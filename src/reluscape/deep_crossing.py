@@ -25,7 +25,7 @@ Indices = NDArray[np.intp]
 _EPS = float(np.finfo(np.float64).eps)
 #: Samples at once: so many that a layer's polynomials take about this many numbers if each kink changes
 #: its sign once.
-_NUMBERS = 5 * 10**6
+_NUMBERS = 2 * 10**6
 
 
 class Changes(NamedTuple):
