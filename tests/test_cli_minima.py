@@ -1,5 +1,6 @@
 """`reluscape minima`: what it says, what it writes, and how `verify` takes it."""
 
+import inspect
 import json
 import math
 from pathlib import Path
@@ -11,8 +12,9 @@ from safetensors.torch import load_file, save_file
 from test_cli import files, invoke, refusal
 from torch import nn
 
-from reluscape.cli_minima import SignsName
+from reluscape.cli_minima import SignsName, minima
 from reluscape.minima.result import SIGNS, CellMinimum
+from reluscape.minima_files import SEARCH
 from reluscape.train import mlp
 
 LOSSES = {"squared": nn.functional.mse_loss, "cross_entropy": nn.functional.cross_entropy}
@@ -61,6 +63,33 @@ def gradients(model: nn.Sequential, data: Path, loss: str) -> tuple[float, list[
 
 def test_conventions_are_those_of_the_library() -> None:
     assert tuple(SignsName) == (*SIGNS, "all")
+
+
+def test_the_search_is_that_of_the_survey() -> None:
+    assert inspect.signature(minima).parameters["search"].default == SEARCH
+
+
+def test_bad_minima_are_told_with_the_loss_that_shows_it(mine: Path) -> None:
+    """All four units active everywhere are one linear function, which four units surpass."""
+    state = load_file(mine / "deep.safetensors")
+    state = {"0.weight": state["0.weight"][:4].clone(), "0.bias": torch.full((4,), 50.0)}
+    state |= {"2.weight": torch.tensor([[1.0, -1.0, 1.0, -1.0]]), "2.bias": torch.zeros(1)}
+    save_file(state, mine / "linear.safetensors")
+    given = (*subject(mine, "linear", "mine"), "--signs", "free")
+    result = invoke("minima", *given, "--out", mine / "r")
+    assert "bad: a lower loss is attained elsewhere, " in result.stdout
+    assert invoke("verify", mine / "r" / "minimum-free.nc", *given[:-2]).exit_code == 0
+    model = mlp((3, 4, 1), seed=0).double()
+    losses = {}
+    for name in ("minimum", "better"):
+        model.load_state_dict(load_file(mine / "r" / f"{name}-free.safetensors"))
+        losses[name] = gradients(model, mine / "mine.npz", "squared")[0]
+    (record,) = json.loads(invoke("minima", *given, "--json").stdout)["minima"]
+    assert (record["bad"], record["loss"]) == (True, pytest.approx(losses["minimum"]))
+    assert record["better_loss"] == pytest.approx(losses["better"])
+    assert losses["better"] < losses["minimum"]
+    result = invoke("minima", *given, "--search", 0)
+    assert "not known whether it is bad: none of 0 descents" in result.stdout
 
 
 def test_a_whole_network_under_each_convention(mine: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from typer.testing import CliRunner, Result
 
 from reluscape import cli, reproduce
@@ -342,3 +343,11 @@ def test_witness_of_the_docs_is_one() -> None:
     uniform, free = (cell_minimum(landscape, theta, signs=s) for s in ("uniform", "free"))  # type: ignore[arg-type]
     assert (uniform.genuine, free.genuine) == (False, True)
     assert free.loss == pytest.approx(names["loss"])
+    searched = cell_minimum(landscape, theta, search=10)
+    assert searched.bad
+    assert searched.better_loss < 0.495 < searched.loss
+    model = landscape.module_at()
+    torch.nn.utils.vector_to_parameters(torch.from_numpy(searched.better), model.parameters())
+    with torch.no_grad():
+        residuals = model(torch.from_numpy(inputs))[:, 0].numpy() - names["y"]
+    assert (residuals**2).mean() == pytest.approx(searched.better_loss)

@@ -192,6 +192,63 @@ def test_bad_minima_have_weights_of_lower_loss() -> None:
     assert bad >= 10
 
 
+def test_lower_losses_are_found_by_descents_and_hold_in_torch() -> None:
+    """Every `better` is sent through the module; the output bias is that of the question."""
+    open_before, bad = 0, 0
+    for seed in ALL[::4]:
+        made, landscape = case(seed).instance, case(seed).landscape
+        for convention, before in answers(seed).items():
+            if not before.genuine or before.bad is not None:
+                continue
+            found = rs.cell_minimum(landscape, signs=convention, search=6, seed=seed)
+            assert rs.verify(found, landscape).valid, (seed, convention)
+            open_before += 1
+            if found.bad:
+                assert forward_loss(made.module(), found.better, made.inputs, made.targets) == (
+                    pytest.approx(found.better_loss, rel=1e-9, abs=1e-12)
+                )
+                assert found.better_loss < found.loss - 1e-9
+                assert found.better[-1] == found.start[-1]
+                moved = replace(found, better=np.append(found.better[:-1], found.start[-1] + 1e-9))
+                assert not rs.verify(moved, landscape).valid
+                bad += 1
+            assert (found.theta == before.theta).all()
+    assert bad >= open_before / 3 >= 10
+
+
+def forward_loss(module: nn.Module, theta: np.ndarray, x: np.ndarray, y: np.ndarray) -> float:
+    """Plain PyTorch's mean squared error at parameters."""
+    nn.utils.vector_to_parameters(torch.from_numpy(theta), module.parameters())
+    with torch.no_grad():
+        return float(((module(torch.from_numpy(x)) - torch.from_numpy(y)) ** 2).sum() / len(x))
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e3])
+def test_the_linear_cell_of_a_table_is_bad(scale: float) -> None:
+    """Liu's table I, bias 20: all units active are one linear function, and ten units bend."""
+    rng = np.random.default_rng(0)
+    y = np.repeat([1.0, -1.0], 1000)
+    x = scale * (rng.normal(size=(2000, 3)) + np.outer(y, [1.0, 0.0, 0.0]))
+    weights = rng.normal(size=(10, 3)) / scale
+    instance = Instance(
+        (weights, np.tile([1.0, -1.0], 5)[None]), (20.0 + rng.normal(size=10), None), 0.0,
+        x, y[:, None], "squared", 0,
+    )  # fmt: skip
+    landscape = rs.Landscape(instance.module(), x, y)
+    assert rs.cell_minimum(landscape).bad is None
+    found = rs.cell_minimum(landscape, search=2)
+    design = np.column_stack([x, np.ones(2000)])
+    linear = design @ np.linalg.lstsq(design, y, rcond=None)[0]
+    assert found.loss == pytest.approx(((linear - y) ** 2).mean())
+    assert (found.genuine, found.bad) == (True, True)
+    assert forward_loss(instance.module(), found.better, x, y[:, None]) < found.loss - 0.03
+    again = rs.cell_minimum(landscape, search=2)
+    assert again.better.tobytes() == found.better.tobytes()
+    assert rs.cell_minimum(landscape, search=2, seed=1).better.tobytes() != found.better.tobytes()
+    with pytest.raises(InputError, match="search must be a whole number of at least 0"):
+        rs.cell_minimum(landscape, search=-1)
+
+
 def least_possible(instance: Instance) -> float:
     """Loss of the best function of the inputs at all (and of inputs of zero without bias, a constant)."""
     groups: dict[bytes, list[float]] = {}
@@ -353,6 +410,56 @@ def test_blocks_of_any_layer_and_loss_are_answered_as_by_programs() -> None:
         seen[block.landscape.loss_name, found.genuine] += 1
     losses = ("squared", "half_squared", "l1", "cross_entropy")
     assert all(seen[loss, genuine] >= 10 for loss in losses for genuine in (True, False))
+
+
+def test_bad_minima_of_blocks_have_weights_of_lower_loss() -> None:
+    seen: Counter[tuple[str, bool | None]] = Counter()
+    for seed in range(120):
+        block = block_case(seed)
+        found = rs.cell_minimum(block, search=4)
+        if not found.genuine:
+            continue
+        name = block.landscape.loss_name
+        seen[name, found.bad] += 1
+        assert rs.verify(found, block.landscape).valid, (seed, found)
+        if found.bad:
+            whole = block.landscape.theta
+            whole[block.landscape.positions(block.layer)] = found.better
+            lower = torch_loss(block.landscape.module_at(whole), block.landscape)
+            assert lower == pytest.approx(found.better_loss, rel=1e-9, abs=1e-12)
+            assert lower < found.loss - 1e-9
+    assert all(seen[loss, True] >= 1 for loss in ("squared", "half_squared", "l1", "cross_entropy"))
+
+
+def torch_loss(module: nn.Module, landscape: rs.Landscape) -> float:
+    """A module's loss on a landscape's data, by PyTorch's own functions."""
+    y = torch.from_numpy(landscape.targets)
+    with torch.no_grad():
+        outputs = module(torch.from_numpy(landscape.inputs))
+        if landscape.loss_name == "cross_entropy":
+            return float(nn.functional.cross_entropy(outputs, y))
+        rest = outputs - y
+        total = rest.abs().sum() if landscape.loss_name == "l1" else (rest**2).sum()
+        return float(total / len(y) * (0.5 if landscape.loss_name == "half_squared" else 1.0))
+
+
+def test_minima_of_a_last_layer_are_never_bad() -> None:
+    """The loss is convex in it: nothing is lower, which `verify` accepts for this layer alone."""
+    checked = refused = 0
+    for seed in range(60):
+        last = block_case(seed).landscape.block(-1)
+        found = rs.cell_minimum(last)
+        if found.genuine:
+            assert found.bad is False
+            assert rs.verify(found, last.landscape).valid, seed
+            checked += found.loss > 0.01
+        first = block_case(seed).landscape.block(0)
+        found = rs.cell_minimum(first)
+        if found.genuine and found.bad is None:
+            claim = replace(found, bad=False)
+            assert not rs.verify(claim, first.landscape).valid
+            refused += 1
+    assert min(checked, refused) >= 10, (checked, refused)
 
 
 def test_a_blocks_witness_is_certified_as_a_minimum() -> None:

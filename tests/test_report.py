@@ -298,7 +298,7 @@ def answered(record: Survey) -> Survey:
     """The first network with answers of every kind about minima of its cells."""
     whole = (
         MinimumSurvey(
-            "free", True, "continuous", "closed form", True, "minima/a-free.nc", 0.01, 0.2, 0.0, 0
+            "free", True, "continuous", "closed form", True, "minima/a-free.nc", 0.01, 0.2, 0.004, 0
         ),
         MinimumSurvey(
             "given", False, "continuous", "closed form", False, "minima/a-given.nc", 0.01, 1e-13
@@ -318,7 +318,10 @@ def answered(record: Survey) -> Survey:
 def test_minima_are_told_by_convention_and_layer(record: Survey, tmp_path: Path) -> None:
     changed = answered(record)
     (section,) = [one for one in build_sections(changed) if one.key == "minima"]
-    assert "a genuine minimum with output weights of any signs" in section.verdict
+    assert (
+        "a genuine minimum, but a bad one (a loss of 0.00400 is attained elsewhere), with output weights"
+        " of any signs"
+    ) in section.verdict
     assert "no genuine minimum with output weights of the signs they have" in section.verdict
     assert "undecided, with output weights of one sign" in section.verdict
     assert "no answer for layer 2 (body.2) and 3 (body.4)" in section.verdict
@@ -326,10 +329,12 @@ def test_minima_are_told_by_convention_and_layer(record: Survey, tmp_path: Path)
     texts = [[cell.text for cell in row] for row in table.rows]
     assert [row[1] for row in texts] == ["yes", "no", "undecided", "no"]
     assert [row[4] for row in texts] == ["yes", "–", "–", "–"]
+    assert [row[5] for row in texts] == ["0.00400", "–", "–", "–"]
     assert texts[3][2] == "falls forever"
     (figure,) = section.figures
     assert list(figure.figure.data[0].x) == [0.0123] * 3
     assert list(figure.figure.data[1].x) == [0.01] * 3
+    assert list(figure.figure.data[2].x) == [0.004]
     method = " ".join(section.method)
     for word in ("nothing about other cells", "Falls forever", "Undecided", "count as negative"):
         assert word in method

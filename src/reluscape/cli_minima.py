@@ -75,6 +75,13 @@ def minima(
             help="Signs that the output weights of a whole network may have.  [default: all]"
         ),
     ] = None,
+    search: Annotated[
+        int,
+        typer.Option(
+            min=0, help="Descents that look for a lower loss, where it is not known otherwise."
+        ),
+    ] = 10,
+    seed: Annotated[int, typer.Option(min=0, max=2**31, help="Seed of these descents.")] = 0,
     out: Annotated[
         Path | None,
         typer.Option(help="Folder for the answers with their proofs, and the minima as weights."),
@@ -84,8 +91,9 @@ def minima(
     """Say whether the activation cell that a model stands in holds a genuine minimum of the loss.
 
     With every sign of every hidden unit kept, the loss has minimisers; they are genuine where they lie
-    inside the cell. OUT holds minimum-SIGNS.nc or layer-NAME.nc, which `reluscape verify` checks, and,
-    where there is a minimum, its weights beside it (.safetensors); better-*.safetensors has a lower loss.
+    inside the cell, and bad where a lower loss is attained elsewhere. OUT holds minimum-SIGNS.nc or
+    layer-NAME.nc, which `reluscape verify` checks, and, where there is a minimum, its weights beside it
+    (.safetensors); better-*.safetensors has a lower loss.
     """
     if layer is not None and signs is not None:
         raise InputError(f"--signs is about a whole network: leave it or --layer {layer} out")
@@ -106,11 +114,11 @@ def minima(
     folder = None if out is None else MinimaFolder(out, landscape)
     if folder is not None:
         folder.check()
-    found = _answers(ctx, asked, folder)
+    found = _answers(ctx, asked, folder, (search, seed))
     if as_json:
         typer.echo(json.dumps(_record(landscape, found, why)))
     else:
-        typer.echo("\n".join(_told(landscape, found, why)))
+        typer.echo("\n".join(_told(landscape, found, why, search)))
 
 
 def minimum_verdict(
@@ -153,7 +161,9 @@ def _signs(signs: SignsName | None) -> tuple[Any, ...]:
     return SIGNS if signs in (None, SignsName.all) else (signs.value,)
 
 
-def _answers(ctx: typer.Context, asked: Sequence[Question], folder: Any) -> list[Answer]:
+def _answers(
+    ctx: typer.Context, asked: Sequence[Question], folder: Any, search: tuple[int, int]
+) -> list[Answer]:
     """Answer one question after the other; of several, those that cannot be answered say why."""
     from reluscape.progress import shown
 
@@ -162,7 +172,7 @@ def _answers(ctx: typer.Context, asked: Sequence[Question], folder: Any) -> list
         for turn, question in enumerate(asked):
             progress(f"minima of the cell, {question.name}", turn / len(asked))
             try:
-                answer = question.answer()
+                answer = question.answer(*search)
             except (InputError, AnalysisError) as error:
                 if len(asked) == 1:
                     raise
@@ -174,7 +184,7 @@ def _answers(ctx: typer.Context, asked: Sequence[Question], folder: Any) -> list
     return found
 
 
-def _told(landscape: Landscape, found: Sequence[Answer], why: str) -> list[str]:
+def _told(landscape: Landscape, found: Sequence[Answer], why: str, search: int) -> list[str]:
     """The answers as a table, what they mean, and where they are."""
     from reluscape.report.wording import aligned
 
@@ -186,7 +196,7 @@ def _told(landscape: Landscape, found: Sequence[Answer], why: str) -> list[str]:
     lines += [aligned(rows), ""]
     lines += [f"  {ABOUT[question.signs]}" for question, _, _ in found if whole]
     for question, answer, files in found:
-        lines += [f"  {question.name}: {text}" for text in _remarks(answer)]
+        lines += [f"  {question.name}: {text}" for text in _remarks(answer, search)]
         lines += [f"  written: {file}" for file in files]
     return lines if lines[-1] else lines[:-1]
 
@@ -208,7 +218,7 @@ def _row(question: Question, answer: CellMinimum | str, now: float) -> tuple[str
     )
 
 
-def _remarks(answer: CellMinimum | str) -> list[str]:
+def _remarks(answer: CellMinimum | str, search: int) -> list[str]:
     """What the table does not say."""
     if isinstance(answer, str):
         return [answer]
@@ -218,7 +228,9 @@ def _remarks(answer: CellMinimum | str) -> list[str]:
     if answer.genuine and math.isfinite(answer.margin):
         lines.append(f"nearest kink {answer.margin:.2g} of the weights' length away")
     if answer.bad:
-        lines.append(f"lower loss {answer.better_loss:.6g}")
+        lines.append(f"bad: a lower loss is attained elsewhere, {answer.better_loss:.6g}")
+    if answer.genuine and answer.bad is None:
+        lines.append(f"not known whether it is bad: none of {search} descents found a lower loss")
     if answer.active:
         lines.append(f"{answer.active} kinks are zero at the weights and count as negative")
     return lines

@@ -8,9 +8,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from reluscape.breakpoints import refined
+from reluscape.deep_crossing import changes_along, check_affine
 from reluscape.errors import InputError
 from reluscape.landscape import Block, Landscape
-from reluscape.network import Affine, Rectifier
+from reluscape.network import Network, Rectifier
 from reluscape.piecewise import Piecewise
 from reluscape.tolerances import TOLERANCES
 from reluscape.validation import check_theta
@@ -27,10 +28,11 @@ def cells_crossed(subject: Block | Landscape, theta_a: ArrayLike, theta_b: Array
     It is one more than the number of positions t in (0, 1) at which the pattern of
     `theta_a + t (theta_b - theta_a)` changes. For a block these are all kinks of its pattern, residuals
     of the L1 loss included; a block's cells are convex, so that none is met twice. For a landscape all
-    layers move; its cells are those of the hidden kinks, which are affine in t for one hidden layer.
+    layers move; its cells are those of the hidden kinks, and the l-th layer's switching values are
+    polynomials of degree l in t between the changes before it, so that a cell may be met again.
 
     Args:
-        subject: A block of any layer, or the landscape of a network with one hidden layer (or none).
+        subject: A block of any layer, or the landscape of a network that is readable as a whole.
         theta_a: Start, shape (params,).
         theta_b: End, shape (params,).
 
@@ -40,23 +42,30 @@ def cells_crossed(subject: Block | Landscape, theta_a: ArrayLike, theta_b: Array
         Stability of Numerical Algorithms, section 3.1), and the number of changes is the smallest that
         these intervals allow. So crossings that cannot be told apart are one, a kink that is zero but for
         rounding crosses nothing, and crossings within rounding of an end are outside the segment. A kink
-        that is exactly zero for a while counts as negative there, as in `Block.pattern`.
+        that is exactly zero for a while counts as negative there, as in `Block.pattern`. Where all layers
+        of a deeper network move, roots are isolated by halving until a polynomial's Bernstein
+        coefficients are of one sign beyond their rounding errors; one that comes to zero within these
+        and goes back, as at a double root, crosses nothing.
 
     Cost: a forward pass for each breakpoint of the sample that has most; the values of one layer at all
-    breakpoints in memory, O(samples * breakpoints of a sample * units).
+    breakpoints in memory, O(samples * breakpoints of a sample * units). For a deeper landscape with P
+    pieces in all, O(P * units^2 * depth) and some 45 halvings of the polynomials that change their sign:
+    three seconds for the 58,000 cells of two hidden layers of 50 units and 1,000 samples.
 
     Raises:
-        InputError: A landscape with more than one hidden layer, along whose segments switching values are
-            polynomials: ask for its blocks. Points of the wrong shape.
+        InputError: Points of the wrong shape. A landscape that is not readable as a whole, or with
+            re-parametrised layers: ask for its blocks.
 
     Source: Liu, section VI, counts cells along straight ways.
     """
     start, stop = (check_theta(theta, subject.size) for theta in (theta_a, theta_b))
     if isinstance(subject, Block):
         return 1 + _num_changes(_crossings(subject.piecewise, start, stop, residuals=True))
-    first = _first_layer(subject)
-    if first is None:
-        return 1
+    layers = _network(subject).layers
+    alone = sum(isinstance(layer, Rectifier) for layer in layers) == 1
+    if not (alone and isinstance(layers[1], Rectifier)):
+        return 1 + _num_changes(_deep_crossings(subject, start, stop))
+    first = subject.block(0)
     columns = subject.positions(first.layer)
     crossings = _crossings(first.piecewise, start[columns], stop[columns], residuals=False)
     return 1 + _num_changes(crossings)
@@ -76,22 +85,26 @@ class _Crossings(NamedTuple):
     kinks: Indices
 
 
-def _first_layer(landscape: Landscape) -> Block | None:
-    """The hidden layer of a network that has one, None where there is none."""
+def _network(landscape: Landscape) -> Network:
+    """The landscape's network, if all of it is readable."""
     reading = landscape.reading
-    layers = () if reading is None else reading.network.layers
-    readable = reading is not None and not reading.opaque
-    hidden = sum(isinstance(layer, Rectifier) for layer in layers)
-    if readable and hidden == 0:
-        return None
-    alone = hidden == 1 and isinstance(layers[0], Affine) and isinstance(layers[1], Rectifier)
-    if not (readable and alone):
+    if reading is None or reading.opaque:
+        why = landscape.unreadable if reading is None else reading.reason
         raise InputError(
-            "landscape must be that of a fully readable network with one hidden layer, whose switching"
-            f" values are affine along a segment; received one with layers {list(landscape.layers)} and"
-            f" {hidden} rectifiers: ask for the cells of its blocks, landscape.block(layer)"
+            f"landscape must be that of a network that is readable as a whole; {why}: ask for the cells"
+            " of its blocks, landscape.block(layer)"
         )
-    return landscape.block(0)
+    return reading.network
+
+
+def _deep_crossings(landscape: Landscape, start: Floats, stop: Floats) -> _Crossings:
+    """All sign changes of hidden kinks where all layers move."""
+    networks = [_network(landscape.at(point)) for point in (start, 0.5 * (start + stop), stop)]
+    check_affine(*networks)
+    assert landscape.reading is not None
+    found = changes_along(networks[0], networks[2], landscape.reading.features)
+    times, width = 0.5 * (found.left + found.right), 0.5 * (found.right - found.left)
+    return _Crossings(times, width + TOLERANCES.rounding * _EPS, found.kinks)
 
 
 def _crossings(piecewise: Piecewise, start: Floats, stop: Floats, *, residuals: bool) -> _Crossings:

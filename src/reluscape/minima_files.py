@@ -17,7 +17,10 @@ from reluscape.minima.result import SIGNS, CellMinimum, Signs
 from reluscape.results import certificate_name, check_writable, write_then_rename
 from reluscape.weights import write_state
 
-__all__ = ["MinimaFolder", "Question", "minimum_name", "questions", "why_not_whole"]
+__all__ = ["SEARCH", "MinimaFolder", "Question", "minimum_name", "questions", "why_not_whole"]
+
+#: Descents that look for a lower loss than a minimum's, where nothing else is asked for.
+SEARCH = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +45,9 @@ class Question:
         """The layer or the convention, for a heading."""
         return self.signs if self.layer is None else f"layer {self.layer}"
 
-    def answer(self) -> CellMinimum:
-        """Whether the cell holds a genuine minimum."""
-        return cell_minimum(self.subject, signs=self.signs)
+    def answer(self, search: int, seed: int) -> CellMinimum:
+        """Whether the cell holds a genuine minimum, and by so many descents whether it is a bad one."""
+        return cell_minimum(self.subject, signs=self.signs, search=search, seed=seed)
 
 
 def why_not_whole(landscape: Landscape) -> str:

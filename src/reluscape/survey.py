@@ -325,7 +325,7 @@ class _Task:
         remarks = []
         for question in questions(landscape, (None,)):
             try:
-                found = minimum(question)
+                found = minimum(question, self.seed)
             except InputError as error:
                 remarks.append(f"minimum with {question.name} signs: {error}")
                 continue
@@ -340,7 +340,7 @@ class _Task:
         if self.weight_decay:
             return {}
         try:
-            found = minimum(Question(block))
+            found = minimum(Question(block), self.seed)
         except InputError as error:
             raise AnalysisError(str(error)) from error
         if found is None:

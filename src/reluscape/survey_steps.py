@@ -167,9 +167,13 @@ def minimum_work(question: Question) -> float:
     return float(solved * (UNITS_COST if open_columns and not closed else 1))
 
 
-def minimum(question: Question) -> CellMinimum | None:
+def minimum(question: Question, seed: int) -> CellMinimum | None:
     """Whether the cell holds a genuine minimum; None if it takes more than a short survey allows."""
-    return question.answer() if minimum_work(question) <= MAX_MINIMUM_WORK else None
+    if minimum_work(question) > MAX_MINIMUM_WORK:
+        return None
+    from reluscape.minima_files import SEARCH
+
+    return question.answer(SEARCH, seed)
 
 
 def pivots_for(block: Block) -> int:

@@ -254,6 +254,7 @@ def _result(
     least = block.landscape.loss_name != "cross_entropy" and loss <= FIT * (
         1.0 + block.loss(0 * at)
     )
+    least = least or not len(frozen.moving)  # the loss is convex in the layer
     values = block.kinks(frozen.start)[: frozen.cell.hidden]
     bounds = block.piecewise.rounding_bounds(frozen.start, TOLERANCES.rounding)[0]
     return CellMinimum(

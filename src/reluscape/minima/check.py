@@ -86,7 +86,7 @@ def _witness(found: CellMinimum, landscape: Landscape, start: Block, cell: Froze
     require(found.bad in (True, False, None), "it is bad in no known way")
     if found.bad:
         _lower(found, landscape, loss)
-    if found.bad is False:
+    if found.bad is False and (found.layer is None or moving.any()):  # else the cell is everything
         least = _least_possible(found, landscape, there)
         require(loss <= least + SAME * (1.0 + abs(loss)), "a lower loss is not ruled out")
     return f"a genuine minimum of loss {loss:.6g}"
@@ -163,7 +163,11 @@ def _lower(found: CellMinimum, landscape: Landscape, loss: float) -> None:
     """A lower loss is attained."""
     require(found.better is not None, "it has no weights of lower loss")
     assert found.better is not None
-    lower = _at(found, landscape, found.better).loss()
+    there = _at(found, landscape, found.better)
+    if found.layer is None:
+        bias = landscape.positions(landscape.layers[1])[there.piecewise.width :]
+        require(np.array_equal(found.better[bias], found.start[bias]), "its better bias moved")
+    lower = there.loss()
     require(lower < loss - SAME * (1.0 + abs(loss)), f"its better weights have loss {lower:.6g}")
 
 

@@ -14,6 +14,7 @@ from reluscape.minima.blocks import block_minimum
 from reluscape.minima.check import LEFT_OPEN, SAME, depth_left, unit_distance
 from reluscape.minima.closed import Closed
 from reluscape.minima.frozen_cell import FrozenCell
+from reluscape.minima.lower import with_lower_loss
 from reluscape.minima.programs import Programs
 from reluscape.minima.readouts import readout_minimum
 from reluscape.minima.result import SIGNS, CellMinimum, Infeasibility, Signs
@@ -23,6 +24,7 @@ from reluscape.nearby import in_theta_order
 from reluscape.network import Affine, Rectifier
 from reluscape.tolerances import TOLERANCES
 from reluscape.validation import check_theta
+from reluscape.validation import check_whole as check_whole_number
 
 Floats = NDArray[np.float64]
 Indices = NDArray[np.intp]
@@ -33,6 +35,8 @@ def cell_minimum(
     theta: ArrayLike | None = None,
     *,
     signs: Signs = "free",
+    search: int = 0,
+    seed: int = 0,
 ) -> CellMinimum:
     """Find out whether the loss attains its minimum over an activation cell inside it.
 
@@ -59,17 +63,22 @@ def cell_minimum(
             negative (`active` says how many).
         signs: Signs that the output weights may have: "free" any, "given" the point's own, "uniform" all
             positive or all negative. Does not apply to a block.
+        search: How many descents look for a lower loss where a minimum is found of which it is not known
+            whether it is a bad one; without any, only a bad minimum beside a perfect fit is called one.
+        seed: Of the search.
 
     Returns:
         The answer with what shows it: weights inside the cell at which the gradient vanishes, or for each
         part of the sign choices a Farkas vector (`Infeasibility`). `verify` checks both without a solver.
-        `genuine` is None where the search over signs is given up, or rounding leaves it open.
+        `genuine` is None where the search over signs is given up, or rounding leaves it open. A minimum
+        is bad only where weights of lower loss are found, which are returned.
 
     Cost:
         Independent inputs (rank X = the number of distinct ones): O(N K) and one Cholesky factor of their
         Gram matrix for each data set; else singular value decompositions of N x rank X for each pattern,
         and linear programs in as many variables as the minimisers leave free. Over free signs up to 2^K
-        parts, few in practice. A block: one decomposition of (N outputs) x (units rank X).
+        parts, few in practice. A block: one decomposition of (N outputs) x (units rank X). The search:
+        up to 300 forward and backward passes for each descent, some 40 ms for 2,000 samples and 10 units.
 
     Guarantees:
         A positive answer rests on a forward and a backward pass: same pattern, gradient zero within the
@@ -100,13 +109,16 @@ def cell_minimum(
     """
     if signs not in SIGNS:
         raise InputError(f"signs must be one of {', '.join(SIGNS)}; received {signs!r}")
+    starts = check_whole_number(search, "search", 0)
+    seed = check_whole_number(seed, "seed", 0)
     if isinstance(landscape_or_block, Landscape):
         landscape = landscape_or_block
         start = landscape.theta if theta is None else check_theta(theta, landscape.size)
-        return _of_landscape(landscape, start, signs)
+        found = _of_landscape(landscape, start, signs)
+        return with_lower_loss(found, landscape, starts, seed)
     if isinstance(landscape_or_block, Block):
         block = landscape_or_block
-        return _of_block(block, block.check(theta))
+        return with_lower_loss(_of_block(block, block.check(theta)), block, starts, seed)
     raise InputError(
         f"cell_minimum needs a Landscape or a Block; received {type(landscape_or_block).__name__}"
     )

@@ -52,11 +52,12 @@ def readout_minimum(block: Block, start: Floats) -> CellMinimum | None:
     values = np.abs(block.kinks(start))
     bounds = piecewise.rounding_bounds(start, TOLERANCES.rounding)[0]
     moving = cell.lengths(np.arange(cell.hidden)) > 0
+    least = route.squares + units.rest <= units.negligible or not moving.any()
     return CellMinimum(
         genuine=genuine,
         kind=units.kind(route.rank),
         loss=loss,
-        bad=False if genuine is False or route.squares + units.rest <= units.negligible else None,
+        bad=False if genuine is False or least else None,
         theta=theta,
         signs=None,
         method=route.method,

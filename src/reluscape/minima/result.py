@@ -77,7 +77,7 @@ class CellMinimum(Result):
             (an affine space of them) or "plateau" (no unit is active: every point is one).
         loss: Their loss; NaN where a cross-entropy falls forever and has none.
         bad: True where a lower loss is known, attained at `better`; False where none is lower, or the
-            cell holds no minimum; None where neither is known.
+            cell holds no minimum; None where neither is known, however long a lower one was looked for.
         theta: A minimiser inside the cell, as the landscape's (or the block's) parameters; or None.
         signs: Signs of its output weights (units,); None without one, and for a block.
         method: "sign check", "closed form", "linear program" or "sign search".
@@ -90,7 +90,7 @@ class CellMinimum(Result):
         objective: The landscape's loss, "squared" and so on.
         start: The point whose cell it is.
         active: Number of kinks that are zero at `start`; they count as negative.
-        better: Parameters of lower loss where `bad`, else None.
+        better: Parameters of lower loss where `bad`, else None; an output bias is the start's.
         better_loss: Their loss; NaN without.
         dual: For a block's L1 loss, l with `E^T l = 0` and `|l| <= 1`: no loss of the frozen network is
             below `-l . y / samples`.

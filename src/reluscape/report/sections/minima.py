@@ -15,6 +15,7 @@ COLUMNS = (
     "minimisers' loss",
     "kind",
     "bad",
+    "lower loss",
     "margin",
     "found by",
     "proof",
@@ -48,7 +49,9 @@ def section(survey: Survey) -> Section | None:
             "inside the cell, where the formula is the network; outside they are none.",
             *_whole_method(models),
             "A cell without a genuine minimum says nothing about other cells: training that moves on may "
-            "find one there. A minimum is called bad where a lower loss is known.",
+            "find one there. A minimum is called bad where a lower loss is attained elsewhere, by other "
+            "weights of the same layers. Descents from drawn weights look for one; that they find none "
+            "proves nothing.",
             "The margin of a minimum is its distance to the nearest kink over the length of its weights; "
             "results.nc has, where there is none, what rounding leaves open.",
             *_further(models),
@@ -91,18 +94,25 @@ def _verdict(model: ModelSurvey) -> str:
 
 
 def _told(asked: list[Asked], word: str) -> str:
-    """For what there is a genuine minimum, for what none, and what is open."""
-    words = {
+    """For what there is a genuine minimum, bad ones apart, for what none, and what is open."""
+    found: dict[str, list[str]] = {}
+    for answer in (True, False, None):
+        for name, one in asked:
+            if one.genuine is answer:
+                found.setdefault(_answer(one), []).append(name)
+    return "; ".join(f"{text} {word}{listed(names)}" for text, names in found.items())
+
+
+def _answer(one: MinimumSurvey) -> str:
+    """The answer in words."""
+    if one.genuine and one.bad:
+        lower = number(one.better_loss)
+        return f"a genuine minimum, but a bad one (a loss of {lower} is attained elsewhere),"
+    return {
         True: "a genuine minimum",
         False: "no genuine minimum",
         None: "one or none, undecided,",
-    }
-    found = []
-    for answer, text in words.items():
-        names = [name for name, one in asked if one.genuine is answer]
-        if names:
-            found.append(f"{text} {word}{listed(names)}")
-    return "; ".join(found)
+    }[one.genuine]
 
 
 def _whole_method(models: list[ModelSurvey]) -> list[str]:
@@ -152,6 +162,14 @@ def _figures(models: list[ModelSurvey]) -> list[Figure]:
             f"{model.name}: the loss where training stopped, and that of the cell's minimisers, whether "
             "they lie inside the cell or not. No point of the cell has a lower loss than these."
         )
+        lower = [
+            (label, one.better_loss)
+            for label, one in _asked(model)
+            if label in labels and one.better_loss is not None and one.better_loss > FIT * now
+        ]
+        if lower:
+            series.append(Series("elsewhere", [loss for _, loss in lower], [at for at, _ in lower]))
+            caption += " Elsewhere: the lowest loss that was found in other cells."
         found.append(Figure(f"minima-{place + 1}", caption, dots(series, "loss")))
     return found
 
@@ -175,6 +193,7 @@ def _row(label: str, one: MinimumSurvey) -> tuple[Cell, ...]:
         Cell("falls forever" if falls else number(one.loss), numeric=True),
         Cell(NONE if falls else one.kind),
         Cell(bad),
+        Cell(number(one.better_loss) if one.bad else NONE, numeric=True),
         Cell(number(one.margin) if one.genuine else NONE, numeric=True),
         Cell(one.method),
         Cell("NetCDF", file=one.file) if one.file else Cell(NONE),
