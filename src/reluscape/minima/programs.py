@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from reluscape.minima.central import Central
 from reluscape.minima.deepest import SHALLOW, Deepest, Sides, deepest
 from reluscape.minima.groups import Groups
 from reluscape.minima.signs import Choice, Clauses, Split, Witness
@@ -102,10 +103,15 @@ class Programs:
                   if (sign := self.sign_of(place, signs)) in (-1, 1)]  # fmt: skip
         cap = self.groups.size
         sides = [self.groups.sides_of(place, float(sign)) for place, sign in chosen]
-        found = deepest(sides, self.groups.variables, cap)
+        found = self.central(chosen) or deepest(sides, self.groups.variables, cap)
         if found.depth <= SHALLOW * cap:
             return self.shown(signs, chosen, found)
         return self.undecided(signs, found) or self.witness(signs, found.point)
+
+    def central(self, chosen: list[tuple[int, int]]) -> Deepest | None:
+        """What interior points find, where they are worth it."""
+        central = Central.of(self.groups, chosen, self.inside)
+        return None if central is None else central.deepest()
 
     def by_clauses(self, signs: Choice) -> Leaf | Split | None:
         """What the outputs at minimisers, which are all the same, ask of the signs without a program."""
