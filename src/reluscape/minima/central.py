@@ -30,6 +30,8 @@ MAX_NUMBERS = 5 * 10**7
 RANGE = 1e-10
 #: Share of the bound at which t is large enough.
 ENOUGH = 0.3
+#: To begin with, of slacks and multipliers, over those of the middle.
+PRODUCT = 100
 #: What equations may lack, over t; it is projected away.
 EXACT = 1e-9
 #: What stationarity may lack, over the multipliers: to stop at, and to be a proof to (`LEFT_OPEN`: 1e-8).
@@ -44,6 +46,7 @@ class Central:
     Attributes:
         groups: All minimisers.
         chosen: Places of the groups with signs, and the signs.
+        basis: What only their outputs can reach, orthonormal (distinct, rows).
         depths: For each of these how deep its `inside` is in its cone (chosen,).
         cones: The program; z is t and tau, the last row the normalisation.
         inside: A point of each cone, of length one (chosen, rank).
@@ -51,6 +54,7 @@ class Central:
 
     groups: Groups
     chosen: list[tuple[int, int]]
+    basis: Floats
     depths: Floats
     cones: Cones
     inside: Floats
@@ -97,8 +101,9 @@ class Central:
             ),
             ends=np.append(np.zeros(len(fitted)), 1.0),
             cost=np.array([-1.0, 0.0]),
+            offsets=np.zeros((len(some), samples + 1)),
         )
-        return cls(groups, chosen, depths, cones, points)
+        return cls(groups, chosen, basis, depths, cones, points)
 
     def deepest(self) -> Deepest | None:
         """A minimiser well inside, or weights that show that there is none; None where neither is clear.
@@ -109,7 +114,8 @@ class Central:
         tau = 1.0 / (1.0 + float((self.cones.equations[:, -1] * start).sum()))
         start *= tau
         lowest = float(self.cones.slack(start, np.array([0.0, tau])).min())
-        found = interior(self.cones, start, np.array([0.5 * lowest, tau]), self.enough)
+        shared, sides = np.array([0.5 * lowest, tau]), self.cones.offsets.size
+        found = interior(self.cones, start, shared, PRODUCT * lowest / sides, self.enough)
         if found.shared[0] > 0:
             point = self.variables(found.blocks)
             if (depth := self.depth(point)) > SHALLOW:
@@ -147,8 +153,9 @@ class Central:
         rest = np.ones(len(lengths), dtype=np.bool_)
         for place, _ in self.chosen:
             rest[groups.groups[place].part] = False
-        basis = across(groups, [place for place, _ in self.chosen])
-        size = float((basis.T @ outputs) @ (basis.T @ fitted)) / float((basis.T @ outputs) @ (basis.T @ outputs))
+        there = self.basis.T @ outputs
+        square = float(there @ there)
+        size = float(there @ (self.basis.T @ fitted)) / square if square > 0 else groups.size
         lengths *= size
         if rest.any():
             lengths[rest] = np.linalg.lstsq(groups.outputs[:, rest], fitted - size * outputs, rcond=RANGE)[0]

@@ -1,6 +1,6 @@
 """Linear programs over many small cones that only a few equations hold together: interior points.
 
-    minimise  c . z   subject to   G_j q_j + F_j z >= 0,   sum_j B_j q_j + B_z z = b
+    minimise  c . z   subject to   G_j q_j + F_j z + e_j >= 0,   sum_j B_j q_j + B_z z = b
 
 with blocks q_j of few variables, and two or so variables z that all blocks share. A Newton step eliminates
 the blocks one by one and leaves one equation for each row of B, where a simplex method would have a dense
@@ -22,7 +22,7 @@ Floats = NDArray[np.float64]
 STEPS = 80
 #: Share of the way to the boundary that a step goes.
 SHORT = 0.99
-#: Mean product of slacks and multipliers, to begin with 1, at which nothing more can be gained.
+#: Share of the first product of slacks and multipliers at which nothing more can be gained.
 CLOSED = 1e-13
 #: Share of a block's trace that keeps its Cholesky factor from breaking down.
 RIDGE = 1e-14
@@ -39,6 +39,7 @@ class Cones:
         equations_shared: B_z (rows, shared).
         ends: b (rows,).
         cost: c (shared,).
+        offsets: e (blocks, sides).
     """
 
     sides: Floats
@@ -47,8 +48,13 @@ class Cones:
     equations_shared: Floats
     ends: Floats
     cost: Floats
+    offsets: Floats
 
     def slack(self, blocks: Floats, shared: Floats) -> Floats:
+        """`G_j q_j + F_j z + e_j` (blocks, sides)."""
+        return self.change(blocks, shared) + self.offsets
+
+    def change(self, blocks: Floats, shared: Floats) -> Floats:
         """`G_j q_j + F_j z` (blocks, sides)."""
         return np.asarray(np.matmul(self.sides, blocks[:, :, None])[:, :, 0] + self.shared @ shared)
 
@@ -73,7 +79,7 @@ class Inside:
     Attributes:
         blocks: q (blocks, size).
         shared: z (shared,).
-        slack: s > 0 in place of `G q + F z` (blocks, sides).
+        slack: s > 0 in place of `G q + F z + e` (blocks, sides).
         rows: l (rows,).
         multipliers: mu > 0 (blocks, sides).
     """
@@ -91,7 +97,7 @@ class Inside:
 
 
 def interior(
-    program: Cones, blocks: Floats, shared: Floats, enough: Callable[[Inside], bool]
+    program: Cones, blocks: Floats, shared: Floats, product: float, enough: Callable[[Inside], bool]
 ) -> Inside:
     """Follow the central path by Mehrotra's steps until a point is enough, or nothing more is gained.
 
@@ -99,12 +105,13 @@ def interior(
         program: The program.
         blocks: Where to begin; with `shared` inside all sides.
         shared: See `blocks`.
+        product: Of each slack and its multiplier, to begin with.
         enough: Asked after each step.
 
     Cost: for each step blocks x size x rows^2 and rows^3 / 3.
     """
     slack = program.slack(blocks, shared)
-    here = Inside(blocks, shared, slack, np.zeros(len(program.ends)), 1.0 / slack / slack.size)
+    here = Inside(blocks, shared, slack, np.zeros(len(program.ends)), product / slack)
     for _ in range(STEPS):
         try:
             after = _Newton(program, here).step()
@@ -113,7 +120,7 @@ def interior(
         if not (np.isfinite(after.gap) and after.gap > 0):
             break
         here = after
-        if enough(here) or here.gap < CLOSED / slack.size:
+        if enough(here) or here.gap < CLOSED * product:
             break
     return here
 
@@ -158,7 +165,7 @@ class _Newton:
         lifted = ends - self.across @ shared
         half = half + self.solved @ np.concatenate([lifted, -shared])
         blocks = np.linalg.solve(self.lower.transpose(0, 2, 1), half[:, :, None])[:, :, 0]
-        slack = program.slack(blocks, shared) + self.off
+        slack = program.change(blocks, shared) + self.off
         return Inside(blocks, shared, slack, lifted, wanted / here.slack - self.weights * slack)
 
     def step(self) -> Inside:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from reluscape.minima.central import Central
+from reluscape.minima.central import MANY, Central
 from reluscape.minima.deepest import SHALLOW, Deepest, Sides, deepest
 from reluscape.minima.groups import Groups
 from reluscape.minima.signs import Choice, Clauses, Split, Witness
@@ -23,6 +23,8 @@ Indices = NDArray[np.intp]
 
 #: Outputs at minimisers below this share of the largest may be rounding errors of zero.
 ZERO = 1e-8
+#: Signs turned over, for each unit, until a guess is taken as it is.
+FLIPS = 4
 #: Least side of a unit's weights, over their and the input's length, at which they are inside their cell.
 INSIDE = 1e-9
 
@@ -97,8 +99,16 @@ class Programs:
             weights[:, unit] = self.empty[unit]
             return self.leaf(signs, weights)
         early = self.by_clauses(signs)
-        if early is not None:
+        if isinstance(early, Leaf):
             return early
+        if not signs.any() and self.groups.variables > MANY:
+            tried = self.by_program(self.guess())
+            if isinstance(tried, Witness):
+                return tried
+        return early or self.by_program(signs)
+
+    def by_program(self, signs: Choice) -> Witness | Leaf | Split:
+        """What a linear program says of them."""
         chosen = [(place, sign) for place in range(len(self.groups.groups))
                   if (sign := self.sign_of(place, signs)) in (-1, 1)]  # fmt: skip
         cap = self.groups.size
@@ -112,6 +122,24 @@ class Programs:
         """What interior points find, where they are worth it."""
         central = Central.of(self.groups, chosen, self.inside)
         return None if central is None else central.deepest()
+
+    def guess(self) -> Choice:
+        """The model's own signs, with as few as may be turned over for the outputs at minimisers."""
+        fitted = self.groups.fitted / self.units.samples.counts**0.5
+        clear = np.abs(fitted) > ZERO * float(np.abs(fitted).max(initial=0.0))
+        helps = (self.units.turns * np.sign(fitted)[:, None])[clear]
+        helps = helps[helps.any(axis=1)]
+        signs, last = np.where(self.units.outputs < 0, -1.0, 1.0), -1
+        for _ in range(FLIPS * len(signs)):
+            supported = (helps * signs > 0).sum(axis=1)
+            if supported.all():
+                break
+            lacking = (supported[:, None] <= helps * signs).sum(axis=0)
+            if last >= 0:
+                lacking[last] = len(helps) + 1
+            last = int(lacking.argmin())
+            signs[last] = -signs[last]
+        return signs.astype(np.int8)
 
     def by_clauses(self, signs: Choice) -> Leaf | Split | None:
         """What the outputs at minimisers, which are all the same, ask of the signs without a program."""
