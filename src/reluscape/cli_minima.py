@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -45,6 +46,9 @@ class SignsName(StrEnum):
 
 #: Titles of the table's columns; the first is that of what was asked.
 COLUMNS = ("genuine minimum", "minimisers' loss", "loss now", "kind", "bad", "found by")
+
+#: In place of an answer after Ctrl-C.
+STOPPED = "interrupted"
 
 ABOUT = {
     "free": "free: output weights of any signs",
@@ -119,6 +123,9 @@ def minima(
         typer.echo(json.dumps(_record(landscape, found, why)))
     else:
         typer.echo("\n".join(_told(landscape, found, why, search)))
+    if any(answer == STOPPED for _, answer, _ in found):
+        typer.echo("interrupted: the answers so far are above", err=True)
+        raise typer.Exit(130)
 
 
 def minimum_verdict(
@@ -161,18 +168,31 @@ def _signs(signs: SignsName | None) -> tuple[Any, ...]:
     return SIGNS if signs in (None, SignsName.all) else (signs.value,)
 
 
+def _waiting() -> None:  # in a signal handler: no buffers
+    os.write(2, b"stopping at the next step; Ctrl-C again to stop at once\n")
+
+
 def _answers(
     ctx: typer.Context, asked: Sequence[Question], folder: Any, search: tuple[int, int]
 ) -> list[Answer]:
     """Answer one question after the other; of several, those that cannot be answered say why."""
-    from reluscape.progress import shown
+    from reluscape.progress import UNKNOWN, Stop, shown, stoppable
 
     found: list[Answer] = []
-    with shown() as progress:
+    with shown() as plain, stoppable(plain, _waiting) as progress:
         for turn, question in enumerate(asked):
-            progress(f"minima of the cell, {question.name}", turn / len(asked))
+
+            def told(what: str, _: float, name: str = question.name, done: int = turn) -> None:
+                progress(f"{name}: {what}", done / len(asked) or UNKNOWN)
+
             try:
-                answer = question.answer(*search)
+                told("minima of the cell", 0.0)
+                answer = question.answer(*search, told)
+                if answer.genuine is None:  # perhaps because it was stopped
+                    told("minima of the cell", 0.0)
+            except Stop:
+                found.append((question, STOPPED, []))
+                continue
             except (InputError, AnalysisError) as error:
                 if len(asked) == 1:
                     raise

@@ -14,6 +14,7 @@ from reluscape.errors import InputError, UnsupportedModelError
 from reluscape.landscape import Block, Landscape
 from reluscape.minima.find import cell_minimum, check_whole
 from reluscape.minima.result import SIGNS, CellMinimum, Signs
+from reluscape.progress import Progress
 from reluscape.results import certificate_name, check_writable, write_then_rename
 from reluscape.weights import write_state
 
@@ -45,9 +46,13 @@ class Question:
         """The layer or the convention, for a heading."""
         return self.signs if self.layer is None else f"layer {self.layer}"
 
-    def answer(self, search: int, seed: int) -> CellMinimum:
+    def answer(
+        self, search: int, seed: int, progress: Progress | None = None
+    ) -> CellMinimum:
         """Whether the cell holds a genuine minimum, and by so many descents whether it is a bad one."""
-        return cell_minimum(self.subject, signs=self.signs, search=search, seed=seed)
+        return cell_minimum(
+            self.subject, signs=self.signs, search=search, seed=seed, progress=progress
+        )
 
 
 def why_not_whole(landscape: Landscape) -> str:

@@ -19,6 +19,7 @@ from scipy.linalg import svd
 from reluscape.minima.deepest import SHALLOW, Deepest
 from reluscape.minima.groups import Group, Groups
 from reluscape.minima.interior import Cones, Inside, interior
+from reluscape.minima.signs import Watch
 
 Floats = NDArray[np.float64]
 
@@ -31,7 +32,7 @@ RANGE = 1e-10
 #: Share of the bound at which t is large enough.
 ENOUGH = 0.3
 #: To begin with, of slacks and multipliers, over those of the middle.
-PRODUCT = 100
+PRODUCT = 100.0
 #: What equations may lack, over t; it is projected away.
 EXACT = 1e-9
 #: What stationarity may lack, over the multipliers: to stop at, and to be a proof to (`LEFT_OPEN`: 1e-8).
@@ -105,7 +106,7 @@ class Central:
         )
         return cls(groups, chosen, basis, depths, cones, points)
 
-    def deepest(self) -> Deepest | None:
+    def deepest(self, watch: Watch) -> Deepest | None:
         """A minimiser well inside, or weights that show that there is none; None where neither is clear.
 
         The depth is relative to the least deep group's own length.
@@ -114,8 +115,13 @@ class Central:
         tau = 1.0 / (1.0 + float((self.cones.equations[:, -1] * start).sum()))
         start *= tau
         lowest = float(self.cones.slack(start, np.array([0.0, tau])).min())
+
+        def enough(here: Inside) -> bool:
+            watch.tell()
+            return self.enough(here)
+
         shared, sides = np.array([0.5 * lowest, tau]), self.cones.offsets.size
-        found = interior(self.cones, start, shared, PRODUCT * lowest / sides, self.enough)
+        found = interior(self.cones, start, shared, PRODUCT * lowest / sides, enough)
         if found.shared[0] > 0:
             point = self.variables(found.blocks)
             if (depth := self.depth(point)) > SHALLOW:

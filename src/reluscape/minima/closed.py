@@ -8,6 +8,7 @@ is a satisfiability problem with one clause for each input (theory, section 3; L
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,9 +45,8 @@ class Closed:
         turns = units.turns
         return None if gram is None else cls(units, gram, turns, np.asarray(turns.any(axis=1)))
 
-    @property
-    def method(self) -> str:
-        """How the answer is found."""
+    def method(self, leaves: Sequence[Leaf], parts: int) -> str:
+        """How the answer was found, whatever it is."""
         return "closed form"
 
     @property
@@ -108,4 +108,4 @@ class Closed:
         values[sample] = side / self.units.samples.counts[sample] / factors[unit]
         directions = np.zeros(self.units.weights.shape)
         directions[unit] = self.solve(values)[0]
-        return Leaf(signs.copy(), weights, outputs, directions)
+        return Leaf(signs.copy(), weights, outputs, directions, clause=True)

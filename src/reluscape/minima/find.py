@@ -18,12 +18,13 @@ from reluscape.minima.lower import with_lower_loss
 from reluscape.minima.programs import Programs
 from reluscape.minima.readouts import readout_minimum
 from reluscape.minima.result import SIGNS, CellMinimum, Infeasibility, Signs
-from reluscape.minima.signs import Witness, roots_of, search
+from reluscape.minima.signs import Watch, Witness, roots_of, search
 from reluscape.minima.units import Leaf, Units, samples_of
 from reluscape.nearby import in_theta_order
 from reluscape.network import Affine, Rectifier
+from reluscape.progress import Progress
 from reluscape.tolerances import TOLERANCES
-from reluscape.validation import check_theta
+from reluscape.validation import check_theta, check_told
 from reluscape.validation import check_whole as check_whole_number
 
 Floats = NDArray[np.float64]
@@ -37,6 +38,7 @@ def cell_minimum(
     signs: Signs = "free",
     search: int = 0,
     seed: int = 0,
+    progress: Progress | None = None,
 ) -> CellMinimum:
     """Find out whether the loss attains its minimum over an activation cell inside it.
 
@@ -66,12 +68,14 @@ def cell_minimum(
         search: How many descents look for a lower loss where a minimum is found of which it is not known
             whether it is a bad one; without any, only a bad minimum beside a perfect fit is called one.
         seed: Of the search.
+        progress: Told what is being done and the fraction done (NaN: nobody knows). Where it raises
+            `reluscape.progress.Stop`, the answer is left open.
 
     Returns:
         The answer with what shows it: weights inside the cell at which the gradient vanishes, or for each
         part of the sign choices a Farkas vector (`Infeasibility`). `verify` checks both without a solver.
-        `genuine` is None where the search over signs is given up, or rounding leaves it open. A minimum
-        is bad only where weights of lower loss are found, which are returned.
+        `genuine` is None where the search over signs is given up or stopped, or rounding leaves it
+        open. A minimum is bad only where weights of lower loss are found, which are returned.
 
     Cost:
         Independent inputs (rank X = the number of distinct ones): O(N K) and one Cholesky factor of their
@@ -109,32 +113,35 @@ def cell_minimum(
     """
     if signs not in SIGNS:
         raise InputError(f"signs must be one of {', '.join(SIGNS)}; received {signs!r}")
+    check_told(progress, "progress")
     starts = check_whole_number(search, "search", 0)
     seed = check_whole_number(seed, "seed", 0)
     if isinstance(landscape_or_block, Landscape):
         landscape = landscape_or_block
         start = landscape.theta if theta is None else check_theta(theta, landscape.size)
-        found = _of_landscape(landscape, start, signs)
+        found = _of_landscape(landscape, start, signs, progress)
         return with_lower_loss(found, landscape, starts, seed)
     if isinstance(landscape_or_block, Block):
         block = landscape_or_block
-        return with_lower_loss(_of_block(block, block.check(theta)), block, starts, seed)
+        return with_lower_loss(_of_block(block, block.check(theta), progress), block, starts, seed)
     raise InputError(
         f"cell_minimum needs a Landscape or a Block; received {type(landscape_or_block).__name__}"
     )
 
 
-def _of_block(block: Block, start: Floats) -> CellMinimum:
+def _of_block(block: Block, start: Floats, progress: Progress | None) -> CellMinimum:
     """One layer, by units where a single rectifier and output follow it."""
     if block.landscape.weight_decay > 0:
         raise InputError(
             "cell_minimum needs a landscape without weight decay; received"
             f" weight_decay={block.landscape.weight_decay:g}"
         )
-    return readout_minimum(block, start) or block_minimum(block, start)
+    return readout_minimum(block, start, progress) or block_minimum(block, start)
 
 
-def _of_landscape(landscape: Landscape, start: Floats, signs: Signs) -> CellMinimum:
+def _of_landscape(
+    landscape: Landscape, start: Floats, signs: Signs, progress: Progress | None
+) -> CellMinimum:
     """The first layer and the output weights of a one-hidden-layer network."""
     places = _Places.of(landscape)
     units, active = places.units(start)
@@ -144,8 +151,9 @@ def _of_landscape(landscape: Landscape, start: Floats, signs: Signs) -> CellMini
             f"signs='given' needs output weights that are not zero; received zero for unit {zero}:"
             " use signs='free'"
         )
-    route = Closed.of(units) or Programs.of(units, free=signs == "free")
-    witness, leaves, parts = search(roots_of(signs, units.outputs), route.test)
+    watch = Watch(progress)
+    route = Closed.of(units) or Programs.of(units, free=signs == "free", watch=watch)
+    witness, leaves, parts = search(roots_of(signs, units.outputs), route.test, watch)
     theta = None if witness is None else places.theta(start, witness, units.samples.sizes)
     infeasibility = places.infeasibility(leaves, units) if leaves else None
     margin = places.margin(start, theta, infeasibility)
@@ -157,7 +165,7 @@ def _of_landscape(landscape: Landscape, start: Floats, signs: Signs) -> CellMini
         bad=None,
         theta=theta,
         signs=None if witness is None else witness.signs,
-        method=route.method if parts == 1 or route.method == "closed form" else "sign search",
+        method=route.method(leaves, parts),
         infeasibility=infeasibility,
         margin=margin,
         convention=signs,

@@ -6,6 +6,7 @@ has no minimiser without them has none with them (branch and bound; theory, sect
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from reluscape.minima.central import MANY, Central
 from reluscape.minima.deepest import SHALLOW, Deepest, Sides, deepest
 from reluscape.minima.groups import Groups
-from reluscape.minima.signs import Choice, Clauses, Split, Witness
+from reluscape.minima.signs import Choice, Clauses, Split, Watch, Witness
 from reluscape.minima.units import Leaf, Units
 
 Floats = NDArray[np.float64]
@@ -40,6 +41,7 @@ class Programs:
             (units, rank).
         empty: For each unit weights that show that, or zeros (units, distinct).
         free: Whether groups may take both signs.
+        watch: Told at each step of a long program.
     """
 
     units: Units
@@ -47,9 +49,10 @@ class Programs:
     inside: Floats
     empty: Floats
     free: bool
+    watch: Watch
 
     @classmethod
-    def of(cls, units: Units, *, free: bool) -> Programs:
+    def of(cls, units: Units, *, free: bool, watch: Watch) -> Programs:
         """Reduce a cell, and find out whether its units' cells have interiors."""
         groups = Groups.of(units)
         sides = units.sides
@@ -73,11 +76,14 @@ class Programs:
                 inside[unit] = found.point / np.linalg.norm(found.point)
             else:
                 empty[unit] = found.weights[0] / groups.lengths
-        return cls(units, groups, inside, empty, free)
+        return cls(units, groups, inside, empty, free, watch)
 
-    @property
-    def method(self) -> str:
-        """How the answer is found."""
+    def method(self, leaves: Sequence[Leaf], parts: int) -> str:
+        """How the answer was found, from what rules signs out and the number of parts looked at."""
+        if leaves and all(leaf.clause for leaf in leaves):
+            return "sign clauses"
+        if parts > 1:
+            return "sign search"
         return "linear program" if self.groups.variables else "sign check"
 
     @property
@@ -97,7 +103,7 @@ class Programs:
                 return Split(int(unit), 1)
             weights = np.zeros(self.units.pattern.shape)
             weights[:, unit] = self.empty[unit]
-            return self.leaf(signs, weights)
+            return self.leaf(signs, weights, clause=False)
         early = self.by_clauses(signs)
         if isinstance(early, Leaf):
             return early
@@ -121,7 +127,7 @@ class Programs:
     def central(self, chosen: list[tuple[int, int]]) -> Deepest | None:
         """What interior points find, where they are worth it."""
         central = Central.of(self.groups, chosen, self.inside)
-        return None if central is None else central.deepest()
+        return None if central is None else central.deepest(self.watch)
 
     def guess(self) -> Choice:
         """The model's own signs, with as few as may be turned over for the outputs at minimisers."""
@@ -151,7 +157,7 @@ class Programs:
         if (broken := told.broken(np.abs(fitted))) is not None:
             weights = np.zeros(turns.shape)
             weights[broken[0]] = np.abs(self.units.factors[broken[0]])
-            return self.leaf(signs, weights)
+            return self.leaf(signs, weights, clause=True)
         forced = told.forced()
         if forced is None or told.count[forced[0]] > 1:
             return None
@@ -188,9 +194,9 @@ class Programs:
         weights = np.zeros(self.units.pattern.shape)
         for (place, _), one in zip(chosen, found.weights, strict=True):
             weights[:, self.groups.groups[place].units] = (one / self.groups.lengths)[:, None]
-        return self.leaf(signs, weights)
+        return self.leaf(signs, weights, clause=False)
 
-    def leaf(self, signs: Choice, weights: Floats) -> Leaf:
+    def leaf(self, signs: Choice, weights: Floats, *, clause: bool) -> Leaf:
         """Complete the weights by the outputs and the direction that they stand for."""
         groups, pull = self.groups, np.zeros(len(self.groups.best))
         for group in groups.groups:
@@ -202,7 +208,8 @@ class Programs:
         directions = np.zeros(self.units.weights.shape)
         for group in groups.groups:
             directions[group.units[0]] = groups.back @ (group.seen @ moved[group.part])
-        return Leaf(signs.copy(), weights, outputs * self.units.samples.counts**0.5, directions)
+        outputs = outputs * self.units.samples.counts**0.5
+        return Leaf(signs.copy(), weights, outputs, directions, clause)
 
     def witness(self, signs: Choice, point: Floats) -> Witness:
         """Weights of all units from a minimiser of the groups."""

@@ -15,15 +15,18 @@ from reluscape.minima.closed import Closed
 from reluscape.minima.frozen_cell import FrozenCell
 from reluscape.minima.programs import Programs
 from reluscape.minima.result import CellMinimum, Infeasibility
-from reluscape.minima.signs import search
+from reluscape.minima.signs import Watch, search
 from reluscape.minima.units import Leaf, Samples, Units
 from reluscape.nearby import in_theta_order
+from reluscape.progress import Progress
 from reluscape.tolerances import TOLERANCES
 
 Floats = NDArray[np.float64]
 
 
-def readout_minimum(block: Block, start: Floats) -> CellMinimum | None:
+def readout_minimum(
+    block: Block, start: Floats, progress: Progress | None
+) -> CellMinimum | None:
     """`cell_minimum` of such a block; None for any other, or where an output weight is zero."""
     piecewise = block.piecewise
     squared = block.landscape.loss_name in ("squared", "half_squared")
@@ -34,16 +37,17 @@ def readout_minimum(block: Block, start: Floats) -> CellMinimum | None:
         return None
     outputs = last.matrix[0]
     units = _units(block, start, outputs)
-    route = Closed.of(units) or Programs.of(units, free=False)
-    witness, leaves, _ = search([np.sign(outputs).astype(np.int8)], route.test)
+    watch = Watch(progress)
+    route = Closed.of(units) or Programs.of(units, free=False, watch=watch)
+    witness, leaves, parts = search([np.sign(outputs).astype(np.int8)], route.test, watch)
     cell = FrozenCell.of(block, block.pattern(start))
-    theta = proof = None
+    theta, proof, margin = None, None, float("nan")
     if witness is not None:
         theta = in_theta_order(
             witness.weights / units.samples.sizes / outputs[:, None], bias=piecewise.bias
         )
         margin = block_distance(block, theta, cell)
-    else:
+    elif leaves:
         proof = _proof(block, leaves[0], units)
         margin = depth_left(proof, cell)
     factor = 0.5 if block.landscape.loss_name == "half_squared" else 1.0
@@ -60,7 +64,7 @@ def readout_minimum(block: Block, start: Floats) -> CellMinimum | None:
         bad=False if genuine is False or least else None,
         theta=theta,
         signs=None,
-        method=route.method,
+        method=route.method(leaves, parts),
         infeasibility=proof,
         margin=margin,
         convention="block",

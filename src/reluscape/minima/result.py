@@ -80,7 +80,8 @@ class CellMinimum(Result):
             cell holds no minimum; None where neither is known, however long a lower one was looked for.
         theta: A minimiser inside the cell, as the landscape's (or the block's) parameters; or None.
         signs: Signs of its output weights (units,); None without one, and for a block.
-        method: "sign check", "closed form", "linear program" or "sign search".
+        method: "sign check", "closed form", "sign clauses" (what the outputs at minimisers ask of the
+            signs), "linear program", "sign search" or "signs at once" (one proof for all).
         infeasibility: Why there is none, if there is none.
         margin: With a minimiser, its least distance to a kink, over the length of its unit's weights (a
             block: of theta); without, the largest that a minimiser inside the cell could still have,

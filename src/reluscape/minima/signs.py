@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reluscape.minima.units import Leaf
+from reluscape.progress import UNKNOWN, Progress, Stop
 
 Floats = NDArray[np.float64]
 Choice = NDArray[np.int8]
@@ -99,32 +100,58 @@ class Told:
 Test = Callable[[Choice], Witness | Leaf | Split]
 
 
-def search(roots: Sequence[Choice], test: Test) -> tuple[Witness | None, list[Leaf], int]:
+@dataclass(slots=True)
+class Watch:
+    """Tells how far a search has come.
+
+    Attributes:
+        progress: Told, where there is one.
+        parts: Parts looked at so far.
+    """
+
+    progress: Progress | None = None
+    parts: int = 0
+
+    def tell(self) -> None:
+        """Say so; nobody knows how many parts are left."""
+        if self.progress is not None:
+            many = f", part {self.parts} of the sign choices" if self.parts > 1 else ""
+            self.progress(f"minima of the cell{many}", UNKNOWN)
+
+
+def search(
+    roots: Sequence[Choice], test: Test, watch: Watch
+) -> tuple[Witness | None, list[Leaf], int]:
     """Go through sign choices, those of the first root first.
 
     Args:
         roots: Signs to begin with, 0 where both are allowed.
         test: What is known of all choices that agree with some signs.
+        watch: Counts the parts; a `Stop` of its progress gives the search up.
 
     Returns:
         A witness, or the leaves that rule out all choices (neither where the search was given up), and
         the number of parts looked at.
     """
-    todo, leaves, parts = list(reversed(roots)), [], 0
+    todo, leaves = list(reversed(roots)), []
     while todo:
-        if parts >= MAX_PARTS:
-            return None, [], parts
-        here, parts = todo.pop(), parts + 1
-        found = test(here)
+        if watch.parts >= MAX_PARTS:
+            return None, [], watch.parts
+        here, watch.parts = todo.pop(), watch.parts + 1
+        try:
+            watch.tell()
+            found = test(here)
+        except Stop:
+            return None, [], watch.parts
         if isinstance(found, Witness):
-            return found, [], parts
+            return found, [], watch.parts
         if isinstance(found, Leaf):
             leaves.append(found)
             continue
         for sign in (-found.first, found.first):
             todo.append(here.copy())
             todo[-1][found.unit] = sign
-    return None, leaves, parts
+    return None, leaves, watch.parts
 
 
 def cover(leaves: Sequence[Choice], roots: Sequence[Choice]) -> bool:

@@ -187,9 +187,11 @@ class Leaf:
         weights: mu (distinct, units).
         outputs: l of each distinct input's samples, together (distinct,).
         directions: w (units, params) in the scaled columns.
+        clause: Whether one input alone shows it.
     """
 
     signs: NDArray[np.int8]
     weights: Floats
     outputs: Floats
     directions: Floats
+    clause: bool
