@@ -18,7 +18,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import qr, svd
+from scipy.linalg import LinAlgError, cho_factor, cho_solve, qr, svd
+from scipy.optimize import OptimizeResult, minimize
 
 from reluscape.losses import CrossEntropyLoss
 from reluscape.minima.deepest import Sides
@@ -30,8 +31,14 @@ Floats = NDArray[np.float64]
 NULL = 1e-10
 #: Dual variables nearer to their bounds than this are at them: linear programs are solved to 1e-9.
 BOUND = 1e-7
-#: Newton steps.
+#: Newton steps, and those until it is asked whether there is a minimiser at all.
 STEPS = 200
+FEW = 40
+#: Change of outputs by a Newton step that is none: where the loss falls forever it is about 1.
+STILL = 1e-6
+#: Steps of the descent before, and the least gain over the largest rate that is no rounding.
+DESCENT = 300
+GAIN = 1e-6
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -95,7 +102,9 @@ def absolute(matrix: Floats, targets: Floats) -> Minimisers:
 
 
 def cross_entropy(matrix: Floats, constants: Floats, labels: NDArray[np.int64]) -> Minimisers:
-    """Newton's method, after a linear program has shown that no direction falls forever.
+    """Newton's method where it ends; else a linear program says whether some direction falls forever.
+
+    A descent comes first: where it separates all samples' own outputs, its direction does fall forever.
 
     Args:
         matrix: E (samples * outputs, size).
@@ -105,32 +114,74 @@ def cross_entropy(matrix: Floats, constants: Floats, labels: NDArray[np.int64]) 
     samples, outputs = constants.shape
     stack = matrix.reshape(samples, outputs, -1)
     centred = (stack - stack.mean(axis=1, keepdims=True)).reshape(matrix.shape)
-    falling = _falls_forever(stack, labels)
-    point = np.zeros(matrix.shape[1])
-    if falling is not None:
-        return Minimisers(point, np.empty((len(point), 0)), None, np.empty(0), falling)
-    _, free = pseudo_inverse(centred)
-    basis = _complement(free)
-    point = basis @ _newton(matrix @ basis, constants, labels)
-    return Minimisers(point, free, None, np.empty(0), None)
+    falls, start = _descended(matrix, constants, labels)
+    if not falls:
+        _, free = pseudo_inverse(centred)
+        basis = _complement(free)
+        reduced = matrix @ basis
+        point, ended = _newton(reduced, constants, labels, basis.T @ start, FEW)
+        if ended or (falling := _falls_forever(stack, labels)) is None:
+            if not ended:
+                point, _ = _newton(reduced, constants, labels, point, STEPS)
+            return Minimisers(basis @ point, free, None, np.empty(0), None)
+        start = falling
+    none = np.empty((len(start), 0))
+    return Minimisers(np.zeros(len(start)), none, None, np.empty(0), start)
 
 
-def _newton(matrix: Floats, constants: Floats, labels: NDArray[np.int64]) -> Floats:
-    """Minimiser of the mean cross-entropy: Newton steps, halved until the loss falls.
+def _descended(
+    matrix: Floats, constants: Floats, labels: NDArray[np.int64]
+) -> tuple[bool, Floats]:
+    """A point of low loss; where it says so, one along which every sample's own output gains.
+
+    Cost: up to `DESCENT` products with the matrix and its transpose.
+    """
+    loss, shape = CrossEntropyLoss(), constants.shape
+    seen = np.abs(matrix).sum(axis=1).reshape(shape).any(axis=1)  # others' outputs are constant
+    own = np.arange(shape[0]), labels
+
+    def gain(q: Floats) -> float:
+        rates = (matrix @ q).reshape(shape)
+        gains = rates[own][:, None] - rates
+        gains[own] = np.inf
+        return float(gains[seen].min(initial=np.inf)) / (float(np.abs(rates).max()) or np.inf)
+
+    def value(q: Floats) -> tuple[float, Floats]:
+        outputs = constants + (matrix @ q).reshape(shape)
+        return loss.value(outputs, labels), matrix.T @ loss.slope(outputs, labels).ravel()
+
+    def look(intermediate_result: OptimizeResult) -> None:
+        if gain(intermediate_result.x) > GAIN:
+            raise StopIteration
+
+    options = {"maxiter": DESCENT, "gtol": 0.0, "ftol": 0.0}
+    point = minimize(
+        value, np.zeros(matrix.shape[1]), jac=True, method="L-BFGS-B", callback=look, options=options
+    ).x
+    return bool(seen.any()) and gain(point) > GAIN, np.asarray(point)
+
+
+def _newton(
+    matrix: Floats, constants: Floats, labels: NDArray[np.int64], point: Floats, steps: int
+) -> tuple[Floats, bool]:
+    """Minimiser of the mean cross-entropy, and whether it is one: Newton steps, halved until it falls.
 
     Where the loss falls no more for rounding, whole steps are taken while the gradient still shrinks.
+    Where it falls forever its gradient vanishes, too, but steps keep on moving the outputs; so the point
+    is a minimiser where the last step moves them by rounding.
     """
-    loss, point = CrossEntropyLoss(), np.zeros(matrix.shape[1])
+    loss, moved = CrossEntropyLoss(), np.inf
     stack = matrix.reshape(*constants.shape, -1)
 
     def at(q: Floats) -> Floats:
         return constants + (matrix @ q).reshape(constants.shape)
 
-    for _ in range(STEPS):
+    for _ in range(steps):
         outputs = at(point)
         gradient = matrix.T @ loss.slope(outputs, labels).ravel()
         bent = np.matmul(loss.curvature(outputs), stack).reshape(matrix.shape)
-        step = np.linalg.lstsq(matrix.T @ bent, -gradient, rcond=NULL**2)[0]
+        step = _solved(matrix.T @ bent, -gradient)
+        moved = float(np.abs(matrix @ step).max(initial=0.0))
         value, length = loss.value(outputs, labels), 1.0
         while length > NULL and not loss.value(at(point + length * step), labels) < value:
             length /= 2
@@ -140,7 +191,15 @@ def _newton(matrix: Floats, constants: Floats, labels: NDArray[np.int64]) -> Flo
                 break
             length = 1.0
         point = point + length * step
-    return point
+    return point, moved <= STILL
+
+
+def _solved(matrix: Floats, ends: Floats) -> Floats:
+    """Solution of symmetric equations, the least one where they are singular."""
+    try:
+        return np.asarray(cho_solve(cho_factor(matrix), ends))
+    except LinAlgError:
+        return np.asarray(np.linalg.lstsq(matrix, ends, rcond=NULL**2)[0])
 
 
 def _falls_forever(stack: Floats, labels: NDArray[np.int64]) -> Floats | None:
