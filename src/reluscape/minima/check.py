@@ -11,6 +11,7 @@ from reluscape.landscape import Block, Landscape
 from reluscape.minima.frozen_cell import FrozenCell
 from reluscape.minima.result import SIGNS, CellMinimum, Infeasibility
 from reluscape.minima.signs import cover, roots_of
+from reluscape.minima.turning import depth_for_all_signs
 from reluscape.minima.units import samples_of
 from reluscape.tolerances import TOLERANCES
 
@@ -177,11 +178,13 @@ def _ruled_out(found: CellMinimum, start: Block, cell: FrozenCell) -> str:
     require(proof is not None, "it has no proof")
     assert proof is not None
     _check_shapes(proof, cell, start)
+    require(found.layer is None or not len(proof.turns), "a layer's proof turns with no signs")
     if found.layer is None:
         last, units = start.landscape.block(1).theta, start.piecewise.width
         require(found.convention in SIGNS, f"unknown convention {found.convention!r}")
         roots = roots_of(found.convention, last[:units])
-        require(cover(list(proof.signs), roots), "its parts leave sign choices out")
+        covered = len(proof.turns) or cover(list(proof.signs), roots)
+        require(bool(covered), "its parts leave sign choices out")
         cell = cell.summed(last[units:])
     depth = depth_left(proof, cell)
     require(found.bad is False, "a cell without a minimum holds no bad one")
@@ -202,7 +205,7 @@ def _check_shapes(proof: Infeasibility, cell: FrozenCell, start: Block) -> None:
     require(same and proof.part.ndim == 1, "its proof's weights have different lengths")
     numbers = (proof.outputs, proof.directions, proof.weight)
     require(all(np.isfinite(one).all() for one in numbers), "its proof is not finite")
-    require(bool((proof.weight > 0).all()), "a weight is not positive")
+    require(bool((proof.weight > 0).all()) or len(proof.turns) > 0, "a weight is not positive")
     inside = (
         (proof.kink >= 0) & (proof.kink < cell.hidden) & (proof.part >= 0) & (proof.part < parts)
     )
@@ -217,6 +220,8 @@ def depth_left(proof: Infeasibility, cell: FrozenCell) -> float:
     `sum mu g - E^T l` times its length. For the L1 loss, whose l has a rounding error for every sample,
     a part leaves nothing where only minimisers `REACH` times as long as the targets could be inside.
     """
+    if len(proof.turns):
+        return depth_for_all_signs(proof, cell)
     name = cell.piecewise.loss.name
     if name == "cross_entropy" and not len(proof.kink):
         return 0.0 if _falls_forever(proof, cell) else np.inf

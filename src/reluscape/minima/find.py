@@ -296,6 +296,7 @@ class _Places:
             part=np.concatenate(part),
             kink=np.concatenate(kink),
             weight=np.concatenate(weight),
+            turns=np.array([leaf.turns for leaf in leaves if leaf.turns is not None], dtype=np.int64),
         )
 
     def margin(

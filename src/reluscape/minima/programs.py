@@ -7,11 +7,12 @@ has no minimiser without them has none with them (branch and bound; theory, sect
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from reluscape.minima.at_once import for_all_signs
 from reluscape.minima.central import MANY, Central
 from reluscape.minima.deepest import SHALLOW, Deepest, Sides, deepest
 from reluscape.minima.groups import Groups
@@ -24,6 +25,8 @@ Indices = NDArray[np.intp]
 
 #: Outputs at minimisers below this share of the largest may be rounding errors of zero.
 ZERO = 1e-8
+#: Units from which on one proof for all signs is looked for before any part of them is.
+CHOICES = 8
 #: Signs turned over, for each unit, until a guess is taken as it is.
 FLIPS = 4
 #: Least side of a unit's weights, over their and the input's length, at which they are inside their cell.
@@ -82,6 +85,8 @@ class Programs:
         """How the answer was found, from what rules signs out and the number of parts looked at."""
         if leaves and all(leaf.clause for leaf in leaves):
             return "sign clauses"
+        if leaves and leaves[0].turns is not None:
+            return "signs at once"
         if parts > 1:
             return "sign search"
         return "linear program" if self.groups.variables else "sign check"
@@ -96,7 +101,7 @@ class Programs:
         """Sum of the squared residuals that the minimisers leave."""
         return self.groups.squares
 
-    def test(self, signs: Choice) -> Witness | Leaf | Split:
+    def test(self, signs: Choice) -> Witness | Leaf | Split | list[Leaf]:
         """What the linear program says of all choices that agree with these signs."""
         for unit in np.flatnonzero(self.empty.any(axis=1)):
             if signs[unit] == 0:
@@ -111,6 +116,8 @@ class Programs:
             tried = self.by_program(self.guess())
             if isinstance(tried, Witness):
                 return tried
+            if leaves := self.at_once(signs):
+                return leaves
         return early or self.by_program(signs)
 
     def by_program(self, signs: Choice) -> Witness | Leaf | Split:
@@ -128,6 +135,22 @@ class Programs:
         """What interior points find, where they are worth it."""
         central = Central.of(self.groups, chosen, self.inside)
         return None if central is None else central.deepest(self.watch)
+
+    def at_once(self, signs: Choice) -> list[Leaf]:
+        """One proof for all signs, where there are too many to go through."""
+        if len(signs) < CHOICES:
+            return []
+        found = for_all_signs(self.groups, self.inside, self.watch)
+        if found is None:
+            return []
+        units = [int(self.groups.groups[place].units[0]) for place in found[0]]
+        leaves = []
+        for unit, part in zip(units, found[1], strict=True):
+            weights = np.zeros(self.units.pattern.shape)
+            weights[:, units] = part / self.groups.lengths[:, None]
+            leaf = self.leaf(np.ones_like(signs), weights, clause=False)
+            leaves.append(replace(leaf, signs=signs.copy(), turns=unit))
+        return leaves
 
     def guess(self) -> Choice:
         """The model's own signs, with as few as may be turned over for the outputs at minimisers."""

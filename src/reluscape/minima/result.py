@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Self, cast
 
 import numpy as np
@@ -51,6 +51,10 @@ class Infeasibility(Result):
         part: Part of each positive mu_k, shape (entries,).
         kink: Kink (sample-major) that it belongs to (entries,).
         weight: mu_k (entries,).
+        turns: Empty; or, where the proof is one for all signs s, the unit j that each part turns with
+            (parts,). The weights of part j, of any signs, are then those for s_j = 1, and as s_j times
+            them each kink's sum has the sign of its unit's output weight: `abs(weight)` of a unit's own
+            part is at least that of all others together.
     """
 
     signs: NDArray[np.int8]
@@ -59,6 +63,7 @@ class Infeasibility(Result):
     part: Indices
     kink: Indices
     weight: Floats
+    turns: Indices = field(default_factory=lambda: np.empty(0, dtype=np.int64))
 
     def plot(self) -> go.Figure:
         """Weights of the first part's kinks, the largest first."""

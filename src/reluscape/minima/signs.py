@@ -97,7 +97,7 @@ class Told:
         return sample, unit, 1.0 if self.lacks[1.0][sample] else -1.0
 
 
-Test = Callable[[Choice], Witness | Leaf | Split]
+Test = Callable[[Choice], Witness | Leaf | Split | Sequence[Leaf]]
 
 
 @dataclass(slots=True)
@@ -145,8 +145,8 @@ def search(
             return None, [], watch.parts
         if isinstance(found, Witness):
             return found, [], watch.parts
-        if isinstance(found, Leaf):
-            leaves.append(found)
+        if not isinstance(found, Split):
+            leaves += [found] if isinstance(found, Leaf) else found
             continue
         for sign in (-found.first, found.first):
             todo.append(here.copy())

@@ -188,6 +188,7 @@ class Leaf:
         outputs: l of each distinct input's samples, together (distinct,).
         directions: w (units, params) in the scaled columns.
         clause: Whether one input alone shows it.
+        turns: Where several leaves are one proof for all signs, the unit whose sign this one turns with.
     """
 
     signs: NDArray[np.int8]
@@ -195,3 +196,4 @@ class Leaf:
     outputs: Floats
     directions: Floats
     clause: bool
+    turns: int | None = None
