@@ -8,7 +8,8 @@ Then for any signs s the vector `l = sum_m s_m l_m` has the weights `s_j sum_m s
 sides `s_j g_ij` that signs s ask for, so no minimiser has them all positive: 2^K choices are ruled out by
 K vectors. They are found one by one. With h_j some positive function on unit j's cone, the program
 
-    maximise h_m(c_m)  subject to  D_m C c_m + sum_j D_j C (c_j - c_j') = 0 modulo y,  h_j(c_j + c_j') <= 1
+    maximise  h_m(c_m)   subject to   D_m C c_m + sum_j D_j C (c_j - c_j') = 0 modulo y,
+                                      h_j(c_j + c_j') <= 1
 
 says how large unit m can be while others, whose signs and sizes up to 1 are free, make up for it. Its
 multipliers bound |l_m| on the other cones by beta_mj h_j where it is at least h_m on its own, and if the
@@ -38,10 +39,12 @@ LEFT = 0.05
 REACHED = 1e-8
 #: What stationarity may lack, and the share of the optimum between it and the bound; the rest of the
 #: former is made up for exactly, and of the latter the spectral radius decides.
-STATIONARY = 1e-5
-CLOSE = 0.1
+STATIONARY = 1e-3
+CLOSE = 0.5
+#: How much larger a unit's own weight has to be than those of the others' parts.
+ROOM = 1.0 + 1e-9
 #: To begin with, the product of each slack and its multiplier, over the number of units.
-PRODUCT = 0.5
+PRODUCT = 2.0
 #: Sizes of unit m's and of the others' points to begin with.
 OWN, OTHERS = 0.5, 0.3
 
@@ -80,7 +83,9 @@ class AtOnce:
             return None
         some = [groups.groups[place] for place in places]
         basis = across(groups, places)
-        basis = basis @ null_space((basis.T @ groups.fitted)[None]) if groups.fitted.any() else basis
+        basis = (
+            basis @ null_space((basis.T @ groups.fitted)[None]) if groups.fitted.any() else basis
+        )
         equations = np.stack([basis.T @ groups.outputs[:, one.part] @ seen(one) for one in some])
         middle = inside[[one.units[0] for one in some]]
         reached = np.linalg.norm(np.matmul(equations, middle[:, :, None])[:, :, 0], axis=1)
@@ -98,40 +103,56 @@ class AtOnce:
 
         Units of the smallest outputs come first: these can be outdone.
         """
-        found: dict[int, Inside] = {}
-        kept = np.ones(len(self.places))
+        count = len(self.places)
+        bounds, kept, rows = np.zeros((count, count)), np.ones(count), [np.empty(0)] * count
+        nu, beside = np.zeros((count, *self.shares.shape)), np.zeros((count, *self.shares.shape))
         for unit in map(int, np.argsort((self.equations**2).sum(axis=(1, 2)), kind="stable")):
-            found[unit] = self.part(unit, watch)
-            kept[unit] = 1.0 - found[unit].multipliers[unit, -1]
+            found = self.part(unit, watch)
+            kept[unit] = 1.0 - found.multipliers[unit, -1]
             if kept[unit] < LEFT:
                 return unit
-        bounds = np.stack([found[unit].multipliers[:, -1] for unit in range(len(kept))]) / kept[:, None]
+            bounds[unit], rows[unit] = (
+                found.multipliers[:, -1] / kept[unit],
+                -found.rows[:-1] / kept[unit],
+            )
+            nu[unit], beside[unit] = self.signed(found, unit, kept[unit])
         np.fill_diagonal(bounds, 0.0)
         if np.abs(np.linalg.eigvals(bounds)).max() >= 1.0 - LEFT:
             return None
-        amounts = np.linalg.solve(np.eye(len(kept)) - bounds.T, np.ones(len(kept)))
-        weights = self.shares.copy()
-        nu = np.zeros((len(kept), *self.shares.T.shape))
-        for unit, one in found.items():
-            factor, samples = amounts[unit] / kept[unit], self.shares.shape[1]
-            plus, minus = one.multipliers[:, :samples], one.multipliers[:, samples:-1]
-            wanted = -factor * np.einsum("jrp,r->jp", self.equations, one.rows[:-1])
-            signed, both = 0.5 * factor * (plus - minus), 0.5 * factor * (plus + minus)
-            signed[unit] = both[unit] = 0.0
-            weights += both
-            weights[unit] += factor * plus[unit]
-            nu[unit] = self.exact(signed, wanted).T
-        own = range(len(kept))
-        wanted = -np.stack([
-            amounts[unit] / kept[unit] * self.equations[unit].T @ found[unit].rows[:-1]
-            for unit in own
-        ])  # fmt: skip
-        nu[own, :, own] = 0.0
-        rest = np.abs(nu).sum(axis=0).T
-        nu[own, :, own] = self.exact(weights, wanted)
-        if not (nu[own, :, own] > (1.0 + 1e-9) * rest).all():
+        amounts = np.linalg.solve(np.eye(count) - bounds.T, np.ones(count))
+        parts: list[Floats] = [amount * row for amount, row in zip(amounts, rows, strict=True)]
+        own = self.shares + np.tensordot(amounts, beside, axes=1)
+        nu *= amounts[:, None, None]
+        return self.dominated(np.stack(parts), nu, own)
+
+    def signed(self, found: Inside, unit: int, kept: float) -> tuple[Floats, Floats]:
+        """A unit's part: weights of the others' sides, and those that they ask of the own parts.
+
+        The unit's own sides have weights beyond h there, which its part is at least as large as.
+        """
+        samples = self.shares.shape[1]
+        plus, minus = found.multipliers[:, :samples], found.multipliers[:, samples:-1]
+        signed, beside = 0.5 * (plus - minus) / kept, 0.5 * (plus + minus) / kept
+        signed[unit], beside[unit] = 0.0, plus[unit] / kept
+        return signed, beside
+
+    def dominated(self, outputs: Floats, nu: Floats, own: Floats) -> Floats | None:
+        """The parts with sums that are exact, if every own weight is then still the larger one.
+
+        Args:
+            outputs: l in coordinates of the equations (units, rows).
+            nu: Weights of the parts, without each unit's own (units, units, distinct).
+            own: Each unit's own (units, distinct).
+        """
+        for unit, rows in enumerate(outputs):
+            nu[unit] = self.exact(nu[unit], np.einsum("jrp,r->jp", self.equations, rows))
+            nu[unit, unit] = 0.0
+        own = self.exact(own, np.einsum("jrp,jr->jp", self.equations, outputs))
+        if not (own > ROOM * np.abs(nu).sum(axis=0)).all():
             return None
-        return np.asarray(nu / self.scales)
+        same = np.arange(len(own))
+        nu[same, same] = own
+        return np.asarray((nu / self.scales[:, None]).transpose(0, 2, 1))
 
     def exact(self, weights: Floats, wanted: Floats) -> Floats:
         """Weights nearest to given ones whose sums of the sides are exactly these (units, distinct)."""
@@ -175,9 +196,7 @@ class AtOnce:
         return interior(program, start, np.array([OWN]), PRODUCT / count, enough)
 
 
-def for_all_signs(
-    groups: Groups, inside: Floats, watch: Watch
-) -> tuple[list[int], Floats] | None:
+def for_all_signs(groups: Groups, inside: Floats, watch: Watch) -> tuple[list[int], Floats] | None:
     """Places of groups and nu (places, distinct, places) that rule out all signs; None if not found.
 
     Cost: a linear program for each unit, and again for all each time that one can be outdone.

@@ -164,7 +164,9 @@ class Central:
         size = float(there @ (self.basis.T @ fitted)) / square if square > 0 else groups.size
         lengths *= size
         if rest.any():
-            lengths[rest] = np.linalg.lstsq(groups.outputs[:, rest], fitted - size * outputs, rcond=RANGE)[0]
+            lengths[rest] = np.linalg.lstsq(
+                groups.outputs[:, rest], fitted - size * outputs, rcond=RANGE
+            )[0]
         found[: groups.num_free] = groups.free.T @ (lengths - groups.best)
         for (place, _), q in zip(self.chosen, scaled, strict=True):
             silent, at = groups.groups[place].silent, groups.offset(place)

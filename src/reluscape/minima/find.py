@@ -296,7 +296,9 @@ class _Places:
             part=np.concatenate(part),
             kink=np.concatenate(kink),
             weight=np.concatenate(weight),
-            turns=np.array([leaf.turns for leaf in leaves if leaf.turns is not None], dtype=np.int64),
+            turns=np.array(
+                [leaf.turns for leaf in leaves if leaf.turns is not None], dtype=np.int64
+            ),
         )
 
     def margin(

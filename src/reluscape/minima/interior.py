@@ -2,9 +2,9 @@
 
     minimise  c . z   subject to   G_j q_j + F_j z + e_j >= 0,   sum_j B_j q_j + B_z z = b
 
-with blocks q_j of few variables, and two or so variables z that all blocks share. A Newton step eliminates
-the blocks one by one and leaves one equation for each row of B, where a simplex method would have a dense
-row for each side of each cone.
+with blocks q_j of few variables, and two or so variables z that all blocks share. A Newton step
+eliminates the blocks one by one and leaves one equation for each row of B, where a simplex method would
+have a dense row for each side of each cone.
 """
 
 from __future__ import annotations

@@ -34,8 +34,9 @@ BOUND = 1e-7
 #: Newton steps, and those until it is asked whether there is a minimiser at all.
 STEPS = 200
 FEW = 40
-#: Change of outputs by a Newton step that is none: where the loss falls forever it is about 1.
-STILL = 1e-6
+#: Least shares of a class that are looked at, and how much more than rounding shows something.
+CLEAR = 1e-4
+SAFE = 10.0
 #: Steps of the descent before, and the least gain over the largest rate that is no rounding.
 DESCENT = 300
 GAIN = 1e-6
@@ -119,19 +120,18 @@ def cross_entropy(matrix: Floats, constants: Floats, labels: NDArray[np.int64]) 
         _, free = pseudo_inverse(centred)
         basis = _complement(free)
         reduced = matrix @ basis
-        point, ended = _newton(reduced, constants, labels, basis.T @ start, FEW)
-        if ended or (falling := _falls_forever(stack, labels)) is None:
-            if not ended:
-                point, _ = _newton(reduced, constants, labels, point, STEPS)
+        point = _newton(reduced, constants, labels, basis.T @ start, FEW)
+        held = _held(reduced, constants, labels, point)
+        if held or (falling := _falls_forever(stack, labels)) is None:
+            if not held:
+                point = _newton(reduced, constants, labels, point, STEPS)
             return Minimisers(basis @ point, free, None, np.empty(0), None)
         start = falling
     none = np.empty((len(start), 0))
     return Minimisers(np.zeros(len(start)), none, None, np.empty(0), start)
 
 
-def _descended(
-    matrix: Floats, constants: Floats, labels: NDArray[np.int64]
-) -> tuple[bool, Floats]:
+def _descended(matrix: Floats, constants: Floats, labels: NDArray[np.int64]) -> tuple[bool, Floats]:
     """A point of low loss; where it says so, one along which every sample's own output gains.
 
     Cost: up to `DESCENT` products with the matrix and its transpose.
@@ -156,21 +156,24 @@ def _descended(
 
     options = {"maxiter": DESCENT, "gtol": 0.0, "ftol": 0.0}
     point = minimize(
-        value, np.zeros(matrix.shape[1]), jac=True, method="L-BFGS-B", callback=look, options=options
+        value,
+        np.zeros(matrix.shape[1]),
+        jac=True,
+        method="L-BFGS-B",
+        callback=look,
+        options=options,
     ).x
     return bool(seen.any()) and gain(point) > GAIN, np.asarray(point)
 
 
 def _newton(
     matrix: Floats, constants: Floats, labels: NDArray[np.int64], point: Floats, steps: int
-) -> tuple[Floats, bool]:
-    """Minimiser of the mean cross-entropy, and whether it is one: Newton steps, halved until it falls.
+) -> Floats:
+    """Minimiser of the mean cross-entropy: Newton steps from a point, halved until the loss falls.
 
     Where the loss falls no more for rounding, whole steps are taken while the gradient still shrinks.
-    Where it falls forever its gradient vanishes, too, but steps keep on moving the outputs; so the point
-    is a minimiser where the last step moves them by rounding.
     """
-    loss, moved = CrossEntropyLoss(), np.inf
+    loss = CrossEntropyLoss()
     stack = matrix.reshape(*constants.shape, -1)
 
     def at(q: Floats) -> Floats:
@@ -181,7 +184,6 @@ def _newton(
         gradient = matrix.T @ loss.slope(outputs, labels).ravel()
         bent = np.matmul(loss.curvature(outputs), stack).reshape(matrix.shape)
         step = _solved(matrix.T @ bent, -gradient)
-        moved = float(np.abs(matrix @ step).max(initial=0.0))
         value, length = loss.value(outputs, labels), 1.0
         while length > NULL and not loss.value(at(point + length * step), labels) < value:
             length /= 2
@@ -191,7 +193,29 @@ def _newton(
                 break
             length = 1.0
         point = point + length * step
-    return point, moved <= STILL
+    return point
+
+
+def _held(matrix: Floats, constants: Floats, labels: NDArray[np.int64], point: Floats) -> bool:
+    """Whether what a point's gradient lacks shows that along no direction the loss falls forever.
+
+    With p_k the share of a sample's other class and a_k the gain on it, `sum_k p_k a_k . d = -N g . d`,
+    so that no gain along a falling d, of length one, is more than `N |g| / p_k`. Those of the larger
+    shares have then to be long along every direction, which contradicts it.
+
+    Cost: a product of the matrix with itself.
+    """
+    loss, samples = CrossEntropyLoss(), len(constants)
+    slope = loss.slope(constants + (matrix @ point).reshape(constants.shape), labels) * samples
+    gradient = float(np.linalg.norm(matrix.T @ slope.ravel()))
+    shares, own = slope.copy(), (np.arange(samples), labels)
+    shares[own] = 0.0
+    stack = matrix.reshape(*constants.shape, -1)
+    rows = (stack[own][:, None, :] - stack)[shares > CLEAR]
+    if not matrix.shape[1]:
+        return True
+    least = float(np.linalg.eigvalsh(rows.T @ rows)[0])
+    return least > max(gradient / CLEAR * SAFE, NULL) ** 2 * len(rows)
 
 
 def _solved(matrix: Floats, ends: Floats) -> Floats:

@@ -24,9 +24,7 @@ from reluscape.tolerances import TOLERANCES
 Floats = NDArray[np.float64]
 
 
-def readout_minimum(
-    block: Block, start: Floats, progress: Progress | None
-) -> CellMinimum | None:
+def readout_minimum(block: Block, start: Floats, progress: Progress | None) -> CellMinimum | None:
     """`cell_minimum` of such a block; None for any other, or where an output weight is zero."""
     piecewise = block.piecewise
     squared = block.landscape.loss_name in ("squared", "half_squared")

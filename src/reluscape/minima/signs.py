@@ -133,7 +133,8 @@ def search(
         A witness, or the leaves that rule out all choices (neither where the search was given up), and
         the number of parts looked at.
     """
-    todo, leaves = list(reversed(roots)), []
+    todo = list(reversed(roots))
+    leaves: list[Leaf] = []
     while todo:
         if watch.parts >= MAX_PARTS:
             return None, [], watch.parts

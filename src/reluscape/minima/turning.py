@@ -1,7 +1,7 @@
 """The check of a proof for all signs of the output weights (`at_once.py`), without a solver.
 
-For signs s the parts' outputs and weights, times the s of their units, add up to a Farkas vector: kink k of
-unit j has the weight `s_j sum_m s_m nu_mk`, which is at least `nu_jk - sum_{m != j} |nu_mk|`, whatever s.
+For signs s the parts' outputs and weights, times the s of their units, add up to a Farkas vector: kink k
+of unit j has the weight `s_j sum_m s_m nu_mk`, which is at least `nu_jk - sum_{m != j} |nu_mk|`.
 """
 
 from __future__ import annotations
