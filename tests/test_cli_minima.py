@@ -3,6 +3,9 @@
 import inspect
 import json
 import math
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from test_cli import files, invoke, refusal
 from torch import nn
 
+from reluscape import progress
 from reluscape.cli_minima import SignsName, minima
 from reluscape.minima.result import SIGNS, CellMinimum
 from reluscape.minima_files import SEARCH
@@ -258,3 +262,27 @@ def test_kinks_at_zero_are_told(mine: Path) -> None:
     assert result.exit_code == 0, result.output
     assert "10 kinks are zero at the weights and count as negative" in result.stdout
     assert math.isfinite(json.loads(invoke("minima", *wide(mine), "--json").stdout)["loss"])
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_ctrl_c_leaves_the_answers_so_far(
+    place: int, mine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pressed: list[str] = []
+
+    @contextmanager
+    def pressing() -> Iterator[progress.Progress]:
+        def watch(what: str, fraction: float) -> None:
+            if what.startswith(SIGNS[place]) and not pressed:
+                pressed.append(what)
+                signal.raise_signal(signal.SIGINT)
+
+        yield watch
+
+    monkeypatch.setattr(progress, "shown", pressing)
+    stopped = invoke("minima", *wide(mine), "--out", tmp_path / "r", "--json")
+    assert stopped.exit_code == 130, stopped.output
+    answers = json.loads(stopped.stdout)["minima"]
+    assert [one.get("error") for one in answers] == [None] * place + ["interrupted"] * (3 - place)
+    assert all(Path(file).is_file() for one in answers[:place] for file in one["files"])
+    assert len(list((tmp_path / "r").glob("*.nc"))) == place

@@ -21,7 +21,7 @@ from reluscape.minima.find import cell_minimum
 from reluscape.papers import liu, liu_data, liu_theory, liu_trials
 from reluscape.train import mlp
 
-SMALL = {"features": 3, "units": 10, "samples": 2000, "programs": 9, "search": True, "dataset": 0}
+SMALL = {"features": 3, "units": 10, "samples": 2000, "programs": 9, "search": 9, "dataset": 0}
 
 
 def invoke(*arguments: object) -> Result:

@@ -17,8 +17,10 @@ from torch import nn
 
 import reluscape as rs
 from reluscape.errors import InputError, UnsupportedModelError
+from reluscape.minima import central, programs
 from reluscape.minima.result import SIGNS, CellMinimum, Infeasibility
 from reluscape.minima.signs import cover
+from reluscape.progress import Stop
 
 KINDS = ("normal", "integers", "twice", "contradictions", "scales", "low rank")
 #: Margin of the oracle's programs that is no rounding.
@@ -473,6 +475,99 @@ def test_a_blocks_witness_is_certified_as_a_minimum() -> None:
             assert claim in ("strict_local_minimum", "local_minimum", "plateau", "undecided"), seed
             certified += claim != "undecided"
     assert certified >= 15
+
+
+# ---- interior points, and one proof for all signs -----------------------------------------------------
+
+
+@pytest.fixture
+def interior(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small cells go the way of those with many variables and units."""
+    monkeypatch.setattr(central, "MANY", -1)
+    monkeypatch.setattr(programs, "MANY", -1)
+    monkeypatch.setattr(programs, "CHOICES", 2)
+
+
+@pytest.mark.usefixtures("interior")
+def test_interior_points_answer_as_all_sign_vectors_do() -> None:
+    seen: Counter[tuple[str, bool | None]] = Counter()
+    for seed in ALL[::2]:
+        made = case(seed)
+        for convention in ("free", "given"):
+            if convention == "given" and not made.instance.weights[1].all():
+                continue
+            found = rs.cell_minimum(made.landscape, signs=convention)
+            choices = allowed(convention, made.instance.weights[1][0])
+            inside = max(deepest(made.instance, signs) for signs in choices) > MARGIN
+            assert found.genuine == inside, (made.told, found)
+            assert rs.verify(found, made.landscape).valid, made.told
+            seen[found.method, found.genuine] += 1
+    assert seen["signs at once", False] >= 3
+    assert seen["linear program", True] >= 10
+
+
+def wide(seed: int, units: int, samples: int, inputs: int) -> rs.Landscape:
+    """Gaussian data with labels of -1 and 1, and default weights."""
+    rng = np.random.default_rng(seed)
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Linear(inputs, units), nn.ReLU(), nn.Linear(units, 1)).double()
+    return rs.Landscape(
+        model, rng.normal(size=(samples, inputs)), rng.choice([-1.0, 1.0], (samples, 1))
+    )
+
+
+def test_far_fewer_samples_than_weights_leave_a_minimum_under_nearly_any_signs() -> None:
+    landscape = wide(0, 20, 100, 30)
+    for signs in ("free", "given"):
+        found = rs.cell_minimum(landscape, signs=signs)
+        assert found.genuine
+        assert rs.verify(found, landscape).valid
+
+
+@pytest.mark.usefixtures("interior")
+def test_forged_proofs_for_all_signs_are_rejected(tmp_path: Path) -> None:
+    landscape = wide(0, 12, 44, 3)
+    found = rs.cell_minimum(landscape)
+    proof = found.infeasibility
+    assert (found.genuine, found.method) == (False, "signs at once")
+    assert rs.verify(found.save(tmp_path / "none.nc"), landscape).valid
+    own = proof.turns[proof.part] == proof.kink % 12
+    forgeries = [
+        forged(found, weight=np.where(own, 0.5 * proof.weight, proof.weight)),
+        forged(found, weight=np.where(own, -proof.weight, proof.weight)),
+        forged(found, weight=np.where(own, proof.weight, 1.01 * proof.weight)),
+        forged(found, outputs=1.01 * proof.outputs),
+        forged(found, outputs=proof.outputs + 0.01),
+        forged(found, directions=0 * proof.directions),
+        forged(found, turns=proof.turns[::-1].copy()),
+        forged(found, turns=0 * proof.turns),
+        forged(found, turns=proof.turns + 12),
+        forged(found, turns=proof.turns[:-1]),
+        forged(found, turns=proof.turns[:0]),
+        forged(found, part=np.zeros_like(proof.part)),
+    ]
+    for place, one in enumerate(forgeries):
+        assert not rs.verify(one, landscape).valid, place
+
+
+# ---- progress ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("interior")
+def test_a_search_that_is_stopped_leaves_the_answer_open() -> None:
+    told: list[float] = []
+
+    def stop(what: str, fraction: float) -> None:
+        told.append(fraction)
+        if len(told) == 5:
+            raise Stop
+
+    landscape = wide(0, 12, 44, 3)
+    found = rs.cell_minimum(landscape, progress=stop)
+    assert (found.genuine, len(told)) == (None, 5)
+    assert rs.verify(found, landscape).reason.startswith("it claims nothing")
+    assert rs.cell_minimum(landscape.block(0), progress=stop).genuine is False
+    assert len(told) > 5
 
 
 # ---- proofs that are none ---------------------------------------------------------------------------

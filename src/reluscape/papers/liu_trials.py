@@ -50,7 +50,7 @@ def gaussian(parameters: dict[str, Any], seed: int) -> dict[str, Any]:
     Args:
         parameters: `features`, `units`, `samples`, `bias`, `dataset` (number of the data set), `runs`
             (draws of the weights), `programs` (of how many of them signs that are given are asked about)
-            and `search` (whether free ones are).
+            and `search` (of how many free ones).
         seed: Of weights and output weights.
 
     Returns:
@@ -58,7 +58,8 @@ def gaussian(parameters: dict[str, Any], seed: int) -> dict[str, Any]:
         a check without a solver did not accept.
 
     Cost: a least-squares problem of samples x units (features + 1) per draw, and what `cell_minimum`
-    takes: 40 ms with 10 units, 2,000 samples and 3 features; 5 s with 50, 400 and 10 for given signs.
+    takes: 40 ms with 10 units, 2,000 samples and 3 features; with 50, 400 and 10 a second for given and
+        half a minute for free signs.
     """
     features, units, bias = (parameters[name] for name in ("features", "units", "bias"))
     inputs, labels = samples_of(features, parameters["samples"], parameters["dataset"])
@@ -69,7 +70,7 @@ def gaussian(parameters: dict[str, Any], seed: int) -> dict[str, Any]:
         weights, outputs = draw(rng, units, features, bias)
         least = LeastSquares.of(inputs, labels, weights)
         ruled_out = least.ruled_out(outputs)
-        given, free = number < parameters["programs"], bool(parameters["search"])
+        given, free = number < parameters["programs"], number < parameters["search"]
         asked: dict[Signs, bool] = {"uniform": True, "given": given, "free": free}
         genuine, rejected = decide(landscape, theta_of(weights, outputs), ruled_out, asked)
         unverified += rejected
