@@ -46,9 +46,7 @@ class Question:
         """The layer or the convention, for a heading."""
         return self.signs if self.layer is None else f"layer {self.layer}"
 
-    def answer(
-        self, search: int, seed: int, progress: Progress | None = None
-    ) -> CellMinimum:
+    def answer(self, search: int, seed: int, progress: Progress | None = None) -> CellMinimum:
         """Whether the cell holds a genuine minimum, and by so many descents whether it is a bad one."""
         return cell_minimum(
             self.subject, signs=self.signs, search=search, seed=seed, progress=progress
