@@ -309,7 +309,7 @@ def _result(
         layer=block.layer,
         objective=block.landscape.loss_name,
         start=frozen.start,
-        active=zero_kinks(block, frozen.start, frozen.cell),
+        active=zero_kinks(block, frozen.start, frozen.cell, 1.0)[0],
         dual=found.dual if len(found.dual) else None,
     )
 

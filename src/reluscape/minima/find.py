@@ -175,11 +175,13 @@ def _of_landscape(landscape: Landscape, start: Floats, signs: Signs) -> CellMini
 def _sound(found: CellMinimum, landscape: Landscape) -> CellMinimum:
     """The answer as far as `verify` will accept it, with a reason where it is open.
 
-    Closed forms solve their equations to the last bits, and come with the margin that `verify` computes.
+    Closed forms solve their equations to the last bits, and a network without a minimum comes with the
+    margin that `verify` computes: these are not gone through twice.
     """
     if found.genuine is None:
         return replace(found, reason=_why_open(found))
-    return found if found.method == "closed form" else checked(found, landscape)
+    known = found.method == "closed form" or (found.layer is None and not found.genuine)
+    return found if known else checked(found, landscape)
 
 
 def _why_open(found: CellMinimum) -> str:

@@ -95,39 +95,26 @@ class FrozenCell:
             linear: Leave the constants out: `E theta` for outputs.
         """
         values, outputs = self.piecewise.frozen(self.pattern, theta, linear=linear)
-        absolute = replace(
-            self.piecewise,
-            features=self.piecewise.magnitudes,
-            maps=tuple(step.absolute() for step in self.piecewise.maps),
-            slopes=tuple(map(abs, self.piecewise.slopes)),
-        )
-        sizes, most = absolute.frozen(self.pattern, np.abs(theta), linear=linear)
+        sizes, most = self._absolute.frozen(self.pattern, np.abs(theta), linear=linear)
         hidden = slice(self.hidden)
         return Products(values[hidden], outputs, self.unit * sizes[hidden], self.unit * most)
 
-    def derivatives(self) -> tuple[Floats, Floats]:
-        """E in scaled columns, and bounds on its rounding errors (samples * outputs, params).
+    def derivatives(self, *, absolute: bool = False) -> Floats:
+        """E in scaled columns, or the sums of absolute terms behind it (samples * outputs, params).
 
         Cost: memory for all these numbers.
         """
-        piecewise = self.piecewise
+        piecewise = self._absolute if absolute else self.piecewise
         rows = np.repeat(np.arange(piecewise.num_samples), self.num_outputs)
         units = piecewise.output_jacobian(self.pattern).reshape(len(rows), -1)
-        absolute = replace(
-            piecewise,
-            maps=tuple(step.absolute() for step in piecewise.maps),
-            slopes=tuple(map(abs, piecewise.slopes)),
-        )
-        most = absolute.output_jacobian(self.pattern).reshape(len(rows), -1)
-        errors = self.unit * piecewise.outer(most, rows, piecewise.magnitudes)
-        return piecewise.outer(units, rows) / self.sizes, errors / self.sizes
+        return piecewise.outer(units, rows) / self.sizes
 
     def least_singular_value(self, rest: Floats) -> float:
         """A number that no singular value of E in scaled columns is below; not positive where none is.
 
         Columns that are zero, and zero in `rest` (params,), too, are left out.
         """
-        matrix, errors = self.derivatives()
+        matrix, errors = self.derivatives(), self.unit * self.derivatives(absolute=True)
         used = errors.any(axis=0) | (rest != 0)
         matrix, errors = matrix[:, used], errors[:, used]
         if matrix.shape[0] < matrix.shape[1] or not matrix.size:
@@ -157,6 +144,16 @@ class FrozenCell:
         return width
 
     @property
+    def _absolute(self) -> Piecewise:
+        """The network of absolute values, which carries rounding errors."""
+        return replace(
+            self.piecewise,
+            features=self.piecewise.magnitudes,
+            maps=tuple(step.absolute() for step in self.piecewise.maps),
+            slopes=tuple(map(abs, self.piecewise.slopes)),
+        )
+
+    @property
     def _rows(self) -> Floats:
         """Squares of the lengths of the inputs in scaled columns (samples,)."""
         piecewise = self.piecewise
@@ -176,7 +173,7 @@ class FrozenCell:
         sizes = piecewise.pull_back(kinks, self.pattern, absolute=True) * np.abs(amounts)[:, None]
         rows = piecewise.sample_of(kinks)
         units = -piecewise.sensitivities(self.pattern, outputs)[0]
-        most = _absolute(piecewise, self.pattern, np.abs(outputs))
+        most = np.array(self._absolute.sensitivities(self.pattern, np.abs(outputs))[0])
         np.add.at(units, rows, pulled)
         np.add.at(most, rows, sizes)
         error = self.unit * piecewise.assemble(most, piecewise.magnitudes)
@@ -188,13 +185,3 @@ class FrozenCell:
         piecewise = self.piecewise
         units = np.linalg.norm(piecewise.pull_back(kinks, self.pattern), axis=1)
         return np.asarray(units * np.sqrt(self._rows[piecewise.sample_of(kinks)]))
-
-
-def _absolute(piecewise: Piecewise, pattern: Bools, outputs: Floats) -> Floats:
-    """`sensitivities` by z in absolute values."""
-    back = piecewise.maps[-1].absolute().adjoint(outputs)
-    for step, active in zip(
-        piecewise.maps[-2::-1], piecewise.activations(pattern)[::-1], strict=True
-    ):
-        back = step.absolute().adjoint(back * np.abs(active))
-    return np.array(back)

@@ -66,7 +66,7 @@ def readout_minimum(block: Block, start: Floats) -> CellMinimum | None:
         layer=block.layer,
         objective=block.landscape.loss_name,
         start=start,
-        active=zero_kinks(block, start, cell),
+        active=zero_kinks(block, start, cell, 1.0)[0],
     )
 
 

@@ -45,19 +45,19 @@ def check_told(found: CellMinimum, start: Block, cell: FrozenCell) -> None:
     absolute = found.objective == "l1"
     require((found.dual is not None) == absolute, "its dual solution is that of another loss")
     require(found.layer is None or found.convention == "block", "its convention is none of a block")
-    few, many = (zero_kinks(start, start.theta, cell, factor) for factor in (0.5, 2.0))
+    few, many = zero_kinks(start, start.theta, cell, 0.5, 2.0)
     require(few <= found.active <= many, f"{many} kinks are zero at its point")
     _check_kind(found, cell)
     if not found.genuine:
         _check_loss(found, cell)
 
 
-def zero_kinks(block: Block, theta: Floats, cell: FrozenCell, factor: float = 1.0) -> int:
-    """Number of kinks that move on a point's cell and are zero there, up to rounding."""
+def zero_kinks(block: Block, theta: Floats, cell: FrozenCell, *factors: float) -> list[int]:
+    """Numbers of kinks that move on a point's cell and are zero there, up to so much of rounding."""
     values = np.abs(block.kinks(theta)[: cell.hidden])
-    bounds = block.piecewise.rounding_bounds(theta, factor * TOLERANCES.rounding)[0]
+    bounds = block.piecewise.rounding_bounds(theta, TOLERANCES.rounding)[0][: cell.hidden]
     moving = cell.lengths(np.arange(cell.hidden)) > 0
-    return int((values <= bounds[: cell.hidden])[moving].sum())
+    return [int((values <= factor * bounds)[moving].sum()) for factor in factors]
 
 
 def _check_kind(found: CellMinimum, cell: FrozenCell) -> None:
@@ -73,12 +73,13 @@ def _check_kind(found: CellMinimum, cell: FrozenCell) -> None:
         require(found.kind != "unique", "there are fewer outputs than parameters")
     if rows < size or not _is_cheap(cell):
         return
-    matrix = cell.derivatives()[0]
+    matrix = cell.derivatives()
     if found.objective == "cross_entropy":
         stack = matrix.reshape(cell.piecewise.num_samples, -1, size)
         matrix = (stack - stack.mean(axis=1, keepdims=True)).reshape(matrix.shape)
     elif found.dual is not None:
         matrix = matrix[np.abs(found.dual) < 1.0]
+    matrix = np.asarray(np.linalg.qr(matrix, mode="r"))
     if found.kind == "unique":
         require(_rank(_even(matrix), HARDLY) == size, "its minimisers are more than one")
     elif found.kind == "continuous":
@@ -119,15 +120,19 @@ def _is_cheap(cell: FrozenCell) -> bool:
 
 def _squares(cell: FrozenCell) -> tuple[float, float]:
     """The least squared loss, by all directions that may have an effect and by those that surely do."""
-    matrix, loss = cell.derivatives()[0], cell.piecewise.loss
-    outputs = cell.forward(np.zeros(cell.piecewise.num_params)).outputs
-    wanted = (np.asarray(cell.piecewise.targets, dtype=np.float64) - outputs).ravel()
+    loss, outputs = cell.piecewise.loss, cell.forward(np.zeros(cell.piecewise.num_params)).outputs
+    wanted = np.asarray(cell.piecewise.targets, dtype=np.float64) - outputs
+    # lengths of E q - y are those of the triangle's columns
+    columns = np.hstack([cell.derivatives(), wanted.reshape(-1, 1)])
+    triangle = np.asarray(np.linalg.qr(columns, mode="r"))
+    matrix, last = triangle[:, :-1], triangle[:, -1]
     found = []
     for columns, share in ((_even(matrix), HARDLY), (matrix, SURELY)):
         left, values, _ = np.linalg.svd(columns, full_matrices=False)
         left = left[:, values > share * values.max(initial=0.0)]
-        rest = (wanted - left @ (left.T @ wanted)).reshape(outputs.shape)
-        found.append(loss.value(rest, np.zeros_like(rest)))
+        rest = np.zeros(wanted.size)
+        rest[: len(last)] = last - left @ (left.T @ last)
+        found.append(loss.value(rest.reshape(wanted.shape), np.zeros_like(wanted)))
     return found[0], found[1]
 
 
