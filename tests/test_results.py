@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -135,8 +136,26 @@ def test_a_netcdf_file_without_the_fields_is_refused(tmp_path):
 
     path = tmp_path / "facets.nc"
     xr.Dataset(attrs={"result": "Facets"}).to_netcdf(path, engine="h5netcdf")
-    with pytest.raises(InputError, match="expected"):
+    with pytest.raises(InputError, match="its digest does not match"):
         Facets.load(path)
+    content = path.read_bytes()
+    path.write_bytes(content + hashlib.sha256(content).digest())
+    with pytest.raises(InputError, match="expected a result with field"):
+        Facets.load(path)
+
+
+def test_a_file_with_any_byte_changed_is_refused_before_it_is_read(tmp_path, capfd):
+    """HDF5 may print, loop or read other numbers from changed bytes; the digest comes first."""
+    path = facets().save(tmp_path / "facets.nc")
+    content, rng = path.read_bytes(), np.random.default_rng(0)
+    for place in rng.integers(0, len(content), 300):
+        changed = bytearray(content)
+        changed[place] ^= 1 << int(rng.integers(8))
+        path.write_bytes(changed)
+        with pytest.raises(InputError, match="its digest does not match") as error:
+            Facets.load(path)
+        assert "\n" not in str(error.value)
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_missing_file_or_a_folder_is_refused(tmp_path):

@@ -244,7 +244,11 @@ def _remarks(answer: CellMinimum | str, search: int) -> list[str]:
         return [answer]
     lines = []
     if answer.genuine is None:
-        lines.append("no minimum was found inside the cell, and none was proved to be absent")
+        lines.append(f"undecided because {answer.reason}")
+    if answer.genuine is False and math.isfinite(answer.reach):
+        lines.append(
+            f"minimisers {answer.reach:.2g} times as far out as a known one are not ruled out"
+        )
     if answer.genuine and math.isfinite(answer.margin):
         lines.append(f"nearest kink {answer.margin:.2g} of the weights' length away")
     if answer.bad:
@@ -285,6 +289,8 @@ def _answer_record(
         "signs": signs,
         "method": answer.method,
         "margin": _finite(answer.margin),
+        "reach": _finite(answer.reach),
+        "reason": answer.reason or None,
         "active_kinks": answer.active,
         "files": [str(file) for file in files],
     }

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import fields
+from io import BytesIO
 from os.path import relpath
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -22,6 +24,8 @@ from reluscape.errors import InputError
 LONGEST = 60
 #: Numbers of an array beyond which its shape is shown instead.
 FEW = 4
+#: Bytes of a SHA-256.
+DIGEST = hashlib.sha256().digest_size
 
 
 class Result:
@@ -29,6 +33,8 @@ class Result:
 
     `save` writes one NetCDF file (arrays as variables, everything else as attributes) under a
     temporary name and renames it, so that a file is either whole or absent. `load` is its inverse.
+    The file ends in the SHA-256 of what comes before, which readers of NetCDF pass over: bytes that
+    were changed are found before any of them is interpreted.
     """
 
     __slots__ = ()
@@ -67,7 +73,7 @@ class Result:
         """Write the result to a NetCDF file and return its path."""
         target = Path(path)
         dataset = self.to_dataset()
-        write_then_rename(target, lambda temporary: dataset.to_netcdf(temporary, engine="h5netcdf"))
+        write_then_rename(target, lambda temporary: _write_signed(dataset, temporary))
         return target
 
     @classmethod
@@ -75,16 +81,9 @@ class Result:
         """Read a result that `save` wrote.
 
         Raises:
-            InputError: A missing or truncated file, or one that holds another kind of result.
+            InputError: A missing, truncated or changed file, or one that holds another kind of result.
         """
-        try:
-            with xr.open_dataset(path, engine="h5netcdf", decode_cf=False) as file:
-                dataset = file.load()
-        except (OSError, ValueError) as error:
-            raise InputError(
-                f"expected a NetCDF file with a {cls.__name__}; could not read {str(path)!r}:"
-                f" {error}"
-            ) from error
+        dataset = _read_signed(path, f"expected a NetCDF file with a {cls.__name__}")
         if dataset.attrs.get("result") != cls.__name__:
             raise InputError(
                 f"expected a file with a {cls.__name__}; {str(path)!r} holds"
@@ -98,6 +97,30 @@ class Result:
         return cls(
             **{f.name: _restore(dataset, f.name, str(f.type)) for f in fields(cast(Any, cls))}
         )
+
+
+def _write_signed(dataset: xr.Dataset, path: Path) -> None:
+    """Write a dataset and, behind it, the digest of the file's bytes."""
+    dataset.to_netcdf(path, engine="h5netcdf")
+    digest = hashlib.sha256(path.read_bytes()).digest()
+    with open(path, "ab") as file:
+        file.write(digest)
+
+
+def _read_signed(path: str | os.PathLike[str], expected: str) -> xr.Dataset:
+    """The dataset of a file that `_write_signed` wrote."""
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise InputError(f"{expected}; could not read {str(path)!r}: {error}") from error
+    content, digest = content[:-DIGEST], content[-DIGEST:]
+    if hashlib.sha256(content).digest() != digest:
+        raise InputError(
+            f"{expected}; {str(path)!r} was cut or changed after it was written, or is no result:"
+            " its digest does not match"
+        )
+    with xr.open_dataset(BytesIO(content), engine="h5netcdf", decode_cf=False) as file:
+        return file.load()
 
 
 def write_then_rename(target: Path, write: Any) -> None:

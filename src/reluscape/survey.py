@@ -202,6 +202,7 @@ class _Notebook:
         names = ("convention", "genuine", "kind", "method", "bad", "loss", "margin")
         told = {name: getattr(found, name) for name in names}
         told["better_loss"] = found.better_loss if found.bad else None
+        told["reach"] = found.reach if np.isfinite(found.reach) else None
         return MinimumSurvey(**told, file=file, num_active_kinks=found.active)
 
 

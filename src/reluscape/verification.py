@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 
-import h5py
 import numpy as np
 
 from reluscape.arithmetic import arithmetic_called
@@ -48,7 +47,9 @@ def verify(
     Args:
         path_or_certificate: A certificate or its JSON file; or a `CellMinimum` or its NetCDF file, whose
             weights are checked by a forward and a backward pass, and whose proof that there are none by
-            products with the frozen network.
+            products with the frozen network. What it tells besides is recomputed, but for `method`, and
+            where a decomposition of the outputs' derivatives would take more than a tenth of a second,
+            for whether minimisers are `unique` and for the squared loss of those outside the cell.
         landscape: The network, data, loss and weight decay that it is about, or the network's output
             with its bounds.
 
@@ -115,12 +116,10 @@ def _of_cell(found: CellMinimum, landscape: Landscape | NetworkOutput) -> Verifi
 def load_minimum(path: str | os.PathLike[str]) -> CellMinimum | str:
     """The cell's minimum of a file, or why there is none in it."""
     try:
-        with h5py.File(path):  # a cut file ends here, not in a reader that cannot be closed again
-            pass
         return CellMinimum.load(path)
     except InputError as error:
         return str(error)
-    # On damaged bytes the readers fail wherever they happen to stand, with any exception.
+    # Where someone has put other content under its own digest, readers fail anywhere, with any exception.
     except Exception as error:
         text = (str(error).splitlines() or [""])[0][:120]
         return f"expected a NetCDF file with a CellMinimum; could not read {str(path)!r}: {text}"

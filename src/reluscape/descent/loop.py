@@ -24,7 +24,6 @@ from reluscape.descent.path import (
     Path,
     Progress,
     around,
-    certified_end,
     inside,
     is_no_higher,
     reach_of,
@@ -132,7 +131,7 @@ def _descended(path: Path, *, first: bool, seed: int) -> tuple[Floats, Certifica
         left -= 1
         if left >= 0 and path.leave(end, way[0] if way is not None and way[1] < 0 else None):
             continue
-        end, certificate = _aside(function, end, way) or (end, path.certified(end))
+        end, certificate = _aside(path, end, way) or (end, path.certified(end))
         if left < 0 or not path.leave(end, _shown_way(function, certificate, end)):
             return end, certificate
 
@@ -226,20 +225,20 @@ def _point_at(function: Function, theta: Floats) -> Point:
 
 
 def _aside(
-    function: Function, theta: Floats, way: tuple[Floats, float] | None
+    path: Path, theta: Floats, way: tuple[Floats, float] | None
 ) -> tuple[Floats, Certificate] | None:
     """A point of the same loss, aside along flat directions, if it is certified.
 
     Fewer kinks meet there, so its certificate is smaller.
     """
-    moved = theta
+    function, moved = path.function, theta
     for turn in range(ASIDES if function.size <= ASIDE else 1):
         if way is None or way[1] < 0:
             return None
         moved = _halfway(function, moved, way[0])
         if not is_no_higher(function, moved, theta):
             return None
-        found = certify(function, moved) if turn else certified_end(function, moved)
+        found = certify(function, moved) if turn else path.certified(moved)
         if found.claim in MINIMA:
             return moved, found
         way = _way_out(function, moved)

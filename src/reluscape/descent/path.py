@@ -189,8 +189,10 @@ class Path:
         return polished(self, theta)
 
     def certified(self, end: Floats) -> Certificate:
-        """What the end is."""
-        return certified_end(self.function, end) if self.ray is None else self.ray.certificate
+        """What the end is; that of a branch, of which there are several, in float64."""
+        if self.ray is not None:
+            return self.ray.certificate
+        return (certify if self.given_up else certified_end)(self.function, end)
 
     @property
     def may_go_on(self) -> bool:

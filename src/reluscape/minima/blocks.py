@@ -7,11 +7,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import svd
+from scipy.special import softmax
 
 from reluscape.errors import InputError
 from reluscape.landscape import Block
-from reluscape.minima.check import LEFT_OPEN, block_distance, depth_left
+from reluscape.losses import CrossEntropyLoss
+from reluscape.minima.check import block_distance
 from reluscape.minima.deepest import SHALLOW, Deepest, Sides, deepest
+from reluscape.minima.depth import Left, depth_left
 from reluscape.minima.frozen_cell import FrozenCell
 from reluscape.minima.minimisers import (
     BOUND,
@@ -22,9 +25,9 @@ from reluscape.minima.minimisers import (
     squared,
 )
 from reluscape.minima.result import CellMinimum, Infeasibility, Kind
+from reluscape.minima.told import zero_kinks
 from reluscape.minima.units import RANK
 from reluscape.nearby import in_theta_order
-from reluscape.tolerances import TOLERANCES
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -95,7 +98,7 @@ class Frozen:
         moving = np.flatnonzero(lengths > 0)
         return cls(
             block, cell, start, scores, back, forth, derivatives.reshape(samples * outputs, units * rank),
-            cell.constants()[1], moving, lengths[moving],
+            cell.forward(np.zeros(block.size)).outputs, moving, lengths[moving],
         )  # fmt: skip
 
     def expand(self, q: Floats) -> Floats:
@@ -118,7 +121,7 @@ class Frozen:
         """The hidden kinks' sides along the minimisers."""
         piecewise, pattern = self.block.piecewise, self.cell.pattern
         turned = self.cell.sides(None)[self.moving] / self.lengths
-        offsets = turned * self.cell.constants()[0][self.moving]
+        offsets = turned * self.cell.forward(np.zeros(self.block.size)).values[self.moving]
 
         def depths(v: Floats) -> Floats:
             theta = self.expand(found.point + found.free @ v)
@@ -141,14 +144,15 @@ def block_minimum(block: Block, start: Floats) -> CellMinimum:
     found = _minimisers(frozen)
     if found.falling is not None:
         proof = _falling_proof(frozen, found.falling)
-        return _result(frozen, found, None, proof, 0.0)
+        return _result(frozen, found, None, proof, Left(0.0, np.inf))
     sources = [frozen.sides(found)] + ([] if found.closed is None else [found.closed])
     cap = max(float(np.linalg.norm(found.point)), float(np.linalg.norm(frozen.own))) or 1.0
     deep = deepest(sources, found.free.shape[1], cap)
     if deep.depth > SHALLOW * cap:
         theta = frozen.expand(found.point + found.free @ deep.point) + frozen.unseen()
-        theta = _settled(frozen, theta)
-        return _result(frozen, found, theta, None, block_distance(block, theta, frozen.cell))
+        theta = _settled(frozen, found, theta)
+        left = Left(block_distance(block, theta, frozen.cell), np.inf)
+        return _result(frozen, found, theta, None, left)
     proof = _proof(frozen, found, deep)
     return _result(frozen, found, None, proof, depth_left(proof, frozen.cell))
 
@@ -163,16 +167,32 @@ def _minimisers(frozen: Frozen) -> Minimisers:
     return absolute(matrix, wanted) if landscape.loss_name == "l1" else squared(matrix, wanted)
 
 
-def _settled(frozen: Frozen, theta: Floats) -> Floats:
-    """A minimiser of squares without what far-out coordinates have lost to rounding."""
-    piecewise = frozen.block.piecewise
-    if frozen.block.landscape.loss_name not in ("squared", "half_squared"):
-        return theta
-    inverse = pseudo_inverse(frozen.derivatives)[0]
+def _settled(frozen: Frozen, found: Minimisers, theta: Floats) -> Floats:
+    """A minimiser without what far-out coordinates have lost to rounding."""
+    block, matrix = frozen.block, frozen.derivatives
+    name, targets = block.landscape.loss_name, block.piecewise.targets
+    outputs = block.piecewise.frozen(frozen.cell.pattern, theta)[1]
+    if name == "cross_entropy":
+        inverse = pseudo_inverse(_curved(matrix, outputs))[0]
+        inverse = -(inverse @ inverse.T) @ matrix.T
+    else:
+        free = np.abs(found.dual) < 1.0 if name == "l1" else np.ones(len(matrix), dtype=np.bool_)
+        inverse = np.zeros(matrix.T.shape)
+        inverse[:, free] = pseudo_inverse(matrix[free])[0]
     for _ in range(2):
-        rest = piecewise.targets - piecewise.frozen(frozen.cell.pattern, theta)[1]
+        outputs = block.piecewise.frozen(frozen.cell.pattern, theta)[1]
+        slopes = block.piecewise.loss.slope(outputs, targets)
+        rest = slopes if name == "cross_entropy" else targets - outputs
         theta = theta + frozen.expand(inverse @ rest.ravel())
     return theta
+
+
+def _curved(matrix: Floats, outputs: Floats) -> Floats:
+    """M with `M^T M = E^T B E`, B the curvature of the cross-entropy at some outputs."""
+    shares = softmax(outputs, axis=1)[:, :, None]
+    stack = matrix.reshape(*outputs.shape, -1)
+    centred = stack - (shares * stack).sum(axis=1, keepdims=True)
+    return np.asarray((np.sqrt(shares / len(outputs)) * centred).reshape(matrix.shape))
 
 
 def _proof(frozen: Frozen, found: Minimisers, deep: Deepest) -> Infeasibility:
@@ -186,16 +206,14 @@ def _proof(frozen: Frozen, found: Minimisers, deep: Deepest) -> Infeasibility:
     pull = np.einsum("ku,kr->ur", units, scores).ravel()
     amounts = weights[chosen]
     matrix, name = frozen.derivatives, frozen.block.landscape.loss_name
+    point, direction = frozen.expand(found.point), np.zeros(len(found.point))
     if name == "l1":
         outputs, share = _below(matrix, found, pull, deep)
-        amounts, direction = share * amounts, found.point
+        amounts = share * amounts
     elif name == "cross_entropy":
-        stack = matrix.reshape(*frozen.constants.shape, -1)
-        centred = (stack - stack.mean(axis=1, keepdims=True)).reshape(matrix.shape)
-        rows = (pseudo_inverse(centred)[0].T @ pull).reshape(frozen.constants.shape)
-        outputs, direction = (rows - rows.mean(axis=1, keepdims=True)).ravel(), found.point
+        outputs, direction = _newton_step(frozen, point, pull)
     else:
-        inverse = pseudo_inverse(matrix)[0]
+        inverse, point = pseudo_inverse(matrix)[0], np.empty(0)
         outputs = inverse.T @ pull
         direction = inverse @ outputs
     return Infeasibility(
@@ -205,7 +223,26 @@ def _proof(frozen: Frozen, found: Minimisers, deep: Deepest) -> Infeasibility:
         part=np.zeros(len(kinks), dtype=np.int64),
         kink=kinks,
         weight=amounts,
+        point=point,
     )
+
+
+def _newton_step(frozen: Frozen, point: Floats, pull: Floats) -> tuple[Floats, Floats]:
+    """L = B E w with `E^T l` the pull, and w; B is the cross-entropy's curvature at the point."""
+    matrix, loss = frozen.derivatives, CrossEntropyLoss()
+    outputs = frozen.block.piecewise.frozen(frozen.cell.pattern, point)[1]
+    inverse = pseudo_inverse(_curved(matrix, outputs))[0]
+    curvature, direction = loss.curvature(outputs), np.zeros(matrix.shape[1])
+
+    def bent(q: Floats) -> Floats:
+        moved = (matrix @ q).reshape(outputs.shape)
+        return np.asarray(np.matmul(curvature, moved[:, :, None]).ravel())
+
+    for _ in range(3):  # twice for what rounding has left
+        rest = pull - matrix.T @ bent(direction)
+        direction = direction + inverse @ (inverse.T @ rest)
+    rows = bent(direction).reshape(outputs.shape)
+    return (rows - rows.mean(axis=1, keepdims=True)).ravel(), direction
 
 
 def _below(matrix: Floats, found: Minimisers, pull: Floats, deep: Deepest) -> tuple[Floats, float]:
@@ -242,11 +279,11 @@ def _result(
     found: Minimisers,
     theta: Floats | None,
     proof: Infeasibility | None,
-    margin: float,
+    left: Left,
 ) -> CellMinimum:
     """The answer, with what can be said of the loss."""
     block = frozen.block
-    at = frozen.expand(found.point)
+    at = frozen.expand(found.point) if theta is None else theta
     loss = block.piecewise.loss.value(
         block.piecewise.frozen(frozen.cell.pattern, at)[1], block.piecewise.targets
     )
@@ -255,25 +292,24 @@ def _result(
         1.0 + block.loss(0 * at)
     )
     least = least or not len(frozen.moving)  # the loss is convex in the layer
-    values = block.kinks(frozen.start)[: frozen.cell.hidden]
-    bounds = block.piecewise.rounding_bounds(frozen.start, TOLERANCES.rounding)[0]
     return CellMinimum(
-        genuine=True if theta is not None else False if margin <= LEFT_OPEN else None,
+        genuine=True if theta is not None else False if left.nothing else None,
         kind=_kind(frozen, found),
         loss=loss,
-        bad=False if least or (theta is None and margin <= LEFT_OPEN) else None,
+        bad=False if least or (theta is None and left.nothing) else None,
         theta=theta,
         signs=None,
         method="sign check"
         if found.falling is None and not found.free.shape[1]
         else "linear program",
         infeasibility=proof,
-        margin=margin,
+        margin=left.depth,
+        reach=left.reach,
         convention="block",
         layer=block.layer,
         objective=block.landscape.loss_name,
         start=frozen.start,
-        active=int((np.abs(values) <= bounds[: frozen.cell.hidden])[frozen.moving].sum()),
+        active=zero_kinks(block, frozen.start, frozen.cell, 1.0)[0],
         dual=found.dual if len(found.dual) else None,
     )
 

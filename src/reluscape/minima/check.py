@@ -2,32 +2,31 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
 from reluscape.certificate import Verification
 from reluscape.check_block import RejectedError, require
 from reluscape.landscape import Block, Landscape
+from reluscape.minima.depth import LEFT_OPEN, REACH, depth_left, is_least
 from reluscape.minima.frozen_cell import FrozenCell
 from reluscape.minima.result import SIGNS, CellMinimum, Infeasibility
 from reluscape.minima.signs import cover, roots_of
-from reluscape.minima.turning import depth_for_all_signs
+from reluscape.minima.told import SAME, check_told
 from reluscape.minima.units import samples_of
 from reluscape.tolerances import TOLERANCES
 
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
 
-#: Largest depth, relative to a minimiser's length, that rounding may leave open in a negative answer.
-LEFT_OPEN = 1e-8
-#: How much longer than others a minimiser must be to be out of the question.
-REACH = 1e3
 #: Depths below this are all the same.
 TINY = 1e-12
+#: Losses whose proofs need no known minimiser.
+SQUARES = ("squared", "half_squared")
 #: Rounding of a stated margin.
 SLACK = 1.0 + 1e-6
-#: Relative difference of losses that is rounding.
-SAME = 1e-9
 
 
 def check_minimum(found: CellMinimum, landscape: Landscape) -> Verification:
@@ -43,9 +42,32 @@ def check_minimum(found: CellMinimum, landscape: Landscape) -> Verification:
             told = _witness(found, landscape, start, cell)
         else:
             told = _ruled_out(found, start, cell)
+        if found.layer is None:
+            cell = cell.summed(start.landscape.block(1).theta[start.piecewise.width :])
+        check_told(found, start, cell)
     except RejectedError as rejection:
         return Verification(False, str(rejection))
     return Verification(True, f"recomputed from network and data: {told}")
+
+
+def checked(found: CellMinimum, landscape: Landscape) -> CellMinimum:
+    """The answer if `check_minimum` accepts it, else an open one that says why."""
+    verdict = check_minimum(found, landscape)
+    if verdict.valid:
+        return found
+    return replace(
+        found,
+        genuine=None,
+        bad=None,
+        theta=None,
+        signs=None,
+        infeasibility=None,
+        margin=float("nan"),
+        dual=None,
+        better=None,
+        better_loss=float("nan"),
+        reason=f"what was found does not pass the check: {verdict.reason}",
+    )
 
 
 def _at(found: CellMinimum, landscape: Landscape, theta: Floats) -> Block:
@@ -70,7 +92,10 @@ def _witness(found: CellMinimum, landscape: Landscape, start: Block, cell: Froze
     inside = cell.sides(None) * there.kinks()[: cell.hidden] > bounds[: cell.hidden]
     require(bool(inside[moving].all()), "its weights are not inside the cell")
     if landscape.loss_name == "l1":
-        _least(found, there, cell)
+        require(found.dual is not None, "it has no dual solution")
+        assert found.dual is not None
+        why = is_least(found.dual, there.theta, cell)
+        require(not why, why)
     else:
         gradient = np.abs(there.gradient())
         require(bool((gradient <= slack).all()), "the gradient does not vanish")
@@ -85,30 +110,14 @@ def _witness(found: CellMinimum, landscape: Landscape, start: Block, cell: Froze
     )
     require(0.0 < found.margin <= SLACK * distance, "its margin is none")
     require(found.bad in (True, False, None), "it is bad in no known way")
+    nothing = found.better is None and np.isnan(found.better_loss)
+    require(found.bad or nothing, "it has weights of lower loss and is not bad")
     if found.bad:
         _lower(found, landscape, loss)
     if found.bad is False and (found.layer is None or moving.any()):  # else the cell is everything
         least = _least_possible(found, landscape, there)
         require(loss <= least + SAME * (1.0 + abs(loss)), "a lower loss is not ruled out")
     return f"a genuine minimum of loss {loss:.6g}"
-
-
-def _least(found: CellMinimum, there: Block, cell: FrozenCell) -> None:
-    """No loss of the frozen network is lower: `|E q - y| >= l . (E q - y) = -l . y` where E^T l = 0."""
-    targets = np.asarray(cell.piecewise.targets, dtype=np.float64) - cell.constants()[1]
-    dual = found.dual
-    require(dual is not None and dual.shape == (targets.size,), "it has no dual solution")
-    assert dual is not None
-    require(bool((np.abs(dual) <= 1.0).all()), "its dual solution is beyond its bounds")
-    none = np.empty(0, dtype=np.int64)
-    gap, error = cell.gap(none, np.empty(0), dual.reshape(targets.shape))
-    length = float(np.linalg.norm(cell.sizes * there.theta))
-    least = -float((dual.reshape(targets.shape) * targets).sum()) - (gap + error) * length
-    size = float(np.abs(targets).sum())
-    loss = there.loss() * len(targets)
-    require(
-        loss <= least + LEFT_OPEN * size, f"no proof that a loss below {loss:.6g} is impossible"
-    )
 
 
 def block_distance(there: Block, theta: Floats, cell: FrozenCell) -> float:
@@ -169,7 +178,9 @@ def _lower(found: CellMinimum, landscape: Landscape, loss: float) -> None:
         bias = landscape.positions(landscape.layers[1])[there.piecewise.width :]
         require(np.array_equal(found.better[bias], found.start[bias]), "its better bias moved")
     lower = there.loss()
-    require(lower < loss - SAME * (1.0 + abs(loss)), f"its better weights have loss {lower:.6g}")
+    close = abs(lower - found.better_loss) <= SAME * (1.0 + abs(lower))
+    below = lower < loss - SAME * (1.0 + abs(loss))
+    require(close and below, f"its better weights have loss {lower:.6g}")
 
 
 def _ruled_out(found: CellMinimum, start: Block, cell: FrozenCell) -> str:
@@ -186,11 +197,18 @@ def _ruled_out(found: CellMinimum, start: Block, cell: FrozenCell) -> str:
         covered = len(proof.turns) or cover(list(proof.signs), roots)
         require(bool(covered), "its parts leave sign choices out")
         cell = cell.summed(last[units:])
-    depth = depth_left(proof, cell)
-    require(found.bad is False, "a cell without a minimum holds no bad one")
-    require(depth <= SLACK * found.margin + TINY, "it leaves more open than it says")
-    require(depth <= LEFT_OPEN, f"minimisers may lie inside by {depth:.3g} of their length")
-    return f"no minimiser lies inside the cell by more than rounding ({depth:.2g} of its length)"
+    left = depth_left(proof, cell)
+    nothing = found.better is None and np.isnan(found.better_loss)
+    require(found.bad is False and nothing, "a cell without a minimum holds no bad one")
+    require(left.depth <= SLACK * found.margin + TINY, "it leaves more open than it says")
+    require(found.reach <= SLACK * left.reach, "it is about longer minimisers than it shows")
+    deep = f"minimisers may lie inside by {left.depth:.3g} of their length"
+    require(found.margin <= SLACK * LEFT_OPEN, deep)
+    silent = f"it is silent beyond {left.reach:.3g} times the length of a known minimiser"
+    require(found.reach >= REACH, silent)
+    far = "" if np.isinf(found.reach) else f" up to {found.reach:.2g} times as long as a known one"
+    deep = f"by more than rounding ({left.depth:.2g} of its length)"
+    return f"no minimiser{far} lies inside the cell {deep}"
 
 
 def _check_shapes(proof: Infeasibility, cell: FrozenCell, start: Block) -> None:
@@ -203,117 +221,13 @@ def _check_shapes(proof: Infeasibility, cell: FrozenCell, start: Block) -> None:
     require(len(proof.signs) == parts, "its proof's signs have another shape")
     same = proof.part.shape == proof.kink.shape == proof.weight.shape
     require(same and proof.part.ndim == 1, "its proof's weights have different lengths")
-    numbers = (proof.outputs, proof.directions, proof.weight)
+    fits = proof.point.shape in ((0,), (size,))
+    needless = cell.piecewise.loss.name in SQUARES or not len(proof.kink)
+    require(fits and (needless or len(proof.point)), "its proof has no known minimiser")
+    numbers = (proof.outputs, proof.directions, proof.weight, proof.point)
     require(all(np.isfinite(one).all() for one in numbers), "its proof is not finite")
     require(bool((proof.weight > 0).all()) or len(proof.turns) > 0, "a weight is not positive")
     inside = (
         (proof.kink >= 0) & (proof.kink < cell.hidden) & (proof.part >= 0) & (proof.part < parts)
     )
     require(bool(inside.all()), "a weight is that of no kink")
-
-
-def depth_left(proof: Infeasibility, cell: FrozenCell) -> float:
-    """How far inside the cell, relative to its length, a minimiser could be for all that is proved.
-
-    Inside the cell each `g_k . q + o_k` is at least its row's length times the depth; what their weighted
-    sum is at every minimiser is known but for rounding (`SUMS`), and for what is left of
-    `sum mu g - E^T l` times its length. For the L1 loss, whose l has a rounding error for every sample,
-    a part leaves nothing where only minimisers `REACH` times as long as the targets could be inside.
-    """
-    if len(proof.turns):
-        return depth_for_all_signs(proof, cell)
-    name = cell.piecewise.loss.name
-    if name == "cross_entropy" and not len(proof.kink):
-        return 0.0 if _falls_forever(proof, cell) else np.inf
-    depth = 0.0
-    for part, (outputs, direction) in enumerate(zip(proof.outputs, proof.directions, strict=True)):
-        here = proof.part == part
-        kinks, weights = proof.kink[here], proof.weight[here]
-        sides = cell.sides(proof.signs[part] if proof.signs.shape[1] else None)[kinks]
-        lengths = float(weights @ cell.lengths(kinks)) if len(kinks) else 0.0
-        if not (lengths > 0 and sides.all()):
-            return np.inf
-        rows = outputs.reshape(cell.piecewise.num_samples, -1)
-        gap, error = cell.gap(kinks, weights * sides, rows)
-        values = cell.constants()[0][kinks]
-        above, length = SUMS[name](cell, rows, direction, (kinks, weights * sides, values))
-        beyond = name == "l1" and gap <= error and -above >= REACH * length * (gap + error)
-        if not beyond:
-            depth = max(depth, (gap + error + max(0.0, above) / length) / lengths)
-    return depth
-
-
-Weighted = tuple[Indices, Floats, Floats]
-
-
-def _of_squares(
-    cell: FrozenCell, rows: Floats, direction: Floats, sides: Weighted
-) -> tuple[float, float]:
-    """Bound on `sum mu (g . q + o) = l . y + sum mu o` at minimisers, where l = E w; and their scale."""
-    targets = np.asarray(cell.piecewise.targets, dtype=np.float64) - cell.constants()[1]
-    _, weights, values = sides
-    moved, noise = cell.forward(direction)
-    apart = float(np.linalg.norm(rows - moved) + np.linalg.norm(noise))
-    terms = float((rows * targets).sum()) + float(weights @ values)
-    sizes = float(np.abs(rows * targets).sum()) + float(np.abs(weights) @ np.abs(values))
-    length = float(np.linalg.norm(targets)) or 1.0
-    return terms + apart * length + cell.unit * sizes, length
-
-
-def _of_deviations(
-    cell: FrozenCell, rows: Floats, direction: Floats, sides: Weighted
-) -> tuple[float, float]:
-    """The same for sums of absolute values, by what a known point attains.
-
-    With |l| <= 1 every loss is at least `l . (E q - y) = sum mu (g . q + o) - l . y - sum mu o`.
-    """
-    targets = np.asarray(cell.piecewise.targets, dtype=np.float64) - cell.constants()[1]
-    if not (np.abs(rows) <= 1.0).all():
-        return np.inf, 1.0
-    _, weights, values = sides
-    moved, noise = cell.forward(direction)
-    attained = float(np.abs(moved - targets).sum() + noise.sum())
-    terms = attained + float((rows * targets).sum()) + float(weights @ values)
-    sizes = attained + float(np.abs(rows * targets).sum() + np.abs(weights) @ np.abs(values))
-    return terms + cell.unit * sizes, float(np.linalg.norm(targets)) or 1.0
-
-
-def _of_entropies(
-    cell: FrozenCell, rows: Floats, direction: Floats, sides: Weighted
-) -> tuple[float, float]:
-    """The same for cross-entropies: all minimisers have a known one's outputs up to a common shift."""
-    kinks, weights, values = sides
-    outputs, constants = cell.forward(direction)[0], cell.constants()[1]
-    slope = cell.piecewise.loss.slope(outputs + constants, cell.piecewise.targets)
-    none = np.empty(0, dtype=np.int64)
-    gap, error = cell.gap(none, np.empty(0), slope)
-    first = cell.piecewise.loss.slope(constants, cell.piecewise.targets)
-    start = cell.gap(none, np.empty(0), first)[0]
-    common = float(np.abs(rows.sum(axis=1)).max(initial=0.0))
-    if gap > error + SAME * start or common > SAME * float(np.abs(rows).max(initial=0.0)):
-        return np.inf, 1.0
-    there = cell.piecewise.frozen(cell.pattern, direction, linear=True)[0][kinks]
-    terms = weights @ (there + values)
-    sizes = np.abs(weights) @ (np.abs(there) + np.abs(values))
-    length = float(np.linalg.norm(cell.sizes * direction)) or 1.0
-    return float(terms + cell.unit * sizes), length
-
-
-SUMS = {
-    "squared": _of_squares,
-    "half_squared": _of_squares,
-    "l1": _of_deviations,
-    "cross_entropy": _of_entropies,
-}
-
-
-def _falls_forever(proof: Infeasibility, cell: FrozenCell) -> bool:
-    """Whether no sample's own output loses to another along the direction, and some gain."""
-    rates, noise = cell.forward(proof.directions[0])
-    own = np.arange(len(rates)), cell.piecewise.targets
-    gains = rates[own][:, None] - rates
-    slack = noise[own][:, None] + noise
-    gains[own] = np.inf
-    return bool(
-        (gains >= -slack).all() and (gains[np.isfinite(gains)] > slack[np.isfinite(gains)]).any()
-    )

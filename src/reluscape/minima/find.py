@@ -11,14 +11,16 @@ from numpy.typing import ArrayLike, NDArray
 from reluscape.errors import InputError, UnsupportedModelError
 from reluscape.landscape import Block, Landscape
 from reluscape.minima.blocks import block_minimum
-from reluscape.minima.check import LEFT_OPEN, SAME, depth_left, unit_distance
+from reluscape.minima.check import checked, unit_distance
 from reluscape.minima.closed import Closed
+from reluscape.minima.depth import LEFT_OPEN, depth_left
 from reluscape.minima.frozen_cell import FrozenCell
 from reluscape.minima.lower import with_lower_loss
 from reluscape.minima.programs import Programs
 from reluscape.minima.readouts import readout_minimum
 from reluscape.minima.result import SIGNS, CellMinimum, Infeasibility, Signs
 from reluscape.minima.signs import Watch, Witness, roots_of, search
+from reluscape.minima.told import SAME
 from reluscape.minima.units import Leaf, Units, samples_of
 from reluscape.nearby import in_theta_order
 from reluscape.network import Affine, Rectifier
@@ -136,7 +138,8 @@ def _of_block(block: Block, start: Floats, progress: Progress | None) -> CellMin
             "cell_minimum needs a landscape without weight decay; received"
             f" weight_decay={block.landscape.weight_decay:g}"
         )
-    return readout_minimum(block, start, progress) or block_minimum(block, start)
+    found = readout_minimum(block, start, progress) or block_minimum(block, start)
+    return _sound(found, block.landscape)
 
 
 def _of_landscape(
@@ -174,7 +177,30 @@ def _of_landscape(
         start=start,
         active=active,
     )
-    return _judged(found, places, units)
+    return _sound(_judged(found, places, units), landscape)
+
+
+def _sound(found: CellMinimum, landscape: Landscape) -> CellMinimum:
+    """The answer as far as `verify` will accept it, with a reason where it is open.
+
+    Closed forms solve their equations to the last bits, and a network without a minimum comes with the
+    margin that `verify` computes: these are not gone through twice.
+    """
+    if found.genuine is None:
+        return replace(found, reason=_why_open(found))
+    known = found.method == "closed form" or (found.layer is None and not found.genuine)
+    return found if known else checked(found, landscape)
+
+
+def _why_open(found: CellMinimum) -> str:
+    """What is missing for an answer."""
+    if found.infeasibility is None:
+        return "there are too many sign choices"
+    if found.margin > LEFT_OPEN:
+        return (
+            f"its proof leaves minimisers inside {found.margin:.2g} of their length, not rounding"
+        )
+    return f"its proof is silent beyond {found.reach:.2g} times the length of a known minimiser"
 
 
 def _judged(found: CellMinimum, places: _Places, units: Units) -> CellMinimum:
@@ -230,7 +256,7 @@ class _Places:
         targets = np.asarray(piecewise.targets, dtype=np.float64)[:, 0]
         means, rest = samples.means(targets - start[self.bias].sum())
         bounds = piecewise.rounding_bounds(start[self.weights_in_order], TOLERANCES.rounding)[0]
-        active = (np.abs(values).ravel() <= bounds).reshape(values.shape)[samples.rows]
+        active = (np.abs(values).ravel() <= bounds).reshape(values.shape)[samples.group >= 0]
         units = Units(
             samples=samples,
             targets=means,
@@ -312,7 +338,7 @@ class _Places:
         pattern = self.block.pattern(start[self.weights_in_order])
         return depth_left(
             infeasibility, FrozenCell.of(self.block, pattern).summed(start[self.bias])
-        )
+        ).depth
 
 
 def check_whole(landscape: Landscape) -> None:

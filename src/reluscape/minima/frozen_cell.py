@@ -7,6 +7,7 @@ all one, with each unit's cell turned over where its output weight is negative.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,22 @@ Bools = NDArray[np.bool_]
 Indices = NDArray[np.int64]
 
 EPS = float(np.finfo(np.float64).eps)
+
+
+class Products(NamedTuple):
+    """What the frozen network makes of parameters, or of a direction.
+
+    Attributes:
+        values: Hidden switching values (hidden,).
+        outputs: Outputs (samples, outputs).
+        value_errors: Bounds on the values' rounding errors.
+        output_errors: And on the outputs'.
+    """
+
+    values: Floats
+    outputs: Floats
+    value_errors: Floats
+    output_errors: Floats
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,53 +87,101 @@ class FrozenCell:
             TOLERANCES.rounding * (self.piecewise.depth_terms + len(self.piecewise.features)) * EPS
         )
 
-    def constants(self) -> tuple[Floats, Floats]:
-        """Hidden switching values and outputs at zero parameters."""
-        values, outputs = self.piecewise.frozen(self.pattern, np.zeros(self.piecewise.num_params))
-        return values[: self.hidden], outputs
+    def forward(self, theta: Floats, *, linear: bool = False) -> Products:
+        """Switching values and outputs of the frozen network with bounds on their rounding errors.
 
-    def forward(self, direction: Floats) -> tuple[Floats, Floats]:
-        """E times a direction (samples, outputs), and bounds on its rounding errors."""
-        outputs = self.piecewise.frozen(self.pattern, direction, linear=True)[1]
-        absolute = replace(
+        Args:
+            theta: Parameters, or with `linear` a direction.
+            linear: Leave the constants out: `E theta` for outputs.
+        """
+        values, outputs = self.piecewise.frozen(self.pattern, theta, linear=linear)
+        sizes, most = self._absolute.frozen(self.pattern, np.abs(theta), linear=linear)
+        hidden = slice(self.hidden)
+        return Products(values[hidden], outputs, self.unit * sizes[hidden], self.unit * most)
+
+    def derivatives(self, *, absolute: bool = False) -> Floats:
+        """E in scaled columns, or the sums of absolute terms behind it (samples * outputs, params).
+
+        Cost: memory for all these numbers.
+        """
+        piecewise = self._absolute if absolute else self.piecewise
+        rows = np.repeat(np.arange(piecewise.num_samples), self.num_outputs)
+        units = piecewise.output_jacobian(self.pattern).reshape(len(rows), -1)
+        return piecewise.outer(units, rows) / self.sizes
+
+    def least_singular_value(self, rest: Floats) -> float:
+        """A number that no singular value of E in scaled columns is below; not positive where none is.
+
+        Columns that are zero, and zero in `rest` (params,), too, are left out.
+        """
+        matrix, errors = self.derivatives(), self.unit * self.derivatives(absolute=True)
+        used = errors.any(axis=0) | (rest != 0)
+        matrix, errors = matrix[:, used], errors[:, used]
+        if matrix.shape[0] < matrix.shape[1] or not matrix.size:
+            return 0.0
+        values = np.linalg.svd(matrix, compute_uv=False)
+        noise = len(matrix) * EPS * float(values[0]) + float(np.linalg.norm(errors))
+        return float(values[-1]) - noise
+
+    @property
+    def norm(self) -> float:
+        """A number that E in scaled columns stretches no vector by more than (its Frobenius norm)."""
+        return float(np.linalg.norm(self.norms))
+
+    @property
+    def norms(self) -> Floats:
+        """The same of each sample's rows of E (samples,)."""
+        units = (self.piecewise.output_jacobian(self.pattern) ** 2).sum(axis=(1, 2))
+        return np.asarray(np.sqrt(units * self._rows))
+
+    @property
+    def num_outputs(self) -> int:
+        """Outputs of a sample."""
+        piecewise = self.piecewise
+        width = piecewise.width
+        for step in piecewise.maps:
+            width = step.width_after(width)
+        return width
+
+    @property
+    def _absolute(self) -> Piecewise:
+        """The network of absolute values, which carries rounding errors."""
+        return replace(
             self.piecewise,
             features=self.piecewise.magnitudes,
             maps=tuple(step.absolute() for step in self.piecewise.maps),
             slopes=tuple(map(abs, self.piecewise.slopes)),
         )
-        sizes = absolute.frozen(self.pattern, np.abs(direction), linear=True)[1]
-        return outputs, self.unit * sizes
+
+    @property
+    def _rows(self) -> Floats:
+        """Squares of the lengths of the inputs in scaled columns (samples,)."""
+        piecewise = self.piecewise
+        columns = self.sizes[: piecewise.features.shape[1]]
+        rows = ((piecewise.features / columns) ** 2).sum(axis=1)
+        return np.asarray(rows + piecewise.bias / piecewise.num_samples)
 
     def gap(self, kinks: Indices, amounts: Floats, outputs: Floats) -> tuple[float, float]:
         """Length of `sum_k amounts_k a_k - E^T outputs` in scaled columns, and its rounding error."""
+        gap, error = self.rest(kinks, amounts, outputs)
+        return float(np.linalg.norm(gap)), float(np.linalg.norm(error))
+
+    def rest(self, kinks: Indices, amounts: Floats, outputs: Floats) -> tuple[Floats, Floats]:
+        """`sum_k amounts_k a_k - E^T outputs` in scaled columns, and bounds on its rounding errors."""
         piecewise = self.piecewise
         pulled = piecewise.pull_back(kinks, self.pattern) * amounts[:, None]
         sizes = piecewise.pull_back(kinks, self.pattern, absolute=True) * np.abs(amounts)[:, None]
         rows = piecewise.sample_of(kinks)
         units = -piecewise.sensitivities(self.pattern, outputs)[0]
-        most = _absolute(piecewise, self.pattern, np.abs(outputs))
+        most = np.array(self._absolute.sensitivities(self.pattern, np.abs(outputs))[0])
         np.add.at(units, rows, pulled)
         np.add.at(most, rows, sizes)
         error = self.unit * piecewise.assemble(most, piecewise.magnitudes)
         gap = piecewise.assemble(units)
-        return float(np.linalg.norm(gap / self.sizes)), float(np.linalg.norm(error / self.sizes))
+        return gap / self.sizes, error / self.sizes
 
     def lengths(self, kinks: Indices) -> Floats:
         """Lengths of kinks' normals in scaled columns."""
         piecewise = self.piecewise
-        columns = self.sizes[: piecewise.features.shape[1]]
-        rows = ((piecewise.features / columns) ** 2).sum(axis=1) + piecewise.bias / len(
-            piecewise.features
-        )
         units = np.linalg.norm(piecewise.pull_back(kinks, self.pattern), axis=1)
-        return np.asarray(units * np.sqrt(rows[piecewise.sample_of(kinks)]))
-
-
-def _absolute(piecewise: Piecewise, pattern: Bools, outputs: Floats) -> Floats:
-    """`sensitivities` by z in absolute values."""
-    back = piecewise.maps[-1].absolute().adjoint(outputs)
-    for step, active in zip(
-        piecewise.maps[-2::-1], piecewise.activations(pattern)[::-1], strict=True
-    ):
-        back = step.absolute().adjoint(back * np.abs(active))
-    return np.array(back)
+        return np.asarray(units * np.sqrt(self._rows[piecewise.sample_of(kinks)]))

@@ -17,8 +17,8 @@ from scipy.optimize import minimize
 from threadpoolctl import threadpool_limits
 
 from reluscape.landscape import Block, Landscape
-from reluscape.minima.check import SAME
 from reluscape.minima.result import CellMinimum
+from reluscape.minima.told import SAME
 from reluscape.minima.units import RANK
 from reluscape.nearby import in_theta_order
 from reluscape.piecewise import Piecewise

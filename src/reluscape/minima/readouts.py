@@ -10,16 +10,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reluscape.landscape import Block
-from reluscape.minima.check import LEFT_OPEN, block_distance, depth_left
+from reluscape.minima.check import block_distance
 from reluscape.minima.closed import Closed
+from reluscape.minima.depth import LEFT_OPEN, depth_left
 from reluscape.minima.frozen_cell import FrozenCell
 from reluscape.minima.programs import Programs
 from reluscape.minima.result import CellMinimum, Infeasibility
 from reluscape.minima.signs import Watch, search
+from reluscape.minima.told import zero_kinks
 from reluscape.minima.units import Leaf, Samples, Units
 from reluscape.nearby import in_theta_order
 from reluscape.progress import Progress
-from reluscape.tolerances import TOLERANCES
 
 Floats = NDArray[np.float64]
 
@@ -47,12 +48,10 @@ def readout_minimum(block: Block, start: Floats, progress: Progress | None) -> C
         margin = block_distance(block, theta, cell)
     elif leaves:
         proof = _proof(block, leaves[0], units)
-        margin = depth_left(proof, cell)
+        margin = depth_left(proof, cell).depth
     factor = 0.5 if block.landscape.loss_name == "half_squared" else 1.0
     loss = factor * (units.plain(route.squares) + units.rest) / piecewise.num_samples
     genuine = True if theta is not None else False if margin <= LEFT_OPEN else None
-    values = np.abs(block.kinks(start))
-    bounds = piecewise.rounding_bounds(start, TOLERANCES.rounding)[0]
     moving = cell.lengths(np.arange(cell.hidden)) > 0
     least = route.squares + units.rest <= units.negligible or not moving.any()
     return CellMinimum(
@@ -69,7 +68,7 @@ def readout_minimum(block: Block, start: Floats, progress: Progress | None) -> C
         layer=block.layer,
         objective=block.landscape.loss_name,
         start=start,
-        active=int((values <= bounds)[moving].sum()),
+        active=zero_kinks(block, start, cell, 1.0)[0],
     )
 
 

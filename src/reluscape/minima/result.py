@@ -27,6 +27,10 @@ WORDS = {
 PROOF = "proof_"
 
 SIGNS: tuple[Signs, ...] = ("free", "given", "uniform")
+#: How answers are found.
+METHODS = (
+    "sign check", "closed form", "sign clauses", "linear program", "sign search", "signs at once",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, repr=False, eq=False)
@@ -51,6 +55,7 @@ class Infeasibility(Result):
         part: Part of each positive mu_k, shape (entries,).
         kink: Kink (sample-major) that it belongs to (entries,).
         weight: mu_k (entries,).
+        point: For L1 loss and cross-entropy a minimiser (params,), else empty.
         turns: Empty; or, where the proof is one for all signs s, the unit j that each part turns with
             (parts,). The weights of part j, of any signs, are then those for s_j = 1, and as s_j times
             them each kink's sum has the sign of its unit's output weight: `abs(weight)` of a unit's own
@@ -63,6 +68,7 @@ class Infeasibility(Result):
     part: Indices
     kink: Indices
     weight: Floats
+    point: Floats = field(default_factory=lambda: np.empty(0))
     turns: Indices = field(default_factory=lambda: np.empty(0, dtype=np.int64))
 
     def plot(self) -> go.Figure:
@@ -77,7 +83,8 @@ class CellMinimum(Result):
     """Whether the loss attains its minimum over an activation cell inside it.
 
     Attributes:
-        genuine: Whether it does for some allowed signs; None where the search over signs was given up.
+        genuine: Whether it does for some allowed signs; None where that is open, see `reason`. False is
+            about minimisers up to `reach`.
         kind: What the minimisers of the cell's loss are, inside the cell or not: "unique", "continuous"
             (an affine space of them) or "plateau" (no unit is active: every point is one).
         loss: Their loss; NaN where a cross-entropy falls forever and has none.
@@ -86,11 +93,17 @@ class CellMinimum(Result):
         theta: A minimiser inside the cell, as the landscape's (or the block's) parameters; or None.
         signs: Signs of its output weights (units,); None without one, and for a block.
         method: "sign check", "closed form", "sign clauses" (what the outputs at minimisers ask of the
-            signs), "linear program", "sign search" or "signs at once" (one proof for all).
+            signs), "linear program", "sign search" or "signs at once" (one proof for all);
+            told, not proved.
         infeasibility: Why there is none, if there is none.
         margin: With a minimiser, its least distance to a kink, over the length of its unit's weights (a
             block: of theta); without, the largest that a minimiser inside the cell could still have,
-            which is rounding; for the L1 loss 0 where only one 1000 times as long as the targets could.
+            which is rounding, over its length (or, if that is longer, over the length that parameters
+            need for outputs as large as the targets, or to cross the proof's kinks), in input columns of
+            length one.
+        reach: Without, how long minimisers this is about, over the length of the proof's known one:
+            infinite, all of them, except for an L1 loss that hardly grows where its rounding leaves those
+            open that are longer still.
         convention: Which signs were allowed: "free", "given" or "uniform"; "block" for a block.
         layer: The block's layer; None for a landscape.
         objective: The landscape's loss, "squared" and so on.
@@ -100,6 +113,7 @@ class CellMinimum(Result):
         better_loss: Their loss; NaN without.
         dual: For a block's L1 loss, l with `E^T l = 0` and `|l| <= 1`: no loss of the frozen network is
             below `-l . y / samples`.
+        reason: Why the answer is open; empty where it is not.
     """
 
     genuine: bool | None
@@ -119,6 +133,8 @@ class CellMinimum(Result):
     better: Floats | None = None
     better_loss: float = float("nan")
     dual: Floats | None = None
+    reach: float = float("inf")
+    reason: str = ""
 
     def to_dataset(self) -> xr.Dataset:
         """The result as an xarray dataset, its proof beside it."""
@@ -152,7 +168,12 @@ class CellMinimum(Result):
         if self.genuine is None:
             return f"undecided: whether {where} holds a genuine minimum{allowed}"
         if not self.genuine:
-            return f"{where} holds no genuine minimum{allowed}"
+            limit = (
+                ""
+                if np.isinf(self.reach)
+                else f" up to {self.reach:.2g} times as far out as a known one"
+            )
+            return f"{where} holds no genuine minimum{allowed}{limit}"
         told = {True: "bad: a lower loss is known", False: "no loss is lower", None: ""}[self.bad]
         return f"{where} holds a genuine minimum{allowed}{' (' + told + ')' if told else ''}"
 
@@ -172,6 +193,8 @@ class CellMinimum(Result):
             lines.append(
                 f"  none lies inside by more than {self.margin:.1g} of its length (rounding)"
             )
+        if self.reason:
+            lines.append(f"  undecided because {self.reason}")
         if self.active:
             lines.append(f"  {self.active} kinks are zero at the point and count as negative")
         return [*lines, f"  found by: {self.method}"]

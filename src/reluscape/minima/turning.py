@@ -30,17 +30,21 @@ def depth_for_all_signs(proof: Infeasibility, cell: FrozenCell) -> float:
     kinks = np.flatnonzero(left)
     lengths = float(left[kinks] @ cell.lengths(kinks))
     sides = cell.sides(None)
-    targets = np.asarray(cell.piecewise.targets, dtype=np.float64) - cell.constants()[1]
-    size = float(np.linalg.norm(targets)) or 1.0
+    zero = cell.forward(np.zeros(cell.piecewise.num_params))
+    targets = np.asarray(cell.piecewise.targets, dtype=np.float64) - zero.outputs
+    size = float(np.linalg.norm(targets))
+    length = size / cell.norm if size > 0 and cell.norm > 0 else 1.0
     above = 0.0
     for part, (outputs, direction) in enumerate(zip(proof.outputs, proof.directions, strict=True)):
         here = proof.part == part
         rows, kinks = outputs.reshape(targets.shape), proof.kink[here]
         gap, error = cell.gap(kinks, proof.weight[here] * sides[kinks], rows)
-        moved, noise = cell.forward(direction)
-        apart = float(np.linalg.norm(rows - moved) + np.linalg.norm(noise))
-        terms = abs(float((rows * targets).sum())) + cell.unit * float(np.abs(rows * targets).sum())
-        above += gap + error + apart + terms / size
+        there = cell.forward(direction, linear=True)
+        apart = float(np.linalg.norm(rows - there.outputs) + np.linalg.norm(there.output_errors))
+        terms = abs(float((rows * targets).sum())) + float(
+            (np.abs(rows) * (zero.output_errors + cell.unit * np.abs(targets))).sum()
+        )
+        above += gap + error + (apart * size + terms) / length
     return above / lengths if lengths > 0 else np.inf
 
 

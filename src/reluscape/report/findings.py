@@ -82,6 +82,8 @@ class MinimumSurvey:
             minimum, what rounding leaves open.
         better_loss: The lower loss that is known, if one is.
         num_active_kinks: Switching values that are zero at the point and count as negative.
+        reach: Without a minimum, how long minimisers this is about, over the length of a known one; None
+            where it is about all.
     """
 
     convention: str
@@ -94,6 +96,7 @@ class MinimumSurvey:
     margin: float | None = _number("distance to the nearest kink over the length of the weights")
     better_loss: float | None = _number("a lower loss that is known", "loss")
     num_active_kinks: int | None = _number("switching values that are zero at the point")
+    reach: float | None = _number("length of the minimisers that are ruled out, over a known one's")
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -140,6 +140,12 @@ def _further(models: list[ModelSurvey]) -> list[str]:
         told.append(
             "Undecided: no minimum was found inside the cell, and none was proved to be absent."
         )
+    limits = [one.reach for one in found if one.genuine is False and one.reach is not None]
+    if limits:
+        told.append(
+            f"Minimisers more than {number(min(limits))} times as far out as a known one are not ruled "
+            "out: there rounding hides which way an L1 loss goes."
+        )
     if any(one.num_active_kinks for one in found):
         told.append("Switching values that are zero where training stopped count as negative.")
     return told
