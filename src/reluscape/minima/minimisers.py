@@ -29,6 +29,8 @@ Floats = NDArray[np.float64]
 
 #: Singular values below this share of the largest are rounding errors of zero.
 NULL = 1e-10
+#: Likewise those of a product of a matrix with itself.
+GRAM = 1e-12
 #: Dual variables nearer to their bounds than this are at them: linear programs are solved to 1e-9.
 BOUND = 1e-7
 #: Newton steps, and those until it is asked whether there is a minimiser at all.
@@ -214,8 +216,11 @@ def _held(matrix: Floats, constants: Floats, labels: NDArray[np.int64], point: F
     rows = (stack[own][:, None, :] - stack)[shares > CLEAR]
     if not matrix.shape[1]:
         return True
-    least = float(np.linalg.eigvalsh(rows.T @ rows)[0])
-    return least > max(gradient / CLEAR * SAFE, NULL) ** 2 * len(rows)
+    if len(rows) < matrix.shape[1]:
+        return False
+    squares = np.linalg.eigvalsh(rows.T @ rows)  # good to eps of the largest
+    least = max((gradient / CLEAR * SAFE) ** 2 * len(rows), GRAM * squares[-1])
+    return bool(squares[0] > least)
 
 
 def _solved(matrix: Floats, ends: Floats) -> Floats:
