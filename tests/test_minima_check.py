@@ -118,6 +118,7 @@ def of_proof(found: CellMinimum) -> dict[str, CellMinimum]:
         "kink": proof.kink + 10_000,
         "weight": -proof.weight,
         "point": moved(proof.point) if len(proof.point) else np.zeros(1),
+        "turns": np.zeros(len(proof.outputs) + 1, dtype=np.int64),
     }
     assert set(other) == {one.name for one in fields(proof)}
     forged = [{name: value} for name, value in other.items()]
