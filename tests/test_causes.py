@@ -548,10 +548,9 @@ def test_pivots_that_never_lower_the_loss_are_cut_off(
     monkeypatch.setattr(loop, "_shown_way", lambda *_: None)
     descent = rs.descend(start)
     assert descent.status == "stalled"
-    assert descent.num_pivots <= bound(start.size)
-    given_up = sum(steps) - descent.num_pivots
-    assert 0 < given_up <= len(loop.BACK) * bound(start.size)
-    assert any(told.startswith(f"{given_up} pivots led to ends") for told in descent.causes)
+    assert (
+        descent.num_pivots == sum(steps) <= bound(start.size)
+    )  # nothing fell: no way further back
     assert descent.num_pivots > (0 if shifted else paths.idle_limit(start.size))
     assert descent.causes[-1].startswith("the certificate of the end: the gradient has a part")
     cut = rs.descend(start, max_pivots=paths.idle_limit(start.size) // 3)

@@ -58,9 +58,12 @@ def follow(problem: Problem, path: Path, *, first: bool, rng: np.random.Generato
     """Take batches of pivots until no edge falls, or nothing helps any more; see the module's bound."""
     shift, rounds, rebuilds = None, 0, 0
     if path.progress is not None and not run.signatures:
-        path.progress("loading the kernel; its first use compiles it, for up to a minute", 0.0)
+        path.tell("loading the kernel; its first use compiles it, for up to a minute")
     state = problem.state(path.best, _NONE, None)
     while path.status is None:
+        if not path.left:
+            path.status = Status.max_pivots
+            break
         before = path.lowest
         why, values = _batch(problem, state, path, shift, first=first)
         if (why != GOING or path.lowest <= CLOSE * path.losses[0]) and path.fits:
@@ -82,9 +85,8 @@ def follow(problem: Problem, path: Path, *, first: bool, rng: np.random.Generato
             break
         elif why == VERTEX_IS_MINIMUM and sound:
             shift = None
-        elif why == GOING and sound and (not path.is_idle or path.left <= 0):
+        elif why == GOING and sound and not path.is_idle:
             rebuilds = 0 if path.lowest < before - path.slack else rebuilds
-            path.status = Status.max_pivots if path.left <= 0 else None
             continue
         else:
             rebuilds += 1
@@ -99,15 +101,15 @@ def _batch(
     problem: Problem, state: State, path: Path, shift: Floats | None, *, first: bool
 ) -> tuple[int, Floats]:
     """Take some pivots and note them; return why they ended, and the switching values there afresh."""
-    count = path.left
-    lengths, losses = np.zeros(count), np.full(count, np.nan)
-    points, before = np.empty((count, problem.size)), state.theta.copy()
+    before = state.theta.copy()
     if shift is None:
         path.stand(before)
+    count = path.left
+    lengths, losses = np.zeros(count), np.full(count, np.nan)
+    points = np.empty((count, problem.size))
     scale = float(np.abs(state.pulls).sum(axis=1) @ np.linalg.norm(problem.features, axis=1))
     tolerances = (
-        SLOPE * scale, PIVOT, 1e-14 * (1.0 + float(np.linalg.norm(state.theta))), DRIFT * scale, QUIET,
-        PATIENCE,
+        SLOPE * scale, PIVOT, 1e-14 * path.size, DRIFT * scale, QUIET, PATIENCE,
     )  # fmt: skip
     why, taken, vertex = run(
         problem.chain, problem.features, problem.reach, turned(state), count, tolerances, first, lengths,

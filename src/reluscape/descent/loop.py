@@ -143,18 +143,20 @@ def _from_further_back(
 
     The branch takes long steps, so that it does not come by the same vertices, and its end is not higher.
     """
-    first = path.losses[0]
-    for share in BACK if path.function.size <= ASIDE else ():
-        if not path.may_go_on or certificate.claim in CLAIMS:
-            break
-        branch = path.branch(path.lowest + share * (first - path.lowest))
-        if branch is None:
-            break
+    removed, before = path.losses[0] - path.lowest, len(path.lengths)
+    if path.function.size > ASIDE or removed <= 0 or certificate.claim in CLAIMS:
+        return path, end, certificate
+    for share in BACK if path.may_go_on else ():
+        branch = path.branch(path.lowest + share * removed)
+        if len(branch.lengths) == before:
+            continue
+        before = len(branch.lengths)
         found = _descended(branch, first=False, seed=seed)
         if found[1].claim in MINIMA and branch.lowest <= path.lowest:
             return branch, *found
         path.given_up = branch.given_up + len(branch.lengths) - len(path.lengths)
         if branch.status is Status.max_pivots:
+            path.status = branch.status
             break
     return path, end, certificate
 

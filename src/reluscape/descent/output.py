@@ -82,7 +82,7 @@ class OutputProblem(Problem):
             for group, units in zip(piecewise.groups[:-1], _widths(plain, len(free)), strict=True)
         ]
         return cls(
-            piecewise, chain, np.ones(1), one, one, np.ones(1), _reach(piecewise) * np.ones(1),
+            piecewise, chain, np.ones(1), one, one, np.ones(1), _reach(piecewise) * np.ones(1), 1.0,
             function, free, last, np.concatenate(own),
         )  # fmt: skip
 

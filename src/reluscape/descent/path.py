@@ -114,7 +114,7 @@ class Path:
         """
         if not isinstance(self.function, Block):
             return False
-        piecewise = self.problem.piecewise
+        piecewise = self.function.piecewise
         theta = self.problem.expand(self.best, self.start)
         bounds = piecewise.rounding_bounds(theta, TOLERANCES.rounding)[0]
         count = piecewise.num_samples
@@ -135,7 +135,14 @@ class Path:
     @property
     def left(self) -> int:
         """Pivots that may still be taken in one batch."""
-        return BATCH if self.limit is None else min(BATCH, self.limit - len(self.lengths))
+        if self.limit is None:
+            return BATCH
+        return max(0, min(BATCH, self.limit - len(self.lengths)))
+
+    @property
+    def size(self) -> float:
+        """Length of the start or of the point, whichever is larger; one at zero."""
+        return max(float(np.linalg.norm(one)) for one in (self.points[0], self.best)) or 1.0
 
     def add(
         self, theta: Floats, loss: float, lengths: Floats, losses: Floats, points: Floats
@@ -161,18 +168,26 @@ class Path:
         if self.lowest < self.mark - self.slack:
             self.mark, self.marked = self.lowest, len(self.lengths)
         if self.progress is not None:
-            share = len(self.lengths) / self.limit if self.limit else UNKNOWN
             end = forecast_descent(self.losses, least=LEAST[self.quantity]).loss
-            told = f"pivot {len(self.lengths)}, {self.quantity} {loss:.6g}, will end near {end:.4g}"
-            try:
-                self.progress(told, share)
-            except Stop:
-                self.limit = len(self.lengths)
+            self.tell(
+                f"pivot {len(self.lengths)}, {self.quantity} {loss:.6g}, will end near {end:.4g}"
+            )
+
+    def tell(self, told: str) -> None:
+        """Tell what is being done, and end the path here if that is asked for."""
+        if self.progress is None:
+            return
+        whole = self.given_up + (self.limit or 0)
+        try:
+            share = (self.given_up + len(self.lengths)) / whole if self.limit else UNKNOWN
+            self.progress(told, share)
+        except Stop:
+            self.limit = len(self.lengths)
 
     def stand(self, theta: Floats) -> None:
         """Note that the next batch begins at another point, to which a rebuild has led straight."""
         step = float(np.linalg.norm(theta - self.best))
-        if step > TINY_STEP * (1.0 + float(np.linalg.norm(theta))):
+        if step > TINY_STEP * self.size and self.left:
             loss = self.problem.loss_at(theta)
             self.add(theta, loss, np.array([step]), np.array([loss]), theta[None])
 
@@ -201,7 +216,11 @@ class Path:
 
     def leave(self, end: Floats, direction: Floats | None) -> bool:
         """Go on from the end along a falling direction; whether the loss fell."""
-        if direction is None or not self.may_go_on or not self.fall(end, direction):
+        if direction is None or not self.may_go_on:
+            return False
+        if not self.left:
+            self.status = Status.max_pivots
+        if not self.left or not self.fall(end, direction):
             return False
         if self.status is Status.stalled:
             self.status = None
@@ -217,7 +236,7 @@ class Path:
 
     def follow_ray(self, ray: Ray | None) -> bool:
         """End on a ray along which the output falls forever, if there is one."""
-        if ray is not None:
+        if ray is not None and self.left:
             theta = self.problem.expand(self.best, self.start)
             if self._step(theta, ray.theta - theta):
                 self.ray, self.status = ray, Status.unbounded
@@ -233,11 +252,8 @@ class Path:
         self.add(best, loss, np.array([length]), np.array([loss]), best[None])
         return True
 
-    def branch(self, loss: float) -> Path | None:
-        """A path that begins as this one does, as far as its points' losses are not below a value.
-
-        None where the limit leaves it no pivots.
-        """
+    def branch(self, loss: float) -> Path:
+        """A path that begins as this one does, as far as its points' losses are not below a value."""
         kept = len(self.points) - 1
         while kept and self.losses[kept * self.stride] < loss:
             kept -= 1
@@ -250,8 +266,7 @@ class Path:
         branch.first_vertex = self.first_vertex if self.first_vertex < pivots else -1
         branch.shifts, branch.given_up = self.shifts, self.given_up + len(self.lengths) - pivots
         if self.limit is not None:
-            branch.limit = self.limit - branch.given_up
-            return branch if branch.limit > pivots else None
+            branch.limit = max(pivots, self.limit - branch.given_up)
         return branch
 
     def result(self, theta: Floats, certificate: Certificate) -> Descent:

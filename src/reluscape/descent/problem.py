@@ -46,6 +46,8 @@ class Problem:
         features: Inputs in that basis, scaled by `scale` (N, r).
         scale: Factors on the scores; the features then have root mean square one in every direction.
         reach: Bound on the rates of each sample's kinks along a direction of length one (N,).
+        unit: Power of two next to the targets' mean size, in which residuals are counted: the kernel's
+            tolerances take values to be of size one.
     """
 
     piecewise: Piecewise
@@ -55,6 +57,7 @@ class Problem:
     features: Floats
     scale: Floats
     reach: Floats
+    unit: float
 
     @classmethod
     def of(cls, piecewise: Piecewise) -> Problem:
@@ -71,8 +74,10 @@ class Problem:
         features = inputs @ right[:rank].T
         features[np.abs(features) <= NOISE * np.linalg.norm(inputs, axis=1)[:, None]] = 0.0
         features /= scale
-        reach = _growth(piecewise) * np.linalg.norm(features, axis=1)
-        return cls(piecewise, chain_of(piecewise), sizes, right[:rank], features, scale, reach)
+        unit = _unit(piecewise)
+        reach = _growth(piecewise, unit) * np.linalg.norm(features, axis=1)
+        chain = chain_of(piecewise, unit)
+        return cls(piecewise, chain, sizes, right[:rank], features, scale, reach, unit)
 
     @property
     def size(self) -> int:
@@ -119,6 +124,7 @@ class Problem:
             before[:] = step(hidden)
             if level == len(piecewise.slopes):
                 before -= piecewise.targets
+                before /= self.unit
             if shift is not None:
                 before += shift[:, columns]
             if level < len(piecewise.slopes):
@@ -128,7 +134,7 @@ class Problem:
     def outputs(self, hidden: Floats) -> Floats:
         """The residuals from the last rectifier's outputs (N, points, units)."""
         targets = np.asarray(self.piecewise.targets, dtype=np.float64)
-        return self.piecewise.maps[-1](hidden) - targets[:, None]
+        return np.asarray((self.piecewise.maps[-1](hidden) - targets[:, None]) / self.unit)
 
     def loss_at(self, reduced: Floats) -> float:
         """The loss at a reduced point."""
@@ -238,29 +244,36 @@ def settle(piecewise: Piecewise, theta: Floats, active: Indices) -> Floats:
     return moved
 
 
-def _growth(piecewise: Piecewise) -> float:
+def _unit(piecewise: Piecewise) -> float:
+    """`Problem.unit`; one where all targets are zero."""
+    mean = float(np.abs(piecewise.targets).mean()) if piecewise.has_residuals else 0.0
+    return float(2.0 ** np.round(np.log2(mean))) if mean > 0 else 1.0
+
+
+def _growth(piecewise: Piecewise, unit: float) -> float:
     """Bound on the length of any switching value's derivative by its sample's z."""
     growth, largest = 1.0, 1.0
-    for dense in matrices_of(piecewise):
+    for dense in matrices_of(piecewise, unit):
         growth *= float(np.linalg.norm(dense, ord=2))
         largest = max(largest, growth)
     return largest
 
 
-def matrices_of(piecewise: Piecewise) -> list[Floats]:
-    """The block's maps as dense matrices."""
+def matrices_of(piecewise: Piecewise, unit: float = 1.0) -> list[Floats]:
+    """The block's maps as dense matrices, what follows the last in some unit."""
     matrices: list[Floats] = []
     width = piecewise.width
     for step in piecewise.maps:
         matrix = np.eye(width) if step.matrix is None else step.matrix
         matrices.append(np.diag(matrix) if matrix.ndim == 1 else matrix)
         width = len(matrix)
+    matrices[-1] = matrices[-1] / unit
     return matrices
 
 
-def chain_of(piecewise: Piecewise) -> Chain:
-    """The block's maps in one array."""
-    matrices = matrices_of(piecewise)
+def chain_of(piecewise: Piecewise, unit: float = 1.0) -> Chain:
+    """The block's maps in one array, residuals in some unit."""
+    matrices = matrices_of(piecewise, unit)
     sizes = [piecewise.width, *(len(matrix) for matrix in matrices)]
     areas = [matrix.size for matrix in matrices]
     return Chain(
@@ -269,7 +282,7 @@ def chain_of(piecewise: Piecewise) -> Chain:
         np.cumsum([0, *sizes[1:-1]], dtype=np.int64),
         np.concatenate([matrix.ravel() for matrix in matrices]),
         np.array(piecewise.slopes, dtype=np.float64),
-        1.0 / piecewise.num_samples,
+        unit / piecewise.num_samples,
         True,
         np.array([_is_diagonal(matrix) for matrix in matrices]),
     )
