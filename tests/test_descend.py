@@ -498,7 +498,7 @@ def test_an_end_that_cannot_be_decided_is_given_up_for_a_lower_one(
     monkeypatch.setattr(loop, "_aside", lambda *_: None)
     monkeypatch.setattr(loop, "_shown_way", lambda *_: None)
     monkeypatch.setattr(paths.Path, "certified", unsure)
-    for seed in range(20):
+    for seed in range(10):
         seen.clear()
         start = block((3, 4, 3, 1), seed=seed, samples=40)
         descent = rs.descend(start, rule="first_kink")
@@ -532,7 +532,7 @@ def ties(seed: int) -> rs.Block:
 
 @pytest.mark.parametrize("rule", ["long_step", "first_kink"])
 def test_no_pivot_is_taken_beyond_the_limit_or_after_a_stop(rule: str) -> None:
-    for seed in range(12):
+    for seed in range(6):
         start, calls = ties(seed), 0
 
         def heard(told: str, share: float) -> None:
