@@ -420,3 +420,58 @@ def test_changed_bytes_of_an_answers_file_are_one_line_and_nothing_else(
     path.write_bytes(content[:-40])
     assert not rs.verify(path, block.landscape).valid
     assert capfd.readouterr() == ("", "")
+
+
+# ---- what our own check must accept -----------------------------------------------------------------
+
+
+def readout(
+    widths: tuple[int, int], x: np.ndarray, y: np.ndarray, seed: int, *, bias: bool
+) -> rs.Landscape:
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Linear(*widths), nn.ReLU(), nn.Linear(widths[1], 1, bias=bias))
+    return rs.Landscape(model.double(), x, y)
+
+
+def test_exact_fits_of_sparse_inputs_are_minima() -> None:
+    """The point that is asked about fits its own outputs: a minimum under the signs that it has."""
+    for seed in range(20):
+        x = (np.random.default_rng(seed).random((60, 6)) < 0.5) * 1.0
+        own = readout((6, 4), x, np.zeros(60), seed, bias=True)
+        y = own.outputs()[:, 0]
+        landscape = readout((6, 4), x, y, seed, bias=True)
+        for subject, signs in (
+            (landscape, "free"),
+            (landscape, "given"),
+            (landscape.block(0), "free"),
+        ):
+            found = rs.cell_minimum(subject, signs=signs)
+            assert found.genuine, (seed, signs, found.reason)
+            assert rs.verify(found, landscape).valid
+
+
+@pytest.mark.parametrize("size", [1e-100, 1e-12, 1e12])
+def test_the_size_of_the_targets_does_not_matter(size: float) -> None:
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        x, y = rng.normal(size=(4, 6)), rng.normal(size=4)
+        plain = readout((6, 3), x, y, seed, bias=False)
+        scaled = readout((6, 3), x, size * y, seed, bias=False)
+        found = rs.cell_minimum(scaled)
+        assert found.genuine is rs.cell_minimum(plain).genuine
+        assert rs.verify(found, scaled).valid
+        if found.genuine:  # a loss that is off by a millionth of that at zero
+            forged = replace(found, loss=found.loss + 1e-6 * size**2)
+            assert not rs.verify(forged, scaled).valid
+
+
+def test_minima_at_the_edge_of_rounding_are_left_open_or_pass() -> None:
+    seen = set()
+    for seed in range(20):
+        x = np.random.default_rng(seed).normal(size=(3, 4))
+        landscape = readout((4, 2), x, np.array([1e-15, 1.0, -1.0]), seed, bias=False)
+        found = rs.cell_minimum(landscape)
+        seen.add(found.genuine)
+        assert rs.verify(found, landscape).valid
+        assert found.genuine is not None or "pass the check" in found.reason
+    assert {None, True} <= seen

@@ -35,6 +35,8 @@ Indices = NDArray[np.intp]
 
 #: Largest matrix of the outputs' derivatives: 1.6 GB.
 MAX_ENTRIES = 2 * 10**8
+#: Largest one that is formed to settle a minimiser: about a second.
+SMALL = 10**7
 #: Scores below this share of what cancels in them are rounding errors of zero.
 NOISE = 4.0 * float(np.finfo(float).eps)
 #: Share of the loss at zero parameters below which a loss is rounding of zero, its least value.
@@ -150,7 +152,7 @@ def block_minimum(block: Block, start: Floats) -> CellMinimum:
     deep = deepest(sources, found.free.shape[1], cap)
     if deep.depth > SHALLOW * cap:
         theta = frozen.expand(found.point + found.free @ deep.point) + frozen.unseen()
-        theta = _settled(frozen, found, theta)
+        theta = _settled(frozen, found.dual, theta)
         left = Left(block_distance(block, theta, frozen.cell), np.inf)
         return _result(frozen, found, theta, None, left)
     proof = _proof(frozen, found, deep)
@@ -167,7 +169,15 @@ def _minimisers(frozen: Frozen) -> Minimisers:
     return absolute(matrix, wanted) if landscape.loss_name == "l1" else squared(matrix, wanted)
 
 
-def _settled(frozen: Frozen, found: Minimisers, theta: Floats) -> Floats:
+def settled(block: Block, theta: Floats) -> Floats | None:
+    """A minimiser of the squared loss, settled on the cell it is in; None for very large blocks."""
+    piecewise = block.piecewise
+    if piecewise.num_samples * block.landscape.num_outputs * block.size > SMALL:
+        return None
+    return _settled(Frozen.of(block, theta), np.empty(0), theta)
+
+
+def _settled(frozen: Frozen, dual: Floats, theta: Floats) -> Floats:
     """A minimiser without what far-out coordinates have lost to rounding."""
     block, matrix = frozen.block, frozen.derivatives
     name, targets = block.landscape.loss_name, block.piecewise.targets
@@ -176,7 +186,7 @@ def _settled(frozen: Frozen, found: Minimisers, theta: Floats) -> Floats:
         inverse = pseudo_inverse(_curved(matrix, outputs))[0]
         inverse = -(inverse @ inverse.T) @ matrix.T
     else:
-        free = np.abs(found.dual) < 1.0 if name == "l1" else np.ones(len(matrix), dtype=np.bool_)
+        free = np.abs(dual) < 1.0 if name == "l1" else np.ones(len(matrix), dtype=np.bool_)
         inverse = np.zeros(matrix.T.shape)
         inverse[:, free] = pseudo_inverse(matrix[free])[0]
     for _ in range(2):

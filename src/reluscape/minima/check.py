@@ -14,7 +14,7 @@ from reluscape.minima.depth import LEFT_OPEN, REACH, depth_left, is_least
 from reluscape.minima.frozen_cell import FrozenCell
 from reluscape.minima.result import SIGNS, CellMinimum, Infeasibility
 from reluscape.minima.signs import cover, roots_of
-from reluscape.minima.told import SAME, check_told
+from reluscape.minima.told import SAME, check_told, loss_size
 from reluscape.minima.units import samples_of
 from reluscape.tolerances import TOLERANCES
 
@@ -47,6 +47,8 @@ def check_minimum(found: CellMinimum, landscape: Landscape) -> Verification:
         check_told(found, start, cell)
     except RejectedError as rejection:
         return Verification(False, str(rejection))
+    except (TypeError, IndexError, AttributeError) as error:  # a field is of another type
+        return Verification(False, f"it is not an answer of cell_minimum: {error}")
     return Verification(True, f"recomputed from network and data: {told}")
 
 
@@ -101,8 +103,8 @@ def _witness(found: CellMinimum, landscape: Landscape, start: Block, cell: Froze
         require(bool((gradient <= slack).all()), "the gradient does not vanish")
     if found.layer is None:
         _output_weights(found, landscape, start, there)
-    loss = there.loss()
-    require(abs(loss - found.loss) <= SAME * (1.0 + abs(loss)), f"its loss is {loss:.6g}")
+    loss, rounding = there.loss(), SAME * loss_size(there)
+    require(abs(loss - found.loss) <= rounding, f"its loss is {loss:.6g}")
     distance = (
         unit_distance(there, there.theta)
         if found.layer is None
@@ -116,7 +118,7 @@ def _witness(found: CellMinimum, landscape: Landscape, start: Block, cell: Froze
         _lower(found, landscape, loss)
     if found.bad is False and (found.layer is None or moving.any()):  # else the cell is everything
         least = _least_possible(found, landscape, there)
-        require(loss <= least + SAME * (1.0 + abs(loss)), "a lower loss is not ruled out")
+        require(loss <= least + rounding, "a lower loss is not ruled out")
     return f"a genuine minimum of loss {loss:.6g}"
 
 
@@ -178,8 +180,8 @@ def _lower(found: CellMinimum, landscape: Landscape, loss: float) -> None:
         bias = landscape.positions(landscape.layers[1])[there.piecewise.width :]
         require(np.array_equal(found.better[bias], found.start[bias]), "its better bias moved")
     lower = there.loss()
-    close = abs(lower - found.better_loss) <= SAME * (1.0 + abs(lower))
-    below = lower < loss - SAME * (1.0 + abs(loss))
+    rounding = SAME * loss_size(there)
+    close, below = abs(lower - found.better_loss) <= rounding, lower < loss - rounding
     require(close and below, f"its better weights have loss {lower:.6g}")
 
 

@@ -10,8 +10,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from reluscape.errors import InputError, UnsupportedModelError
 from reluscape.landscape import Block, Landscape
-from reluscape.minima.blocks import block_minimum
-from reluscape.minima.check import checked, unit_distance
+from reluscape.minima.blocks import block_minimum, settled
+from reluscape.minima.check import block_distance, checked, unit_distance
 from reluscape.minima.closed import Closed
 from reluscape.minima.depth import LEFT_OPEN, depth_left
 from reluscape.minima.frozen_cell import FrozenCell
@@ -20,7 +20,7 @@ from reluscape.minima.programs import Programs
 from reluscape.minima.readouts import readout_minimum
 from reluscape.minima.result import SIGNS, CellMinimum, Infeasibility, Signs
 from reluscape.minima.signs import Watch, Witness, roots_of, search
-from reluscape.minima.told import SAME
+from reluscape.minima.told import SAME, loss_size
 from reluscape.minima.units import Leaf, Units, samples_of
 from reluscape.nearby import in_theta_order
 from reluscape.network import Affine, Rectifier
@@ -31,6 +31,9 @@ from reluscape.validation import check_whole as check_whole_number
 
 Floats = NDArray[np.float64]
 Indices = NDArray[np.intp]
+
+#: Margin of a closed form's minimum from which it is beyond rounding.
+CLEAR = 1e-10
 
 
 def cell_minimum(
@@ -184,12 +187,38 @@ def _sound(found: CellMinimum, landscape: Landscape) -> CellMinimum:
     """The answer as far as `verify` will accept it, with a reason where it is open.
 
     Closed forms solve their equations to the last bits, and a network without a minimum comes with the
-    margin that `verify` computes: these are not gone through twice.
+    margin that `verify` computes: these are not gone through twice. Minimisers that a program has found
+    far out are settled where they do not pass.
     """
     if found.genuine is None:
         return replace(found, reason=_why_open(found))
-    known = found.method == "closed form" or (found.layer is None and not found.genuine)
-    return found if known else checked(found, landscape)
+    solved = found.method == "closed form" and (not found.genuine or found.margin > CLEAR)
+    if solved or (found.layer is None and not found.genuine):
+        return found
+    first = checked(found, landscape)
+    if first.genuine or not found.genuine or found.objective not in ("squared", "half_squared"):
+        return first
+    again = _settled(found, landscape)
+    return first if again is None else checked(again, landscape)
+
+
+def _settled(found: CellMinimum, landscape: Landscape) -> CellMinimum | None:
+    """The minimum at weights whose residuals are as small as their rounding lets them be."""
+    assert found.theta is not None
+    name = landscape.layers[0] if found.layer is None else found.layer
+    places = slice(None) if found.layer is not None else landscape.positions(name)
+    whole = landscape.theta
+    whole[landscape.positions(name) if found.layer is not None else slice(None)] = found.theta
+    block, theta = landscape.at(whole).block(name), found.theta.copy()
+    moved = settled(block, theta[places])
+    if moved is None:
+        return None
+    theta[places] = moved
+    cell = FrozenCell.of(block, block.pattern(block.theta))
+    margin = (
+        unit_distance(block, moved) if found.layer is None else block_distance(block, moved, cell)
+    )
+    return replace(found, theta=theta, margin=margin)
 
 
 def _why_open(found: CellMinimum) -> str:
@@ -212,7 +241,7 @@ def _judged(found: CellMinimum, places: _Places, units: Units) -> CellMinimum:
         return replace(found, bad=False)
     better = places.fitted(found.start, units)
     loss = float("nan") if better is None else places.loss(better)
-    if better is None or not loss < found.loss - SAME * (1.0 + found.loss):
+    if better is None or not loss < found.loss - SAME * loss_size(places.block):
         return found
     return replace(found, bad=True, better=better, better_loss=loss)
 

@@ -18,7 +18,7 @@ from threadpoolctl import threadpool_limits
 
 from reluscape.landscape import Block, Landscape
 from reluscape.minima.result import CellMinimum
-from reluscape.minima.told import SAME
+from reluscape.minima.told import SAME, loss_size
 from reluscape.minima.units import RANK
 from reluscape.nearby import in_theta_order
 from reluscape.piecewise import Piecewise
@@ -59,7 +59,8 @@ def with_lower_loss(
         ends = [search.end(search.start(found.start, number, rng)) for number in range(starts)]
     losses = [subject.loss(end) for end in ends]
     least = int(np.argmin(losses))
-    if not losses[least] < found.loss - SAME * (1.0 + found.loss):
+    first = subject if isinstance(subject, Block) else subject.block(0)
+    if not losses[least] < found.loss - SAME * loss_size(first):
         return found
     return replace(found, bad=True, better=ends[least], better_loss=losses[least])
 

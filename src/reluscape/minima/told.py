@@ -86,6 +86,11 @@ def _check_kind(found: CellMinimum, cell: FrozenCell) -> None:
         require(_rank(matrix, SURELY) < size, "its minimiser is unique")
 
 
+def loss_size(block: Block) -> float:
+    """The loss at zero parameters, of which a share of `SAME` is rounding; one where that is zero."""
+    return block.loss(np.zeros(block.size)) or 1.0
+
+
 def _check_loss(found: CellMinimum, cell: FrozenCell) -> None:
     """The loss of minimisers that are outside the cell; NaN where a proof shows that there are none."""
     proof = found.infeasibility

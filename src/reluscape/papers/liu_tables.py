@@ -108,7 +108,8 @@ def _genuine(
             notes.append(f"{where}, {name} signs: {earlier[place - 1]:g} % when measured before.")
         if left := len(draws) - len(known):
             notes.append(
-                f"{where}: {left} of {len(draws)} draws were not asked, or are undecided, for {name} signs."
+                f"{where}: {left} of {len(draws)} draws were not asked or are undecided for {name}"
+                " signs."
             )
         if len(known):
             value = published if name == "uniform" else None
