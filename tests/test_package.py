@@ -22,6 +22,7 @@ PUBLIC = [
     "Certificate",
     "Chord",
     "Contacts",
+    "Convexity",
     "Descent",
     "Facets",
     "Forecast",
@@ -40,6 +41,7 @@ PUBLIC = [
     "cell_minimum",
     "cells_crossed",
     "certify",
+    "convexity",
     "count_cells",
     "descend",
     "enumerate_cells",
@@ -113,6 +115,7 @@ def test_the_tree_of_errors():
         "arrangement",
         "gaussian",
         "minima.find",
+        "convex",
     ],
 )
 def test_examples_in_docstrings_run(name):

@@ -35,6 +35,8 @@ _HOME = {
     "MinimumProbability": "gaussian",
     "cell_minimum": "minima.find",
     "CellMinimum": "minima.result",
+    "convexity": "convex",
+    "Convexity": "convex",
     "Study": "study",
     "AnalysisError": "errors",
     "InputError": "errors",
