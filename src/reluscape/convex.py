@@ -18,6 +18,7 @@ from reluscape.landscape import Landscape
 from reluscape.losses import make_loss
 from reluscape.network import Scale
 from reluscape.results import Result
+from reluscape.tolerances import TOLERANCES
 from reluscape.validation import check_whole
 
 __all__ = ["Convexity", "convexity", "curvature_bounds", "why_unbounded"]
@@ -172,7 +173,13 @@ class Convexity(Result):
         return figure.update_xaxes(type="log", title=title)
 
 
-def convexity(landscape: Landscape, theta: ArrayLike | None = None, *, seed: int = 0) -> Convexity:
+def convexity(
+    landscape: Landscape,
+    theta: ArrayLike | None = None,
+    *,
+    seed: int = 0,
+    max_dense: int = TOLERANCES.max_dense,
+) -> Convexity:
     """Bound and compute the smallest eigenvalue of the frozen-switch Hessian.
 
     The three bounds need a network that is read completely as affine layers and rectifiers; the exact
@@ -182,10 +189,11 @@ def convexity(landscape: Landscape, theta: ArrayLike | None = None, *, seed: int
         landscape: Any loss but L1.
         theta: All parameters, shape (params,); default: the model's own.
         seed: Of the vector that Lanczos starts from.
+        max_dense: Up to so many parameters the whole Hessian is formed; beyond, Lanczos takes over.
 
     Returns:
-        The numbers side by side. Cost: singular values of the layers and a few passes; for up to 2000
-        parameters as many second backward passes, beyond that some hundreds.
+        The numbers side by side. Cost: singular values of the layers and a few passes; for the whole
+        Hessian as many second backward passes as parameters, for Lanczos some hundreds.
 
     Raises:
         InputError: An L1 loss, whose curvature is that of its weight decay alone: its kinks bend it,
@@ -205,13 +213,14 @@ def convexity(landscape: Landscape, theta: ArrayLike | None = None, *, seed: int
     Reference: Milne, Piecewise strong convexity of neural networks (2019), Lemma 3 and Theorem 4.
     """
     check_whole(seed, "seed", 0)
+    check_whole(max_dense, "max_dense", 0)
     if landscape.loss_name == "l1":
         raise InputError(
             "expected a loss with curvature; an L1 loss is affine on every piece, so that its Hessian is"
             " that of the weight decay and says nothing of its kinks: use certify, or another loss"
         )
     here = landscape if theta is None else landscape.at(theta)
-    least = _least(here, seed)
+    least = _least(here, seed, max_dense)
     reason = why_unbounded(here)
     known = _NO_BOUNDS if reason else _bounded(here)
     return Convexity(
@@ -283,9 +292,9 @@ def _bounded(here: Landscape) -> dict[str, Any]:
     }
 
 
-def _least(here: Landscape, seed: int) -> LeastEigenvalue:
+def _least(here: Landscape, seed: int, max_dense: int) -> LeastEigenvalue:
     """The smallest eigenvalue; a Hessian that is not finite is told as such."""
-    least = least_eigenvalue(HessianProduct(here), seed=seed)
+    least = least_eigenvalue(HessianProduct(here), seed=seed, max_dense=max_dense)
     if not math.isfinite(least.value):
         raise AnalysisError("expected a finite Hessian; received NaN or infinite values")
     return least
