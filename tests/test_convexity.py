@@ -212,7 +212,7 @@ def test_above_the_covering_decay_the_best_of_many_descents_lies_in_the_region()
         one.decay = decay * needed
         theta = global_minimum(one, 8)
         found = rs.convexity(one.landscape(), theta)
-        assert found.in_sharp_region is covered
+        assert found.in_data_region is covered
         assert (one.decay > found.covering_decay) is covered
         assert found.paper_covering_decay > found.covering_decay
 

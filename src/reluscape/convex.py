@@ -10,7 +10,7 @@ import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import ArrayLike, NDArray
 
-from reluscape.coverage import Setting, covering_decay, paper_decay, smallest_minimum
+from reluscape.coverage import covering_decay, paper_decay, settings_of, smallest_minimum
 from reluscape.curvature import active_kinks, chain_of, curvature_bounds
 from reluscape.errors import AnalysisError, InputError, UnsupportedModelError
 from reluscape.hessian import HessianProduct, LeastEigenvalue, least_eigenvalue
@@ -56,8 +56,8 @@ class Convexity(Result):
             None without a bound.
         in_sharp_region: The same for `sharp_bound`.
         in_data_region: The same for `data_bound`.
-        covering_decay: Weight decay above which every global minimiser lies in the sharp region, from
-            the targets and the longest sample alone; NaN without bounds.
+        covering_decay: Weight decay above which every global minimiser lies in the region of
+            `data_bound`, from the targets and the samples' lengths alone; NaN without bounds.
         paper_covering_decay: The paper's, for its own region.
         lowest_minimum: No local minimum other than zero weights has a loss (with decay) below this, of a
             network without biases; NaN where that does not apply. Then the regions hold none at all.
@@ -144,8 +144,8 @@ class Convexity(Result):
         if not self.reason and self.hidden_layers:
             lines.append(
                 f"above a weight decay of {self.covering_decay:.6g} (here {self.weight_decay:.6g}) all"
-                f" global minimisers lie in the sharper region, above {self.paper_covering_decay:.6g}"
-                " in the paper's"
+                f" global minimisers lie in the region of the bound with the data, above"
+                f" {self.paper_covering_decay:.6g} in the paper's"
             )
         if not math.isnan(self.lowest_minimum):
             lines += self._without_biases()
@@ -273,7 +273,7 @@ def _bounded(here: Landscape) -> dict[str, Any]:
     chain = chain_of(network)
     bounds = curvature_bounds(network, features, here.targets, loss, decay, chain)
     zero = loss.value(np.zeros((len(features), network.num_outputs)), here.targets)
-    setting = Setting.of(chain, chain.radius(features), loss, zero)
+    settings = settings_of(chain, features, loss, zero)
     homogeneous = chain.hidden > 0 and not chain.biased
     return {
         "paper_bound": bounds.paper,
@@ -282,9 +282,11 @@ def _bounded(here: Landscape) -> dict[str, Any]:
         "in_region": bounds.paper > 0,
         "in_sharp_region": bounds.sharp > 0,
         "in_data_region": bounds.data > 0,
-        "covering_decay": covering_decay(setting),
-        "paper_covering_decay": paper_decay(setting),
-        "lowest_minimum": smallest_minimum(setting, decay) if homogeneous and decay else NAN,
+        "covering_decay": min(map(covering_decay, settings)),
+        "paper_covering_decay": paper_decay(settings[0]),
+        "lowest_minimum": max(smallest_minimum(one, decay) for one in settings)
+        if homogeneous and decay
+        else NAN,
         "linear": chain.linear,
         "biased": chain.biased,
         "hidden_layers": chain.hidden,

@@ -6,13 +6,14 @@ c layers hand on the constant 1 (see `reluscape.curvature`). Two consequences:
 
 - The largest eigenvalue of C is at most `H ((c + s) / (H + 1))^((H - 1) / 2)`: x^T C x is the second
   derivative of a product of H + 1 numbers, a symmetric form, largest where all of them are equal (Banach
-  1938). So every global minimiser lies in the sharp region if, for all s,
+  1938). So every global minimiser lies in the sharp region, and in that of the bound with the data, if
+  for all s
 
       k g^2 r^2 H^2 ((c + s) / (H + 1))^(H - 1) (M - lambda s / 2)^q < lambda^2,
 
-  where the mean slope E of the loss l is `sqrt(k l^q)`, and g the rectifiers' factor. The paper's own
-  condition puts M for the loss, 2 M / lambda for s, and `H (H + 1) max_k |V_k|^(H - 1)` for the
-  eigenvalue.
+  where the mean slope E of the loss l is `sqrt(k l^q)`, and g the rectifiers' factor. For the latter
+  region r may be the root mean square of the samples' lengths. The paper's own condition puts M for the
+  loss, 2 M / lambda for s, and `H (H + 1) max_k |V_k|^(H - 1)` for the eigenvalue.
 
 - Without biases, the output is homogeneous in each layer, so that at a local minimum other than zero
   `lambda |W_k|_F^2 = -mean s_n . f_n` for every k; hence `lambda <= E r g prod |W_k|` over any H - 1
@@ -28,12 +29,23 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+import numpy as np
+from numpy.typing import NDArray
 from scipy.optimize import brentq
 
 from reluscape.curvature import Chain
 from reluscape.losses import Loss
 
-__all__ = ["Setting", "covering_decay", "paper_decay", "smallest_minimum", "worst_product"]
+__all__ = [
+    "Setting",
+    "covering_decay",
+    "paper_decay",
+    "settings_of",
+    "smallest_minimum",
+    "worst_product",
+]
+
+Floats = NDArray[np.float64]
 
 #: Raises a root's few rounding errors to the safe side.
 SAFE: Final = 1.0 + 1e-12
@@ -59,18 +71,28 @@ class Setting:
     power: int
     zero: float
 
-    @classmethod
-    def of(cls, chain: Chain, radius: float, loss: Loss, zero: float) -> Setting:
-        """The setting of a network and its data."""
-        factor, power = {"half_squared": (2.0, 1), "squared": (4.0, 1), "cross_entropy": (2.0, 2)}[
-            loss.name
-        ]
-        gain = math.prod(chain.gains.tolist())
-        return cls(chain.hidden, chain.constants, radius * gain, factor, power, zero)
+
+def settings_of(chain: Chain, features: Floats, loss: Loss, zero: float) -> tuple[Setting, ...]:
+    """Settings of a network and its data: with the longest sample, the paper's; with the typical one.
+
+    For the second, r is the root mean square of the samples' lengths, by Cauchy and Schwarz, and the
+    cross-entropy's slopes have `|s|^2 <= 2 (1 - p)^2 <= 2 (1 - p)`.
+    """
+    lengths = chain.lengths(features)
+    gain = float(np.prod(chain.gains))
+    size, power = {"half_squared": (2.0, 1), "squared": (4.0, 1), "cross_entropy": (2.0, 2)}[
+        loss.name
+    ]
+    longest = gain * float(lengths.max())
+    typical = gain * float(np.sqrt((lengths**2).mean())) * SAFE
+    return (
+        Setting(chain.hidden, chain.constants, longest, size, power, zero),
+        Setting(chain.hidden, chain.constants, typical, size, 1, zero),
+    )
 
 
 def covering_decay(setting: Setting) -> float:
-    """The weight decay above which all global minimisers lie in the sharp region."""
+    """The weight decay above which all global minimisers lie in the region of the data's bound."""
     h = setting.hidden
     scale = setting.factor * (setting.reach * h) ** 2 / (h + 1) ** max(h - 1, 0)
     return _root(setting, lambda decay: scale * worst_product(setting, decay))

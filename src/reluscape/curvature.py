@@ -101,9 +101,9 @@ class Chain:
         """Whether no rectifier bends anything."""
         return all(slope == 1.0 for some in self.slopes for slope in some)
 
-    def radius(self, features: Floats) -> float:
-        """`r`, the length of the longest sample, with the constant where there is a bias."""
-        return float(_rows(features, np.zeros_like(features), self.biased).max())
+    def lengths(self, features: Floats) -> Floats:
+        """Lengths of the samples, with the constant where there is a bias, shape (samples,)."""
+        return _rows(features, np.zeros_like(features), self.biased)
 
 
 def chain_of(network: Network) -> Chain:
@@ -158,7 +158,7 @@ def curvature_bounds(
     slope_errors = len(outputs) * loss.slope_error(outputs, errors) + 4 * EPS * np.abs(slope)
     gradients = _backward(passed, slope, slope_errors)
     mean = _mean_slope(loss, outputs, targets, _rows(slope, slope_errors))
-    reach = chain.radius(features) * mean * float(np.prod(chain.gains))
+    reach = float(chain.lengths(features).max()) * mean * float(np.prod(chain.gains))
     inputs = [_rows(h, e, layer.bias is not None) for layer, h, e in _affine(passed)]
     excess = (
         reach * depth * (depth + 1) * float(chain.carried.max()) ** (depth - 1),

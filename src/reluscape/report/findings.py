@@ -120,7 +120,7 @@ class ConvexitySurvey:
         sharp_bound: The second.
         data_bound: The third.
         weight_decay: Factor of half the squared norm of the parameters in the loss.
-        covering_decay: The one above which all global minimisers lie in the sharper region.
+        covering_decay: The one above which all global minimisers lie where the third is positive.
         paper_covering_decay: The same for the paper's region.
         lowest_minimum: Loss below which no local minimum but zero exists; None where there are biases.
         num_active_kinks: Switching values that are zero to rounding and count as negative.

@@ -67,9 +67,9 @@ def _remarks(one: ConvexitySurvey) -> list[str]:
     told = [f"There are no bounds: {one.reason}."] if one.reason else []
     if one.covering_decay:
         told.append(
-            f"All global minimisers lie in the sharper region above a weight decay of "
-            f"{number(one.covering_decay)}, in the paper's above {number(one.paper_covering_decay)}; "
-            f"here it is {number(one.weight_decay)}."
+            "All global minimisers lie where the bound with the data is positive above a weight decay of "
+            f"{number(one.covering_decay)}, and where the paper's is above "
+            f"{number(one.paper_covering_decay)}; here it is {number(one.weight_decay)}."
         )
     if one.lowest_minimum is not None:
         what = "critical point" if one.linear else "local minimum"
