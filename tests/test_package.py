@@ -34,6 +34,7 @@ PUBLIC = [
     "Phases",
     "Polish",
     "ReluscapeError",
+    "Spectrum",
     "Study",
     "UnitCells",
     "UnsupportedModelError",
@@ -48,6 +49,7 @@ PUBLIC = [
     "expected_minimum_probability",
     "forecast_losses",
     "polish",
+    "spectrum",
     "verify",
 ]
 
@@ -116,6 +118,7 @@ def test_the_tree_of_errors():
         "gaussian",
         "minima.find",
         "convex",
+        "spectra",
     ],
 )
 def test_examples_in_docstrings_run(name):

@@ -37,6 +37,8 @@ _HOME = {
     "CellMinimum": "minima.result",
     "convexity": "convex",
     "Convexity": "convex",
+    "spectrum": "spectra",
+    "Spectrum": "spectra",
     "Study": "study",
     "AnalysisError": "errors",
     "InputError": "errors",

@@ -170,15 +170,22 @@ def curvature_bounds(
 
 
 def active_kinks(network: Network, features: Floats) -> int:
-    """Number of switching values that are zero, as far as their rounding errors tell."""
+    """Number of switching values that are zero, as far as their rounding errors tell.
+
+    Those that no small change of the weights moves do not count: of a layer without biases, for a
+    sample that enters it as zeros.
+    """
     count, plain = 0, True
+    moving = np.ones(len(features), dtype=np.bool_)
     for layer, values, errors in _forward(network, features):
         if isinstance(layer, Rectifier):
             if plain and layer.slope != 1.0:
-                count += int((np.abs(values) <= errors).sum())
+                count += int((np.abs(values) <= errors)[moving].sum())
             plain = False
         else:
             plain = True
+        if isinstance(layer, Affine):
+            moving = np.any(values != 0, axis=1) | (layer.bias is not None)
     return count
 
 

@@ -20,7 +20,7 @@ from reluscape.errors import AnalysisError
 from reluscape.landscape import Landscape
 from reluscape.tolerances import TOLERANCES
 
-__all__ = ["HessianProduct", "LeastEigenvalue", "least_eigenvalue"]
+__all__ = ["HessianProduct", "LeastEigenvalue", "extreme", "least_eigenvalue"]
 
 Floats = NDArray[np.float64]
 
@@ -125,37 +125,51 @@ def least_eigenvalue(
         values = np.linalg.eigvalsh(product.dense())
         error = TOLERANCES.eigenvalue * product.size * np.finfo(float).eps * np.abs(values).max()
         return LeastEigenvalue(float(values[0]), float(error), "dense", product.count)
-    top = _ritz(product, 0.0, "LA", seed, (1e-2,))[0]
-    value, vector = _ritz(product, top, "SA", seed, RESIDUALS)
-    residual = float(np.linalg.norm(product(vector) - value * vector))
-    return LeastEigenvalue(value, residual, "lanczos", product.count)
+    top = float(extreme(product, 1, "LA", 0.0, seed, (1e-2,))[0][0])
+    values, residuals = extreme(product, 1, "SA", top, seed, RESIDUALS)
+    return LeastEigenvalue(float(values[0]), float(residuals[0]), "lanczos", product.count)
 
 
-def _ritz(
-    product: HessianProduct, shift: float, end: str, seed: int, tolerances: tuple[float, ...]
-) -> tuple[float, Floats]:
-    """An eigenvalue at one end and its vector, to the first of the tolerances that is reached.
+def extreme(
+    product: HessianProduct,
+    count: int,
+    end: Literal["LA", "SA"],
+    shift: float,
+    seed: int,
+    tolerances: tuple[float, ...] = RESIDUALS,
+) -> tuple[Floats, Floats]:
+    """Eigenvalues at one end in ascending order, and residuals |H v - value v|, shape (found,) each.
 
-    ARPACK measures residuals by the eigenvalue itself: `H - shift` has none that is nearly zero.
+    To the first of the tolerances that all reach; else those that reach the last one. ARPACK measures
+    residuals by the eigenvalue itself, so none of `H - shift` should be nearly zero.
+
+    Raises:
+        AnalysisError: None converges.
     """
     operator = LinearOperator(
         (product.size,) * 2, matvec=lambda v: product(v.ravel()) - shift * v.ravel(), dtype=float
     )
     start = np.random.default_rng(seed).normal(size=product.size)
+    vectors = np.empty((product.size, 0))
     for tolerance in tolerances:
         try:
-            values, vectors = eigsh(
-                operator, 1, which=end, v0=start, tol=tolerance,
-                ncv=min(VECTORS, product.size), maxiter=100,
-            )  # fmt: skip
-        except ArpackNoConvergence:
-            continue
-        vector = np.asarray(vectors[:, 0])
-        return float(values[0]) + shift, vector
-    raise AnalysisError(
-        f"expected the smallest eigenvalue of the Hessian; Lanczos has not converged to"
-        f" {tolerances[-1]:g} of its norm in {product.count} products: use fewer parameters"
-    )
+            vectors = eigsh(
+                operator, count, which=end, v0=start, tol=tolerance,
+                ncv=min(max(VECTORS, 3 * count), product.size), maxiter=100,
+            )[1]  # fmt: skip
+            break
+        except ArpackNoConvergence as partial:
+            vectors = partial.eigenvectors
+    if not vectors.shape[1]:
+        raise AnalysisError(
+            f"expected eigenvalues at an end of the Hessian; Lanczos has not converged to"
+            f" {tolerances[-1]:g} of its norm in {product.count} products: use fewer parameters"
+        )
+    images = product.matrix(np.ascontiguousarray(vectors.T))
+    values = np.einsum("pk,kp->k", vectors, images)
+    residuals = np.linalg.norm(images - values[:, None] * vectors.T, axis=1)
+    order = np.argsort(values)
+    return values[order], residuals[order]
 
 
 def _values_per_sample(landscape: Landscape) -> int:
