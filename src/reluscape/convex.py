@@ -29,7 +29,7 @@ NAN = float("nan")
 NAMES = {
     "paper_bound": "paper's bound",
     "sharp_bound": "sharper bound",
-    "data_bound": "bound with the data",
+    "data_bound": "data's bound",
     "exact": "exact value",
 }
 
@@ -144,8 +144,8 @@ class Convexity(Result):
         if not self.reason and self.hidden_layers:
             lines.append(
                 f"above a weight decay of {self.covering_decay:.6g} (here {self.weight_decay:.6g}) all"
-                f" global minimisers lie in the region of the bound with the data, above"
-                f" {self.paper_covering_decay:.6g} in the paper's"
+                f" global minimisers lie where the data's bound is positive, above"
+                f" {self.paper_covering_decay:.6g} where the paper's is"
             )
         if not math.isnan(self.lowest_minimum):
             lines += self._without_biases()

@@ -11,7 +11,7 @@ COLUMNS = ("lower bound or value", "smallest curvature", "shows convexity", "how
 LABELS = {
     "paper_bound": "paper's bound",
     "sharp_bound": "sharper bound",
-    "data_bound": "bound with the data",
+    "data_bound": "data's bound",
     "exact": "exact value",
 }
 
@@ -67,9 +67,9 @@ def _remarks(one: ConvexitySurvey) -> list[str]:
     told = [f"There are no bounds: {one.reason}."] if one.reason else []
     if one.covering_decay:
         told.append(
-            "All global minimisers lie where the bound with the data is positive above a weight decay of "
-            f"{number(one.covering_decay)}, and where the paper's is above "
-            f"{number(one.paper_covering_decay)}; here it is {number(one.weight_decay)}."
+            f"Above a weight decay of {number(one.covering_decay)} all global minimisers lie where the "
+            f"data's bound is positive, above {number(one.paper_covering_decay)} where the paper's is; "
+            f"here it is {number(one.weight_decay)}."
         )
     if one.lowest_minimum is not None:
         what = "critical point" if one.linear else "local minimum"
@@ -93,7 +93,7 @@ def _method(found: list[ConvexitySurvey]) -> tuple[str, ...]:
         "around the point. That says nothing about other pieces.",
         "The bounds are certified: spectral norms, outputs and slopes are raised by their rounding "
         "errors. The paper's takes the largest norm of any layer, the sharper one those of all layers, "
-        "and the one with the data each sample's activations and slopes (Milne, Piecewise strong "
+        "and the data's each sample's activations and slopes (Milne, Piecewise strong "
         "convexity of neural networks, 2019; biases, several outputs and the cross-entropy are "
         "extensions). Without weight decay a bound is never positive.",
         *(
