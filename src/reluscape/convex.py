@@ -50,7 +50,8 @@ class Convexity(Result):
         data_bound: With each sample's activations and slopes.
         exact: The smallest eigenvalue: for method "dense" within `error`; for "lanczos" never below it
             but for rounding, an estimate from above and not certified.
-        error: Dense: bound on the eigensolver's error. Lanczos: the residual |H v - exact v|.
+        error: Dense: bound on the eigensolver's error (that of the Hessian's entries is not in it).
+            Lanczos: the residual |H v - exact v|, and rounding.
         method: "dense" or "lanczos".
         in_region: Whether the point lies in the paper's region U(lambda, 0), where `paper_bound > 0`;
             None without a bound.

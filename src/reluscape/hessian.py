@@ -101,8 +101,8 @@ class LeastEigenvalue:
 
     Attributes:
         value: The eigenvalue, or a Rayleigh quotient, which is never below it but for rounding.
-        error: Dense: a bound on the eigensolver's error. Lanczos: the residual |H v - value v|; *some*
-            eigenvalue is that near, and nothing proves that it is the smallest.
+        error: Dense: a bound on the eigensolver's error. Lanczos: the residual |H v - value v| and
+            rounding; *some* eigenvalue is that near, and nothing proves that it is the smallest.
         method: How it was found.
         products: Products with vectors that were formed.
     """
@@ -127,7 +127,11 @@ def least_eigenvalue(
         return LeastEigenvalue(float(values[0]), float(error), "dense", product.count)
     top = float(extreme(product, 1, "LA", 0.0, seed, (1e-2,))[0][0])
     values, residuals = extreme(product, 1, "SA", top, seed, RESIDUALS)
-    return LeastEigenvalue(float(values[0]), float(residuals[0]), "lanczos", product.count)
+    largest = max(abs(top), abs(float(values[0])))
+    rounding = TOLERANCES.eigenvalue * product.size * np.finfo(float).eps * largest
+    return LeastEigenvalue(
+        float(values[0]), float(residuals[0]) + rounding, "lanczos", product.count
+    )
 
 
 def extreme(
