@@ -224,8 +224,9 @@ def convexity(
     least = _least(here, seed, max_dense)
     reason = why_unbounded(here)
     known = _NO_BOUNDS if reason else _bounded(here)
+    low = -math.inf if reason else known["data_bound"]
     return Convexity(
-        exact=least.value,
+        exact=max(least.value, low),  # where a bound is attained, its rounding is the smaller one
         error=least.error,
         method=least.method,
         weight_decay=here.weight_decay,

@@ -16,10 +16,11 @@ c layers hand on the constant 1 (see `reluscape.curvature`). Two consequences:
   loss, 2 M / lambda for s, and `H (H + 1) max_k |V_k|^(H - 1)` for the eigenvalue.
 
 - Without biases, the output is homogeneous in each layer, so that at a local minimum other than zero
-  `lambda |W_k|_F^2 = -mean s_n . f_n` for every k; hence `lambda <= E r g prod |W_k|` over any H - 1
-  layers. So *inside all of these regions no point but zero is a local minimum*, and none exists below
-  the loss at which the last line cannot hold. This takes no derivative across kinks, since scaling a
-  layer crosses none, and holds for linear networks as for rectifiers.
+  `lambda |W_k|_F^2 = -mean s_n . f_n` for every k; hence `lambda <= A_ij` for any two layers, and
+  `lambda <= E r g prod |W_k|` over any H - 1 layers. So *inside all of these regions no point but zero is
+  a local minimum*, and none exists below the loss at which the last line cannot hold. This takes no
+  derivative across kinks, since scaling a layer crosses none, and holds for linear networks as for
+  rectifiers.
 """
 
 from __future__ import annotations

@@ -14,7 +14,9 @@ slope s_n for sample n, weight decay lambda and N samples, has along X the secon
 With the spectral norms |W_k|, so that `|X_i h + x_i| <= |X_i|_F |(h, 1)|`, it is at least
 `(lambda - e) |X|^2`, where e is any of
 
-    data   the largest eigenvalue of A,    A_ij = mean_n |g_jn| |(h_(i-1), 1)_n| prod_(i<k<j) |W_k|,
+    data   the largest eigenvalue of A,    A_ij = mean_n |g_jn| |(h_(i-1), 1)_n| prod_(i<k<j) |W_k|
+           for layers that follow each other the smaller of this and, over the units u between them,
+           max_u |mean_n D_nu g_jn (h_(i-1), 1)_n^T|,
     sharp  r E times that of C,            C_ij = prod_(k<i) |V_k| prod_(k>i, k!=j) |W_k|,
     paper  r E H (H + 1) max_k |V_k|^(H - 1),
 
@@ -51,6 +53,8 @@ __all__ = ["Chain", "CurvatureBounds", "active_kinks", "chain_of", "curvature_bo
 
 Floats = NDArray[np.float64]
 EPS = float(np.finfo(np.float64).eps)
+#: Multiplications for two layers that the bound with the data may take: some tenths of a second.
+MAX_WORK = 3e8
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,13 +161,14 @@ def curvature_bounds(
     slope = len(outputs) * loss.slope(outputs, targets)
     slope_errors = len(outputs) * loss.slope_error(outputs, errors) + 4 * EPS * np.abs(slope)
     gradients = _backward(passed, slope, slope_errors)
+    masks = list(_masks(passed))
     mean = _mean_slope(loss, outputs, targets, _rows(slope, slope_errors))
     reach = float(chain.lengths(features).max()) * mean * float(np.prod(chain.gains))
-    inputs = [_rows(h, e, layer.bias is not None) for layer, h, e in _affine(passed)]
+    inputs = [_with_constant(layer, h, e) for layer, h, e in _affine(passed)]
     excess = (
         reach * depth * (depth + 1) * float(chain.carried.max()) ** (depth - 1),
         reach * _largest_eigenvalue(_by_norms(chain)),
-        _largest_eigenvalue(_by_samples(chain, inputs, gradients)),
+        _largest_eigenvalue(_by_samples(chain, inputs, gradients, masks)),
     )
     paper, sharp, data = (_below(weight_decay, one, len(features)) for one in excess)
     return CurvatureBounds(paper, max(paper, sharp), max(paper, sharp, data))
@@ -192,6 +197,8 @@ def active_kinks(network: Network, features: Floats) -> int:
 # ---- passes through the network ----------------------------------------------------------------
 
 Passed = tuple[Affine | Scale | Rectifier, Floats, Floats]
+#: Values and bounds on their errors.
+Rounded = tuple[Floats, Floats]
 
 
 def _forward(network: Network, features: Floats) -> Iterator[Passed]:
@@ -215,20 +222,33 @@ def _through(
     return layer(values), passed + fresh
 
 
-def _backward(passed: Sequence[Passed], slope: Floats, errors: Floats) -> list[Floats]:
-    """|g_jn| of each affine layer j, first to last, shape (samples,) each."""
-    found: list[Floats] = []
+def _backward(passed: Sequence[Passed], slope: Floats, errors: Floats) -> list[Rounded]:
+    """g_j of each affine layer j, first to last, (samples, units), and bounds on the errors."""
+    found: list[Rounded] = []
     for layer, values, _ in reversed(passed):
         if isinstance(layer, Rectifier):
             factor = np.where(values > 0, 1.0, layer.slope)
             slope, errors = slope * factor, errors * np.abs(factor)
             continue
         assert isinstance(layer, Affine)
-        found.append(_rows(slope, errors))
+        found.append((slope, errors))
         size, additions = np.abs(layer.weight), len(layer.weight) + 2
         errors = (errors + additions * EPS * np.abs(slope)) @ size
         slope = slope @ layer.weight
     return found[::-1]
+
+
+def _masks(passed: Sequence[Passed]) -> Iterator[Floats]:
+    """D_n behind each affine layer but the last, as rows (samples, units)."""
+    mask: Floats | None = None
+    for layer, values, _ in passed:
+        if isinstance(layer, Affine):
+            if mask is not None:
+                yield mask
+            mask = np.ones((len(values), len(layer.weight)))
+        elif isinstance(layer, Rectifier):
+            assert mask is not None
+            mask = mask * np.where(values > 0, 1.0, layer.slope)
 
 
 def _affine(passed: Sequence[Passed]) -> Iterator[tuple[Affine, Floats, Floats]]:
@@ -236,6 +256,14 @@ def _affine(passed: Sequence[Passed]) -> Iterator[tuple[Affine, Floats, Floats]]
     for layer, values, errors in passed:
         if isinstance(layer, Affine):
             yield layer, values, errors
+
+
+def _with_constant(layer: Affine, values: Floats, errors: Floats) -> Rounded:
+    """A layer's inputs, with the constant 1 behind them if it has a bias."""
+    if layer.bias is None:
+        return values, errors
+    ones, zeros = np.ones((len(values), 1)), np.zeros((len(values), 1))
+    return np.hstack([values, ones]), np.hstack([errors, zeros])
 
 
 def _rows(values: Floats, errors: Floats, constant: bool = False) -> Floats:
@@ -265,15 +293,42 @@ def _by_norms(chain: Chain) -> Floats:
     return matrix
 
 
-def _by_samples(chain: Chain, inputs: Sequence[Floats], gradients: Sequence[Floats]) -> Floats:
+def _by_samples(
+    chain: Chain, inputs: Sequence[Rounded], gradients: Sequence[Rounded], masks: Sequence[Floats]
+) -> Floats:
     """A, shape (layers, layers)."""
     layers, gains = len(chain.plain), chain.gains
+    before, behind = [_rows(*one) for one in inputs], [_rows(*one) for one in gradients]
     matrix = np.zeros((layers, layers))
     for i in range(layers):
         for j in range(i + 1, layers):
             between = np.prod(chain.plain[i + 1 : j]) * np.prod(gains[i:j])
-            matrix[i, j] = matrix[j, i] = between * (gradients[j] * inputs[i]).mean()
+            size = between * (behind[j] * before[i]).mean()
+            if j == i + 1:
+                size = min(size, _by_units(inputs[i], gradients[j], masks[i]))
+            matrix[i, j] = matrix[j, i] = size
     return matrix
+
+
+def _by_units(inputs: Rounded, gradients: Rounded, mask: Floats) -> float:
+    """`max_u |mean_n D_nu g_n h_n^T|` for two layers with the units u between them.
+
+    With columns u of X_j and rows u of X_i the sum over samples is one over units, where samples of
+    opposite slopes cancel. Infinite where it takes too many multiplications.
+    """
+    (h, h_errors), (g, g_errors) = inputs, gradients
+    (samples, width), units, outputs = h.shape, mask.shape[1], g.shape[1]
+    if samples * width * units * outputs > MAX_WORK:
+        return math.inf
+    weighted = (mask[:, :, None] * g[:, None, :]).reshape(samples, -1) / samples
+    means = (weighted.T @ h).reshape(units, outputs, width)
+    largest = float(np.linalg.norm(means, 2, axis=(1, 2)).max())
+    sizes = _rows(h, h_errors), _rows(g, g_errors)
+    rounding = (samples + 8) * EPS * sizes[0] * sizes[1]
+    carried = sizes[0] * _rows(g_errors, np.zeros_like(g)) + sizes[1] * _rows(h_errors, 0 * h)
+    raised = 1.0 + TOLERANCES.eigenvalue * (outputs + width) * EPS
+    slack = float((rounding + carried).mean()) * float(np.abs(mask).max())
+    return float(largest * raised + slack)
 
 
 def _largest_eigenvalue(matrix: Floats) -> float:
