@@ -93,7 +93,7 @@ def _method(found: list[ConvexitySurvey]) -> tuple[str, ...]:
         "around the point. That says nothing about other pieces.",
         "The bounds are certified: spectral norms, outputs and slopes are raised by their rounding "
         "errors. The paper's takes the largest norm of any layer, the sharper one those of all layers, "
-        "and the data's each sample's activations and slopes (Milne, Piecewise strong "
+        "and the data's each sample's activations and slopes, which may cancel (Milne, Piecewise strong "
         "convexity of neural networks, 2019; biases, several outputs and the cross-entropy are "
         "extensions). Without weight decay a bound is never positive.",
         *(
