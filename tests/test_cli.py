@@ -52,7 +52,7 @@ def files(folder: Path) -> set[str]:
 # --- help and start -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("command", ["", "survey", "certify", "verify", "minima"])
+@pytest.mark.parametrize("command", ["", "survey", "certify", "verify", "minima", "convexity"])
 def test_help_has_an_example(command: str) -> None:
     result = invoke(*command.split(), "--help")
     assert result.exit_code == 0

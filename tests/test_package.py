@@ -22,6 +22,7 @@ PUBLIC = [
     "Certificate",
     "Chord",
     "Contacts",
+    "Convexity",
     "Descent",
     "Facets",
     "Forecast",
@@ -33,6 +34,7 @@ PUBLIC = [
     "Phases",
     "Polish",
     "ReluscapeError",
+    "Spectrum",
     "Study",
     "UnitCells",
     "UnsupportedModelError",
@@ -40,12 +42,14 @@ PUBLIC = [
     "cell_minimum",
     "cells_crossed",
     "certify",
+    "convexity",
     "count_cells",
     "descend",
     "enumerate_cells",
     "expected_minimum_probability",
     "forecast_losses",
     "polish",
+    "spectrum",
     "verify",
 ]
 
@@ -113,6 +117,8 @@ def test_the_tree_of_errors():
         "arrangement",
         "gaussian",
         "minima.find",
+        "convex",
+        "spectra",
     ],
 )
 def test_examples_in_docstrings_run(name):

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from reluscape import __version__, cli_minima, cli_study
+from reluscape import __version__, cli_convexity, cli_minima, cli_study
 from reluscape.cli_options import (
     WEIGHTS,
     DataName,
@@ -390,6 +390,9 @@ def descend(
 app.command(epilog="Example: reluscape minima --weights mlp.safetensors --data mine.npz --out r/")(
     cli_minima.minima
 )
+app.command(
+    epilog="Example: reluscape convexity --weights mlp.safetensors --data mine.npz --weight-decay 0.1"
+)(cli_convexity.convexity)
 app.command(epilog="Example: reluscape reproduce milne --scale small --out r/")(cli_study.reproduce)
 app.add_typer(cli_study.study, name="study")
 

@@ -199,11 +199,15 @@ class Landscape:
         return np.asarray(matrix.cpu().numpy())
 
     def flat_objective(
-        self, theta: ArrayLike | None = None
+        self, theta: ArrayLike | None = None, rows: slice = slice(None)
     ) -> tuple[torch.Tensor, Callable[[torch.Tensor], torch.Tensor]]:
-        """The flat parameter tensor and the loss as a differentiable function of it."""
+        """The flat parameter tensor and the loss as a differentiable function of it.
+
+        With `rows`, the share of those samples in the loss: over all samples, shares sum to the loss.
+        """
         flat = torch.cat([p.reshape(-1) for p in self._split(theta).values()])
-        return flat, lambda vector: self._objective(self._split_tensor(vector))
+        share = len(self._inputs[rows]) / len(self._inputs)
+        return flat, lambda vector: share * self._objective(self._split_tensor(vector), rows)
 
     def block(self, layer: int | str) -> Block:
         """Return the block of one affine layer.
@@ -289,14 +293,19 @@ class Landscape:
         parts = zip(self._parameters.items(), torch.split(vector, sizes), strict=True)
         return {name: part.view(p.shape) for (name, p), part in parts}
 
-    def _evaluate(self, parameters: dict[str, torch.Tensor]) -> torch.Tensor:
+    def _evaluate(
+        self, parameters: dict[str, torch.Tensor], rows: slice = slice(None)
+    ) -> torch.Tensor:
         """Outputs as a (samples, outputs) tensor."""
-        outputs: torch.Tensor = functional_call(self._module, parameters, (self._inputs,))
-        return outputs.reshape(len(self._inputs), -1)
+        inputs = self._inputs[rows]
+        outputs: torch.Tensor = functional_call(self._module, parameters, (inputs,))
+        return outputs.reshape(len(inputs), -1)
 
-    def _objective(self, parameters: dict[str, torch.Tensor]) -> torch.Tensor:
-        """The loss as a torch scalar."""
-        outputs, targets = self._evaluate(parameters), self._torch_targets
+    def _objective(
+        self, parameters: dict[str, torch.Tensor], rows: slice = slice(None)
+    ) -> torch.Tensor:
+        """The loss as a torch scalar, as if there were only these samples."""
+        outputs, targets = self._evaluate(parameters, rows), self._torch_targets[rows]
         if self.loss_name == "cross_entropy":
             value = _cross_entropy(outputs, targets)
         elif self.loss_name == "l1":

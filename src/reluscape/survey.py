@@ -32,6 +32,7 @@ from reluscape.minima_files import Question, questions, why_not_whole
 from reluscape.models import num_outputs, takes_flat_inputs
 from reluscape.report import render
 from reluscape.report.findings import (
+    ConvexitySurvey,
     DataSummary,
     LayerSurvey,
     MinimumSurvey,
@@ -46,6 +47,7 @@ from reluscape.survey_steps import (
     at_point,
     certified,
     chords,
+    curvature,
     facets,
     flips,
     lowered,
@@ -273,6 +275,7 @@ class _Task:
 
         self._step("certificate of the whole network", 0.0, verdict, note)
         self._step("minima of the cell", 0.03, lambda: self._minima(landscape, stem), note)
+        self._step("convexity", 0.04, lambda: self._convexity(landscape), note)
         if training is not None and landscape.reading is not None:
             self._step("switching signs", 0.05, lambda: flips(landscape, training), note)
 
@@ -335,6 +338,16 @@ class _Task:
             else:
                 told.append(self.notebook.minimum(found, f"minima/{stem}-{question.name}.nc"))
         return {"minima": tuple(told), "notes": (*notes, *remarks)}
+
+    def _convexity(self, landscape: Landscape) -> dict[str, Any]:
+        """How convex the loss is with its switches frozen, of a loss that is curved."""
+        if self.loss == "l1":
+            return {}
+        found = curvature(landscape, self.seed)
+        if found is None:
+            note = "convexity: too large for a short survey; `reluscape convexity` does it"
+            return {"notes": (*self.notebook.models[-1].notes, note)}
+        return {"convexity": ConvexitySurvey.of(found)}
 
     def _minimum(self, block: Block, stem: str) -> dict[str, Any]:
         """Whether a layer's cell holds a genuine minimum."""

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from reluscape.certificate import Certificate
+from reluscape.convex import Convexity, convexity
 from reluscape.errors import AnalysisError, InputError
 from reluscape.landscape import Block, Landscape
 from reluscape.network import Affine, Reading, Rectifier, read_network
@@ -48,6 +49,11 @@ MAX_MINIMUM_WORK = 3e9
 MINIMUM_COST = {"squared": 1, "half_squared": 1, "cross_entropy": 5, "l1": 10}
 OPEN_COST = 5
 UNITS_COST = 1000
+
+#: The smallest eigenvalue of the Hessian is looked for up to this many samples times parameters: some
+#: seconds. The whole Hessian is formed up to the second number of parameters. Measured, not derived.
+MAX_CURVATURE_WORK = 5e7
+MAX_CURVATURE_DENSE = 500
 
 #: What is noted of a certificate that was asked for in rational arithmetic and is too large for it.
 TOO_LARGE = "too large for rational arithmetic: certified in float64"
@@ -174,6 +180,13 @@ def minimum(question: Question, seed: int) -> CellMinimum | None:
     from reluscape.minima_files import SEARCH
 
     return question.answer(SEARCH, seed)
+
+
+def curvature(landscape: Landscape, seed: int) -> Convexity | None:
+    """How convex the loss is; None if it takes more than a short survey allows."""
+    if landscape.num_samples * landscape.size > MAX_CURVATURE_WORK:
+        return None
+    return convexity(landscape, seed=seed, max_dense=MAX_CURVATURE_DENSE)
 
 
 def pivots_for(block: Block) -> int:

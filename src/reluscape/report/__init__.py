@@ -5,6 +5,7 @@
 """
 
 from reluscape.report.findings import (
+    ConvexitySurvey,
     DataSummary,
     LayerSurvey,
     MinimumSurvey,
@@ -18,6 +19,7 @@ from reluscape.report.section import Cell, Figure, Section, Table
 
 __all__ = [
     "Cell",
+    "ConvexitySurvey",
     "DataSummary",
     "Figure",
     "LayerSurvey",

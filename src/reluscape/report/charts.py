@@ -129,6 +129,16 @@ def dots(series: Sequence[Series], x_title: str) -> go.Figure:
     return _figure(traces, _rows_axes(series, labels, x_title), _rows_height(labels), len(series))
 
 
+def dots_to(series: Sequence[Series], x_title: str, level: float) -> go.Figure:
+    """`dots`, and a dashed line at a level if it is positive."""
+    figure = dots(series, x_title)
+    if level > 0:
+        figure.add_vline(x=level, line={"dash": "dash", "color": MUTED, "width": 1.4})
+        values = np.concatenate([np.asarray(one.x, float) for one in series])
+        figure.update_xaxes(**_log_axis(np.append(values, level)))
+    return figure
+
+
 def boxes(series: Sequence[Series], x_title: str) -> go.Figure:
     """Box plots of samples on a logarithmic axis; ``x`` and ``y`` pair values with labels."""
     traces, labels = [], _labels(series)

@@ -7,11 +7,14 @@ flags are attributes. A number that was not computed is absent from the file and
 empty array) in the record.
 """
 
+from __future__ import annotations
+
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import xarray as xr
@@ -20,10 +23,13 @@ from reluscape.errors import InputError
 from reluscape.report.wording import share, verdict_line
 from reluscape.results import write_then_rename
 
+if TYPE_CHECKING:
+    from reluscape.convex import Convexity
+
 Record = TypeVar("Record")
 FORMAT = "reluscape survey 1"
 #: Fields with records, which have groups of their own.
-NESTED = ("models", "layers", "minima", "minimum", "verdict", "descent_end", "data")
+NESTED = ("models", "layers", "minima", "minimum", "verdict", "descent_end", "convexity", "data")
 #: What the group of one record of several is called.
 ONE_OF = {"models": "model", "layers": "layer", "minima": "minimum"}
 
@@ -97,6 +103,58 @@ class MinimumSurvey:
     better_loss: float | None = _number("a lower loss that is known", "loss")
     num_active_kinks: int | None = _number("switching values that are zero at the point")
     reach: float | None = _number("length of the minimisers that are ruled out, over a known one's")
+
+
+@dataclass(frozen=True, slots=True)
+class ConvexitySurvey:
+    """How convex the loss is at the point with its switches frozen, of a `reluscape.Convexity`.
+
+    Attributes:
+        method: How the smallest eigenvalue was found, ``dense`` or ``lanczos``.
+        convex: Whether the loss is strongly convex there; None where that is undecided.
+        reason: Why there are no bounds; empty where there are.
+        linear: Whether no rectifier bends anything.
+        exact: The smallest eigenvalue of the Hessian.
+        error: Its error, or for Lanczos the residual.
+        paper_bound: Lower bounds on it, weakest first; None where the network is not read.
+        sharp_bound: The second.
+        data_bound: The third.
+        weight_decay: Factor of half the squared norm of the parameters in the loss.
+        covering_decay: The one above which all global minimisers lie where the third is positive.
+        paper_covering_decay: The same for the paper's region.
+        lowest_minimum: Loss below which no local minimum but zero exists; None where there are biases.
+        num_active_kinks: Switching values that are zero to rounding and count as negative.
+    """
+
+    method: str
+    convex: bool | None = None
+    reason: str = ""
+    linear: bool = False
+    exact: float | None = _number("smallest eigenvalue of the Hessian", "loss/parameter^2")
+    error: float | None = _number("its error, or the residual", "loss/parameter^2")
+    paper_bound: float | None = _number("the paper's lower bound on it", "loss/parameter^2")
+    sharp_bound: float | None = _number("sharper lower bound", "loss/parameter^2")
+    data_bound: float | None = _number("lower bound with the data", "loss/parameter^2")
+    weight_decay: float | None = _number("weight decay", "loss/parameter^2")
+    covering_decay: float | None = _number("weight decay that covers all global minimisers")
+    paper_covering_decay: float | None = _number("the same for the paper's region")
+    lowest_minimum: float | None = _number("loss below which no local minimum but zero is", "loss")
+    num_active_kinks: int | None = _number("switching values that are zero to rounding")
+
+    @classmethod
+    def of(cls, found: Convexity) -> ConvexitySurvey:
+        """The record of a result."""
+        numbers = ("exact", "error", "paper_bound", "sharp_bound", "data_bound", "weight_decay",
+                   "covering_decay", "paper_covering_decay", "lowest_minimum")  # fmt: skip
+        told = {name: getattr(found, name) for name in numbers}
+        return cls(
+            found.method,
+            found.is_convex,
+            found.reason,
+            found.linear,
+            **{name: None if math.isnan(value) else value for name, value in told.items()},
+            num_active_kinks=found.active_kinks if found.active_kinks >= 0 else None,
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -201,6 +259,7 @@ class ModelSurvey:
         verdict: The whole network's certificate in short; None if there is none.
         minima: Whether the cell holds a genuine minimum of the whole network, one record for each sign
             convention; none where that does not apply.
+        convexity: How convex the loss is with its switches frozen; None if that was not asked.
         layers: One record per readable affine layer, first to last.
         losses: (steps,) training loss per step; empty without a record of the training.
         flips: (kept steps - 1,) hidden switching signs that changed in each of the last steps.
@@ -220,6 +279,7 @@ class ModelSurvey:
     gradient_norm: float | None = _number("norm of the gradient", "loss/parameter")
     verdict: Verdict | None = None
     minima: tuple[MinimumSurvey, ...] = ()
+    convexity: ConvexitySurvey | None = None
     layers: tuple[LayerSurvey, ...] = ()
     losses: np.ndarray = field(
         default_factory=_no_values,
@@ -352,7 +412,7 @@ def _groups(record: Any, group: str) -> dict[str, xr.Dataset]:
     for item in fields(record):
         value = getattr(record, item.name)
         stem = group.rstrip("/")
-        if isinstance(value, Verdict | MinimumSurvey | DataSummary):
+        if isinstance(value, Verdict | MinimumSurvey | ConvexitySurvey | DataSummary):
             found |= _groups(value, f"{stem}/{item.name}")
         elif item.name in ONE_OF:
             for place, part in enumerate(value):
@@ -394,7 +454,9 @@ def _read_model(found: Mapping[str, xr.Dataset], group: str) -> ModelSurvey:
         _read(MinimumSurvey, found[place]) for place in _children(found, group, "minimum")
     )
     verdict = _read_one(Verdict, found, f"{group}/verdict")
-    return _read(ModelSurvey, found[group], layers=layers, minima=minima, verdict=verdict)
+    convexity = _read_one(ConvexitySurvey, found, f"{group}/convexity")
+    whole = {"minima": minima, "verdict": verdict, "convexity": convexity}
+    return _read(ModelSurvey, found[group], layers=layers, **whole)
 
 
 def _read_one(kind: type[Record], found: Mapping[str, xr.Dataset], place: str) -> Record | None:
@@ -421,5 +483,5 @@ def _value(item: Field[Any], dataset: xr.Dataset) -> Any:
         values = dataset[item.name].values
         return values if values.ndim else values.item()
     text = dataset.attrs[item.name]
-    value = text if item.type is str else json.loads(text)
+    value = text if item.type == "str" else json.loads(text)
     return tuple(value) if isinstance(value, list) else value

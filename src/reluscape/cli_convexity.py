@@ -1,0 +1,120 @@
+"""The command `convexity`."""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from reluscape.cli_options import (
+    DataName,
+    Decay,
+    Json,
+    Loss,
+    Model,
+    Standardise,
+    Target,
+    Weights,
+    landscape_from,
+)
+
+if TYPE_CHECKING:
+    from reluscape.convex import Convexity
+    from reluscape.landscape import Landscape
+
+__all__ = ["convexity"]
+
+
+def convexity(
+    ctx: typer.Context,
+    data: DataName = None,
+    weights: Weights = None,
+    model: Model = None,
+    target: Target = None,
+    standardise: Standardise = False,
+    loss: Loss = None,
+    weight_decay: Decay = 0.0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**31, help="Seed of the vector that Lanczos starts from.")
+    ] = 0,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the page, and the numbers as NetCDF.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Say how convex the loss is at a model's weights with all its switches frozen.
+
+    The smallest eigenvalue of the Hessian, weight decay included, beside three certified lower bounds
+    from the layers' norms; and the weight decay above which all global minimisers lie where the loss is
+    piecewise strongly convex. OUT holds convexity.nc and report.html.
+    """
+    landscape = landscape_from(data, target, standardise, weights, model, loss, weight_decay)
+    from reluscape.convex import convexity as compute
+    from reluscape.progress import shown
+    from reluscape.results import check_writable
+
+    if out is not None:
+        check_writable(out)
+    with shown() as progress:
+        progress("smallest eigenvalue of the Hessian", 0.0)
+        found = compute(landscape, seed=seed)
+    if out is not None:
+        subject = _options(weights, model, out), _data_options(data, target, standardise, out)
+        _write(ctx, found, landscape, str(data), subject, seed, out)
+    if as_json:
+        typer.echo(json.dumps(_record(found) | {"files": ctx.obj}))
+    else:
+        typer.echo("\n".join([found.summary(), *(f"  written: {file}" for file in ctx.obj)]))
+
+
+def _options(weights: Path | None, model: str | None, out: Path) -> str:
+    """The model's options as they read in the folder of the page."""
+    from reluscape.results import options_from
+
+    given = [
+        *(["--model", model] if model else []),
+        *(["--weights", str(weights)] if weights else []),
+    ]
+    return shlex.join(options_from(given, out))
+
+
+def _data_options(data: str | None, target: str | None, standardise: bool, out: Path) -> str:
+    """The data's options as they read in the folder of the page."""
+    from reluscape.results import options_from
+
+    given = ["--data", str(data), *(["--target", target] if target else [])]
+    return shlex.join(options_from([*given, *(["--standardise"] * standardise)], out))
+
+
+def _write(
+    ctx: typer.Context,
+    found: Convexity,
+    landscape: Landscape,
+    data: str,
+    options: tuple[str, str],
+    seed: int,
+    out: Path,
+) -> None:
+    """The result and its page, each whole or not at all."""
+    from reluscape.report.curved import render_convexity
+    from reluscape.results import write_then_rename
+
+    ctx.obj.append(str(found.save(out / "convexity.nc")))
+    page = render_convexity(found, landscape, data, options, seed).encode()
+    write_then_rename(out / "report.html", lambda path: path.write_bytes(page))
+    ctx.obj.append(str(out / "report.html"))
+
+
+def _record(found: Convexity) -> dict[str, Any]:
+    """The result as one JSON object; null for what is not known."""
+    told = {item.name: getattr(found, item.name) for item in fields(found)}
+    finite = {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in told.items()
+    }
+    return {"convex": found.is_convex, **finite}

@@ -1,0 +1,304 @@
+"""How convex the loss is on the piece that a point stands in: certified bounds beside the exact value."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+from numpy.typing import ArrayLike, NDArray
+
+from reluscape.coverage import covering_decay, paper_decay, settings_of, smallest_minimum
+from reluscape.curvature import active_kinks, chain_of, curvature_bounds
+from reluscape.errors import AnalysisError, InputError, UnsupportedModelError
+from reluscape.hessian import HessianProduct, LeastEigenvalue, least_eigenvalue
+from reluscape.landscape import Landscape
+from reluscape.losses import make_loss
+from reluscape.network import Scale
+from reluscape.results import Result
+from reluscape.tolerances import TOLERANCES
+from reluscape.validation import check_whole
+
+__all__ = ["Convexity", "convexity", "curvature_bounds", "why_unbounded"]
+
+Floats = NDArray[np.float64]
+NAN = float("nan")
+#: The four numbers, weakest first, and what they are called.
+NAMES = {
+    "paper_bound": "paper's bound",
+    "sharp_bound": "sharper bound",
+    "data_bound": "data's bound",
+    "exact": "exact value",
+}
+
+
+@dataclass(frozen=True, slots=True, repr=False, eq=False)
+class Convexity(Result):
+    """Lower bounds on the smallest eigenvalue of the frozen-switch Hessian, and that eigenvalue.
+
+    A positive one means that the loss with its weight decay is strongly convex, with that constant, on
+    the piece of parameter space around the point on which no switch changes: `paper_bound <= sharp_bound
+    <= data_bound <= exact`. The bounds are certified: rounding errors are on their safe side, to first
+    order. Whether the piece holds a minimum is another question (`cell_minimum`).
+
+    Attributes:
+        paper_bound: Milne's, as extended in `reluscape.curvature`; NaN, like the next two, where the
+            network is not read completely, see `reason`.
+        sharp_bound: With the norms of all layers.
+        data_bound: With each sample's activations and slopes.
+        exact: The smallest eigenvalue: for method "dense" within `error`; for "lanczos" never below it
+            but for rounding, an estimate from above and not certified.
+        error: Dense: bound on the eigensolver's error (that of the Hessian's entries is not in it).
+            Lanczos: the residual |H v - exact v|, and rounding.
+        method: "dense" or "lanczos".
+        in_region: Whether the point lies in the paper's region U(lambda, 0), where `paper_bound > 0`;
+            None without a bound.
+        in_sharp_region: The same for `sharp_bound`.
+        in_data_region: The same for `data_bound`.
+        covering_decay: Weight decay above which every global minimiser lies in the region of
+            `data_bound`, from the targets and the samples' lengths alone; NaN without bounds.
+        paper_covering_decay: The paper's, for its own region.
+        lowest_minimum: No local minimum other than zero weights has a loss (with decay) below this, of a
+            network without biases; NaN where that does not apply. Then the regions hold none at all.
+        linear: Whether no rectifier bends anything: then there is one piece only.
+        biased: Whether a layer has a bias; None where the network is not read.
+        hidden_layers: H; -1 where the network is not read.
+        active_kinks: Switching values that are zero to rounding at the point and count as negative; -1
+            where the network is not read.
+        weight_decay: lambda.
+        loss: The loss at the point, with its decay.
+        objective: The landscape's loss, "squared" and so on.
+        reason: Why there are no bounds; empty where there are.
+    """
+
+    paper_bound: float
+    sharp_bound: float
+    data_bound: float
+    exact: float
+    error: float
+    method: str
+    in_region: bool | None
+    in_sharp_region: bool | None
+    in_data_region: bool | None
+    covering_decay: float
+    paper_covering_decay: float
+    lowest_minimum: float
+    linear: bool
+    biased: bool | None
+    hidden_layers: int
+    active_kinks: int
+    weight_decay: float
+    loss: float
+    objective: str
+    reason: str = ""
+
+    @property
+    def is_convex(self) -> bool | None:
+        """Whether the loss is strongly convex at the point with its switches frozen; None if undecided.
+
+        Decided by a certified bound, or by the exact value: its sign if it is larger than the error. A
+        negative Rayleigh quotient shows that it is not, a positive one of Lanczos shows nothing.
+        """
+        if self.in_data_region:
+            return True
+        if self.exact < -self.error:
+            return False
+        return True if self.method == "dense" and self.exact > self.error else None
+
+    def summary(self) -> str:
+        """The verdict, the four numbers, and what they are known to imply."""
+        return "\n".join([self.sentence(), *(f"  {line}" for line in self.details())])
+
+    def sentence(self) -> str:
+        """Whether the loss is convex here, in one line."""
+        where = "everywhere on its one piece" if self.linear and not self.hidden_layers else "here"
+        if self.is_convex is None:
+            return (
+                "undecided: whether the loss is strongly convex at this point, its switches frozen"
+            )
+        told = "strongly convex" if self.is_convex else "not convex"
+        return f"with its switches frozen, the loss is {told} {where}"
+
+    def details(self) -> list[str]:
+        """Further lines of the summary."""
+        return [*self._numbers(), *self.remarks()]
+
+    def _numbers(self) -> list[str]:
+        lines = []
+        for name, label in NAMES.items():
+            value = getattr(self, name)
+            if not math.isnan(value):
+                note = self._how() if name == "exact" else "certified"
+                lines.append(f"{label}: {value:.6g} ({note})")
+        return lines
+
+    def _how(self) -> str:
+        if self.method == "dense":
+            return f"within {self.error:.1g}"
+        return f"Lanczos, an estimate from above; residual {self.error:.1g}"
+
+    def remarks(self) -> list[str]:
+        """What else is known, a sentence each."""
+        lines = [f"no bounds: {self.reason}"] if self.reason else []
+        if not self.reason and self.hidden_layers:
+            lines.append(
+                f"above a weight decay of {self.covering_decay:.6g} (here {self.weight_decay:.6g}) all"
+                f" global minimisers lie where the data's bound is positive, above"
+                f" {self.paper_covering_decay:.6g} where the paper's is"
+            )
+        if not math.isnan(self.lowest_minimum):
+            lines += self._without_biases()
+        if self.active_kinks > 0:
+            lines.append(f"{self.active_kinks} kinks are zero to rounding and count as negative")
+        return lines
+
+    def _without_biases(self) -> list[str]:
+        what = "critical point" if self.linear else "local minimum"
+        lines = [f"without biases, no {what} but zero has a loss below {self.lowest_minimum:.6g}"]
+        if self.in_data_region:
+            lines.append(f"nor is there one in these regions: unless zero, this point is no {what}")
+        return lines
+
+    def plot(self) -> go.Figure:
+        """How far each number lies below the weight decay, on a logarithmic axis."""
+        shown = [(label, self.weight_decay - getattr(self, name)) for name, label in NAMES.items()]
+        shown = [(label, gap) for label, gap in shown if gap > 0]
+        figure = go.Figure(
+            go.Scatter(x=[gap for _, gap in shown], y=[label for label, _ in shown], mode="markers")
+        )
+        if self.weight_decay > 0:
+            figure.add_vline(x=self.weight_decay, line_dash="dash")
+        title = "weight decay minus eigenvalue; left of the dashed line convex"
+        return figure.update_xaxes(type="log", title=title)
+
+
+def convexity(
+    landscape: Landscape,
+    theta: ArrayLike | None = None,
+    *,
+    seed: int = 0,
+    max_dense: int = TOLERANCES.max_dense,
+) -> Convexity:
+    """Bound and compute the smallest eigenvalue of the frozen-switch Hessian.
+
+    The three bounds need a network that is read completely as affine layers and rectifiers; the exact
+    value takes any module. See `reluscape.curvature` and `reluscape.coverage` for the mathematics.
+
+    Args:
+        landscape: Any loss but L1.
+        theta: All parameters, shape (params,); default: the model's own.
+        seed: Of the vector that Lanczos starts from.
+        max_dense: Up to so many parameters the whole Hessian is formed; beyond, Lanczos takes over.
+
+    Returns:
+        The numbers side by side. Cost: singular values of the layers and a few passes; for the whole
+        Hessian as many second backward passes as parameters, for Lanczos some hundreds.
+
+    Raises:
+        InputError: An L1 loss, whose curvature is that of its weight decay alone: its kinks bend it,
+            and `certify` and `descend` take those. A point of the wrong shape.
+        AnalysisError: Lanczos does not converge, or the Hessian is not finite.
+
+    Example:
+        >>> import numpy as np
+        >>> from torch import nn
+        >>> net = nn.Sequential(nn.Linear(1, 1, bias=False), nn.ReLU(), nn.Linear(1, 1, bias=False))
+        >>> x = np.array([[1.0]])  # l = (w v - 1)^2 / 2 + (w^2 + v^2) / 2, residual -1/4 here
+        >>> at = Landscape(net, x, x, loss="half_squared", weight_decay=1.0)
+        >>> found = convexity(at, [1.0, 0.75])
+        >>> round(found.paper_bound, 6), round(found.sharp_bound, 6)
+        (0.5, 0.75)
+
+    Reference: Milne, Piecewise strong convexity of neural networks (2019), Lemma 3 and Theorem 4.
+    """
+    check_whole(seed, "seed", 0)
+    check_whole(max_dense, "max_dense", 0)
+    if landscape.loss_name == "l1":
+        raise InputError(
+            "expected a loss with curvature; an L1 loss is affine on every piece, so that its Hessian is"
+            " that of the weight decay and says nothing of its kinks: use certify, or another loss"
+        )
+    here = landscape if theta is None else landscape.at(theta)
+    least = _least(here, seed, max_dense)
+    reason = why_unbounded(here)
+    known = _NO_BOUNDS if reason else _bounded(here)
+    low = -math.inf if reason else known["data_bound"]
+    return Convexity(
+        exact=max(least.value, low),  # where a bound is attained, its rounding is the smaller one
+        error=least.error,
+        method=least.method,
+        weight_decay=here.weight_decay,
+        loss=here.loss(),
+        objective=here.loss_name,
+        reason=reason,
+        **known,
+    )
+
+
+def why_unbounded(landscape: Landscape) -> str:
+    """Why a network's curvature cannot be bounded by its layers' norms; empty where it can."""
+    reading = landscape.reading
+    if reading is None:
+        return str(landscape.unreadable)
+    scales = [layer.name for layer in reading.network.layers if isinstance(layer, Scale)]
+    if scales:
+        return f"batch norm {', '.join(map(repr, scales))} scales units by parameters of its own"
+    names = reading.network.names
+    shared = [name for name in names if landscape.is_shared(name)]
+    if shared or len(set(names)) < len(names):
+        return f"layers share weights: {', '.join(map(repr, shared or names))}"
+    try:
+        read = sum(len(landscape.positions(name)) for name in names)
+    except UnsupportedModelError as error:
+        return str(error)
+    if read < landscape.size:
+        before = f": {reading.reason}" if reading.reason else ""
+        return f"{landscape.size - read} parameters lie outside the affine layers that are read{before}"
+    return ""
+
+
+_NO_BOUNDS: dict[str, Any] = {
+    **dict.fromkeys(("paper_bound", "sharp_bound", "data_bound"), NAN),
+    **dict.fromkeys(("in_region", "in_sharp_region", "in_data_region", "biased"), None),
+    **dict.fromkeys(("covering_decay", "paper_covering_decay", "lowest_minimum"), NAN),
+    **{"linear": False, "hidden_layers": -1, "active_kinks": -1},
+}
+
+
+def _bounded(here: Landscape) -> dict[str, Any]:
+    """The bounds and what follows from them, by the names of the result's fields."""
+    assert here.reading is not None
+    network, features = here.reading.network, here.reading.features
+    loss, decay = make_loss(here.loss_name), here.weight_decay
+    chain = chain_of(network)
+    bounds = curvature_bounds(network, features, here.targets, loss, decay, chain)
+    zero = loss.value(np.zeros((len(features), network.num_outputs)), here.targets)
+    settings = settings_of(chain, features, loss, zero)
+    homogeneous = chain.hidden > 0 and not chain.biased
+    return {
+        "paper_bound": bounds.paper,
+        "sharp_bound": bounds.sharp,
+        "data_bound": bounds.data,
+        "in_region": bounds.paper > 0,
+        "in_sharp_region": bounds.sharp > 0,
+        "in_data_region": bounds.data > 0,
+        "covering_decay": min(map(covering_decay, settings)),
+        "paper_covering_decay": paper_decay(settings[0]),
+        "lowest_minimum": max(smallest_minimum(one, decay) for one in settings)
+        if homogeneous and decay
+        else NAN,
+        "linear": chain.linear,
+        "biased": chain.biased,
+        "hidden_layers": chain.hidden,
+        "active_kinks": active_kinks(network, features),
+    }
+
+
+def _least(here: Landscape, seed: int, max_dense: int) -> LeastEigenvalue:
+    """The smallest eigenvalue; a Hessian that is not finite is told as such."""
+    least = least_eigenvalue(HessianProduct(here), seed=seed, max_dense=max_dense)
+    if not math.isfinite(least.value):
+        raise AnalysisError("expected a finite Hessian; received NaN or infinite values")
+    return least

@@ -1,0 +1,360 @@
+"""Lower bounds on the curvature of a network's loss, from norms of its layers alone.
+
+The network has L = H + 1 affine layers `z_k = W_k h_(k-1) + b_k` and, between them, rectifiers with
+frozen switches, `h_k = D_k z_k`. Move all parameters along X, `theta + t X`: the output is a product of
+matrices, and its second derivative replaces two of them,
+
+    f'' = 2 sum_(i<j) W_L D ... X_j ... D X_i h_(i-1),
+
+where X_i h stands for `X_i h + x_i` if layer i has a bias. A loss that is convex in the outputs, with
+slope s_n for sample n, weight decay lambda and N samples, has along X the second derivative
+
+    1/N sum_n [f'_n^T S_n f'_n + s_n . f''_n] + lambda |X|^2,   S_n >= 0.
+
+With the spectral norms |W_k|, so that `|X_i h + x_i| <= |X_i|_F |(h, 1)|`, it is at least
+`(lambda - e) |X|^2`, where e is any of
+
+    data   the largest eigenvalue of A,    A_ij = mean_n |g_jn| |(h_(i-1), 1)_n| prod_(i<k<j) |W_k|
+           for layers that follow each other the smaller of this and, over the units u between them,
+           max_u |mean_n D_nu g_jn (h_(i-1), 1)_n^T|,
+    sharp  r E times that of C,            C_ij = prod_(k<i) |V_k| prod_(k>i, k!=j) |W_k|,
+    paper  r E H (H + 1) max_k |V_k|^(H - 1),
+
+A and C symmetric with zero diagonal; `g_j` is the derivative of the sample's loss by z_j, and
+`r = max_n |(a_n, 1)|`. The ones are there only if a bias is: a layer before the last one with a bias
+hands on the constant as well, `V_k = [[W_k, b_k], [0, 1]]`; for that last one `V_k = [W_k, b_k]`, and
+behind it `V_k = W_k`. Behind X_i nothing is left of the constant, hence W_k there. E bounds the mean of
+|s_n|:
+
+    half_squared   sqrt(2 l)       (the paper's, by Cauchy and Schwarz)
+    squared        2 sqrt(l)
+    cross_entropy  sqrt(2) min(1, l)   since |softmax - e_y| <= sqrt(2) (1 - p_y) and 1 - p <= -log p
+
+A rectifier of slope a counts as a factor max(1, |a|). Milne (Piecewise strong convexity of neural
+networks, 2019) has `paper` for one output, no biases and half the squared loss (Lemma 3); outputs and
+biases in any number, the cross-entropy, `sharp` and `data` are extensions.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reluscape.losses import CrossEntropyLoss, Loss
+from reluscape.network import Affine, Network, Rectifier, Scale
+from reluscape.tolerances import TOLERANCES
+
+__all__ = ["Chain", "CurvatureBounds", "active_kinks", "chain_of", "curvature_bounds"]
+
+Floats = NDArray[np.float64]
+EPS = float(np.finfo(np.float64).eps)
+#: Multiplications for two layers that the bound with the data may take: some tenths of a second.
+MAX_WORK = 3e8
+
+
+@dataclass(frozen=True, slots=True)
+class CurvatureBounds:
+    """Lower bounds on the smallest eigenvalue of the frozen-switch Hessian, weight decay included.
+
+    Attributes:
+        paper: The published bound, extended as the module says.
+        sharp: With the norms of all layers instead of the largest one; at least `paper`.
+        data: With the activations and slopes of every sample; at least `sharp`.
+    """
+
+    paper: float
+    sharp: float
+    data: float
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """What the bounds need to know of a network besides its data.
+
+    Attributes:
+        plain: |W_k|, shape (layers,).
+        carried: |V_k|, shape (layers,).
+        slopes: Slopes of the rectifiers behind each layer.
+        constants: Layers that hand on the constant 1; their number is that before the last bias.
+        biased: Whether any layer has a bias.
+    """
+
+    plain: Floats
+    carried: Floats
+    slopes: tuple[tuple[float, ...], ...]
+    constants: int
+    biased: bool
+
+    @property
+    def hidden(self) -> int:
+        """H, the number of affine layers but one."""
+        return len(self.plain) - 1
+
+    @property
+    def gains(self) -> Floats:
+        """Product of `max(1, |slope|)` over the rectifiers behind each layer, shape (layers,)."""
+        return np.array([math.prod(max(1.0, abs(a)) for a in some) for some in self.slopes])
+
+    @property
+    def linear(self) -> bool:
+        """Whether no rectifier bends anything."""
+        return all(slope == 1.0 for some in self.slopes for slope in some)
+
+    def lengths(self, features: Floats) -> Floats:
+        """Lengths of the samples, with the constant where there is a bias, shape (samples,)."""
+        return _rows(features, np.zeros_like(features), self.biased)
+
+
+def chain_of(network: Network) -> Chain:
+    """Norms of a network's layers by singular values, raised by their rounding.
+
+    The network consists of affine layers and rectifiers: no batch norm.
+    """
+    affine = network.affine
+    last = max((k for k, layer in enumerate(affine) if layer.bias is not None), default=-1)
+    plain = [_norm(layer.weight) for layer in affine]
+    carried = [_norm(_augmented(layer, k, last)) for k, layer in enumerate(affine)]
+    slopes: list[tuple[float, ...]] = []
+    for layer in network.layers:
+        if isinstance(layer, Affine):
+            slopes.append(())
+        else:
+            assert isinstance(layer, Rectifier)
+            slopes[-1] = (*slopes[-1], layer.slope)
+    return Chain(np.array(plain), np.array(carried), tuple(slopes), max(last, 0), last >= 0)
+
+
+def curvature_bounds(
+    network: Network,
+    features: Floats,
+    targets: NDArray[Any],
+    loss: Loss,
+    weight_decay: float,
+    chain: Chain | None = None,
+) -> CurvatureBounds:
+    """The three bounds at the network's weights.
+
+    `paper <= sharp <= data <= smallest eigenvalue`: norms, activations and slopes are raised by their
+    rounding errors, to first order, before they enter.
+
+    Args:
+        network: Affine layers and rectifiers, no batch norm.
+        features: Inputs of the first layer, (samples, inputs).
+        targets: As the loss takes them.
+        loss: Any but the L1 loss, which has no curvature.
+        weight_decay: lambda.
+        chain: The network's norms, if they are known already.
+
+    Cost: singular values of all layers, and three passes forward and backward in NumPy.
+    """
+    chain = chain_of(network) if chain is None else chain
+    depth = chain.hidden
+    if not depth:
+        return CurvatureBounds(weight_decay, weight_decay, weight_decay)
+    passed = list(_forward(network, features))
+    outputs, errors = _through(*passed[-1])
+    slope = len(outputs) * loss.slope(outputs, targets)
+    slope_errors = len(outputs) * loss.slope_error(outputs, errors) + 4 * EPS * np.abs(slope)
+    gradients = _backward(passed, slope, slope_errors)
+    masks = list(_masks(passed))
+    mean = _mean_slope(loss, outputs, targets, _rows(slope, slope_errors))
+    reach = float(chain.lengths(features).max()) * mean * float(np.prod(chain.gains))
+    inputs = [_with_constant(layer, h, e) for layer, h, e in _affine(passed)]
+    excess = (
+        reach * depth * (depth + 1) * float(chain.carried.max()) ** (depth - 1),
+        reach * _largest_eigenvalue(_by_norms(chain)),
+        _largest_eigenvalue(_by_samples(chain, inputs, gradients, masks)),
+    )
+    paper, sharp, data = (_below(weight_decay, one, len(features)) for one in excess)
+    return CurvatureBounds(paper, max(paper, sharp), max(paper, sharp, data))
+
+
+def active_kinks(network: Network, features: Floats) -> int:
+    """Number of switching values that are zero, as far as their rounding errors tell.
+
+    Those that no small change of the weights moves do not count: of a layer without biases, for a
+    sample that enters it as zeros.
+    """
+    count, plain = 0, True
+    moving = np.ones(len(features), dtype=np.bool_)
+    for layer, values, errors in _forward(network, features):
+        if isinstance(layer, Rectifier):
+            if plain and layer.slope != 1.0:
+                count += int((np.abs(values) <= errors)[moving].sum())
+            plain = False
+        else:
+            plain = True
+        if isinstance(layer, Affine):
+            moving = np.any(values != 0, axis=1) | (layer.bias is not None)
+    return count
+
+
+# ---- passes through the network ----------------------------------------------------------------
+
+Passed = tuple[Affine | Scale | Rectifier, Floats, Floats]
+#: Values and bounds on their errors.
+Rounded = tuple[Floats, Floats]
+
+
+def _forward(network: Network, features: Floats) -> Iterator[Passed]:
+    """Every layer with the values that enter it, (samples, width), and bounds on their errors."""
+    values, errors = features, np.zeros_like(features)
+    for layer in network.layers:
+        yield layer, values, errors
+        values, errors = _through(layer, values, errors)
+
+
+def _through(
+    layer: Affine | Scale | Rectifier, values: Floats, errors: Floats
+) -> tuple[Floats, Floats]:
+    """A layer's outputs and bounds on their errors (Higham, section 3.3: running error analysis)."""
+    if isinstance(layer, Rectifier):
+        return layer(values), layer.sizes(errors)
+    additions = layer.weight.shape[1] + 2 if isinstance(layer, Affine) else 2
+    fresh = additions * EPS * layer.sizes(np.abs(values))
+    factor = np.abs(layer.weight).T if isinstance(layer, Affine) else np.abs(layer.scale)
+    passed = errors @ factor if isinstance(layer, Affine) else errors * factor
+    return layer(values), passed + fresh
+
+
+def _backward(passed: Sequence[Passed], slope: Floats, errors: Floats) -> list[Rounded]:
+    """g_j of each affine layer j, first to last, (samples, units), and bounds on the errors."""
+    found: list[Rounded] = []
+    for layer, values, _ in reversed(passed):
+        if isinstance(layer, Rectifier):
+            factor = np.where(values > 0, 1.0, layer.slope)
+            slope, errors = slope * factor, errors * np.abs(factor)
+            continue
+        assert isinstance(layer, Affine)
+        found.append((slope, errors))
+        size, additions = np.abs(layer.weight), len(layer.weight) + 2
+        errors = (errors + additions * EPS * np.abs(slope)) @ size
+        slope = slope @ layer.weight
+    return found[::-1]
+
+
+def _masks(passed: Sequence[Passed]) -> Iterator[Floats]:
+    """D_n behind each affine layer but the last, as rows (samples, units)."""
+    mask: Floats | None = None
+    for layer, values, _ in passed:
+        if isinstance(layer, Affine):
+            if mask is not None:
+                yield mask
+            mask = np.ones((len(values), len(layer.weight)))
+        elif isinstance(layer, Rectifier):
+            assert mask is not None
+            mask = mask * np.where(values > 0, 1.0, layer.slope)
+
+
+def _affine(passed: Sequence[Passed]) -> Iterator[tuple[Affine, Floats, Floats]]:
+    """The affine layers among those passed."""
+    for layer, values, errors in passed:
+        if isinstance(layer, Affine):
+            yield layer, values, errors
+
+
+def _with_constant(layer: Affine, values: Floats, errors: Floats) -> Rounded:
+    """A layer's inputs, with the constant 1 behind them if it has a bias."""
+    if layer.bias is None:
+        return values, errors
+    ones, zeros = np.ones((len(values), 1)), np.zeros((len(values), 1))
+    return np.hstack([values, ones]), np.hstack([errors, zeros])
+
+
+def _rows(values: Floats, errors: Floats, constant: bool = False) -> Floats:
+    """Lengths of the rows, at most, with the constant 1 behind them where it is asked for."""
+    squares = ((np.abs(values) + errors) ** 2).sum(axis=1) + float(constant)
+    return np.asarray(np.sqrt(squares))
+
+
+# ---- the three bounds --------------------------------------------------------------------------
+
+
+def _mean_slope(loss: Loss, outputs: Floats, targets: NDArray[Any], slopes: Floats) -> float:
+    """E, the published way from the loss to the mean of |s_n|."""
+    if isinstance(loss, CrossEntropyLoss):  # a loss that is rounding is no bound, the slopes are
+        return max(math.sqrt(2.0) * min(1.0, loss.value(outputs, targets)), float(slopes.mean()))
+    return float(np.sqrt((slopes**2).mean()))
+
+
+def _by_norms(chain: Chain) -> Floats:
+    """C, shape (layers, layers)."""
+    layers = len(chain.plain)
+    matrix = np.zeros((layers, layers))
+    for i in range(layers):
+        for j in range(i + 1, layers):
+            between = np.prod(chain.plain[i + 1 : j]) * np.prod(chain.plain[j + 1 :])
+            matrix[i, j] = matrix[j, i] = np.prod(chain.carried[:i]) * between
+    return matrix
+
+
+def _by_samples(
+    chain: Chain, inputs: Sequence[Rounded], gradients: Sequence[Rounded], masks: Sequence[Floats]
+) -> Floats:
+    """A, shape (layers, layers)."""
+    layers, gains = len(chain.plain), chain.gains
+    before, behind = [_rows(*one) for one in inputs], [_rows(*one) for one in gradients]
+    matrix = np.zeros((layers, layers))
+    for i in range(layers):
+        for j in range(i + 1, layers):
+            between = np.prod(chain.plain[i + 1 : j]) * np.prod(gains[i:j])
+            size = between * (behind[j] * before[i]).mean()
+            if j == i + 1:
+                size = min(size, _by_units(inputs[i], gradients[j], masks[i]))
+            matrix[i, j] = matrix[j, i] = size
+    return matrix
+
+
+def _by_units(inputs: Rounded, gradients: Rounded, mask: Floats) -> float:
+    """`max_u |mean_n D_nu g_n h_n^T|` for two layers with the units u between them.
+
+    With columns u of X_j and rows u of X_i the sum over samples is one over units, where samples of
+    opposite slopes cancel. Infinite where it takes too many multiplications.
+    """
+    (h, h_errors), (g, g_errors) = inputs, gradients
+    (samples, width), units, outputs = h.shape, mask.shape[1], g.shape[1]
+    if samples * width * units * outputs > MAX_WORK:
+        return math.inf
+    weighted = (mask[:, :, None] * g[:, None, :]).reshape(samples, -1) / samples
+    means = (weighted.T @ h).reshape(units, outputs, width)
+    largest = float(np.linalg.norm(means, 2, axis=(1, 2)).max())
+    sizes = _rows(h, h_errors), _rows(g, g_errors)
+    rounding = (samples + 8) * EPS * sizes[0] * sizes[1]
+    carried = sizes[0] * _rows(g_errors, np.zeros_like(g)) + sizes[1] * _rows(h_errors, 0 * h)
+    raised = 1.0 + TOLERANCES.eigenvalue * (outputs + width) * EPS
+    slack = float((rounding + carried).mean()) * float(np.abs(mask).max())
+    return float(largest * raised + slack)
+
+
+def _largest_eigenvalue(matrix: Floats) -> float:
+    return float(np.linalg.eigvalsh(matrix)[-1])
+
+
+def _below(weight_decay: float, excess: float, samples: int) -> float:
+    """`weight_decay - excess`, lowered by the rounding of means, products and an eigenvalue."""
+    return math.nextafter(weight_decay - excess * (1.0 + (samples + 100) * EPS), -math.inf)
+
+
+# ---- norms -------------------------------------------------------------------------------------
+
+
+def _augmented(layer: Affine, k: int, last: int) -> Floats:
+    """V_k of layer k, where `last` is the last layer with a bias."""
+    if k > last:
+        return layer.weight
+    bias = np.zeros(len(layer.weight)) if layer.bias is None else layer.bias
+    matrix = np.column_stack([layer.weight, bias])
+    if k == last:
+        return matrix
+    return np.vstack([matrix, np.append(np.zeros(layer.weight.shape[1]), 1.0)])
+
+
+def _norm(matrix: Floats) -> float:
+    """Spectral norm, raised by the backward error of singular values."""
+    raised = 1.0 + TOLERANCES.eigenvalue * sum(matrix.shape) * EPS
+    return float(np.linalg.norm(matrix, 2)) * raised

@@ -1,0 +1,41 @@
+"""The page of `reluscape convexity`: the survey's section on one model."""
+
+from __future__ import annotations
+
+from reluscape import __version__
+from reluscape.convex import Convexity
+from reluscape.landscape import Landscape
+from reluscape.report.findings import ConvexitySurvey, DataSummary, ModelSurvey, Survey
+from reluscape.report.page import fill
+from reluscape.report.sections import convexity
+
+NAME = "The model"
+CERTIFIED = "proved in float64, with the rounding errors of all that enters on the safe side"
+
+
+def render_convexity(
+    found: Convexity, landscape: Landscape, data: str, options: tuple[str, str], seed: int
+) -> str:
+    """The page as a text: one HTML file with everything inside; all texts are escaped.
+
+    Args:
+        found: What was found.
+        landscape: The model that it was found of.
+        data: Name of the data.
+        options: Command-line options of the model, and those of the data, in the page's folder.
+        seed: Seed of Lanczos.
+    """
+    model = ModelSurvey(NAME, options=options[0], convexity=ConvexitySurvey.of(found))
+    about = DataSummary(data, landscape.num_samples, options=options[1])
+    decay = found.weight_decay
+    survey = Survey(about, found.objective, decay, seed=seed, models=(model,), version=__version__)
+    section = convexity.section(survey)
+    assert section is not None
+    return fill(
+        "convexity.html.j2",
+        sections=[section],
+        survey=survey,
+        found=found,
+        params=landscape.size,
+        tiers={"certified": CERTIFIED},
+    )

@@ -1,0 +1,197 @@
+"""`reluscape convexity`, its page, and the section of a survey."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from pages import assert_nothing_overflows
+from safetensors.torch import save_file
+from test_cli import files, invoke, refusal
+from torch import nn
+
+import reluscape as rs
+from reluscape.report import ConvexitySurvey, DataSummary, ModelSurvey, Survey, load_survey
+from reluscape.report.sections.convexity import LABELS, section
+from reluscape.train import mlp
+
+
+@pytest.fixture
+def mine(tmp_path: Path) -> Path:
+    """A network on a slope, one near zero weights, and one without biases."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(40, 3))
+    np.savez(tmp_path / "mine.npz", x=x, y=np.sin(x[:, 0]))
+    model = mlp((3, 5, 4, 1), seed=2)
+    save_file(model.state_dict(), tmp_path / "mlp.safetensors")
+    small = {name: 0.01 * value for name, value in model.state_dict().items()}
+    save_file(small, tmp_path / "small.safetensors")
+    torch.manual_seed(0)
+    bare = nn.Sequential(nn.Linear(3, 4, bias=False), nn.ReLU(), nn.Linear(4, 1, bias=False))
+    save_file(bare.state_dict(), tmp_path / "bare.safetensors")
+    return tmp_path
+
+
+def subject(folder: Path, weights: str = "mlp") -> tuple[object, ...]:
+    return ("--weights", folder / f"{weights}.safetensors", "--data", folder / "mine.npz")
+
+
+def of(folder: Path, weights: str = "mlp", decay: float = 0.1) -> rs.Convexity:
+    """The library's own answer."""
+    state = {k: v.double() for k, v in _load(folder / f"{weights}.safetensors").items()}
+    widths = [state[name].shape[1] for name in state if name.endswith("weight")] + [1]
+    model = mlp(tuple(widths), seed=0).double()
+    model.load_state_dict(state)
+    with np.load(folder / "mine.npz") as data:
+        return rs.convexity(rs.Landscape(model, data["x"], data["y"], weight_decay=decay))
+
+
+def _load(path: Path) -> dict[str, torch.Tensor]:
+    from safetensors.torch import load_file
+
+    return load_file(path)
+
+
+def test_the_numbers_are_the_librarys(mine: Path) -> None:
+    result = invoke("convexity", *subject(mine), "--weight-decay", 0.1, "--json")
+    assert result.exit_code == 0, result.output
+    record = json.loads(result.stdout, parse_constant=lambda name: pytest.fail(name))
+    found = of(mine)
+    for name in (*LABELS, "covering_decay", "paper_covering_decay", "loss"):
+        assert record[name] == pytest.approx(getattr(found, name), rel=1e-9)
+    assert record["convex"] is found.is_convex is False
+    assert record["in_region"] is False
+    assert record["lowest_minimum"] is None  # there are biases
+    assert record["files"] == []
+
+
+def test_the_terminal_tells_the_verdict_first(mine: Path) -> None:
+    told = invoke("convexity", *subject(mine), "--weight-decay", 0.1).stdout
+    assert told.startswith("with its switches frozen, the loss is not convex here")
+    assert told == of(mine).summary() + "\n"
+    told = invoke("convexity", *subject(mine, "small"), "--weight-decay", 50).stdout
+    assert "is strongly convex here" in told
+    assert told.count("(certified)") == 3
+    told = invoke("convexity", *subject(mine, "bare"), "--weight-decay", 50).stdout
+    assert "without biases, no local minimum but zero has a loss below" in told
+    assert "unless zero, this point is no local minimum" in told
+
+
+def test_out_holds_the_result_and_a_page(mine: Path) -> None:
+    given = (*subject(mine, "small"), "--weight-decay", 50, "--out", mine / "r")
+    result = invoke("convexity", *given)
+    assert result.exit_code == 0, result.output
+    assert files(mine / "r") == {"convexity.nc", "report.html"}
+    assert f"written: {mine / 'r' / 'report.html'}" in result.stdout
+    found = rs.Convexity.load(mine / "r" / "convexity.nc")
+    assert repr(found) == repr(of(mine, "small", 50.0))
+    page = (mine / "r" / "report.html").read_text()
+    command = "reluscape convexity --weights ../small.safetensors --data ../mine.npz --loss squared"
+    assert f"{command} --weight-decay 50.0" in page
+
+
+def test_bad_input_is_one_line(mine: Path) -> None:
+    assert "affine on every piece" in refusal("convexity", *subject(mine), "--loss", "l1")
+    assert "give --weights or --model, and --data" in refusal("convexity")
+    (mine / "file").write_text("")
+    assert "can be written to" in refusal("convexity", *subject(mine), "--out", mine / "file" / "r")
+
+
+# ---- the section -------------------------------------------------------------------------------
+
+
+def surveyed(one: ConvexitySurvey, decay: float = 0.1) -> Survey:
+    data = DataSummary("mine", 40, options="--data mine.npz")
+    model = ModelSurvey("net", options="--weights a.safetensors", convexity=one)
+    return Survey(data, "squared", decay, seed=0, models=(model,), version="0.1.0")
+
+
+def record(**more: Any) -> ConvexitySurvey:
+    values: dict[str, Any] = {
+        "method": "dense", "convex": False, "exact": -0.5, "error": 1e-12, "paper_bound": -9.0,
+        "sharp_bound": -3.0, "data_bound": -1.0, "weight_decay": 0.1, "covering_decay": 4.0,
+        "paper_covering_decay": 12.0, "num_active_kinks": 0,
+    }  # fmt: skip
+    return ConvexitySurvey(**(values | more))
+
+
+def test_a_record_of_a_result_leaves_out_what_is_not_known(mine: Path, tmp_path: Path) -> None:
+    found = ConvexitySurvey.of(of(mine))
+    assert found.lowest_minimum is None
+    assert found.exact == of(mine).exact
+    survey = surveyed(found)
+    survey.save(tmp_path / "results.nc")
+    assert load_survey(tmp_path / "results.nc").models[0].convexity == found
+
+
+def test_the_section_says_what_is_shown_and_by_what() -> None:
+    def verdict(**more: Any) -> str:
+        shown = section(surveyed(record(**more)))
+        assert shown is not None
+        return shown.verdict
+
+    assert "is not convex here: along some direction its curvature is −0.500" in verdict()
+    inside = verdict(convex=True, exact=0.09, data_bound=0.05, sharp_bound=0.02)
+    assert "strongly convex here, and the sharper bound is enough" in inside
+    assert "no direction has a curvature below 0.0500" in inside
+    assert "norms do not show it" in verdict(convex=True, exact=0.09)
+    open_ = verdict(convex=None, exact=0.09, method="lanczos", error=1e-9)
+    assert "is undecided" in open_
+    assert "no direction" not in open_
+
+
+def test_the_section_shows_the_records_numbers() -> None:
+    shown = section(surveyed(record(lowest_minimum=0.02, num_active_kinks=3)))
+    assert shown is not None
+    (figure,) = shown.figures
+    assert [*figure.figure.data[0].x] == pytest.approx([9.1, 3.1, 1.1, 0.6])
+    (line,) = figure.figure.layout.shapes
+    assert line.x0 == 0.1
+    (table,) = shown.tables
+    assert [row[1].text for row in table.rows] == ["−9.00", "−3.00", "−1.00", "−0.500"]
+    assert [row[2].text for row in table.rows] == ["no", "no", "no", "refutes it"]
+    assert [row[3].tier for row in table.rows] == ["certified"] * 3 + [""]
+    remarks = " ".join(shown.remarks)
+    assert "Above a weight decay of 4.00" in remarks
+    assert "no local minimum but zero weights with a loss below 0.0200" in remarks
+    assert "3\u00a0switching values" in remarks
+    assert shown.commands == (
+        "reluscape convexity --weights a.safetensors --data mine.npz --loss squared --weight-decay 0.1",
+    )
+
+
+def test_lanczos_is_never_called_certified() -> None:
+    one = record(method="lanczos", convex=None, exact=0.05, paper_bound=None, sharp_bound=None,
+                 data_bound=None, covering_decay=None, reason="a Conv2d")  # fmt: skip
+    shown = section(surveyed(one))
+    assert shown is not None
+    (table,) = shown.tables
+    assert [row[2].text for row in table.rows] == ["–", "–", "–", "no"]
+    assert table.rows[3][3].text.startswith("Lanczos, from above")
+    assert not any(cell.tier for row in table.rows for cell in row)
+    assert "not certified" in " ".join(shown.method)
+    assert "There are no bounds: a Conv2d." in shown.remarks[0]
+    assert shown.figures == ()
+
+
+def test_there_is_no_section_where_it_was_not_asked() -> None:
+    data = DataSummary("mine", 40)
+    assert section(Survey(data, "l1", 0.0, seed=0, models=(ModelSurvey("net"),))) is None
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("width", [360, 1280])
+def test_the_page_draws(mine: Path, browser: Any, width: int) -> None:
+    invoke("convexity", *subject(mine), "--weight-decay", 0.1, "--out", mine / "r")
+    page = browser.new_page(viewport={"width": width, "height": 900})
+    errors: list[str] = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.goto((mine / "r" / "report.html").as_uri())
+    page.wait_for_selector("#convexity svg.main-svg")
+    assert errors == []
+    assert_nothing_overflows(page, width)
+    page.close()

@@ -1,0 +1,140 @@
+"""Spectra beside dense Hessians of plain functional networks."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import pytest
+import torch
+from test_convexity import Case, case, sequential
+from torch import nn
+
+import reluscape as rs
+
+
+def large() -> Case:
+    """Some 300 parameters, eigenvalues from negative ones to a few that stand out."""
+    rng = np.random.default_rng(1)
+    torch.manual_seed(1)
+    x = rng.normal(size=(30, 12))
+    model = sequential([12, 12, 8, 3], [True, True, True], 0.0, 1.5)
+    return Case(model, x, rng.integers(0, 3, 30), "cross_entropy", 0.01, 0.0)
+
+
+@pytest.fixture(scope="module")
+def pair() -> tuple[rs.Spectrum, np.ndarray]:
+    pytest.importorskip("hessian_eigenthings", reason="the extra spectrum is not installed")
+    one = large()
+    return rs.spectrum(one.landscape(), k=6, max_dense=0, seed=3), one.hessian()
+
+
+@pytest.mark.parametrize("seed", range(1, 30))
+def test_the_dense_spectrum_is_that_of_the_written_out_hessian(seed: int) -> None:
+    one = case(seed)
+    found = rs.spectrum(one.landscape())
+    values = np.linalg.eigvalsh(one.hessian())
+    scale = max(1.0, np.abs(values).max())
+    np.testing.assert_allclose(found.eigenvalues, values, atol=1e-12 * scale)
+    assert found.errors.max() < 1e-10 * scale
+    assert found.trace == pytest.approx(values.sum(), abs=1e-11 * scale)
+    assert found.method == "dense"
+    assert found.kinks_checked
+
+
+def test_the_dense_density_is_a_mean_of_gaussians_at_the_eigenvalues() -> None:
+    one = large()
+    found = rs.spectrum(one.landscape(), steps=50)
+    values = np.linalg.eigvalsh(one.hessian())
+    assert found.bandwidth == pytest.approx((values[-1] - values[0]) / 50)
+    steps = np.diff(found.grid)
+    for level in (found.grid[200], found.grid[700]):
+        below = found.grid <= level
+        share = (found.density[below] * steps[0]).sum()
+        expected = np.mean(
+            [torch.special.ndtr(torch.tensor((level - v) / found.bandwidth)) for v in values]
+        )
+        assert share == pytest.approx(expected, abs=0.02)
+    assert not found.density_error.any()
+
+
+def test_lanczos_has_both_ends_of_the_spectrum(pair: tuple[rs.Spectrum, np.ndarray]) -> None:
+    found, hessian = pair
+    values = np.linalg.eigvalsh(hessian)
+    assert found.method == "lanczos"
+    np.testing.assert_allclose(found.eigenvalues[:6], values[:6], atol=1e-6)
+    np.testing.assert_allclose(found.eigenvalues[6:], values[-6:], atol=1e-6)
+    assert found.errors.max() < 1e-5
+
+
+def test_random_vectors_estimate_the_trace_and_the_density(
+    pair: tuple[rs.Spectrum, np.ndarray],
+) -> None:
+    found, hessian = pair
+    assert 0 < found.trace_error < 0.2 * abs(found.trace)
+    assert abs(found.trace - hessian.trace()) < 5 * found.trace_error
+    exact = rs.spectrum(large().landscape())
+    there = np.interp(found.grid, exact.grid, exact.density)
+    assert np.trapezoid(found.density, found.grid) == pytest.approx(1.0, abs=1e-3)
+    assert np.abs(found.density - there).max() < 0.05 * there.max() + 5 * found.density_error.max()
+
+
+def test_equal_seeds_give_equal_numbers(pair: tuple[rs.Spectrum, np.ndarray]) -> None:
+    again = rs.spectrum(large().landscape(), k=6, max_dense=0, seed=3)
+    for name in ("eigenvalues", "density", "density_error"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(pair[0], name))
+    assert again.trace == pair[0].trace
+
+
+def test_without_the_extra_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "hessian_eigenthings", None)
+    with pytest.raises(rs.InputError, match=r"pip install 'reluscape\[spectrum\]'"):
+        rs.spectrum(large().landscape(), max_dense=0)
+
+
+def test_it_refuses_where_the_hessian_says_nothing() -> None:
+    x = np.array([[1.0, 2.0], [0.5, 1.0]])
+    with pytest.raises(rs.InputError, match="affine on every piece"):
+        rs.spectrum(rs.Landscape(nn.Linear(2, 1), x, [0.0, 1.0], loss="l1"))
+    net = sequential([2, 2, 1], [True, True], 0.0, 1.0)
+    at_a_kink = np.array([1.0, -0.5, 1.0, 1.0, 0.0, 1.0, 1.0, 1.0, 0.0])
+    landscape = rs.Landscape(net, x, [0.0, 1.0])
+    with pytest.raises(rs.InputError, match="2 kinks that are zero"):
+        rs.spectrum(landscape, at_a_kink)
+    at_a_kink[4] = 1e-3
+    assert rs.spectrum(landscape, at_a_kink).size == 9
+
+
+def test_switching_values_that_nothing_moves_are_no_kinks() -> None:
+    """A sample of zeros enters a layer without biases: its unit is zero whatever the weights."""
+    net = sequential([2, 2, 1], [False, True], 0.0, 1.0)
+    landscape = rs.Landscape(net, [[0.0, 0.0], [1.0, 2.0]], [0.0, 1.0])
+    assert rs.spectrum(landscape).kinks_checked
+    assert rs.convexity(landscape).active_kinks == 0
+
+
+def test_a_module_that_is_not_read_says_that_kinks_are_unknown() -> None:
+    net = nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 1), nn.Softplus())
+    landscape = rs.Landscape(net, np.ones((4, 2)), np.zeros(4))
+    found = rs.spectrum(landscape)
+    assert not found.kinks_checked
+    assert "kinks are not read completely" in found.summary()
+    np.testing.assert_allclose(
+        found.eigenvalues, np.linalg.eigvalsh(landscape.hessian()), atol=1e-12
+    )
+
+
+def test_options_are_checked_and_results_saved(tmp_path: object) -> None:
+    landscape = case(1).landscape()
+    for options in ({"k": 0}, {"seed": -1}, {"probes": 1}, {"steps": 1}, {"max_dense": -1}):
+        with pytest.raises(rs.InputError, match=next(iter(options))):
+            rs.spectrum(landscape, **options)
+    found = rs.spectrum(landscape)
+    found.save(f"{tmp_path}/s.nc")
+    loaded = rs.Spectrum.load(f"{tmp_path}/s.nc")
+    np.testing.assert_array_equal(loaded.density, found.density)
+    assert repr(loaded) == repr(found)
+    assert "trace" in found.summary()
+    drawn = found.plot().data
+    np.testing.assert_array_equal(drawn[2].y, found.density)
+    np.testing.assert_array_equal(drawn[3].x, found.eigenvalues)
