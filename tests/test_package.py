@@ -22,6 +22,8 @@ PUBLIC = [
     "Certificate",
     "Chord",
     "Contacts",
+    "ConvexityMonitor",
+    "Decay",
     "Descent",
     "Facets",
     "Forecast",
@@ -34,6 +36,7 @@ PUBLIC = [
     "Polish",
     "ReluscapeError",
     "Study",
+    "Trajectory",
     "UnitCells",
     "UnsupportedModelError",
     "Verification",
@@ -46,6 +49,8 @@ PUBLIC = [
     "expected_minimum_probability",
     "forecast_losses",
     "polish",
+    "tensorboard_sink",
+    "trajectory_of",
     "verify",
 ]
 
@@ -113,6 +118,7 @@ def test_the_tree_of_errors():
         "arrangement",
         "gaussian",
         "minima.find",
+        "monitor.monitor",
     ],
 )
 def test_examples_in_docstrings_run(name):
