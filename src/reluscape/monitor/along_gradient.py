@@ -63,6 +63,7 @@ def along_gradient(
     slopes = torch.autograd.grad(
         loss, parameters, create_graph=True, allow_unused=True, materialize_grads=True
     )
+    _refuse_once_differentiable(slopes)
     with torch.no_grad():
         gradient = [
             g + weight_decay * p if weight_decay else g.detach()
@@ -102,6 +103,23 @@ def _twice(
             f"the loss has no second derivative in PyTorch ({line}): replace that operation, or turn"
             " off the fused kernel or compilation that hides its definition"
         ) from error
+
+
+def _refuse_once_differentiable(slopes: Sequence[torch.Tensor]) -> None:
+    """Raise where autograd would pass over a function that is differentiable once, and say nothing."""
+    reached: set[Any] = set()
+    ahead: list[Any] = [slope.grad_fn for slope in slopes]
+    while ahead:
+        node = ahead.pop()
+        if node is None or node in reached:
+            continue
+        reached.add(node)
+        if "Error" in node.name():
+            raise AnalysisError(
+                "the loss has no second derivative in PyTorch (a function in it is marked with"
+                " once_differentiable): replace that function"
+            )
+        ahead += [before for before, _ in node.next_functions]
 
 
 def _dot(left: Sequence[torch.Tensor], right: Sequence[torch.Tensor]) -> torch.Tensor:
