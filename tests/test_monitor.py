@@ -133,17 +133,24 @@ def test_second_derivative_along_the_gradient_is_the_dense_one(
         np.testing.assert_allclose(found.curvatures[0], expected[2], rtol=1e-8, atol=1e-8)
 
 
-def test_the_steps_own_loss_gives_the_same_record() -> None:
-    model = normed(0).double()
-    x, y = batch_for((1, 7, 7))
+@pytest.mark.parametrize("case", CASES)
+def test_backward_gives_the_same_record_and_gradients(case: str) -> None:
+    make, shape = CASES[case]
+    model = make(0).double()
+    x, y = batch_for(shape)
     apart, shared = (ConvexityMonitor(nn.CrossEntropyLoss(), weight_decay=0.1) for _ in range(2))
     apart.step(model, (x, y))
-    loss = functional.cross_entropy(model(x), y)
-    shared.step(model, loss=loss)
-    loss.backward()
+    other = copy.deepcopy(model)
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        for _ in range(2):  # the second adds to what there is
+            functional.cross_entropy(other(x), y).backward()
+            shared.backward(model, functional.cross_entropy(model(x), y))
+    for ours, theirs in zip(model.parameters(), other.parameters(), strict=True):
+        assert (ours.grad is None) == (theirs.grad is None)
+        assert ours.grad is None or torch.equal(ours.grad, theirs.grad)
     for name in ("losses", "squared_gradients", "curvatures"):
-        one, other = (getattr(monitor.result(), name) for monitor in (apart, shared))
-        np.testing.assert_allclose(one, other, rtol=1e-12)
+        one, other = (getattr(monitor.result(), name)[0] for monitor in (apart, shared))
+        assert one == pytest.approx(other, rel=1e-12)
 
 
 def test_a_landscape_is_seen_in_eval_mode_with_the_models_statistics() -> None:
@@ -198,9 +205,10 @@ def trained(monitor: ConvexityMonitor | None, place: str) -> dict[str, torch.Ten
         loss = functional.cross_entropy(model(batch[0]), batch[1])
         if monitor is not None and place == "between":
             monitor.step(model, batch)
-        if monitor is not None and place == "loss":
-            monitor.step(model, loss=loss)
-        loss.backward()
+        if monitor is not None and place == "backward":
+            monitor.backward(model, loss)
+        else:
+            loss.backward()
         if monitor is not None and place == "after":
             monitor.step(model, batch)
         optimiser.step()
@@ -210,8 +218,10 @@ def trained(monitor: ConvexityMonitor | None, place: str) -> dict[str, torch.Ten
     return state | {"random": torch.get_rng_state()}
 
 
-@pytest.mark.parametrize("fixed", [False, True])
-@pytest.mark.parametrize("place", ["before", "between", "after", "loss"])
+@pytest.mark.parametrize(
+    ("place", "fixed"),
+    [(p, f) for p in ("before", "between", "after") for f in (False, True)] + [("backward", False)],
+)
 def test_the_monitored_runs_weights_are_the_unmonitored_ones(place: str, fixed: bool) -> None:
     torch.manual_seed(5)
     batch = (torch.randn(9, 6), torch.randint(3, (9,))) if fixed else None
@@ -644,6 +654,13 @@ def test_callers_mistakes_are_told() -> None:
 def test_options_are_checked_at_once(options: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         ConvexityMonitor(**({"loss": nn.MSELoss()} | options))
+
+
+def test_backward_is_for_the_steps_own_batch() -> None:
+    batch = torch.randn(4, 3), torch.randint(3, (4,))
+    monitor = ConvexityMonitor(nn.CrossEntropyLoss(), batch=batch)
+    with pytest.raises(InputError, match="use step"):
+        monitor.backward(mlp(0), torch.zeros(()))
 
 
 def test_a_landscape_brings_its_own_data() -> None:

@@ -36,7 +36,11 @@ class AlongGradient:
 
 
 def along_gradient(
-    loss: torch.Tensor, parameters: Sequence[torch.Tensor], weight_decay: float = 0.0
+    loss: torch.Tensor,
+    parameters: Sequence[torch.Tensor],
+    weight_decay: float = 0.0,
+    *,
+    keep: Callable[[Sequence[torch.Tensor | None]], None] | None = None,
 ) -> AlongGradient:
     """Loss, `|g|^2` and `2 g^T H g / |g|^2` of `loss + weight_decay / 2 |parameters|^2`.
 
@@ -44,9 +48,10 @@ def along_gradient(
     g0 and a second `h g`; `2 g^T H g / |g|^2 = 2 g^T (h g) / |g|^2 + 2 lambda`. Neither touches `.grad`.
 
     Args:
-        loss: A scalar with its graph, which stays usable.
+        loss: A scalar with its graph, which is freed.
         parameters: What to differentiate by, at least one.
         weight_decay: lambda.
+        keep: Given g0, without its graph.
 
     Cost: about two forward and four backward passes' arithmetic beyond the forward pass.
 
@@ -59,32 +64,36 @@ def along_gradient(
         raise InputError(f"the loss must be a tensor with one number; received {received}")
     if not loss.requires_grad:
         raise InputError("the loss must depend on parameters that require a gradient: it does not")
-    loss = loss.reshape(())
-    slopes = torch.autograd.grad(
-        loss, parameters, create_graph=True, allow_unused=True, materialize_grads=True
-    )
+    slopes = torch.autograd.grad(loss.reshape(()), parameters, create_graph=True, allow_unused=True)
+    if keep is not None:
+        keep([None if slope is None else slope.detach() for slope in slopes])
     _refuse_once_differentiable(slopes)
     with torch.no_grad():
-        gradient = [
-            g + weight_decay * p if weight_decay else g.detach()
-            for g, p in zip(slopes, parameters, strict=True)
-        ]
+        gradient = [_plus(s, p, weight_decay) for s, p in zip(slopes, parameters, strict=True)]
         squares = _dot(parameters, parameters) if weight_decay else torch.zeros(())
         square = _dot(gradient, gradient)
     bent = _twice(slopes, parameters, gradient)
-    total = loss.detach().double() + 0.5 * weight_decay * squares.to(loss.device)
+    total = loss.detach().double().reshape(()) + 0.5 * weight_decay * squares.to(loss.device)
     value, size, product = torch.stack([total, square, _dot(gradient, bent)]).tolist()
     curvature = 2.0 * product / size + 2.0 * weight_decay if size > 0.0 else float("nan")
     return AlongGradient(value, size, curvature)
 
 
+def _plus(slope: torch.Tensor | None, parameter: torch.Tensor, decay: float) -> torch.Tensor:
+    """A slope with that of the weight decay."""
+    if slope is None:
+        return decay * parameter
+    return slope + decay * parameter if decay else slope.detach()
+
+
 def _twice(
-    slopes: Sequence[torch.Tensor],
+    slopes: Sequence[torch.Tensor | None],
     parameters: Sequence[torch.Tensor],
     gradient: Sequence[torch.Tensor],
 ) -> Sequence[torch.Tensor]:
     """The Hessian times the gradient; slopes that are constant have none."""
-    bending = [(s, g) for s, g in zip(slopes, gradient, strict=True) if s.requires_grad]
+    pairs = zip(slopes, gradient, strict=True)
+    bending = [(s, g) for s, g in pairs if s is not None and s.requires_grad]
     if not bending:
         return [torch.zeros_like(p) for p in parameters]
     ends, weights = zip(*bending, strict=True)
@@ -93,7 +102,6 @@ def _twice(
             ends,
             parameters,
             grad_outputs=weights,
-            retain_graph=True,
             allow_unused=True,
             materialize_grads=True,
         )
@@ -105,10 +113,10 @@ def _twice(
         ) from error
 
 
-def _refuse_once_differentiable(slopes: Sequence[torch.Tensor]) -> None:
+def _refuse_once_differentiable(slopes: Sequence[torch.Tensor | None]) -> None:
     """Raise where autograd would pass over a function that is differentiable once, and say nothing."""
     reached: set[Any] = set()
-    ahead: list[Any] = [slope.grad_fn for slope in slopes]
+    ahead: list[Any] = [slope.grad_fn for slope in slopes if slope is not None]
     while ahead:
         node = ahead.pop()
         if node is None or node in reached:
@@ -123,11 +131,12 @@ def _refuse_once_differentiable(slopes: Sequence[torch.Tensor]) -> None:
 
 
 def _dot(left: Sequence[torch.Tensor], right: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Inner product, summed in float64."""
-    parts = [
-        (a.detach() * b.detach()).sum(dtype=torch.float64) for a, b in zip(left, right, strict=True)
-    ]
-    return torch.stack(parts).sum()
+    """Inner product: of each pair in its own precision, at least float32, summed in float64."""
+    pairs = (
+        (a.detach().reshape(-1), b.detach().reshape(-1)) for a, b in zip(left, right, strict=True)
+    )
+    wide = ((a.float(), b.float()) if a.element_size() < 4 else (a, b) for a, b in pairs)
+    return torch.stack([torch.dot(a, b).double() for a, b in wide]).sum()
 
 
 @contextmanager

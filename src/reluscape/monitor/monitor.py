@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from time import perf_counter
 from typing import Any
 
@@ -75,8 +77,8 @@ class ConvexityMonitor:
         watch: Further numbers by name, each a function of the model, such as membership in a region.
         sink: Told of every record, such as `tensorboard_sink(writer)`.
 
-    Cost of a record: two forward and four backward passes' arithmetic and the forward pass; given the
-    step's own `loss`, without the forward pass. Other steps cost nothing.
+    Cost of a record: the arithmetic of two forward and four backward passes, and a forward pass; with
+    `backward` about two thirds of that. Steps between cost nothing.
 
     Example:
         >>> model = nn.Linear(1, 1, bias=False).double()
@@ -133,40 +135,52 @@ class ConvexityMonitor:
         self._began: float | None = None
         self._ended = 0.0
 
-    def step(
-        self,
-        model: nn.Module,
-        batch: Any = None,
-        *,
-        loss: torch.Tensor | None = None,
-        number: int | None = None,
-    ) -> None:
+    def step(self, model: nn.Module, batch: Any = None, *, number: int | None = None) -> None:
         """Record the model's present weights, if it is this step's turn.
 
         Args:
             model: The model that is trained; the same at every step.
             batch: The step's batch, as `loss` of the constructor takes it; not needed with a fixed one.
-            loss: The scalar that the step has just computed from the batch, before `backward`: saves the
-                forward pass. It must be what the monitor's own loss would give.
-
-            number: Number of the step, larger than before (default: one more than the last).
+            number: Number of the step, no less than the next (default: the next).
 
         Raises:
             InputError: No batch, an empty one, a model of other shapes than before, a loss that is no
                 scalar or does not depend on the parameters.
             AnalysisError: An operation without a second derivative.
         """
-        begin = perf_counter()
-        self._began = begin if self._began is None else self._began
-        if number is not None:
-            self._steps = check_whole(number, "number", self._steps)
-        if self._calls % self.every == 0:
-            self._record(_plain(model), batch, loss)
-        self._calls += 1
-        self._steps += 1
-        self._time += self._step_size()
-        self._ended = perf_counter()
-        self._spent += self._ended - begin
+        with self._counted(number) as due:
+            if due:
+                self._record(_plain(model), *self._look(_plain(model), batch))
+
+    def backward(self, model: nn.Module, loss: torch.Tensor) -> None:
+        """In place of `loss.backward()`: leave the same gradients, and record if it is this step's turn.
+
+        The cheapest way to record a step's own batch, because forward pass and gradient serve both.
+        Parameters' `.grad` are added to as `backward` does; other leaves, and hooks on the accumulation
+        of gradients (as of DistributedDataParallel), are left out at recorded steps: use `step` there.
+
+        Args:
+            model: The model that is trained.
+            loss: The step's loss, a scalar; what the monitor's own loss would give.
+
+        Raises:
+            InputError: The monitor has a fixed batch or a landscape, or as `step`.
+            AnalysisError: An operation without a second derivative.
+        """
+        if self._source() != "own":
+            raise InputError(
+                "backward records the step's own loss: use step, or give no batch or landscape"
+            )
+        with self._counted(None) as due:
+            if not due:
+                loss.backward()  # type: ignore[no-untyped-call]
+                return
+            plain = _plain(model)
+            self._check_model(plain)
+            trained = _trained(plain)
+            keep = partial(_accumulate, trained)
+            found = along_gradient(loss, trained, self.weight_decay, keep=keep)
+            self._record(plain, found, None)
 
     def result(self) -> Trajectory:
         """What was recorded so far.
@@ -201,15 +215,29 @@ class ConvexityMonitor:
             return "landscape"
         return "own" if self._batch is None else "fixed"
 
-    def _record(self, model: nn.Module, batch: Any, loss: torch.Tensor | None) -> None:
-        """Evaluate, keep and tell."""
+    @contextmanager
+    def _counted(self, number: int | None) -> Iterator[bool]:
+        """One step: whether it is to be recorded, and what it takes."""
+        begin = perf_counter()
+        self._began = begin if self._began is None else self._began
+        if number is not None:
+            self._steps = check_whole(number, "number", self._steps)
+        yield self._calls % self.every == 0
+        self._calls += 1
+        self._steps += 1
+        self._time += self._step_size()
+        self._ended = perf_counter()
+        self._spent += self._ended - begin
+
+    def _look(self, model: nn.Module, batch: Any) -> tuple[AlongGradient, torch.Tensor | None]:
+        """Evaluate, and on which sides of the kinks the batch lies."""
         self._check_model(model)
         if self._landscape is not None:
-            found, pattern = self._on_landscape(model, self._landscape)
-        elif loss is not None:
-            found, pattern = along_gradient(loss, _trained(model), self.weight_decay), None
-        else:
-            found, pattern = self._on_batch(model, batch)
+            return self._on_landscape(model, self._landscape)
+        return self._on_batch(model, batch)
+
+    def _record(self, model: nn.Module, found: AlongGradient, pattern: torch.Tensor | None) -> None:
+        """Keep and tell."""
         crossed = self._crossed(pattern)
         watched = [float(look(model)) for look in self._watch.values()]
         kept = self._records
@@ -316,6 +344,17 @@ def _plain(model: nn.Module) -> nn.Module:
 def _trained(model: nn.Module) -> Sequence[nn.Parameter]:
     """Parameters that require a gradient."""
     return [p for p in model.parameters() if p.requires_grad]
+
+
+def _accumulate(parameters: Sequence[torch.Tensor], slopes: Sequence[torch.Tensor | None]) -> None:
+    """What `backward` does to `.grad`."""
+    for parameter, slope in zip(parameters, slopes, strict=True):
+        if slope is None:
+            continue
+        if parameter.grad is None:
+            parameter.grad = slope.clone()
+        else:
+            parameter.grad += slope
 
 
 def _check_batch(batch: Any) -> None:

@@ -98,8 +98,7 @@ def _epoch(
         loss = functional.cross_entropy(model(images[rows]), labels[rows])
         if not torch.isfinite(loss):
             raise AnalysisError(f"the training loss became {float(loss.detach())} at rate {rate:g}")
-        monitor.step(model, loss=loss)
-        loss.backward()  # type: ignore[no-untyped-call]
+        monitor.backward(model, loss)
         optimiser.step()
 
 
