@@ -52,8 +52,11 @@ SHAPES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 class Loop:
     """Training steps on one batch, with a monitor or without."""
 
-    def __init__(self, name: str, every: int | None, *, shared: bool = False) -> None:
-        make, shape = SHAPES[name]
+    def __init__(
+        self, name: str, every: int | None, *, shared: bool = False, larger: int = 1
+    ) -> None:
+        make, (samples, *sizes) = SHAPES[name]
+        shape = (larger * samples, *sizes)
         torch.manual_seed(0)
         self.model = make()
         self.batch = torch.randn(*shape), torch.randint(10, shape[:1])
@@ -119,6 +122,10 @@ def steps(name: str, repeats: int) -> dict[str, float]:
 # ---- memory -------------------------------------------------------------------------------------
 
 
+#: Batches that many times larger, so that PyTorch's own memory does not count.
+LARGER = 8
+
+
 def memory(name: str) -> float:
     """Peak of memory of monitored steps over that of plain ones, model, data and gradients included."""
     peaks = [peak(name, every) for every in (None, 1)]
@@ -144,7 +151,7 @@ def tell_peak(name: str, every: int | None, pipe: Any) -> None:
     )
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins here
     before = resident("VmRSS")
-    loop = Loop(name, every)
+    loop = Loop(name, every, larger=LARGER)
     for _ in range(3):
         loop.step()
     pipe.send(resident("VmHWM") - before)
@@ -166,6 +173,7 @@ def products(name: str, repeats: int) -> float | None:
     except ImportError:
         return None
     loop = Loop(name, None)
+    loop.model.eval()  # curvlinops refuses batch norm in train mode
     parameters = list(loop.model.parameters())
     operator = HessianLinearOperator(
         loop.model, nn.CrossEntropyLoss(), parameters, [loop.batch],

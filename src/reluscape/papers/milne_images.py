@@ -30,14 +30,14 @@ QUANTITIES = {
 }
 #: Training images of MNIST: with fewer the run is not the published one.
 MNIST = 60_000
-#: Runs and training images of LeNet-5; runs, images, epochs and width of the ResNet.
+#: Runs and training images of LeNet-5; runs, images, epochs, width and `every` of the ResNet.
 _LENET: dict[Scale, tuple[int, int]] = {
     "smoke": (1, 2_560),
     "small": (4, MNIST),
     "paper": (100, MNIST),
 }
-_RESNET: dict[Scale, tuple[int, int, int, int]] = {
-    "smoke": (1, 256, 2, 4), "small": (2, 2_000, 13, 8), "paper": (20, 50_000, 65, 16),
+_RESNET: dict[Scale, tuple[int, int, int, int, int]] = {
+    "smoke": (1, 256, 2, 2, 1), "small": (2, 1_000, 13, 4, 2), "paper": (20, 50_000, 65, 16, 10),
 }  # fmt: skip
 
 
@@ -62,13 +62,13 @@ def _lenet_points(known: dict[str, Any]) -> Any:
 def _resnet_points(known: dict[str, Any]) -> Any:
     """Runs of the ResNet, reduced."""
     fixed = known | {
-        "scaling": "standardised", "rate": 0.1, "late": 60 / 65, "decay": 1e-6, "every": 10, "runs": 1,
+        "scaling": "standardised", "rate": 0.1, "late": 60 / 65, "decay": 1e-6, "runs": 1,
     }  # fmt: skip
 
     def points(scale: Scale, runs: int | None) -> Sequence[dict[str, Any]]:
-        count, samples, epochs, width = _RESNET[scale]
+        count, samples, epochs, width, every = _RESNET[scale]
         count = count if runs is None else runs
-        sizes = {"samples": samples, "epochs": epochs, "width": width}
+        sizes = {"samples": samples, "epochs": epochs, "width": width, "every": every}
         return [fixed | sizes | {"instance": number} for number in range(count)]
 
     return points
@@ -220,15 +220,16 @@ def _lenet(known: dict[str, Any], available: int) -> Experiment:
 def _resnet(known: dict[str, Any], available: int) -> Experiment:
     """A reduced ResNet-22 on CIFAR-10."""
     sizes = "; ".join(
-        f"{name}: the first {min(samples, available)} images, {epochs} epochs, width {width}"
-        for name, (_, samples, epochs, width) in _RESNET.items()
+        f"{name}: the first {min(samples, available)} images, {epochs} epochs, width {width},"
+        f" every {every}. step recorded"
+        for name, (_, samples, epochs, width, every) in _RESNET.items()
     )
     return Experiment(
         key="resnet-reduced",
         title="ResNet-22 on CIFAR-10, reduced: the code path, not the published experiment",
         protocol=(
             "Batches of 128, rate 0.1, a fifth of it for the last 5 of 65 epochs or their share, weight"
-            f" decay 1e-6, batch norm in train mode, every 10th step recorded. Sizes: {sizes}. No"
+            f" decay 1e-6, batch norm in train mode. Sizes: {sizes}. No"
             " augmentation. 22 layers: a convolution, nine blocks of two, two projections, a linear"
             " layer.",
             _RECORDS,
