@@ -187,7 +187,7 @@ _RECORDS = (
 )
 _OPEN = (
     "Left open by the paper: how pixels are scaled (here: standardised; with pixels in [0, 1] the"
-    " accuracy is 95 % and the percentile 25), whether gamma is the loss of the batch or of all data"
+    " accuracy is 95 % and the percentile 24), whether gamma is the loss of the batch or of all data"
     " (here: of the batch), LeNet-5's variant (here: ReLU, maximum pooling, zero padding, 61,706"
     " parameters) and momentum (here: none)."
 )
