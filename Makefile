@@ -17,7 +17,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
-		--editable '.[dev,rational,dask,parquet,spectrum]'
+		--editable '.[dev,rational,dask,parquet,spectrum,lightning,tensorboard]'
 	touch $@
 
 survey: setup

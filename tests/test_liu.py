@@ -304,8 +304,8 @@ def test_bad_folders_are_one_line(what: str, expected: str, tmp_path: Path) -> N
 
 
 def test_papers_without_data_say_so(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="milne has no experiment that needs data"):
-        reproduce.reproduce("milne", tmp_path, data_dir=tmp_path)
+    with pytest.raises(InputError, match="hinz has no experiment that needs data"):
+        reproduce.reproduce("hinz", tmp_path, data_dir=tmp_path)
 
 
 # --- the command and the docs --------------------------------------------------------------------

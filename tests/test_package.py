@@ -23,6 +23,8 @@ PUBLIC = [
     "Chord",
     "Contacts",
     "Convexity",
+    "ConvexityMonitor",
+    "Decay",
     "Descent",
     "Facets",
     "Forecast",
@@ -36,6 +38,7 @@ PUBLIC = [
     "ReluscapeError",
     "Spectrum",
     "Study",
+    "Trajectory",
     "UnitCells",
     "UnsupportedModelError",
     "Verification",
@@ -50,6 +53,8 @@ PUBLIC = [
     "forecast_losses",
     "polish",
     "spectrum",
+    "tensorboard_sink",
+    "trajectory_of",
     "verify",
 ]
 
@@ -119,6 +124,7 @@ def test_the_tree_of_errors():
         "minima.find",
         "convex",
         "spectra",
+        "monitor.monitor",
     ],
 )
 def test_examples_in_docstrings_run(name):

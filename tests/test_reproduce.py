@@ -202,7 +202,7 @@ def test_command_prints_table_and_json(tmp_path: Path) -> None:
     assert "87.2 %" in plain.stdout
     found = json.loads(as_json.stdout)
     assert found["complete"]
-    assert [row["published"] for row in found["rows"]] == [87.2, 22.3]
+    assert [row["published"] for row in found["rows"]] == [87.2, 22.3, None, None]
     assert Path(found["report"]).is_file()
 
 

@@ -76,7 +76,7 @@ def reproduce(
     data_dir: Annotated[
         Path | None,
         typer.Option(
-            help="Folder with MNIST and CIFAR-10 files (liu); without it, what needs them is left out."
+            help="Folder with MNIST and CIFAR-10 files (liu, milne); what needs them is else left out."
         ),
     ] = None,
     as_json: Json = False,

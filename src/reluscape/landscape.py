@@ -209,6 +209,27 @@ class Landscape:
         share = len(self._inputs[rows]) / len(self._inputs)
         return flat, lambda vector: share * self._objective(self._split_tensor(vector), rows)
 
+    def state_of(self, model: nn.Module) -> dict[str, torch.Tensor]:
+        """Copies of a model's parameters and buffers as this landscape's copy of it has them.
+
+        Raises:
+            InputError: A model with other names or shapes than this landscape's.
+        """
+        own, found = _state(self._module), _state(model)
+        if [(n, v.shape) for n, v in own.items()] != [(n, v.shape) for n, v in found.items()]:
+            raise InputError(
+                f"expected a model with the landscape's parameters and buffers, {_shapes(own)};"
+                f" received {_shapes(found)}: make a landscape of this model"
+            )
+        return {
+            name: value.detach().to(own[name].device, own[name].dtype, copy=True)
+            for name, value in found.items()
+        }
+
+    def loss_of(self, state: dict[str, torch.Tensor]) -> torch.Tensor:
+        """The loss, weight decay included, at a state; differentiable by its tensors."""
+        return self._objective(state)
+
     def block(self, layer: int | str) -> Block:
         """Return the block of one affine layer.
 
@@ -314,7 +335,8 @@ class Landscape:
             scale = 1.0 if self.loss_name == "squared" else 0.5
             value = scale * ((outputs - targets) ** 2).sum() / len(outputs)
         if self.weight_decay:
-            value = value + 0.5 * self.weight_decay * sum((p**2).sum() for p in parameters.values())
+            squares = [(parameters[name] ** 2).sum() for name in self._parameters]
+            value = value + 0.5 * self.weight_decay * sum(squares)
         return value
 
     def _probe(self) -> Floats:
@@ -368,6 +390,16 @@ class Landscape:
             f"Landscape({self.size} parameters, {self.num_samples} samples,"
             f" loss={self.loss_name!r}, layers={list(self.layers)})"
         )
+
+
+def _state(module: nn.Module) -> dict[str, torch.Tensor]:
+    """Parameters and buffers by name; shared ones once."""
+    return {**dict(module.named_parameters()), **dict(module.named_buffers())}
+
+
+def _shapes(state: dict[str, torch.Tensor]) -> str:
+    """Names and shapes in words."""
+    return ", ".join(f"{name} {tuple(value.shape)}" for name, value in state.items())
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -94,16 +94,26 @@ def load(folder: str, source: str) -> tuple[Bytes, Bytes]:
     path = file_of(folder, source)
     if path is None:
         raise InputError(f"{folder} has none of {', '.join(PATTERNS[source])}: put one there")
+    images, labels = read_images(path, source)
+    for one in CLASSES:
+        if (count := int((labels == one).sum())) < EACH:
+            raise InputError(f"{path} must hold {EACH} images of label {one}; received {count}")
+    return _enough(images, labels)
+
+
+def read_images(path: Path, source: str) -> tuple[Bytes, Bytes]:
+    """Images and labels of one file of a source.
+
+    Raises:
+        InputError: A damaged file, or one of other images.
+    """
     images, labels = _npz(path) if path.suffix == ".npz" else _binary(path, source)
     if images.shape[1:] != SHAPES[source] or len(images) != len(labels):
         raise InputError(
             f"{path} must hold as many labels as images of {SHAPES[source]} bytes; received arrays"
             f" of shapes {images.shape} and {labels.shape}"
         )
-    for one in CLASSES:
-        if (count := int((labels == one).sum())) < EACH:
-            raise InputError(f"{path} must hold {EACH} images of label {one}; received {count}")
-    return _enough(images, labels)
+    return images, labels
 
 
 _fingerprint = lru_cache(maxsize=4)(fingerprint)

@@ -1,0 +1,208 @@
+"""What a monitor recorded along a training run, and what follows from it (Milne, section 4)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reluscape.errors import InputError
+from reluscape.results import Result
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+Floats = NDArray[np.float64]
+Indices = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, repr=False, eq=False)
+class Decay(Result):
+    """How fast the squared gradient had to fall, and how fast it fell (Milne, Lemma 8).
+
+    Along gradient flow `d/dt |g|^2 = -c(t) |g|^2` with `c = 2 g^T H g / |g|^2`, so on one piece
+
+        |g(t)|^2 <= |g(0)|^2 exp(-C t),  C <= c on [0, t],   and   |g(t)|^2 = |g(0)|^2 exp(-int c).
+
+    A run is no flow: steps are finite, batches change, and at kinks the gradient jumps. So this is a
+    comparison with what was recorded between the steps (sampled), not a bound on the run.
+
+    Attributes:
+        times: Since the start of the phase, steps times their sizes, shape (records,).
+        bound: `|g(0)|^2 exp(-C t)` with C the least c recorded up to t; it grows where C < 0.
+        flow: `|g(0)|^2 exp(-int c)`, by the trapezium rule.
+        observed: `|g(t)|^2`.
+    """
+
+    times: Floats
+    bound: Floats
+    flow: Floats
+    observed: Floats
+
+    @property
+    def rate(self) -> float:
+        """C over the whole phase; NaN without a second record."""
+        if len(self.times) < 2 or self.times[-1] <= 0.0:
+            return float("nan")
+        return float(np.log(self.bound[0] / self.bound[-1]) / self.times[-1])
+
+    @property
+    def kept(self) -> float:
+        """Share of the records at which the squared gradient is no larger than the bound."""
+        return float((self.observed <= self.bound * (1.0 + ROUNDING)).mean())
+
+    def plot(self) -> go.Figure:
+        """The three curves on a logarithmic scale."""
+        from reluscape.report.charts import Series, trails
+
+        named = (("bound", self.bound), ("flow", self.flow), ("run", self.observed))
+        return trails(
+            [Series(name, self.times, y) for name, y in named], "time", "squared gradient"
+        )
+
+
+#: Relative rounding error of an exponential and its exponent that `Decay.kept` forgives.
+ROUNDING = 1e-9
+
+
+@dataclass(frozen=True, slots=True, repr=False, eq=False)
+class Trajectory(Result):
+    """A training run as a monitor saw it; everything here is *sampled*: said of the records alone.
+
+    Attributes:
+        steps: Number of the training step of each record, from 0, shape (records,).
+        times: Sum of the step sizes before it, NaN where none were told, shape (records,).
+        losses: gamma, weight decay included, shape (records,).
+        squared_gradients: `|g|^2`, shape (records,).
+        curvatures: The normalised second derivative `gamma'' / |g|^2 = 2 g^T H g / |g|^2`; NaN where the
+            gradient is zero or not finite, shape (records,).
+        crossed: Rectifiers' inputs on the batch whose sign is another than at the record before: so
+            many kinks, at least, lie between; NaN where nobody counted, shape (records,).
+        extras: Names of what else was watched.
+        watched: Its values, shape (records, extras).
+        weight_decay: lambda.
+        batch: "fixed", "own" (each step's own batch) or "landscape".
+        share: Share of the time between the first and the last call that the monitor took.
+    """
+
+    steps: Indices
+    times: Floats
+    losses: Floats
+    squared_gradients: Floats
+    curvatures: Floats
+    crossed: Floats
+    extras: tuple[str, ...]
+    watched: Floats
+    weight_decay: float
+    batch: str
+    share: float
+
+    @property
+    def start(self) -> int | None:
+        """Record at which the convex phase begins: from it on all curvatures are positive."""
+        negative = np.flatnonzero(~(self.curvatures > 0.0))
+        start = int(negative[-1]) + 1 if len(negative) else 0
+        return start if start < len(self.curvatures) else None
+
+    @property
+    def onset(self) -> int | None:
+        """t0, the step of that record; None where the last curvature is not positive."""
+        return None if self.start is None else int(self.steps[self.start])
+
+    @property
+    def loss_fraction(self) -> float:
+        """`(gamma(t0) - gamma(t1)) / (gamma(0) - gamma(t1))`; 0 without a convex phase.
+
+        NaN where the loss is the same at both ends or not finite.
+        """
+        last = self.losses[-1]
+        fall = float(self.losses[0] - last)
+        if not np.isfinite(fall) or fall == 0.0:
+            return float("nan")
+        return 0.0 if self.start is None else float((self.losses[self.start] - last) / fall)
+
+    def percentile(self, share: float = 10.0) -> float:
+        """Percentile of the curvatures within the convex phase; NaN without one."""
+        if not 0.0 <= share <= 100.0:
+            raise InputError(f"share must be between 0 and 100; received {share!r}")
+        if self.start is None:
+            return float("nan")
+        return float(np.percentile(self.curvatures[self.start :], share))
+
+    def decay(self, first: int | None = None) -> Decay:
+        """The gradient's decay from record `first` on (default: the convex phase's first).
+
+        Raises:
+            InputError: No step sizes were told, no convex phase, or no such record.
+        """
+        first = self.start if first is None else first
+        if first is None or not 0 <= first < len(self.steps):
+            raise InputError(
+                f"expected a record between 0 and {len(self.steps) - 1} to start from; received"
+                f" {first} (None: there is no convex phase): give first"
+            )
+        times = self.times[first:] - self.times[first]
+        if np.isnan(times).any():
+            raise InputError("expected step sizes: give the monitor rate= or its optimizer")
+        rates, size = self.curvatures[first:], self.squared_gradients[first]
+        with np.errstate(over="ignore"):
+            bound = size * np.exp(-np.minimum.accumulate(rates) * times)
+            means = 0.5 * (rates[1:] + rates[:-1])
+            gone = np.concatenate([[0.0], np.cumsum(means * np.diff(times))])
+            return Decay(times, bound, size * np.exp(-gone), self.squared_gradients[first:])
+
+    def watched_values(self, name: str) -> Floats:
+        """Values of what else was watched, shape (records,).
+
+        Raises:
+            InputError: Nothing of that name was.
+        """
+        if name not in self.extras:
+            raise InputError(
+                f"expected one of {', '.join(self.extras) or 'none'}; received {name!r}"
+            )
+        return np.asarray(self.watched[:, self.extras.index(name)])
+
+    def summary(self) -> str:
+        """Where the convex phase begins, and how convex it is, in a few lines."""
+        found = f"{len(self.steps)} records of steps {self.steps[0]} to {self.steps[-1]} (sampled)"
+        lines = [f"{found}; loss {self.losses[0]:.6g} -> {self.losses[-1]:.6g}"]
+        if self.start is None:
+            lines.append("no convex phase: the last second derivative is not positive")
+        else:
+            lines.append(
+                f"convex along the gradient from step {self.onset} on:"
+                f" {100 * self.loss_fraction:.1f} % of the loss's fall"
+            )
+            lines.append(
+                f"normalised second derivative there: 10th percentile {self.percentile():.4g},"
+                f" median {self.percentile(50):.4g}"
+            )
+        lines += [self._flaw(name, bad) for name, bad in self._flaws() if bad.any()]
+        if np.isfinite(self.crossed).any():
+            lines.append(f"kinks crossed between records: median {np.nanmedian(self.crossed):.0f}")
+        lines += [
+            f"{name}: mean {np.nanmean(values):.4g}"
+            for name, values in zip(self.extras, self.watched.T, strict=True)
+        ]
+        return "\n".join([*lines, f"the monitor took {100 * self.share:.0f} % of the time"])
+
+    def _flaws(self) -> tuple[tuple[str, NDArray[np.bool_]], ...]:
+        """Records without a second derivative, by reason."""
+        finite = np.isfinite(self.losses) & np.isfinite(self.squared_gradients)
+        return (
+            ("loss or gradient not finite", ~finite),
+            ("gradient zero: a stationary point", finite & (self.squared_gradients == 0.0)),
+        )
+
+    def _flaw(self, name: str, bad: NDArray[np.bool_]) -> str:
+        """How often and from which step on."""
+        return f"{name}: {int(bad.sum())} records, first at step {self.steps[bad.argmax()]}"
+
+    def plot(self) -> go.Figure:
+        """Loss and normalised second derivative by step; a dashed line where the convex phase begins."""
+        from reluscape.monitor.chart import trajectory_figure
+
+        return trajectory_figure(self)
