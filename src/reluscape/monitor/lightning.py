@@ -15,7 +15,7 @@ except ImportError as missing:
     ) from missing
 
 
-class ConvexityCallback(Callback):  # type: ignore[misc]
+class ConvexityCallback(Callback):
     """Calls `monitor.step` with the module and the batch before every training step.
 
         monitor = ConvexityMonitor(lambda module, batch: cross_entropy(module(batch[0]), batch[1]))
