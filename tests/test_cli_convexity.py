@@ -195,3 +195,28 @@ def test_the_page_draws(mine: Path, browser: Any, width: int) -> None:
     assert errors == []
     assert_nothing_overflows(page, width)
     page.close()
+
+
+def test_a_folder_of_checkpoints_is_a_run(mine: Path) -> None:
+    """Weights that shrink towards zero, where weight decay makes the loss convex."""
+    state = _load(mine / "mlp.safetensors")
+    (mine / "run").mkdir()
+    for step, size in enumerate((1.5, 1.0, 0.3, 0.05)):
+        shrunk = {name: size * value for name, value in state.items()}
+        save_file(shrunk, mine / "run" / f"step-{10 * step}.safetensors")
+    given = (*subject(mine), "--weight-decay", 0.5, "--checkpoints", mine / "run")
+    result = invoke("convexity", *given, "--out", mine / "out", "--json")
+    assert result.exit_code == 0, result.output
+    told = json.loads(result.stdout)["trajectory"]
+    loaded = rs.Trajectory.load(mine / "out" / "trajectory.nc")
+    assert told["steps"] == loaded.steps.tolist() == [0, 10, 20, 30]
+    assert told["second_derivatives"][-1] > 0
+    assert told["onset"] == loaded.onset
+    assert str(mine / "out" / "trajectory.nc") in json.loads(result.stdout)["files"]
+    plain = invoke("convexity", *given)
+    assert loaded.summary().splitlines()[0] in plain.stdout
+
+
+def test_a_folder_without_checkpoints_is_refused(mine: Path) -> None:
+    (mine / "empty").mkdir()
+    refusal("convexity", *subject(mine), "--checkpoints", mine / "empty")

@@ -26,6 +26,7 @@ from reluscape.cli_options import (
 if TYPE_CHECKING:
     from reluscape.convex import Convexity
     from reluscape.landscape import Landscape
+    from reluscape.monitor.trajectory import Trajectory
 
 __all__ = ["convexity"]
 
@@ -42,6 +43,10 @@ def convexity(
     seed: Annotated[
         int, typer.Option(min=0, max=2**31, help="Seed of the vector that Lanczos starts from.")
     ] = 0,
+    checkpoints: Annotated[
+        Path | None,
+        typer.Option(help="Folder of a run's weights files: the convexity along it as well."),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder for the page, and the numbers as NetCDF.")
     ] = None,
@@ -52,9 +57,16 @@ def convexity(
     The smallest eigenvalue of the Hessian, weight decay included, beside three certified lower bounds
     from the layers' norms; and the weight decay above which all global minimisers lie where the loss is
     piecewise strongly convex. OUT holds convexity.nc and report.html.
+
+    With CHECKPOINTS also the second derivative along the gradient at each of a run's checkpoints, in the
+    order of the numbers in their names: from where on the run is in a convex part, and how much of the
+    loss's fall that is. OUT then holds trajectory.nc, too.
+
+        reluscape convexity --weights run/9.pt --data mine.npz --checkpoints run/ --out r/
     """
     landscape = landscape_from(data, target, standardise, weights, model, loss, weight_decay)
     from reluscape.convex import convexity as compute
+    from reluscape.monitor.checkpoints import trajectory_of
     from reluscape.progress import shown
     from reluscape.results import check_writable
 
@@ -63,13 +75,22 @@ def convexity(
     with shown() as progress:
         progress("smallest eigenvalue of the Hessian", 0.0)
         found = compute(landscape, seed=seed)
+        run = (
+            None
+            if checkpoints is None
+            else trajectory_of(checkpoints, landscape, progress=progress)
+        )
     if out is not None:
         subject = _options(weights, model, out), _data_options(data, target, standardise, out)
         _write(ctx, found, landscape, str(data), subject, seed, out)
+        if run is not None:
+            ctx.obj.append(str(run.save(out / "trajectory.nc")))
     if as_json:
-        typer.echo(json.dumps(_record(found) | {"files": ctx.obj}))
+        told = {} if run is None else {"trajectory": _run_record(run)}
+        typer.echo(json.dumps(_record(found) | told | {"files": ctx.obj}))
     else:
-        typer.echo("\n".join([found.summary(), *(f"  written: {file}" for file in ctx.obj)]))
+        summaries = [found.summary()] if run is None else [found.summary(), run.summary()]
+        typer.echo("\n".join([*summaries, *(f"  written: {file}" for file in ctx.obj)]))
 
 
 def _options(weights: Path | None, model: str | None, out: Path) -> str:
@@ -108,6 +129,18 @@ def _write(
     page = render_convexity(found, landscape, data, options, seed).encode()
     write_then_rename(out / "report.html", lambda path: path.write_bytes(page))
     ctx.obj.append(str(out / "report.html"))
+
+
+def _run_record(run: Trajectory) -> dict[str, Any]:
+    """What a run's checkpoints show; null for what is not known."""
+    share = run.loss_fraction
+    return {
+        "steps": run.steps.tolist(),
+        "losses": run.losses.tolist(),
+        "second_derivatives": [x if math.isfinite(x) else None for x in run.curvatures.tolist()],
+        "onset": run.onset,
+        "loss_fraction": share if math.isfinite(share) else None,
+    }
 
 
 def _record(found: Convexity) -> dict[str, Any]:
