@@ -73,13 +73,11 @@ def convexity(
     if out is not None:
         check_writable(out)
     with shown() as progress:
+        run = None
+        if checkpoints is not None:
+            run = trajectory_of(checkpoints, landscape, progress=progress)
         progress("smallest eigenvalue of the Hessian", 0.0)
         found = compute(landscape, seed=seed)
-        run = (
-            None
-            if checkpoints is None
-            else trajectory_of(checkpoints, landscape, progress=progress)
-        )
     if out is not None:
         subject = _options(weights, model, out), _data_options(data, target, standardise, out)
         _write(ctx, found, landscape, str(data), subject, seed, out)
