@@ -418,9 +418,9 @@ def test_rational_agrees_with_float64_on_random_instances() -> None:
         block = block_of(instance)
         exact = certify(block, arithmetic="rational")
         assert rs.verify(exact, block.landscape).valid
-        assert exact.claim != "undecided", (instance, answer, exact)
         if instance.loss == "cross_entropy" and answer.zero_slope:
-            continue  # the instance was itself computed: its slopes are zero to rounding only
+            continue  # the instance was itself computed, its slopes zero to rounding or to all digits
+        assert exact.claim != "undecided", (instance, answer, exact)
         assert (exact.claim in MINIMA) == answer.minimum, (instance, answer, exact)
         if certificate.claim != "undecided":
             assert exact.claim == certificate.claim, (instance, answer, exact)

@@ -1,5 +1,6 @@
 """Studies on a real Dask scheduler with real workers, on loopback."""
 
+import gc
 import re
 import socket
 import threading
@@ -219,6 +220,7 @@ def test_a_failure_in_leaving_a_cluster_does_not_hide_the_first_one(cluster, pat
     def stop(*_):
         raise AnalysisError("the reason")
 
+    gc.collect()  # other tests' clients close themselves when they are collected
     monkeypatch.setattr(Client, "close", stumble)
     with pytest.raises(AnalysisError, match="the reason"):
         Study(path).run(experiments.dice, trials=9, dask=cluster.address, progress=stop)
