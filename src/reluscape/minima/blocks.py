@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import svd
 from scipy.special import softmax
 
 from reluscape.errors import InputError
@@ -26,7 +25,7 @@ from reluscape.minima.minimisers import (
 )
 from reluscape.minima.result import CellMinimum, Infeasibility, Kind
 from reluscape.minima.told import zero_kinks
-from reluscape.minima.units import RANK
+from reluscape.minima.units import row_space
 from reluscape.nearby import in_theta_order
 
 Floats = NDArray[np.float64]
@@ -75,19 +74,11 @@ class Frozen:
     def of(cls, block: Block, start: Floats) -> Frozen:
         """Freeze a block at the pattern of a point."""
         piecewise, cell = block.piecewise, FrozenCell.of(block, block.pattern(start))
-        features = piecewise.features
-        if piecewise.bias:
-            features = np.hstack([features, np.ones((len(features), 1))])
-        sizes = np.linalg.norm(features, axis=0)
-        sizes[sizes == 0] = 1.0
-        left, values, right = svd(features / sizes, full_matrices=False)
-        rank = int((values > RANK * values.max(initial=0.0)).sum())
-        scores, back = left[:, :rank], (right[:rank] / sizes).T / values[:rank]
-        forth = (right[:rank] * sizes).T * values[:rank]
+        features, scores, back, forth = row_space(piecewise)
         scores[np.abs(scores) <= NOISE * np.linalg.norm(scores, axis=1)[:, None]] = 0.0
         scores[~features.any(axis=1)] = 0.0  # these samples' kinks are constant
         jacobian = piecewise.output_jacobian(cell.pattern)
-        samples, outputs, units = jacobian.shape
+        (samples, outputs, units), rank = jacobian.shape, scores.shape[1]
         if samples * outputs * units * rank > MAX_ENTRIES:
             raise InputError(
                 f"cell_minimum of a block needs {samples * outputs} x {units * rank} derivatives, at most"

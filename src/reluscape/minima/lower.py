@@ -12,14 +12,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import svd
 from scipy.optimize import minimize
 from threadpoolctl import threadpool_limits
 
 from reluscape.landscape import Block, Landscape
 from reluscape.minima.result import CellMinimum
 from reluscape.minima.told import SAME, loss_size
-from reluscape.minima.units import RANK
+from reluscape.minima.units import RANK, row_space
 from reluscape.nearby import in_theta_order
 from reluscape.piecewise import Piecewise
 
@@ -81,17 +80,10 @@ class _Inputs:
 
     @classmethod
     def of(cls, piecewise: Piecewise) -> _Inputs:
-        """Scale columns, and take the row space."""
-        features = piecewise.features
-        if piecewise.bias:
-            features = np.hstack([features, np.ones((len(features), 1))])
-        sizes = np.linalg.norm(features, axis=0)
-        sizes[sizes == 0] = 1.0
-        left, values, right = svd(features / sizes, full_matrices=False)
-        rank = int((values > RANK * values.max(initial=0.0)).sum())
-        scale, right = len(features) ** 0.5, right[:rank]
-        back = scale * (right / sizes).T / values[:rank]
-        return cls(scale * left[:, :rank], back, values[:rank, None] * right * sizes / scale)
+        """Take the row space, of scores whose mean square is one."""
+        features, scores, back, forth = row_space(piecewise)
+        scale = len(features) ** 0.5
+        return cls(scale * scores, scale * back, forth.T / scale)
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from scipy.linalg import LinAlgError, cho_factor, lapack, svd
 
 from reluscape.landscape import Landscape
 from reluscape.minima.result import Kind
+from reluscape.piecewise import Piecewise
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -30,6 +31,24 @@ RANK = 1e-11
 FIT = 1e-12
 #: Reciprocal condition of the inputs' Gram matrix above which they are independent.
 INDEPENDENT = 1e-13
+
+
+def row_space(piecewise: Piecewise) -> tuple[Floats, Floats, Floats, Floats]:
+    """A layer's inputs `[X, 1]` in coordinates of their row space, columns scaled to length one.
+
+    Returns:
+        The inputs (samples, inputs + bias); orthonormal scores (samples, rank); a unit's weights by its
+        part of q (inputs + bias, rank); and that part by its weights, of the same shape.
+    """
+    features = piecewise.features
+    if piecewise.bias:
+        features = np.hstack([features, np.ones((len(features), 1))])
+    sizes = np.linalg.norm(features, axis=0)
+    sizes[sizes == 0] = 1.0
+    left, values, right = svd(features / sizes, full_matrices=False)
+    rank = int((values > RANK * values.max(initial=0.0)).sum())
+    back = (right[:rank] / sizes).T / values[:rank]
+    return features, left[:, :rank], back, (right[:rank] * sizes).T * values[:rank]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
