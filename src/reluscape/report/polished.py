@@ -194,8 +194,11 @@ def _verdict(polish: Polish) -> str:
 
 
 def _apart(start: float, loss: float) -> tuple[str, str]:
-    """Two losses in three digits, or where those are the same in one more than tells them apart."""
-    for digits in range(3, 16):
+    """Two losses in three digits, or where those are the same in one more than tells them apart.
+
+    What differs from the twelfth digit on is rounding.
+    """
+    for digits in range(3, 12):
         if number(start, digits) != number(loss, digits):
             digits += digits > 3
             return number(start, digits), number(loss, digits)
