@@ -18,6 +18,7 @@ from torch import nn
 import reluscape as rs
 from reluscape.errors import InputError, UnsupportedModelError
 from reluscape.minima import central, programs
+from reluscape.minima.programs import Programs
 from reluscape.minima.result import SIGNS, CellMinimum, Infeasibility
 from reluscape.minima.signs import cover
 from reluscape.progress import Stop
@@ -488,8 +489,15 @@ def interior(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(programs, "CHOICES", 2)
 
 
-@pytest.mark.usefixtures("interior")
-def test_interior_points_answer_as_all_sign_vectors_do() -> None:
+@pytest.fixture
+def programs_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is decided without a program."""
+    monkeypatch.setattr(Programs, "by_constants", lambda self, signs: None)
+    monkeypatch.setattr(Programs, "near_by", lambda self, signs: None)
+
+
+def methods_that_agree_with_all_sign_vectors() -> Counter[tuple[str, bool | None]]:
+    """How 120 networks were answered, with free and with given signs, as all sign vectors are."""
     seen: Counter[tuple[str, bool | None]] = Counter()
     for seed in ALL[::2]:
         made = case(seed)
@@ -502,8 +510,39 @@ def test_interior_points_answer_as_all_sign_vectors_do() -> None:
             assert found.genuine == inside, (made.told, found)
             assert rs.verify(found, made.landscape).valid, made.told
             seen[found.method, found.genuine] += 1
+    return seen
+
+
+@pytest.mark.usefixtures("interior", "programs_only")
+def test_interior_points_answer_as_all_sign_vectors_do() -> None:
+    seen = methods_that_agree_with_all_sign_vectors()
     assert seen["signs at once", False] >= 3
     assert seen["linear program", True] >= 10
+
+
+@pytest.mark.usefixtures("interior")
+def test_what_is_the_same_at_all_minimisers_answers_as_all_sign_vectors_do() -> None:
+    seen = methods_that_agree_with_all_sign_vectors()
+    assert seen["sign check", False] >= 10
+    assert seen["nearest minimum", True] >= 3
+
+
+@pytest.mark.usefixtures("interior")
+def test_a_cell_whose_own_weights_are_a_minimum_is_answered_by_them() -> None:
+    methods = set()
+    for seed in ALL[::4]:
+        made = case(seed)
+        module, inputs = made.instance.module(), made.instance.inputs
+        targets = module(torch.as_tensor(inputs)).detach().numpy()
+        planted = rs.Landscape(module, inputs, targets)
+        if not (made.instance.weights[1].all() and np.abs(planted.block(0).kinks()).min() > 1e-6):
+            continue
+        found = rs.cell_minimum(planted, signs="given")
+        assert found.genuine, made.told
+        assert found.loss < 1e-20 * max(1.0, float((targets**2).mean()))
+        assert rs.verify(found, planted).valid, made.told
+        methods.add(found.method)
+    assert "nearest minimum" in methods
 
 
 def wide(seed: int, units: int, samples: int, inputs: int) -> rs.Landscape:
@@ -524,7 +563,7 @@ def test_far_fewer_samples_than_weights_leave_a_minimum_under_nearly_any_signs()
         assert rs.verify(found, landscape).valid
 
 
-@pytest.mark.usefixtures("interior")
+@pytest.mark.usefixtures("interior", "programs_only")
 def test_forged_proofs_for_all_signs_are_rejected(tmp_path: Path) -> None:
     landscape = wide(0, 12, 44, 3)
     found = rs.cell_minimum(landscape)
@@ -553,7 +592,7 @@ def test_forged_proofs_for_all_signs_are_rejected(tmp_path: Path) -> None:
 # ---- progress ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.usefixtures("interior")
+@pytest.mark.usefixtures("interior", "programs_only")
 def test_a_search_that_is_stopped_leaves_the_answer_open() -> None:
     told: list[float] = []
 

@@ -41,6 +41,7 @@ from reluscape.falls import falling_directions
 from reluscape.integers import FrozenForms
 from reluscape.point import Point
 from reluscape.shares import find_shares
+from reluscape.singular import svd
 from reluscape.solvers import LinearProgram, Solution
 from reluscape.tolerances import TOLERANCES
 
@@ -147,7 +148,7 @@ class _Search:
         lengths = np.linalg.norm(normals, axis=1)
         lengths[lengths == 0] = 1.0  # a kink that moves only behind others of its sample
         rank, unit = Float64().rank(normals), normals / lengths[:, None]
-        left, values, right = np.linalg.svd(unit, full_matrices=False)
+        left, values, right = svd(unit)
         self.ways = right[:rank].T / values[:rank]
         scale = float(np.abs(self.jumps * lengths).mean()) or 1.0
         self.units = scale / lengths

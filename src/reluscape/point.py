@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from reluscape.arithmetic import Float64, multiplier_errors
 from reluscape.exactly import zero_slopes
 from reluscape.landscape import Block
+from reluscape.singular import svd
 from reluscape.tolerances import TOLERANCES
 
 Floats = NDArray[np.float64]
@@ -151,9 +152,7 @@ class Point:
         """
         away = self.rest
         if len(self.active):
-            span = np.linalg.svd(self.normals, full_matrices=False)[2][
-                : Float64().rank(self.normals)
-            ]
+            span = svd(self.normals)[2][: Float64().rank(self.normals)]
             if self.independent:
                 span = np.linalg.qr(self.normals.T)[0].T
             for _ in range(2):

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array, csr_array, hstack, vstack
 
 from reluscape.errors import AnalysisError
+from reluscape.singular import svd
 from reluscape.solvers import LinearProgram, Solution
 from reluscape.tolerances import TOLERANCES
 
@@ -303,7 +304,7 @@ class _Market:
 
 def _spanned(rows: Floats) -> tuple[Floats, Floats]:
     """Left singular vectors, and right ones that span the rows."""
-    left, values, right = np.linalg.svd(rows, full_matrices=False)
+    left, values, right = svd(rows)
     rank = int((values > TOLERANCES.independence * max(1.0, values[0])).sum())
     return left[:, :rank], right[:rank]
 

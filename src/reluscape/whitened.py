@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reluscape import rays
+from reluscape.singular import svd
 from reluscape.tolerances import TOLERANCES
 
 Floats = NDArray[np.float64]
@@ -61,7 +62,7 @@ def frame_of(features: Floats) -> Frame:
 
 def whitened_frame(unit: Floats, rank: int, error: float) -> Frame:
     """The frame of unit rows of known rank, given the error of each row."""
-    _, spread, right = np.linalg.svd(unit, full_matrices=False)
+    _, spread, right = svd(unit)
     basis = right[:rank].T / spread[:rank]
     rows = unit_rows(unit @ basis)
     if rank:

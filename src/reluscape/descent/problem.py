@@ -16,6 +16,7 @@ from scipy.linalg import qr, solve_triangular
 from reluscape.descent.chain import Chain, all_normals, all_pulls
 from reluscape.descent.kernel import State
 from reluscape.piecewise import Piecewise
+from reluscape.singular import svd
 
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
@@ -68,7 +69,7 @@ class Problem:
         sizes = np.linalg.norm(inputs, axis=0)
         sizes[sizes == 0] = 1.0
         inputs = inputs / sizes
-        _, values, right = np.linalg.svd(inputs, full_matrices=False)
+        _, values, right = svd(inputs)
         rank = int((values > RANK * values.max(initial=0.0)).sum())
         scale = values[:rank] / len(inputs) ** 0.5
         features = inputs @ right[:rank].T

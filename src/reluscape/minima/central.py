@@ -14,12 +14,12 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import svd
 
 from reluscape.minima.deepest import SHALLOW, Deepest
 from reluscape.minima.groups import Group, Groups
 from reluscape.minima.interior import Cones, Inside, interior
 from reluscape.minima.signs import Watch
+from reluscape.singular import svd
 
 Floats = NDArray[np.float64]
 
@@ -205,5 +205,5 @@ def across(groups: Groups, places: list[int]) -> Floats:
 
 def _range(matrix: Floats) -> Floats:
     """Orthonormal basis of the columns' span, whose lengths are about one."""
-    left, values, _ = svd(matrix, full_matrices=False)
+    left, values, _ = svd(matrix)
     return np.asarray(left[:, values > RANGE])

@@ -45,7 +45,7 @@ class Closed:
         turns = units.turns
         return None if gram is None else cls(units, gram, turns, np.asarray(turns.any(axis=1)))
 
-    def method(self, leaves: Sequence[Leaf], parts: int) -> str:
+    def method(self, witness: Witness | None, leaves: Sequence[Leaf], parts: int) -> str:
         """How the answer was found, whatever it is."""
         return "closed form"
 

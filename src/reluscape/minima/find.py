@@ -171,7 +171,7 @@ def _of_landscape(
         bad=None,
         theta=theta,
         signs=None if witness is None else witness.signs,
-        method=route.method(leaves, parts),
+        method=route.method(witness, leaves, parts),
         infeasibility=infeasibility,
         margin=margin,
         convention=signs,

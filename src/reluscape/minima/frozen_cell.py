@@ -22,6 +22,8 @@ Bools = NDArray[np.bool_]
 Indices = NDArray[np.int64]
 
 EPS = float(np.finfo(np.float64).eps)
+#: Samples that are added up plainly.
+CHUNK = 64
 
 
 class Products(NamedTuple):
@@ -176,9 +178,29 @@ class FrozenCell:
         most = np.array(self._absolute.sensitivities(self.pattern, np.abs(outputs))[0])
         np.add.at(units, rows, pulled)
         np.add.at(most, rows, sizes)
-        error = self.unit * piecewise.assemble(most, piecewise.magnitudes)
-        gap = piecewise.assemble(units)
-        return gap / self.sizes, error / self.sizes
+        error = self._unit_of_sums * piecewise.assemble(most, piecewise.magnitudes)
+        return self._summed_up(units) / self.sizes, error / self.sizes
+
+    def _summed_up(self, units: Floats) -> Floats:
+        """Sum `units_i (x) x~_i` over the samples, in theta's order; rounded as if there were few.
+
+        What is lost between the sums of `CHUNK` samples is kept and added at the end.
+        """
+        total, lost = np.zeros(self.piecewise.num_params), np.zeros(self.piecewise.num_params)
+        for start in range(0, len(units), CHUNK):
+            here = slice(start, start + CHUNK)
+            some = self.piecewise.assemble(units[here], self.piecewise.features[here])
+            after = total + some
+            used = after - total
+            lost += (total - (after - used)) + (some - used)
+            total = after
+        return np.asarray(total + lost)
+
+    @property
+    def _unit_of_sums(self) -> float:
+        """The same as `unit` of such a sum."""
+        terms = min(CHUNK, len(self.piecewise.features))
+        return TOLERANCES.rounding * (self.piecewise.depth_terms + terms) * EPS
 
     def lengths(self, kinks: Indices) -> Floats:
         """Lengths of kinks' normals in scaled columns."""

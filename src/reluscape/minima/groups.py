@@ -8,14 +8,16 @@ are `U a`, and the minimisers of `|w - U a|` are `a = a* + N v` with any v.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import eigh, svd
+from scipy.linalg import eigh
 
 from reluscape.minima.deepest import Sides
 from reluscape.minima.units import RANK, Units, scores_of
+from reluscape.singular import svd
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -25,6 +27,11 @@ Indices = NDArray[np.intp]
 SMALL = 1e-2
 #: Coordinates up to which a singular value decomposition is taken of U, not an eigenvalue one of U^T U.
 DENSE = 2000
+#: Share of its coefficients that free directions move a side by, to be constant up to rounding; the
+#: second one, coarser, of the squares that are cheap to form.
+CONSTANT, COARSE = 1e-10, 1e-6
+#: Solutions by the squares of U, each of what the last one left.
+REFINEMENTS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +63,8 @@ class Groups:
         back: Weights in the scaled columns by q (params, rank).
         groups: Groups of units that are not silent on all samples.
         outputs: U (distinct, coordinates), rows times the roots of the counts.
-        inverse: Pseudo-inverse of U (coordinates, distinct).
+        axes: Right singular vectors of U that are not its null space (coordinates, rank).
+        stretches: Squares of their singular values (rank,).
         best: a* (coordinates,).
         free: N (coordinates, k).
         squares: Sum of the squared residuals of distinct inputs.
@@ -68,7 +76,8 @@ class Groups:
     back: Floats
     groups: tuple[Group, ...]
     outputs: Floats
-    inverse: Floats
+    axes: Floats
+    stretches: Floats
     best: Floats
     free: Floats
     squares: float
@@ -96,19 +105,24 @@ class Groups:
             parts.append(outputs)
             start = stop
         together = np.hstack([np.empty((len(left), 0)), *parts])
-        inverse, free = _solved(together)
+        axes, stretches, free = _decomposed(together)
         wanted = roots * units.targets
-        best = inverse @ wanted
-        best += inverse @ (wanted - together @ best)
+        best = _solved(together, axes, stretches, together.T @ wanted)
         squares = float(((wanted - together @ best) ** 2).sum())
         lengths = np.linalg.norm(left, axis=1)
         size = max(float(np.linalg.norm(best)), SMALL * float(np.linalg.norm(wanted))) or 1.0
-        return cls(left, lengths, back, tuple(groups), together, inverse, best, free, squares, size)
+        return cls(
+            left, lengths, back, tuple(groups), together, axes, stretches, best, free, squares, size
+        )
 
     @property
     def fitted(self) -> Floats:
         """Outputs of all minimisers, times the roots of the counts (distinct,)."""
         return np.asarray(self.outputs @ self.best)
+
+    def combination(self, pull: Floats) -> Floats:
+        """Coordinates m without a part in the null space, and `U^T U m = pull` where that can be."""
+        return _solved(self.outputs, self.axes, self.stretches, pull)
 
     @property
     def num_free(self) -> int:
@@ -136,6 +150,37 @@ class Groups:
         silent = variables[start : start + group.silent.shape[1]]
         return np.asarray(group.seen @ moved + group.silent @ silent)
 
+    def nearest(self, points: Sequence[Floats]) -> list[Floats]:
+        """The minimiser nearest to some q of each group, by the outputs' coordinates."""
+        along = [(group.seen / (group.seen**2).sum(axis=0)).T @ q
+                 for group, q in zip(self.groups, points, strict=True)]  # fmt: skip
+        before = np.concatenate([np.empty(0), *along])
+        moved = self.combination(self.outputs.T @ (self.fitted - self.outputs @ before))
+        return [q + group.seen @ moved[group.part]
+                for group, q in zip(self.groups, points, strict=True)]  # fmt: skip
+
+    def depths(self, place: int, q: Floats) -> Floats:
+        """Depths of a group's q in its cone for positive output weights (distinct,)."""
+        return np.asarray(self.groups[place].sides * (self.scores @ q) / self.lengths)
+
+    def constant(self, place: int) -> tuple[Indices, Floats]:
+        """Sides of a group that have one depth at all minimisers, and it, for positive output weights.
+
+        The clearest ones come first.
+
+        Cost: two products of the scores with square matrices.
+        """
+        group = self.groups[place]
+        moving = np.hstack([group.seen @ self.free[group.part], group.silent])
+        size = float(np.linalg.norm(group.seen, 2)) or 1.0
+        squares = ((self.scores @ (moving @ moving.T)) * self.scores).sum(axis=1)
+        some = np.flatnonzero(squares <= (COARSE * size * self.lengths) ** 2)
+        moved = np.linalg.norm(self.scores[some] @ moving, axis=1)
+        depths = group.sides[some] * (self.scores[some] @ (group.seen @ self.best[group.part]))
+        kept = (moved <= CONSTANT * size * self.lengths[some]) & (np.abs(depths) > moved)
+        order = np.argsort(moved[kept] / np.abs(depths[kept]), kind="stable")
+        return some[kept][order], (depths / self.lengths[some])[kept][order]
+
     def sides_of(self, place: int, sign: float) -> Sides:
         """The sides of a group's cone where its output weights have this sign."""
         group, start = self.groups[place], self.offset(place)
@@ -160,7 +205,7 @@ def _columns(pattern: Bools) -> NDArray[np.void]:
 
 def _whole(rows: Floats) -> tuple[Floats, Floats, Floats]:
     """Singular value decomposition without zeros but for rounding, and right rows that span all."""
-    left, values, right = svd(rows, full_matrices=False)
+    left, values, right = svd(rows)
     rank = int((values > RANK * values.max(initial=0.0)).sum())
     if len(right) < rows.shape[1] and rank < rows.shape[1]:
         right = np.vstack([right[:rank], _complement(right[:rank])])
@@ -172,17 +217,24 @@ def _complement(rows: Floats) -> Floats:
     return np.asarray(np.linalg.qr(rows.T, mode="complete")[0][:, len(rows) :].T)
 
 
-def _solved(matrix: Floats) -> tuple[Floats, Floats]:
-    """Pseudo-inverse and null space."""
+def _decomposed(matrix: Floats) -> tuple[Floats, Floats, Floats]:
+    """Right singular vectors, squares of the singular values, and the null space."""
     samples, size = matrix.shape
     if size == 0:
-        return np.empty((0, samples)), np.empty((0, 0))
+        return np.empty((0, 0)), np.empty(0), np.empty((0, 0))
     if size <= DENSE or samples < size:
-        left, values, right = svd(matrix, full_matrices=False)
+        _, values, right = svd(matrix)
         rank = int((values > 1e-10 * values.max(initial=0.0)).sum())
         rest = _complement(right[:rank]) if rank < size else np.empty((0, size))
-        return (right[:rank].T / values[:rank]) @ left[:, :rank].T, rest.T
-    values, vectors = eigh(matrix.T @ matrix, driver="evd")
-    kept = values > 1e-13 * values.max(initial=0.0)
-    inverse = (vectors[:, kept] / values[kept]) @ (vectors[:, kept].T @ matrix.T)
-    return inverse, vectors[:, ~kept]
+        return right[:rank].T, values[:rank] ** 2, rest.T
+    squares, vectors = eigh(matrix.T @ matrix, driver="evd")
+    kept = squares > 1e-13 * squares.max(initial=0.0)
+    return vectors[:, kept], squares[kept], vectors[:, ~kept]
+
+
+def _solved(matrix: Floats, axes: Floats, stretches: Floats, pull: Floats) -> Floats:
+    """Solve `U^T U m = pull` on the axes; refined, because squaring U squares its condition."""
+    found = np.zeros(len(pull))
+    for _ in range(REFINEMENTS):
+        found += axes @ ((axes.T @ (pull - matrix.T @ (matrix @ found))) / stretches)
+    return found

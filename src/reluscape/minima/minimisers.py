@@ -18,11 +18,12 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import LinAlgError, cho_factor, cho_solve, qr, svd
+from scipy.linalg import LinAlgError, cho_factor, cho_solve, qr
 from scipy.optimize import OptimizeResult, minimize
 
 from reluscape.losses import CrossEntropyLoss
 from reluscape.minima.deepest import Sides
+from reluscape.singular import svd
 from reluscape.solvers import LinearProgram
 
 Floats = NDArray[np.float64]
@@ -254,7 +255,7 @@ def pseudo_inverse(matrix: Floats) -> tuple[Floats, Floats]:
     rows, size = matrix.shape
     if rows == 0 or size == 0:
         return np.zeros((size, rows)), np.eye(size)
-    left, values, right = svd(matrix, full_matrices=False)
+    left, values, right = svd(matrix)
     rank = int((values > NULL * max(values[0], np.finfo(float).tiny)).sum())
     return (right[:rank].T / values[:rank]) @ left[:, :rank].T, _complement(right[:rank].T)
 

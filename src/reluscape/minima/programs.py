@@ -40,17 +40,21 @@ class Programs:
     Attributes:
         units: The cell.
         groups: Its minimisers.
+        own: The units' weights, as q (units, rank).
         inside: For each unit a point q of its cell of length one, NaN where it has no interior
             (units, rank).
         empty: For each unit weights that show that, or zeros (units, distinct).
+        constant: For each group the sides that have one depth at all minimisers, and the depths.
         free: Whether groups may take both signs.
         watch: Told at each step of a long program.
     """
 
     units: Units
     groups: Groups
+    own: Floats
     inside: Floats
     empty: Floats
+    constant: tuple[tuple[Indices, Floats], ...]
     free: bool
     watch: Watch
 
@@ -63,7 +67,9 @@ class Programs:
             np.full((sides.shape[1], groups.scores.shape[1]), np.nan),
             np.zeros(sides.T.shape),
         )
-        own = np.linalg.lstsq(groups.back, units.weights.T, rcond=None)[0].T
+        own = np.asarray(
+            np.linalg.lstsq(groups.back, units.weights.T, rcond=None)[0].T, dtype=np.float64
+        )
         for unit, q in enumerate(own):
             size = float(np.linalg.norm(q))
             turned = sides[:, unit] / groups.lengths
@@ -79,12 +85,17 @@ class Programs:
                 inside[unit] = found.point / np.linalg.norm(found.point)
             else:
                 empty[unit] = found.weights[0] / groups.lengths
-        return cls(units, groups, inside, empty, free, watch)
+        constant = tuple(map(groups.constant, range(len(groups.groups))))
+        return cls(units, groups, own, inside, empty, constant, free, watch)
 
-    def method(self, leaves: Sequence[Leaf], parts: int) -> str:
+    def method(self, witness: Witness | None, leaves: Sequence[Leaf], parts: int) -> str:
         """How the answer was found, from what rules signs out and the number of parts looked at."""
+        if witness is not None and witness.near:
+            return "nearest minimum"
         if leaves and all(leaf.clause for leaf in leaves):
             return "sign clauses"
+        if leaves and all(leaf.clause or leaf.of_one_side for leaf in leaves):
+            return "sign check"
         if leaves and leaves[0].turns is not None:
             return "signs at once"
         if parts > 1:
@@ -109,9 +120,13 @@ class Programs:
             weights = np.zeros(self.units.pattern.shape)
             weights[:, unit] = self.empty[unit]
             return self.leaf(signs, weights, clause=False)
+        if self.groups.variables > MANY and (near := self.near_by(signs)) is not None:
+            return near
         early = self.by_clauses(signs)
         if isinstance(early, Leaf):
             return early
+        if (known := self.by_constants(signs)) is not None:
+            return known
         if not signs.any() and self.groups.variables > MANY:
             tried = self.by_program(self.guess())
             if isinstance(tried, Witness):
@@ -129,7 +144,21 @@ class Programs:
         found = self.central(chosen) or deepest(sides, self.groups.variables, cap)
         if found.depth <= SHALLOW * cap:
             return self.shown(signs, chosen, found)
-        return self.undecided(signs, found) or self.witness(signs, found.point)
+        points = [self.groups.point(place, found.point) for place in range(len(self.groups.groups))]
+        return self.undecided(signs, found) or self.witness(signs, points)
+
+    def near_by(self, signs: Choice) -> Witness | None:
+        """The minimiser nearest to the cell's own weights, if it is inside."""
+        turned = np.where(signs == 0, self.units.outputs, signs * np.abs(self.units.outputs))
+        own = self.own * turned[:, None]
+        points = self.groups.nearest([own[one.units].sum(axis=0) for one in self.groups.groups])
+        for place, q in enumerate(points):
+            sign, depths = self.sign_of(place, signs), self.groups.depths(place, q)
+            least = INSIDE * float(np.linalg.norm(q))
+            plus, minus = bool(depths.min() > least), bool(-depths.max() > least)
+            if sign is not None and not ((plus and sign >= 0) or (minus and sign <= 0)):
+                return None
+        return replace(self.witness(signs, points), near=True)
 
     def central(self, chosen: list[tuple[int, int]]) -> Deepest | None:
         """What interior points find, where they are worth it."""
@@ -187,6 +216,23 @@ class Programs:
         sample, unit, side = forced
         return Split(unit, int(side * turns[sample, unit]))
 
+    def by_constants(self, signs: Choice) -> Leaf | Split | None:
+        """What the sides that are the same at all minimisers ask of the signs without a program."""
+        split = None
+        for place, (sides, depths) in enumerate(self.constant):
+            sign, unit = self.sign_of(place, signs), int(self.groups.groups[place].units[0])
+            if sign is None:
+                continue
+            wrong = np.flatnonzero(depths * sign < 0)
+            if len(wrong):
+                weights = np.zeros(self.units.pattern.shape)
+                side = sides[wrong[0]]
+                weights[side, self.groups.groups[place].units] = 1.0 / self.groups.lengths[side]
+                return self.leaf(signs, weights, clause=False)
+            if sign == 0 and len(depths) and split is None:
+                split = Split(unit, 1 if depths[0] > 0 else -1)
+        return split
+
     def sign_of(self, place: int, signs: Choice) -> int | None:
         """The one sign of a group's units, 0 where any is still to be chosen, None for both."""
         members = signs[self.groups.groups[place].units]
@@ -226,20 +272,20 @@ class Programs:
             unit = group.units[0]
             turned = signs[unit] * group.sides * weights[:, unit]
             pull[group.part] = (groups.scores.T @ turned) @ group.seen
-        outputs = groups.inverse.T @ pull
-        moved = groups.inverse @ outputs
+        moved = groups.combination(pull)
+        outputs = groups.outputs @ moved
         directions = np.zeros(self.units.weights.shape)
         for group in groups.groups:
             directions[group.units[0]] = groups.back @ (group.seen @ moved[group.part])
         outputs = outputs * self.units.samples.counts**0.5
         return Leaf(signs.copy(), weights, outputs, directions, clause)
 
-    def witness(self, signs: Choice, point: Floats) -> Witness:
-        """Weights of all units from a minimiser of the groups."""
+    def witness(self, signs: Choice, points: Sequence[Floats]) -> Witness:
+        """Weights of all units from each group's q at a minimiser."""
         full, groups = signs.copy(), self.groups
         found = np.where(np.isnan(self.inside), 0.0, self.inside)
         for place, group in enumerate(groups.groups):
-            q, members = groups.point(place, point), group.units
+            q, members = points[place], group.units
             sign = self.sign_of(place, signs)
             if sign is None:
                 todo = members[signs[members] == 0]
@@ -249,7 +295,7 @@ class Programs:
                 found[members] = self.shares(group.sides, q, full[members], self.inside[members])
                 continue
             if sign == 0:
-                depths = groups.sides_of(place, 1.0).depths(point)
+                depths = groups.depths(place, q)
                 sign = 1 if depths.min() > -depths.max() else -1
                 full[members] = sign
             found[members] = q / len(members)

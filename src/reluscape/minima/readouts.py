@@ -61,7 +61,7 @@ def readout_minimum(block: Block, start: Floats, progress: Progress | None) -> C
         bad=False if genuine is False or least else None,
         theta=theta,
         signs=None,
-        method=route.method(leaves, parts),
+        method=route.method(witness, leaves, parts),
         infeasibility=proof,
         margin=margin,
         convention="block",

@@ -29,7 +29,8 @@ PROOF = "proof_"
 SIGNS: tuple[Signs, ...] = ("free", "given", "uniform")
 #: How answers are found.
 METHODS = (
-    "sign check", "closed form", "sign clauses", "linear program", "sign search", "signs at once",
+    "sign check", "closed form", "nearest minimum", "sign clauses", "linear program", "sign search",
+    "signs at once",
 )  # fmt: skip
 
 
@@ -92,9 +93,10 @@ class CellMinimum(Result):
             cell holds no minimum; None where neither is known, however long a lower one was looked for.
         theta: A minimiser inside the cell, as the landscape's (or the block's) parameters; or None.
         signs: Signs of its output weights (units,); None without one, and for a block.
-        method: "sign check", "closed form", "sign clauses" (what the outputs at minimisers ask of the
-            signs), "linear program", "sign search" or "signs at once" (one proof for all);
-            told, not proved.
+        method: "sign check" (of what is the same at all minimisers), "closed form", "nearest minimum"
+            (to the cell's own weights), "sign clauses" (what the outputs at minimisers ask of the
+            signs), "linear program", "sign search" or "signs at once" (one proof for all); told, not
+            proved.
         infeasibility: Why there is none, if there is none.
         margin: With a minimiser, its least distance to a kink, over the length of its unit's weights (a
             block: of theta); without, the largest that a minimiser inside the cell could still have,

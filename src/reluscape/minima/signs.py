@@ -25,10 +25,12 @@ class Witness:
     Attributes:
         signs: Signs of the output weights (units,), none of them 0.
         weights: R (units, params) in the scaled columns.
+        near: Whether it is the one nearest to the cell's own weights.
     """
 
     signs: Choice
     weights: Floats
+    near: bool = False
 
 
 @dataclass(frozen=True, slots=True)

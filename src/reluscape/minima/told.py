@@ -14,6 +14,7 @@ from reluscape.landscape import Block
 from reluscape.minima.depth import is_least
 from reluscape.minima.frozen_cell import FrozenCell
 from reluscape.minima.result import METHODS, CellMinimum
+from reluscape.singular import svd
 from reluscape.tolerances import TOLERANCES
 
 Floats = NDArray[np.float64]
@@ -133,7 +134,7 @@ def _squares(cell: FrozenCell) -> tuple[float, float]:
     matrix, last = triangle[:, :-1], triangle[:, -1]
     found = []
     for columns, share in ((_even(matrix), HARDLY), (matrix, SURELY)):
-        left, values, _ = np.linalg.svd(columns, full_matrices=False)
+        left, values, _ = svd(columns)
         left = left[:, values > share * values.max(initial=0.0)]
         rest = np.zeros(wanted.size)
         rest[: len(last)] = last - left @ (left.T @ last)

@@ -15,11 +15,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import LinAlgError, cho_factor, lapack, svd
+from scipy.linalg import LinAlgError, cho_factor, lapack
 
 from reluscape.landscape import Landscape
 from reluscape.minima.result import Kind
 from reluscape.piecewise import Piecewise
+from reluscape.singular import svd
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -45,7 +46,7 @@ def row_space(piecewise: Piecewise) -> tuple[Floats, Floats, Floats, Floats]:
         features = np.hstack([features, np.ones((len(features), 1))])
     sizes = np.linalg.norm(features, axis=0)
     sizes[sizes == 0] = 1.0
-    left, values, right = svd(features / sizes, full_matrices=False)
+    left, values, right = svd(features / sizes)
     rank = int((values > RANK * values.max(initial=0.0)).sum())
     back = (right[:rank] / sizes).T / values[:rank]
     return features, left[:, :rank], back, (right[:rank] * sizes).T * values[:rank]
@@ -139,7 +140,7 @@ def scores_of(samples: Samples) -> tuple[Floats, Floats]:
     """Orthonormal scores C of the distinct inputs, `x_i . w = C_i . q`, and scaled weights by q."""
     if not len(samples.features):
         return np.empty((0, 0)), np.empty((samples.features.shape[1], 0))
-    left, values, right = svd(samples.features, full_matrices=False)
+    left, values, right = svd(samples.features)
     rank = int((values > RANK * values[0]).sum())
     return left[:, :rank], right[:rank].T / values[:rank]
 
@@ -216,3 +217,8 @@ class Leaf:
     directions: Floats
     clause: bool
     turns: int | None = None
+
+    @property
+    def of_one_side(self) -> bool:
+        """Whether one side of one pattern's cell shows it, which all minimisers are beyond alike."""
+        return self.turns is None and int(self.weights.any(axis=1).sum()) == 1
