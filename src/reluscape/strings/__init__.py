@@ -1,0 +1,1 @@
+"""Strings of models: paths below a level between trained networks, and what lies on them."""
