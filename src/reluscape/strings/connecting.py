@@ -13,7 +13,10 @@ from torch import nn
 from reluscape.errors import InputError
 from reluscape.landscape import Landscape
 from reluscape.progress import Progress
+from reluscape.strings.band import grow_band
+from reluscape.strings.bezier import grow_bezier
 from reluscape.strings.connection import Connection
+from reluscape.strings.constrained import grow_constrained
 from reluscape.strings.finishing import Work, finish
 from reluscape.strings.greedy import grow_greedily
 from reluscape.strings.judging import Beads, Judge
@@ -24,7 +27,12 @@ from reluscape.validation import check_theta, check_whole
 Floats = NDArray[np.float64]
 End = ArrayLike | nn.Module | Mapping[str, torch.Tensor]
 
-METHODS = {"greedy": grow_greedily}
+METHODS = {
+    "greedy": grow_greedily,
+    "constrained": grow_constrained,
+    "bezier": grow_bezier,
+    "band": grow_band,
+}
 
 
 def connect(
@@ -39,6 +47,8 @@ def connect(
     alpha: float = 0.95,
     schedule: Schedule | None = None,
     middle: bool = False,
+    spring: float = 0.0,
+    draws: int = 1,
     batched: bool = True,
     relative_gap: float = 1e-3,
     start: Connection | None = None,
@@ -59,6 +69,8 @@ def connect(
         schedule=schedule or Schedule(),
         max_depth=check_whole(max_depth, "max_depth", 1),
         middle=middle,
+        spring=spring,
+        draws=draws,
         seed=check_whole(seed, "seed", 0),
         progress=progress,
     )

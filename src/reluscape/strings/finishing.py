@@ -29,6 +29,8 @@ class Work:
         schedule: Of their training.
         max_depth: Beads are inserted at most so many times into what was a segment.
         middle: New beads start in the middle of their segment rather than where it is highest.
+        spring: Of the constrained variant.
+        draws: Positions in one step of the Bézier curve.
         seed: Of random choices.
         progress: Told of the state.
         tried: What was done, in sentences.
@@ -41,6 +43,8 @@ class Work:
     schedule: Schedule
     max_depth: int = 10
     middle: bool = False
+    spring: float = 0.0
+    draws: int = 1
     seed: int = 0
     progress: Progress | None = None
     tried: list[str] = field(default_factory=list)

@@ -118,6 +118,10 @@ class Judge:
         """The same from a few points alone, which proves nothing."""
         self._look(beads)
 
+    def seen_above(self, beads: Beads) -> list[int]:
+        """Segments on which a value above the level was seen."""
+        return [k for k, one in enumerate(beads.segments) if one and one.lower > self.level]
+
     def curves(self, starts: Floats, stops: Floats) -> Floats:
         """Values at evenly spaced positions, ends included, (segments, COARSE + 2)."""
         return self.surface.along(starts, stops, np.linspace(0.0, 1.0, COARSE + 2))

@@ -64,26 +64,27 @@ class Trained:
 
 
 class Adam:
-    """Adam on the rows of a matrix, each with its own rate; rows leave when they are done."""
+    """Adam on the rows of a matrix, each with its own rate and count; rows come and go."""
 
     def __init__(self, shape: tuple[int, int], rate: float, device: torch.device) -> None:
         self.first = torch.zeros(shape, dtype=torch.float64, device=device)
         self.second = torch.zeros_like(self.first)
         self.rates = torch.full((shape[0], 1), rate, dtype=torch.float64, device=device)
-        self.count = 0
+        self.counts = torch.zeros_like(self.rates)
 
     def step(self, gradients: torch.Tensor) -> torch.Tensor:
         """What to subtract from the rows."""
-        self.count += 1
+        self.counts += 1.0
         self.first.lerp_(gradients, 1.0 - FIRST)
         self.second.mul_(SECOND).addcmul_(gradients, gradients, value=1.0 - SECOND)
-        scale = (1.0 - SECOND**self.count) ** 0.5 / (1.0 - FIRST**self.count)
+        scale = (1.0 - SECOND**self.counts).sqrt() / (1.0 - FIRST**self.counts)
         change: torch.Tensor = self.rates * scale * self.first / (self.second.sqrt() + TINY)
         return change
 
     def keep(self, rows: torch.Tensor) -> None:
         """Forget all other rows."""
-        self.first, self.second, self.rates = self.first[rows], self.second[rows], self.rates[rows]
+        self.first, self.second = self.first[rows], self.second[rows]
+        self.rates, self.counts = self.rates[rows], self.counts[rows]
 
 
 def train_below(
