@@ -1,1 +1,1 @@
-"""Strings of models: paths below a level between trained networks, and what lies on them."""
+"""Paths between models: the highest loss on them, the units that correspond, the strings that join."""

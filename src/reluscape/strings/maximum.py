@@ -1,0 +1,133 @@
+"""The highest loss on the straight way between two points of a landscape."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import plotly.graph_objects as go
+from numpy.typing import ArrayLike, NDArray
+from scipy.optimize import minimize_scalar
+
+from reluscape.crossing import cells_crossed
+from reluscape.errors import InputError
+from reluscape.landscape import Landscape
+from reluscape.results import Result
+from reluscape.strings.moving import Moving, at
+from reluscape.strings.one_hidden import Peak, exact_peak, is_one_hidden
+from reluscape.validation import check_theta
+
+__all__ = ["PathMaximum", "path_maximum"]
+
+Floats = NDArray[np.float64]
+
+#: Points of the grid where a maximum is proved, and where the grid is all there is.
+FEW, MANY = 65, 257
+
+
+@dataclass(frozen=True, slots=True, repr=False, eq=False)
+class PathMaximum(Result):
+    """The largest loss on a segment, `lower <= max_t loss(theta_a + t (theta_b - theta_a)) <= upper`.
+
+    Attributes:
+        lower: The loss at `position`, less its rounding errors.
+        upper: No point of the segment has a larger loss; infinite for tier "sampled".
+        position: t in [0, 1] where the largest loss was found.
+        num_cells: Cells that the segment passes through, as `cells_crossed` counts them; -1 if unknown.
+        tier: "exact": maximised on every piece, so that the bounds are apart by rounding errors only.
+            "certified": the bounds are proved, rounding errors included. "sampled": a grid and a search
+            around its best point, which show nothing about the points in between.
+        times: Where the loss was evaluated, ascending (points,).
+        losses: What it is there (points,).
+    """
+
+    lower: float
+    upper: float
+    position: float
+    num_cells: int
+    tier: str
+    times: Floats
+    losses: Floats
+
+    def summary(self) -> str:
+        """The bounds in a sentence."""
+        where = f"at t = {self.position:.6g}"
+        if self.tier == "sampled":
+            return (
+                f"largest loss found: {self.lower:.6g} {where} (sampled: {len(self.times)} points)"
+            )
+        return f"largest loss: {self.lower:.9g} to {self.upper:.9g}, {where} ({self.tier})"
+
+    def plot(self) -> go.Figure:
+        """The loss along the segment and the bounds on its maximum."""
+        from reluscape.report.charts import Series, trails
+
+        figure = trails([Series("loss", self.times, self.losses)], "t", "loss", log=False)
+        if np.isfinite(self.upper):
+            figure.add_hline(y=self.upper, line={"dash": "dot"}, annotation_text="upper bound")
+        return figure
+
+
+def path_maximum(
+    landscape: Landscape,
+    theta_a: ArrayLike,
+    theta_b: ArrayLike,
+    *,
+    relative_gap: float = 1e-3,
+) -> PathMaximum:
+    """The largest loss on the straight segment between two points, weight decay included.
+
+        max over t in [0, 1] of loss((1 - t) theta_a + t theta_b)
+
+    Args:
+        landscape: The landscape; buffers (running statistics) are its own for all t.
+        theta_a: Start, shape (params,).
+        theta_b: End, shape (params,).
+        relative_gap: How far `upper` may lie above `lower`, relative to `lower`, where a maximum is
+            proved but not exact.
+
+    Raises:
+        InputError: Points of the wrong shape or not finite; a gap that is not a positive number.
+    """
+    start, stop = (check_theta(theta, landscape.size) for theta in (theta_a, theta_b))
+    _check_gap(relative_gap)
+    moving = Moving.of(landscape, start, stop)
+    if moving is None or not is_one_hidden(moving):
+        times, losses, found = _sampled(landscape, start, stop, MANY)
+        return PathMaximum(found.value, np.inf, found.position, -1, "sampled", times, losses)
+    times, losses, found = _sampled(landscape, start, stop, FEW)
+    peak = exact_peak(moving, found)
+    position = peak.position if moving.loss(peak.position) >= found.value else found.position
+    lower = moving.lowest(moving.loss(position))
+    upper, cells = max(peak.upper, lower), _num_cells(moving)
+    return PathMaximum(lower, upper, position, cells, "exact", times, losses)
+
+
+def _check_gap(value: object) -> None:
+    """Refuse what is no positive number."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < np.inf:
+        raise InputError(f"relative_gap must be a positive number; received {value!r}")
+
+
+def _sampled(
+    landscape: Landscape, start: Floats, stop: Floats, points: int
+) -> tuple[Floats, Floats, Peak]:
+    """Losses on a grid, and the largest value that a search around the best point finds."""
+    times = np.linspace(0.0, 1.0, points)
+    losses = np.array([landscape.loss(at(start, stop, t)) for t in times])
+    best = int(losses.argmax())
+    around = times[max(best - 1, 0)], times[min(best + 1, points - 1)]
+    search = minimize_scalar(
+        lambda t: -landscape.loss(at(start, stop, t)), bounds=around, method="bounded"
+    )
+    candidates = [(losses[best], times[best]), (-search.fun, search.x)]
+    value, position = max((float(v), float(t)) for v, t in candidates)
+    return times, losses, Peak(value, position, np.inf)
+
+
+def _num_cells(moving: Moving) -> int:
+    """Cells that the segment passes through, where all of the network is read."""
+    reading = moving.landscape.reading
+    if reading is None or reading.opaque:
+        return -1
+    return cells_crossed(moving.landscape, moving.start, moving.stop)

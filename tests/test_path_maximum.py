@@ -1,0 +1,127 @@
+"""The highest loss on a segment against fine grids of torch's losses, refined around the best points."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from nets import dense, sample
+
+import reluscape as rs
+from reluscape.errors import InputError
+
+
+def landscape_of(widths, loss, *, seed=0, count=8, bias=True, slope=0.0, decay=0.0) -> rs.Landscape:
+    inputs, targets = sample(count, widths[0], widths[-1], loss, seed=seed)
+    module = dense(widths, seed=seed, bias=bias, slope=slope)
+    return rs.Landscape(module, inputs, targets, loss=loss, weight_decay=decay)
+
+
+def ends_of(landscape, seed, size=1.0) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    start, stop = rng.normal(size=(2, landscape.size))
+    return size * start, size * stop
+
+
+def losses_at(landscape, start, stop, times) -> np.ndarray:
+    """Torch's losses at many points of the segment at once."""
+    flat, objective = landscape.flat_objective(start)
+    way = torch.from_numpy(stop) - flat
+    with torch.no_grad():
+        many = torch.func.vmap(lambda t: objective(flat + t * way))
+        parts = np.array_split(times, max(1, len(times) // 5000))
+        return np.concatenate([many(torch.from_numpy(part)).numpy() for part in parts])
+
+
+def sought(landscape, start, stop, points) -> tuple[float, float]:
+    """The largest loss of a grid, and that of ever finer ones around its best points."""
+    times = np.linspace(0.0, 1.0, points)
+    losses = losses_at(landscape, start, stop, times)
+    largest = [losses.max()]
+    for best in np.argsort(losses)[-3:]:
+        center, width = times[best], times[1]
+        while width > 1e-14:
+            near = np.clip(center + width * np.linspace(-1.0, 1.0, 101), 0.0, 1.0)
+            values = losses_at(landscape, start, stop, near)
+            center, width = near[values.argmax()], width / 40.0
+            largest.append(values.max())
+    return float(losses.max()), float(max(largest))
+
+
+PLANS = [
+    {"widths": (2, 3, 1)},
+    {"widths": (1, 5, 2), "bias": False},
+    {"widths": (3, 6, 2), "slope": 0.25, "decay": 0.3},
+    {"widths": (2, 4, 1), "slope": -0.5},
+]
+
+
+@pytest.mark.parametrize("loss", ["squared", "half_squared", "l1"])
+@pytest.mark.parametrize("plan", PLANS, ids=str)
+@pytest.mark.parametrize("points", [501, pytest.param(100_001, marks=pytest.mark.slow)])
+def test_one_hidden_layer_is_exact(plan, loss, points):
+    for seed in range(18):
+        landscape = landscape_of(**plan, loss=loss, seed=seed)
+        start, stop = ends_of(landscape, seed, size=(0.5, 1.0, 20.0)[seed % 3])
+        found = rs.path_maximum(landscape, start, stop)
+        grid, searched = sought(landscape, start, stop, points)
+        assert found.tier == "exact"
+        assert found.upper >= grid
+        assert found.lower <= found.upper <= found.lower * (1 + 1e-10)
+        assert found.lower == pytest.approx(searched, rel=1e-9)
+        reached = landscape.loss((1 - found.position) * start + found.position * stop)
+        assert reached == pytest.approx(found.lower, rel=1e-11)
+        assert found.num_cells == rs.cells_crossed(landscape, start, stop)
+
+
+def test_a_quartic_by_hand():
+    """One sample x = 1, target 0, no kink on the way: f = (1 + t)(2 - t), largest at t = 1/2."""
+    landscape = landscape_of((1, 1, 1), "squared", count=1, bias=False)
+    own = rs.Landscape(landscape.module_at(), np.ones((1, 1)), np.zeros((1, 1)))
+    found = rs.path_maximum(own, [1.0, 2.0], [2.0, 1.0])
+    assert found.position == pytest.approx(0.5, abs=1e-7)
+    assert found.lower == pytest.approx(2.25**2, rel=1e-12)
+    assert found.upper == pytest.approx(2.25**2, rel=1e-12)
+
+
+def test_a_segment_of_no_length():
+    landscape = landscape_of((2, 3, 1), "squared")
+    found = rs.path_maximum(landscape, landscape.theta, landscape.theta)
+    assert found.lower == pytest.approx(landscape.loss(), rel=1e-12)
+    assert found.lower <= landscape.loss() <= found.upper
+    assert found.num_cells == 1
+
+
+def test_what_is_not_readable_is_sampled():
+    module = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Tanh(), torch.nn.Linear(3, 1))
+    inputs, targets = sample(8, 2, 1, "squared", seed=0)
+    landscape = rs.Landscape(module, inputs, targets)
+    start, stop = ends_of(landscape, 0)
+    found = rs.path_maximum(landscape, start, stop)
+    assert found.tier == "sampled"
+    assert found.upper == np.inf
+    assert found.num_cells == -1
+    assert found.lower == pytest.approx(sought(landscape, start, stop, 1001)[1], rel=1e-9)
+    assert "sampled" in found.summary()
+
+
+def test_refusals_say_what_was_expected():
+    landscape = landscape_of((2, 3, 1), "squared")
+    theta = landscape.theta
+    with pytest.raises(InputError, match="shape"):
+        rs.path_maximum(landscape, theta[:-1], theta)
+    with pytest.raises(InputError, match="finite"):
+        rs.path_maximum(landscape, theta, np.full_like(theta, np.nan))
+    for gap in (0.0, -1.0, np.inf, np.nan, True, "small"):
+        with pytest.raises(InputError, match="relative_gap"):
+            rs.path_maximum(landscape, theta, theta, relative_gap=gap)
+
+
+def test_results_are_saved_and_drawn(tmp_path):
+    landscape = landscape_of((2, 3, 1), "squared")
+    found = rs.path_maximum(landscape, *ends_of(landscape, 0))
+    loaded = rs.PathMaximum.load(found.save(tmp_path / "maximum.nc"))
+    assert repr(loaded) == repr(found)
+    np.testing.assert_array_equal(loaded.losses, found.losses)
+    np.testing.assert_array_equal(found.plot().data[0].y, found.losses)
+    assert "exact" in found.summary()
