@@ -53,7 +53,7 @@ def along_gradient(
     and `2 g^T H g / |g|^2 = 2 g^T h g / |g|^2 + 2 lambda`. Neither touches `.grad`.
 
     Args:
-        loss: A scalar with its graph, which is freed.
+        loss: A scalar with its graph, which is kept.
         parameters: Leaves to differentiate by, at least one.
         weight_decay: lambda.
         keep: Given g0.
@@ -84,7 +84,6 @@ def along_gradient(
         product = sum(bending(nodes, slopes, tangents), _ZERO)
         total = loss.detach().double().reshape(()) + 0.5 * weight_decay * squares.to(loss.device)
         value, size, bent = torch.stack([total, square, product.to(square.device)]).tolist()
-    _free(loss, parameters)
     curvature = 2.0 * bent / size + 2.0 * weight_decay if size > 0.0 else float("nan")
     return AlongGradient(value, size, curvature)
 
@@ -93,7 +92,7 @@ def _backward(
     loss: torch.Tensor, parameters: Sequence[torch.Tensor], edges: Sequence[Edge]
 ) -> tuple[Sequence[torch.Tensor | None], dict[Edge, torch.Tensor]]:
     """The loss's derivatives by the parameters and by operations' outputs, where there are any."""
-    ends = [*parameters, *(GradientEdge(*edge) for edge in edges)]
+    ends: list[Any] = [*parameters, *(GradientEdge(*edge) for edge in edges)]
     found = torch.autograd.grad(loss, ends, retain_graph=True, allow_unused=True)
     rest = zip(edges, found[len(parameters) :], strict=True)
     return found[: len(parameters)], {edge: slope for edge, slope in rest if slope is not None}
@@ -105,19 +104,19 @@ def _edge(parameter: torch.Tensor) -> Edge:
     return found.node, found.output_nr
 
 
-def _free(loss: torch.Tensor, parameters: Sequence[torch.Tensor]) -> None:
-    """Let go of what the graph saved, as `backward` does, by a backward pass of nothing."""
-    if loss.grad_fn is not None:
-        stop = loss.grad_fn.register_prehook(lambda grads: (None,) * len(grads))
-        torch.autograd.grad(loss, parameters, allow_unused=True)
-        stop.remove()
-
-
 def _plus(slope: torch.Tensor | None, parameter: torch.Tensor, decay: float) -> torch.Tensor:
     """A slope with that of the weight decay."""
     if slope is None:
         return decay * parameter
     return slope + decay * parameter if decay else slope
+
+
+def free(loss: torch.Tensor, parameters: Sequence[torch.Tensor]) -> None:
+    """Let go of what a loss's graph saved, as `loss.backward()` does, by a backward pass of nothing."""
+    if loss.grad_fn is not None:
+        stop = loss.grad_fn.register_prehook(lambda grads: (None,) * len(grads))
+        torch.autograd.grad(loss, parameters, allow_unused=True)
+        stop.remove()
 
 
 @contextmanager

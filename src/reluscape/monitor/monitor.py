@@ -15,7 +15,7 @@ from torch import nn
 
 from reluscape.errors import InputError
 from reluscape.landscape import Landscape
-from reluscape.monitor.along_gradient import AlongGradient, Sides, along_gradient, undisturbed
+from reluscape.monitor.along_gradient import AlongGradient, Sides, along_gradient, free, undisturbed
 from reluscape.monitor.trajectory import Trajectory
 from reluscape.validation import check_decay, check_told, check_whole
 
@@ -180,6 +180,7 @@ class ConvexityMonitor:
             trained = _trained(plain)
             keep = partial(_accumulate, trained)
             found = along_gradient(loss, trained, self.weight_decay, keep=keep)
+            free(loss, trained)
             self._record(plain, found, None)
 
     def result(self) -> Trajectory:

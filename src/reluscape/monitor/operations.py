@@ -1,15 +1,14 @@
 """A loss's second derivative along a direction, operation by operation of its graph.
 
 Along `W(t) = W + t v` every operation `y = f(x)` of the loss has `y' = Df x'` and
-`y'' = D^2 f[x', x'] + Df x''`. With `delta` the loss's derivative by y, which one backward pass gives, the
-chain rule sums what the operations bend to
+`y'' = D^2 f[x', x'] + Df x''`. With `delta` the loss's derivative by y, which one backward pass gives,
+what the operations bend sums to
 
     v^T H v = sum over operations of <delta, D^2 f[x', x']>,
 
 so that only first derivatives are carried along, from the parameters to the loss, and nothing goes back
-a second time. Affine maps, convolutions and batch norm have rules of their own, because they take nearly
-all the time and have cheap ones; of any other operation autograd differentiates the backward pass, apart
-from the rest of the graph.
+a second time. Products, convolutions, batch norm and what stands between them in most networks have
+rules; of any other operation autograd differentiates the backward pass, apart from the rest of the graph.
 """
 
 from __future__ import annotations
@@ -31,6 +30,8 @@ Slopes = Mapping[int, torch.Tensor]
 Tangents = Sequence[torch.Tensor | None]
 #: The derivatives of its outputs, and `<delta, D^2 f[x', x']>`, None for zero.
 Bent = tuple[Mapping[int, torch.Tensor], torch.Tensor | None]
+Rule = Callable[[Any, Slopes, Tangents], Bent]
+Product = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 def ordered(root: Node) -> list[Node]:
@@ -70,13 +71,13 @@ def bending(
     """
     terms = []
     last = {edge: node for node in nodes for edge in _inputs(node)}
-    at: dict[Node, dict[int, torch.Tensor]] = {}
+    by_node: dict[Node, dict[int, torch.Tensor]] = {}
     for (node, place), slope in slopes.items():
-        at.setdefault(node, {})[place] = slope
+        by_node.setdefault(node, {})[place] = slope
     slopes.clear()
     for node in nodes:
-        delta, name = at.pop(node, {}), node.name()
-        moved = [tangents.get((one, place)) for one, place in node.next_functions]
+        delta, name = by_node.pop(node, {}), node.name()
+        moved = [tangents.get((one, at)) if one else None for one, at in node.next_functions]
         for edge in _inputs(node):
             if last[edge] is node:
                 tangents.pop(edge, None)
@@ -92,7 +93,7 @@ def bending(
 def dot(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     """Inner product in the tensors' own precision, at least float32, as float64."""
     if left.is_complex():
-        left, right = torch.view_as_real(left), torch.view_as_real(right)
+        left, right = (torch.view_as_real(one.resolve_conj()) for one in (left, right))
     if left.element_size() < 4:
         left, right = left.float(), right.float()
     return torch.dot(left.reshape(-1), right.reshape(-1)).double()
@@ -109,9 +110,10 @@ def _inputs(node: Node) -> list[Edge]:
 def _any(node: Node, delta: Slopes, moved: Tangents) -> Bent:
     """Differentiate `d -> Df^T d`, which is linear, by d and by the inputs."""
     pairs = zip(node.next_functions, moved, strict=True)
-    at = {GradientEdge(*edge): x for edge, x in pairs if x is not None}  # each input once
+    at = {GradientEdge(one, place): x for (one, place), x in pairs if one and x is not None}
     d = {place: slope.detach().requires_grad_() for place, slope in delta.items()}
     edges, ends = list(at), [GradientEdge(node, place) for place in d]
+    sources: list[Any] = [*d.values(), *edges]
     with _apart(edges), _explained():
         with torch.enable_grad():
             back = torch.autograd.grad(
@@ -122,7 +124,7 @@ def _any(node: Node, delta: Slopes, moved: Tangents) -> Bent:
         if not along:
             return {}, None
         found = torch.autograd.grad(
-            [b for b, _ in along], [*d.values(), *edges], [x for _, x in along],
+            [b for b, _ in along], sources, [x for _, x in along],
             retain_graph=True, allow_unused=True,
         )  # fmt: skip
     ahead = {place: y for place, y in zip(d, found[: len(d)], strict=True) if y is not None}
@@ -176,51 +178,83 @@ _ONCE = (
 
 def _transposed(node: Any, delta: Slopes, moved: Tangents) -> Bent:
     """`y = x^T`."""
-    return {0: moved[0].t()}, None  # type: ignore[union-attr]
+    (x,) = moved
+    return {0: x.t()} if x is not None else {}, None
+
+
+def _reshaped(node: Any, delta: Slopes, moved: Tangents) -> Bent:
+    """The same numbers in another shape."""
+    (x,) = moved
+    return {0: x.reshape(delta[0].shape)} if x is not None else {}, None
 
 
 def _rectified(node: Any, delta: Slopes, moved: Tangents) -> Bent:
     """Elementwise and piecewise linear: Df is diagonal, and its own transpose."""
-    (edge,) = _inputs(node)
-    ends = [GradientEdge(node, 0)], [GradientEdge(*edge)]
+    ends = [GradientEdge(node, 0)], [GradientEdge(*edge) for edge in _inputs(node)]
     return {0: torch.autograd.grad(*ends, moved, retain_graph=True)[0]}, None
 
 
+def _added(node: Any, delta: Slopes, moved: Tangents) -> Bent:
+    """`y = a + alpha b`."""
+    a, b = moved
+    scaled = b if b is None or node._saved_alpha == 1 else node._saved_alpha * b
+    return {0: _sum([a, scaled], delta[0])}, None
+
+
 def _affine(node: Any, delta: Slopes, moved: Tangents) -> Bent:
-    """`y = b + x W`: `y' = b' + x' W + x W'` and `y'' = 2 x' W'`."""
+    """`y = beta b + alpha x W`."""
     if node._saved_alpha != 1 or node._saved_beta != 1:
         return _any(node, delta, moved)
-    b, x, w = moved
-    parts = [] if b is None else [b.expand_as(delta[0])]
-    parts += [] if x is None else [x @ node._saved_mat2]
-    parts += [] if w is None else [node._saved_mat1 @ w]
-    return {0: _sum(parts)}, None if x is None or w is None else 2.0 * dot(delta[0], x @ w)
+    b, *factors = moved
+    return _bilinear(torch.mm, delta, (node._saved_mat1, node._saved_mat2), factors, b)
+
+
+def _product(function: Product, names: tuple[str, str]) -> Rule:
+    """`y = function(a, b)`, bilinear; the names under which the node saves a and b."""
+
+    def rule(node: Any, delta: Slopes, moved: Tangents) -> Bent:
+        return _bilinear(function, delta, [getattr(node, name) for name in names], moved)
+
+    return rule
 
 
 def _convolution(node: Any, delta: Slopes, moved: Tangents) -> Bent:
-    """`y = b + x * w`: as `_affine`, with convolutions for products."""
-    x, w, b = moved
+    """`y = x * w + b`."""
 
-    def product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    def product(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
         # a weight that requires a gradient keeps PyTorch from XNNPACK, several times slower for batches
         return torch.convolution(
-            left, right.detach().requires_grad_(), None,
+            x, w.detach().requires_grad_(), None,
             node._saved_stride, node._saved_padding, node._saved_dilation,
             node._saved_transposed, node._saved_output_padding, node._saved_groups,
         )  # fmt: skip
 
-    parts = [] if x is None else [product(x, node._saved_weight)]
-    parts += [] if w is None else [product(node._saved_input, w)]
-    parts += [] if b is None else [b.reshape(-1, *[1] * (delta[0].ndim - 2)).expand_as(delta[0])]
-    return {0: _sum(parts)}, None if x is None or w is None else 2.0 * dot(delta[0], product(x, w))
+    *factors, b = moved
+    wide = None if b is None else b.reshape(-1, *[1] * (delta[0].ndim - 2))
+    return _bilinear(product, delta, (node._saved_input, node._saved_weight), factors, wide)
 
 
-def _sum(parts: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Of at least one."""
-    total = parts[0]
-    for part in parts[1:]:
+def _bilinear(
+    product: Product,
+    delta: Slopes,
+    factors: Sequence[torch.Tensor],
+    moved: Tangents,
+    offset: torch.Tensor | None = None,
+) -> Bent:
+    """`y = a b`: `y' = a' b + a b'` and `y'' = 2 a' b'`; plus the derivative of an offset."""
+    (a, b), (da, db) = factors, moved
+    left = None if da is None else product(da, b)
+    right = None if db is None else product(a, db)
+    term = None if da is None or db is None else 2.0 * dot(delta[0], product(da, db))
+    return {0: _sum([left, right, offset], delta[0])}, term
+
+
+def _sum(parts: Tangents, like: torch.Tensor) -> torch.Tensor:
+    """Of those that are not zero, at least one."""
+    total, *rest = (part for part in parts if part is not None)
+    for part in rest:
         total = total + part
-    return total
+    return total.expand_as(like)
 
 
 def _normed(node: Any, delta: Slopes, moved: Tangents) -> Bent:
@@ -254,15 +288,21 @@ def _normed(node: Any, delta: Slopes, moved: Tangents) -> Bent:
     return {0: y.to(d.dtype)}, term.sum().double()
 
 
-#: Operations that are neither curved nor given their outputs' slopes.
+#: Operations without second derivative whose rule does not look at the slopes either.
 _SLOPELESS = frozenset(
     {"torch::autograd::AccumulateGrad", "TBackward0", "ReluBackward0", "LeakyReluBackward0"}
 )
-_RULES: Mapping[str, Callable[[Node, Slopes, Tangents], Bent]] = {
+_RULES: Mapping[str, Rule] = {
+    "AddBackward0": _added,
     "AddmmBackward0": _affine,
+    "BmmBackward0": _product(torch.bmm, ("_saved_self", "_saved_mat2")),
     "ConvolutionBackward0": _convolution,
     "LeakyReluBackward0": _rectified,
+    "MmBackward0": _product(torch.mm, ("_saved_self", "_saved_mat2")),
+    "MulBackward0": _product(torch.mul, ("_saved_self", "_saved_other")),
     "NativeBatchNormBackward0": _normed,
     "ReluBackward0": _rectified,
     "TBackward0": _transposed,
+    "UnsafeViewBackward0": _reshaped,
+    "ViewBackward0": _reshaped,
 }
