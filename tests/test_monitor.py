@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 import reluscape as rs
 from reluscape import ConvexityMonitor, Decay, Landscape, Trajectory, trajectory_of
@@ -87,7 +88,7 @@ def made(*layers: Callable[[], nn.Module]) -> Callable[[int], nn.Module]:
 
 
 class Gated(nn.Module):
-    """One input that depends on the other, inputs used twice, several outputs, complex numbers, factors."""
+    """An input that depends on another, one used twice, several outputs, complex numbers, factors."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -788,6 +789,27 @@ def test_functions_without_a_second_derivative_are_refused(
 
     with pytest.raises(AnalysisError, match="no second derivative"):
         ConvexityMonitor(loss).step(model, x)
+
+
+def test_checkpoints_are_seen_through_or_refused() -> None:
+    model = mlp(0).double()
+    x, y = batch_for((3,))
+    found = []
+    for options in ({}, {"use_reentrant": False}, {"use_reentrant": True}):
+
+        def loss(module: nn.Module, batch: torch.Tensor, options: Any = options) -> torch.Tensor:
+            start = batch.requires_grad_()
+            inner = checkpoint(module[:3], start, **options) if options else module[:3](start)
+            return functional.cross_entropy(module[3:](inner), y)
+
+        monitor = ConvexityMonitor(loss)
+        if options.get("use_reentrant"):
+            with pytest.raises(AnalysisError, match="use_reentrant=False"):
+                monitor.step(model, x)
+        else:
+            monitor.step(model, x)
+            found.append(monitor.result().curvatures[0])
+    assert found[0] == pytest.approx(found[1], rel=1e-12)
 
 
 def test_backward_lets_go_of_the_graph_as_losses_do() -> None:

@@ -43,7 +43,7 @@ def trajectory_of(
         watch: Further numbers by name, each a function of the model.
         progress: Told what is being done and the fraction done.
 
-    Cost: a forward, two backward passes and a product with the Hessian per checkpoint, in float64.
+    Cost: about four forward and a backward pass per checkpoint, in float64.
 
     Raises:
         InputError: No weights files, or one that does not fit the landscape's model.

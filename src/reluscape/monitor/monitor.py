@@ -44,8 +44,9 @@ class ConvexityMonitor:
 
         gamma = l(W) + lambda / 2 |W|^2,   |g|^2,   gamma'' / |g|^2 = 2 g^T H g / |g|^2
 
-    by two backward passes (Milne, section 4). Call `step` once per training step, before the forward
-    pass or before `optimizer.step()`: the record is about the weights that the step starts from.
+    (Milne, section 4), by one backward pass and a sweep forward through the loss's operations. Call
+    `step` once per training step, before the forward pass or before `optimizer.step()`: the record is
+    about the weights that the step starts from.
 
         monitor = ConvexityMonitor(loss)              # loss(model, batch) -> scalar tensor
         for batch in batches:
@@ -77,8 +78,9 @@ class ConvexityMonitor:
         watch: Further numbers by name, each a function of the model, such as membership in a region.
         sink: Told of every record, such as `tensorboard_sink(writer)`.
 
-    Cost of a record: the arithmetic of two forward and four backward passes, and a forward pass; with
-    `backward` about two thirds of that. Steps between cost nothing.
+    Cost of a record: two training steps' arithmetic where nearly all is affine maps, convolutions and
+    batch norm, up to twice that elsewhere, and some 0.1 ms for each operation of other kinds; with
+    `backward` a training step's less. Steps between cost nothing.
 
     Example:
         >>> model = nn.Linear(1, 1, bias=False).double()
@@ -155,7 +157,7 @@ class ConvexityMonitor:
     def backward(self, model: nn.Module, loss: torch.Tensor) -> None:
         """In place of `loss.backward()`: leave the same gradients, and record if it is this step's turn.
 
-        The cheapest way to record a step's own batch, because forward pass and gradient serve both.
+        The cheapest way to record a step's own batch, because forward and backward pass serve both.
         Parameters' `.grad` are added to as `backward` does; other leaves, and hooks on the accumulation
         of gradients (as of DistributedDataParallel), are left out at recorded steps: use `step` there.
 

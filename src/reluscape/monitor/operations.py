@@ -35,7 +35,11 @@ Product = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 def ordered(root: Node) -> list[Node]:
-    """The operations that a node depends on, each after those that it depends on."""
+    """The operations that a node depends on, each after those that it depends on.
+
+    Raises:
+        AnalysisError: One of them hides parameters from autograd.
+    """
     found: dict[Node, None] = {}
     reached: set[Node] = set()
     ahead = [(root, False)]
@@ -47,6 +51,10 @@ def ordered(root: Node) -> list[Node]:
             reached.add(node)
             ahead.append((node, True))
             ahead += [(one, False) for one, _ in _inputs(node) if one not in reached]
+    if any(node.name() == "CheckpointFunctionBackward" for node in found):
+        raise AnalysisError(
+            "a checkpoint with use_reentrant=True hides its parameters: give it use_reentrant=False"
+        )
     return list(found)
 
 
@@ -114,7 +122,7 @@ def _any(node: Node, delta: Slopes, moved: Tangents) -> Bent:
     d = {place: slope.detach().requires_grad_() for place, slope in delta.items()}
     edges, ends = list(at), [GradientEdge(node, place) for place in d]
     sources: list[Any] = [*d.values(), *edges]
-    with _apart(edges), _explained():
+    with _apart(node), _explained():
         with torch.enable_grad():
             back = torch.autograd.grad(
                 ends, edges, list(d.values()), create_graph=True, allow_unused=True
@@ -136,10 +144,10 @@ def _any(node: Node, delta: Slopes, moved: Tangents) -> Bent:
 
 
 @contextmanager
-def _apart(edges: Sequence[GradientEdge]) -> Iterator[None]:
-    """Let no derivative pass through these inputs, of which one may depend on another."""
-    several = edges if len(edges) > 1 else ()
-    stops = [edge.node.register_prehook(lambda grads: (None,) * len(grads)) for edge in several]
+def _apart(node: Node) -> Iterator[None]:
+    """Let no derivative pass through an operation's inputs, of which one may depend on another."""
+    before = {one for one, _ in _inputs(node)} if len(node.next_functions) > 1 else set()
+    stops = [one.register_prehook(lambda grads: (None,) * len(grads)) for one in before]
     try:
         yield
     finally:
