@@ -58,8 +58,8 @@ def along_gradient(
         weight_decay: lambda.
         keep: Given g0.
 
-    Cost: of affine maps and convolutions, the arithmetic of two backward passes (one forward pass is
-    half of one) beyond the forward pass; of other operations up to twice that.
+    Cost: of affine maps and convolutions, the arithmetic of a backward and three forward passes, beyond
+    the forward pass that there was; of other operations up to twice that.
 
     Raises:
         InputError: The loss is no scalar, or does not depend on the parameters.

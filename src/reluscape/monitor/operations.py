@@ -242,7 +242,7 @@ def _convolution(node: Any, delta: Slopes, moved: Tangents) -> Bent:
     x, w = node._saved_input, node._saved_weight
     if dx is None or dw is None or node._saved_groups > 1:
         return _bilinear(product, delta, (x, w), (dx, dw), wide)
-    # one convolution with twice the channels takes no longer than two, and a fifth where they are few
+    # one convolution with twice the channels takes no longer than two; where they are few, far less
     channels = 1 if node._saved_transposed else 0
     left, bent = product(dx, torch.cat([w.detach(), dw], channels)).chunk(2, 1)
     return {0: _sum([left, product(x, dw), wide], delta[0])}, 2.0 * dot(delta[0], bent)
