@@ -214,13 +214,12 @@ def dense(
 INPUTS: tuple[torch.Tensor, ...] = ()
 
 
-@pytest.mark.parametrize("decay", [0.0, 0.3])
 @pytest.mark.parametrize("case", CASES)
 def test_second_derivative_along_the_gradient_is_the_dense_one(
-    case: str, decay: float, monkeypatch: pytest.MonkeyPatch
+    case: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make, shape = CASES[case]
-    for seed in range(4):
+    for seed, decay in ((0, 0.0), (1, 0.3)):
         model = make(seed).double()
         x, y = batch_for(shape)
         monkeypatch.setitem(globals(), "INPUTS", (x,))
@@ -861,6 +860,8 @@ def test_callers_mistakes_are_told() -> None:
         ({"crossings": True}, "counted on one batch"),
         ({"sink": 3}, "sink must be"),
         ({"loss": "squared"}, "loss must be"),
+        ({"rate": "fast"}, "rate must be"),
+        ({"watch": {"norm": 3}}, "watch must have"),
     ],
 )
 def test_options_are_checked_at_once(options: dict[str, Any], message: str) -> None:
@@ -956,3 +957,96 @@ def test_the_monitored_runs_weights_on_cuda_are_the_unmonitored_ones(place: str)
     for name, value in plain.items():
         assert torch.equal(value, watched[name]), name
     assert np.isfinite(monitor.result().curvatures).all()
+
+
+class Writes(nn.Module):
+    """Writes into its input, fills a buffer that is empty, and has two buffers of one memory."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.line = nn.Linear(3, 1)
+        self.register_buffer("late", None)
+        both = torch.arange(4.0)
+        self.register_buffer("whole", both)
+        self.register_buffer("front", both[:2])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.whole += 1.0
+        self.late = x.detach().mean()
+        value: torch.Tensor = self.line(x.mul_(2.0)) * self.front.sum()
+        return value
+
+
+def test_what_a_model_writes_is_undone() -> None:
+    torch.manual_seed(0)
+    model, inputs, targets = Writes(), torch.randn(5, 3), torch.zeros(5, 1)
+    before = inputs.clone()
+    monitor = ConvexityMonitor(nn.MSELoss())
+    monitor.step(model, (inputs, targets))
+    assert torch.equal(inputs, before)
+    assert model.late is None
+    assert model.whole.tolist() == [0.0, 1.0, 2.0, 3.0]
+    assert model.front.data_ptr() == model.whole.data_ptr()
+    with torch.no_grad():
+        wanted = nn.functional.mse_loss(model(inputs), targets).item()
+    assert monitor.result().losses[0] == pytest.approx(wanted)
+
+
+def test_layers_may_be_frozen_and_freed_during_a_run() -> None:
+    torch.manual_seed(0)
+    model, batch = (
+        nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 3)),
+        (torch.randn(6, 3), torch.randn(6, 3)),
+    )
+    monitor = ConvexityMonitor(nn.MSELoss())
+    landscape = ConvexityMonitor(Landscape(model, *(one.numpy() for one in batch)))
+    for frozen in (False, True):
+        model[0].requires_grad_(not frozen)
+        monitor.step(model, batch)
+        landscape.step(model)
+    both, first = monitor.result().squared_gradients, landscape.result().squared_gradients
+    assert both[1] < both[0]
+    assert first[1] < first[0]
+
+
+def test_a_sink_that_fails_loses_no_count() -> None:
+    def fails(step: int, numbers: Any) -> None:
+        if step == 1:
+            raise OSError("disk full")
+
+    model, batch = nn.Linear(2, 1), (torch.ones(3, 2), torch.ones(3, 1))
+    monitor = ConvexityMonitor(nn.MSELoss(), sink=fails)
+    for step in range(3):
+        if step == 1:
+            with pytest.raises(OSError, match="disk full"):
+                monitor.step(model, batch)
+        else:
+            monitor.step(model, batch)
+    assert monitor.result().steps.tolist() == [0, 1, 2]
+
+
+def test_kinks_of_prelu_are_counted_and_none_is_not_zero() -> None:
+    batch = (torch.tensor([[1.0], [2.0]]), torch.zeros(2, 1))
+    for layer, crossed in ((nn.PReLU(), 2.0), (nn.Tanh(), float("nan"))):
+        model = nn.Sequential(nn.Linear(1, 1, bias=False), layer)
+        monitor = ConvexityMonitor(nn.MSELoss(), batch=batch, crossings=True)
+        for weight in (1.0, -1.0):
+            nn.init.constant_(model[0].weight, weight)
+            monitor.step(model)
+        np.testing.assert_array_equal(monitor.result().crossed, [np.nan, crossed])
+
+
+def test_sparse_gradients_are_those_of_the_dense_layer() -> None:
+    found = []
+    for sparse in (True, False):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Embedding(10, 4, sparse=sparse), nn.Flatten(), nn.Linear(8, 1))
+        monitor = ConvexityMonitor(nn.MSELoss())
+        monitor.step(model, (torch.tensor([[1, 2], [3, 3]]), torch.ones(2, 1)))
+        found.append(monitor.result().curvatures[0])
+    assert found[0] == pytest.approx(found[1], rel=1e-6)
+
+
+def test_lazy_layers_are_to_be_run_first() -> None:
+    with pytest.raises(InputError, match="without a shape yet: run it once"):
+        ConvexityMonitor(nn.MSELoss()).step(nn.LazyLinear(1), (torch.ones(2, 2), torch.ones(2, 1)))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -108,6 +109,7 @@ def _plus(slope: torch.Tensor | None, parameter: torch.Tensor, decay: float) -> 
     """A slope with that of the weight decay."""
     if slope is None:
         return decay * parameter
+    slope = slope.to_dense() if slope.is_sparse else slope
     return slope + decay * parameter if decay else slope
 
 
@@ -120,24 +122,21 @@ def free(loss: torch.Tensor, parameters: Sequence[torch.Tensor]) -> None:
 
 
 @contextmanager
-def undisturbed(model: nn.Module) -> Iterator[None]:
+def undisturbed(model: nn.Module, batch: Sequence[torch.Tensor] = ()) -> Iterator[None]:
     """Let the model be evaluated without a trace.
 
     Buffers (running statistics) are copies for the time being, the random generators of the CPU and of
     the model's CUDA devices go on from where they were, and gradients are recorded whatever the caller's
-    mode. Attention and recurrent layers take kernels that can be differentiated twice.
+    mode. Attention and recurrent layers take kernels that can be differentiated twice. What the model
+    writes into the tensors of its batch is undone.
     """
     devices = {p.device.index for p in model.parameters() if p.device.type == "cuda"}
-    buffers = [
-        (module, name, buffer)
-        for module in model.modules()
-        for name, buffer in module._buffers.items()
-        if buffer is not None
-    ]
-    copies = {id(buffer): buffer.clone() for _, _, buffer in buffers}
+    buffers = [(module, dict(module._buffers)) for module in model.modules() if module._buffers]
+    copies = deepcopy([mine for _, mine in buffers])  # at once: what shares memory goes on to
+    before = [tensor.detach().clone() for tensor in batch]
     try:
-        for module, name, buffer in buffers:
-            module._buffers[name] = copies[id(buffer)]
+        for (module, _), mine in zip(buffers, copies, strict=True):
+            module._buffers.update(mine)
         recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())
         with (
             torch.random.fork_rng(sorted(one for one in devices if one is not None)),
@@ -148,14 +147,18 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
         ):
             yield
     finally:
-        for module, name, buffer in buffers:
-            module._buffers[name] = buffer
+        for module, mine in buffers:
+            module._buffers.update(mine)
+        with torch.no_grad():
+            for tensor, values in zip(batch, before, strict=True):
+                if not torch.equal(tensor, values):
+                    tensor.copy_(values)
 
 
 class Sides(TorchFunctionMode):
     """Records on which side of zero each input of a rectifier lies, while it is entered.
 
-    It sees `nn.ReLU` and `nn.LeakyReLU` as well as the functions, in place or not.
+    It sees `nn.ReLU`, `nn.LeakyReLU` and `nn.PReLU` as well as the functions, in place or not.
 
     Attributes:
         patterns: One boolean tensor per rectifier and call, in the order of execution.
@@ -190,6 +193,8 @@ _RECTIFIERS = frozenset(
         torch.Tensor.relu_,
         nn.functional.relu,
         nn.functional.leaky_relu,
+        torch.prelu,
+        nn.functional.prelu,
         torch.nn.functional.leaky_relu_,
     }
 )

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from reluscape.errors import InputError
 from reluscape.landscape import Landscape
@@ -73,8 +74,9 @@ class ConvexityMonitor:
             loss contains it; a landscape has its own.
         rate: Size of a step, or the optimizer that has it (the first group's `lr`): what
             `Trajectory.decay` measures time in.
-        crossings: Whether to count kinks crossed between records (`nn.ReLU`, `nn.LeakyReLU` and the
-            functions). With dropout in train mode masks count as well.
+        crossings: Whether to count kinks crossed between records (of `nn.ReLU`, `nn.LeakyReLU`,
+            `nn.PReLU` and the functions; NaN in a model without any). With dropout in train mode masks
+            count as well.
         watch: Further numbers by name, each a function of the model, such as membership in a region.
         sink: Told of every record, such as `tensorboard_sink(writer)`.
 
@@ -126,9 +128,9 @@ class ConvexityMonitor:
             loss if not isinstance(loss, (nn.Module, Landscape)) else _criterion(loss)
         )
         self._batch = batch
-        self._rate = rate
+        self._rate = _checked_rate(rate)
         self._crossings = crossings
-        self._watch = dict(watch or {})
+        self._watch = _checked_watch(watch)
         self._sink = sink
         self._records = _Records()
         self._shapes: tuple[torch.Size, ...] | None = None
@@ -225,12 +227,14 @@ class ConvexityMonitor:
         self._began = begin if self._began is None else self._began
         if number is not None:
             self._steps = check_whole(number, "number", self._steps)
-        yield self._calls % self.every == 0
-        self._calls += 1
-        self._steps += 1
-        self._time += self._step_size()
-        self._ended = perf_counter()
-        self._spent += self._ended - begin
+        try:
+            yield self._calls % self.every == 0
+        finally:
+            self._calls += 1
+            self._steps += 1
+            self._time += self._step_size()
+            self._ended = perf_counter()
+            self._spent += self._ended - begin
 
     def _look(self, model: nn.Module, batch: Any) -> tuple[AlongGradient, torch.Tensor | None]:
         """Evaluate, and on which sides of the kinks the batch lies."""
@@ -265,7 +269,7 @@ class ConvexityMonitor:
         chosen = batch if self._batch is None else self._batch
         _check_batch(chosen)
         sides = Sides() if self._crossings else None
-        with undisturbed(model):
+        with undisturbed(model, list(_tensors(chosen))):
             if sides is None:
                 value = self._objective(model, chosen)
             else:
@@ -279,7 +283,8 @@ class ConvexityMonitor:
     ) -> tuple[AlongGradient, torch.Tensor | None]:
         """The landscape's own copy of the model, with this one's weights and running statistics."""
         state = landscape.state_of(model)
-        leaves = [state[name].requires_grad_() for name, _ in model.named_parameters()]
+        trained = [name for name, p in model.named_parameters() if p.requires_grad]
+        leaves = [state[name].requires_grad_() for name in trained]
         sides = Sides() if self._crossings else None
         with torch.inference_mode(False), torch.enable_grad():
             if sides is None:
@@ -293,7 +298,7 @@ class ConvexityMonitor:
     def _crossed(self, pattern: torch.Tensor | None) -> float:
         """Kinks whose side changed since the last record; NaN at the first and where none are counted."""
         before, self._pattern = self._pattern, pattern
-        if pattern is None or before is None:
+        if pattern is None or before is None or not len(pattern):
             return float("nan")
         if pattern.shape != before.shape:
             raise InputError(
@@ -306,9 +311,11 @@ class ConvexityMonitor:
         """Refuse a model without parameters to train, and another one than before."""
         if not isinstance(model, nn.Module):
             raise InputError(f"model must be a torch.nn.Module; received {type(model).__name__}")
-        shapes = tuple(p.shape for p in _trained(model))
-        if not shapes:
+        if any(is_lazy(p) for p in model.parameters()):
+            raise InputError("the model has parameters without a shape yet: run it once before")
+        if not _trained(model):
             raise InputError("model must have parameters that require a gradient; it has none")
+        shapes = tuple(p.shape for p in model.parameters())
         if self._shapes is not None and shapes != self._shapes:
             raise InputError(
                 f"the model's parameters must keep number and shapes; they were {_told(self._shapes)} and"
@@ -321,6 +328,30 @@ class ConvexityMonitor:
         if isinstance(self._rate, torch.optim.Optimizer):
             return float(self._rate.param_groups[0]["lr"])
         return float("nan") if self._rate is None else float(self._rate)
+
+
+def _checked_rate(
+    rate: float | torch.optim.Optimizer | None,
+) -> float | torch.optim.Optimizer | None:
+    """A size of steps, or what has it."""
+    if rate is None or isinstance(rate, torch.optim.Optimizer):
+        return rate
+    if isinstance(rate, (int, float)) and np.isfinite(rate) and rate >= 0:
+        return float(rate)
+    raise InputError(f"rate must be a number of at least 0 or an optimizer; received {rate!r}")
+
+
+def _checked_watch(
+    watch: Mapping[str, Callable[[nn.Module], float]] | None,
+) -> dict[str, Callable[[nn.Module], float]]:
+    """Names and functions."""
+    if watch is None:
+        return {}
+    if not isinstance(watch, Mapping) or not all(map(callable, watch.values())):
+        raise InputError(
+            f"watch must have a function of the model by each name; received {watch!r}"
+        )
+    return dict(watch)
 
 
 def _criterion(criterion: nn.Module | Landscape) -> Objective:
