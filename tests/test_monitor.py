@@ -559,7 +559,8 @@ def by_hand(
     return Trajectory(
         steps=10 * np.arange(count), times=rate * np.arange(count), losses=np.array(losses),
         squared_gradients=np.array(squares or [1.0] * count), curvatures=np.array(curvatures),
-        crossed=np.full(count, np.nan), extras=(), watched=np.zeros((count, 0)),
+        crossed=np.full(count, np.nan), in_region=np.full(count, np.nan),
+        in_sharp_region=np.full(count, np.nan), extras=(), watched=np.zeros((count, 0)),
         weight_decay=0.0, batch="own", share=0.5,
     )  # fmt: skip
 

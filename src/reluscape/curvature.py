@@ -49,7 +49,14 @@ from reluscape.losses import CrossEntropyLoss, Loss
 from reluscape.network import Affine, Network, Rectifier, Scale
 from reluscape.tolerances import TOLERANCES
 
-__all__ = ["Chain", "CurvatureBounds", "active_kinks", "chain_of", "curvature_bounds"]
+__all__ = [
+    "Chain",
+    "CurvatureBounds",
+    "active_kinks",
+    "chain_of",
+    "curvature_bounds",
+    "norm_excesses",
+]
 
 Floats = NDArray[np.float64]
 EPS = float(np.finfo(np.float64).eps)
@@ -163,15 +170,28 @@ def curvature_bounds(
     gradients = _backward(passed, slope, slope_errors)
     masks = list(_masks(passed))
     mean = _mean_slope(loss, outputs, targets, _rows(slope, slope_errors))
-    reach = float(chain.lengths(features).max()) * mean * float(np.prod(chain.gains))
     inputs = [_with_constant(layer, h, e) for layer, h, e in _affine(passed)]
     excess = (
-        reach * depth * (depth + 1) * float(chain.carried.max()) ** (depth - 1),
-        reach * _largest_eigenvalue(_by_norms(chain)),
+        *norm_excesses(chain, float(chain.lengths(features).max()), mean),
         _largest_eigenvalue(_by_samples(chain, inputs, gradients, masks)),
     )
     paper, sharp, data = (_below(weight_decay, one, len(features)) for one in excess)
     return CurvatureBounds(paper, max(paper, sharp), max(paper, sharp, data))
+
+
+def norm_excesses(chain: Chain, longest: float, mean: float) -> tuple[float, float]:
+    """The e of `paper` and of `sharp`; both grow with every norm.
+
+    Args:
+        chain: The norms.
+        longest: r.
+        mean: E.
+    """
+    depth, reach = chain.hidden, longest * mean * float(np.prod(chain.gains))
+    return (
+        reach * depth * (depth + 1) * float(chain.carried.max()) ** (depth - 1),
+        reach * _largest_eigenvalue(_by_norms(chain)),
+    )
 
 
 def active_kinks(network: Network, features: Floats) -> int:
