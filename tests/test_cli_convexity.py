@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,25 @@ def test_out_holds_the_result_and_a_page(mine: Path) -> None:
     page = (mine / "r" / "report.html").read_text()
     command = "reluscape convexity --weights ../small.safetensors --data ../mine.npz --loss squared"
     assert f"{command} --weight-decay 50.0" in page
+    assert "reluscape verify convexity.nc --weights ../small.safetensors" in page
+
+
+def test_verify_checks_the_file(mine: Path) -> None:
+    assert invoke("convexity", *subject(mine), "--weight-decay", 0.5, "--out", mine).exit_code == 0
+    told = invoke("verify", mine / "convexity.nc", *subject(mine))  # loss and decay are the file's
+    assert told.exit_code == 0, told.output
+    assert told.stdout.startswith(
+        "valid: recomputed from network and data: with its switches frozen"
+    )
+    other = invoke("verify", mine / "convexity.nc", *subject(mine), "--weight-decay", 0.1)
+    assert other.exit_code == 1
+    assert other.stdout == "rejected: it is about weight decay 0.5, not 0.1\n"
+    smaller = invoke("verify", mine / "convexity.nc", *subject(mine, "small"))
+    assert smaller.exit_code == 1
+    assert "about other weights" in smaller.stdout
+    changed = replace(rs.Convexity.load(mine / "convexity.nc"), weight_decay=-1.0)
+    changed.save(mine / "changed.nc")
+    assert "no such weight decay" in invoke("verify", mine / "changed.nc", *subject(mine)).stdout
 
 
 def test_bad_input_is_one_line(mine: Path) -> None:

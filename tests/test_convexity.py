@@ -174,6 +174,18 @@ def test_lanczos_on_a_network_too_large_for_a_dense_hessian() -> None:
     assert again.exact == found.exact  # the start is drawn from the seed
 
 
+def test_lanczos_of_a_multiple_of_the_identity() -> None:
+    """At zero weights no rectifier passes anything on: only the weight decay bends."""
+    net = sequential([2, 3, 1], [False, False], 0.0, 1.0)
+    landscape = rs.Landscape(net, [[1.0, 2.0]], [[5.0]], weight_decay=0.25)
+    found = rs.convexity(landscape, np.zeros(9), max_dense=0)
+    assert found.method == "lanczos"
+    assert found.exact == pytest.approx(0.25, rel=1e-14)
+    assert np.linalg.norm(found.direction) == pytest.approx(1.0)
+    still = rs.Landscape(net, [[1.0, 2.0]], [[5.0]])
+    assert rs.convexity(still, np.zeros(9), max_dense=0).exact == 0.0
+
+
 def test_products_do_not_depend_on_batches() -> None:
     one = case(6)
     landscape = one.landscape()

@@ -65,6 +65,7 @@ def convexity(
         reluscape convexity --weights run/9.pt --data mine.npz --checkpoints run/ --out r/
     """
     landscape = landscape_from(data, target, standardise, weights, model, loss, weight_decay)
+    from reluscape.check_convexity import check_found
     from reluscape.convex import convexity as compute
     from reluscape.monitor.checkpoints import trajectory_of
     from reluscape.progress import shown
@@ -78,6 +79,8 @@ def convexity(
             run = trajectory_of(checkpoints, landscape, progress=progress)
         progress("smallest eigenvalue of the Hessian", 0.0)
         found = compute(landscape, seed=seed)
+        progress("checking it", 0.9)
+        check_found(found, landscape)
     if out is not None:
         subject = _options(weights, model, out), _data_options(data, target, standardise, out)
         _write(ctx, found, landscape, str(data), subject, seed, out)
@@ -143,7 +146,9 @@ def _run_record(run: Trajectory) -> dict[str, Any]:
 
 def _record(found: Convexity) -> dict[str, Any]:
     """The result as one JSON object; null for what is not known."""
-    told = {item.name: getattr(found, item.name) for item in fields(found)}
+    left_out = ("theta", "direction")
+    names = [item.name for item in fields(found) if item.name not in left_out]
+    told = {name: getattr(found, name) for name in names}
     finite = {
         name: None if isinstance(value, float) and not math.isfinite(value) else value
         for name, value in told.items()

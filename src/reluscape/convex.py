@@ -70,6 +70,9 @@ class Convexity(Result):
         weight_decay: lambda.
         loss: The loss at the point, with its decay.
         objective: The landscape's loss, "squared" and so on.
+        theta: The point, shape (params,).
+        direction: v of length one with `v^T H v = exact`: by one product with the Hessian `verify` sees
+            that no more than `exact` is the smallest eigenvalue, shape (params,).
         reason: Why there are no bounds; empty where there are.
     """
 
@@ -92,6 +95,8 @@ class Convexity(Result):
     weight_decay: float
     loss: float
     objective: str
+    theta: Floats
+    direction: Floats
     reason: str = ""
 
     @property
@@ -232,6 +237,8 @@ def convexity(
         weight_decay=here.weight_decay,
         loss=here.loss(),
         objective=here.loss_name,
+        theta=here.theta,
+        direction=least.direction,
         reason=reason,
         **known,
     )

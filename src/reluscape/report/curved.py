@@ -6,11 +6,12 @@ from reluscape import __version__
 from reluscape.convex import Convexity
 from reluscape.landscape import Landscape
 from reluscape.report.findings import ConvexitySurvey, DataSummary, ModelSurvey, Survey
-from reluscape.report.page import fill
+from reluscape.report.page import TIERS, fill
 from reluscape.report.sections import convexity
 
 NAME = "The model"
-CERTIFIED = "proved in float64, with the rounding errors of all that enters on the safe side"
+#: The result, beside the page.
+FILE = "convexity.nc"
 
 
 def render_convexity(
@@ -25,7 +26,7 @@ def render_convexity(
         options: Command-line options of the model, and those of the data, in the page's folder.
         seed: Seed of Lanczos.
     """
-    model = ModelSurvey(NAME, options=options[0], convexity=ConvexitySurvey.of(found))
+    model = ModelSurvey(NAME, options=options[0], convexity=ConvexitySurvey.of(found, FILE))
     about = DataSummary(data, landscape.num_samples, options=options[1])
     decay = found.weight_decay
     survey = Survey(about, found.objective, decay, seed=seed, models=(model,), version=__version__)
@@ -37,5 +38,5 @@ def render_convexity(
         survey=survey,
         found=found,
         params=landscape.size,
-        tiers={"certified": CERTIFIED},
+        tiers={"certified": TIERS["certified"]},
     )
