@@ -57,7 +57,7 @@ class Decay(Result):
         """The three curves on a logarithmic scale."""
         from reluscape.report.charts import Series, trails
 
-        named = (("bound", self.bound), ("flow", self.flow), ("run", self.observed))
+        named = (("Lemma 8", self.bound), ("gradient flow", self.flow), ("run", self.observed))
         return trails(
             [Series(name, self.times, y) for name, y in named], "time", "squared gradient"
         )
@@ -89,7 +89,9 @@ class Trajectory(Result):
         watched: Its values, shape (records, extras).
         weight_decay: lambda.
         batch: "fixed", "own" (each step's own batch) or "landscape".
-        share: Share of the time between the first and the last call that the monitor took.
+        share: Share of the time between the first and the last call that the monitor took; NaN of
+            checkpoints.
+        skipped: Checkpoints that were left out, each as `file: reason`.
     """
 
     steps: Indices
@@ -105,6 +107,7 @@ class Trajectory(Result):
     weight_decay: float
     batch: str
     share: float
+    skipped: tuple[str, ...] = ()
 
     @property
     def start(self) -> int | None:
@@ -195,7 +198,10 @@ class Trajectory(Result):
             f"{name}: mean {np.nanmean(values):.4g}"
             for name, values in zip(self.extras, self.watched.T, strict=True)
         ]
-        return "\n".join([*lines, f"the monitor took {100 * self.share:.0f} % of the time"])
+        lines += [f"left out: {line}" for line in self.skipped]
+        if np.isfinite(self.share):
+            lines.append(f"the monitor took {100 * self.share:.0f} % of the time")
+        return "\n".join(lines)
 
     def _inside(self) -> str:
         """How many records lie in the regions of certified convexity."""
