@@ -339,7 +339,6 @@ class Tied(nn.Module):
     [
         (Convolutional(), (1, 4, 4), "outside the affine layers"),
         (nn.Sequential(nn.Linear(3, 2), nn.Tanh()), (3,), "Tanh"),
-        (nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3), nn.Linear(3, 2)), (3,), "batch norm"),
         (Tied(), (2,), "share"),
     ],
 )

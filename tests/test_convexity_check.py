@@ -13,8 +13,9 @@ from test_convexity import BOUNDS, Case, Convolutional, case, sequential
 from torch import nn
 
 import reluscape as rs
-from reluscape.check_convexity import MAX_WORK, _by_hand
+from reluscape.check_convexity import MAX_WORK, ByHand
 from reluscape.check_curvature import passes_of
+from reluscape.unfolded import unfolded
 
 
 @pytest.mark.parametrize("start", range(0, 120, 40))
@@ -33,8 +34,9 @@ def test_products_by_hand_are_those_of_a_dense_hessian() -> None:
         one = case(seed)
         here = one.landscape()
         assert here.reading is not None
-        passes = passes_of(here.reading.network, here.reading.features, here.targets, one.loss)
-        hessian = np.array([_by_hand(here, passes, row) for row in np.eye(here.size)])
+        passes = passes_of(unfolded(here), here.reading.features, here.targets, one.loss)
+        product = ByHand.of(here, passes)
+        hessian = np.array([product(row) for row in np.eye(here.size)])
         expected = one.hessian()
         np.testing.assert_allclose(hessian, expected, atol=1e-12 * max(1, np.abs(expected).max()))
 

@@ -25,7 +25,7 @@ def scaled(model: nn.Module, size: float) -> nn.Module:
 
 def test_each_record_says_what_convexity_says_of_its_weights() -> None:
     seen = set()
-    for seed in range(60):
+    for seed in range(40):
         one = case(seed)
         landscape = one.landscape()
         monitor = rs.ConvexityMonitor(landscape)
@@ -80,8 +80,11 @@ def test_it_is_unknown_without_bounds() -> None:
     layer = nn.Linear(2, 1)
     absolute = rs.Landscape(layer, [[1.0, 2.0]], [1.0], loss="l1")
     assert "L1" in Membership(absolute).reason
+    norm = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2), nn.Linear(2, 1))
+    moved = rs.Landscape(norm, [[1.0, 2.0]], [1.0])
+    assert "statistics" in Membership(moved).reason
     runs = []
-    for landscape, module in ((convolved, model), (absolute, layer)):
+    for landscape, module in ((convolved, model), (absolute, layer), (moved, norm)):
         told: list[Mapping[str, float]] = []
         monitor = rs.ConvexityMonitor(
             landscape, sink=lambda step, numbers, kept=told: kept.append(numbers)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -25,6 +26,7 @@ from reluscape.errors import AnalysisError, InputError
 from reluscape.landscape import Landscape
 from reluscape.network import Rectifier
 from reluscape.tolerances import TOLERANCES
+from reluscape.unfolded import unfolded
 
 Floats = NDArray[np.float64]
 
@@ -110,17 +112,17 @@ def _lower(found: Convexity, here: Landscape) -> Passes | None:
         _nothing(found)
         return None
     assert here.reading is not None
-    network, features = here.reading.network, np.asarray(here.reading.features)
-    passes = passes_of(network, features, here.targets, here.loss_name)
+    read, features = unfolded(here), np.asarray(here.reading.features)
+    passes = passes_of(read, features, here.targets, here.loss_name)
     _bounds(found, passes)
-    hidden, biased = len(passes.weights) - 1, any(one is not None for one in passes.biases)
-    bends = any(isinstance(one, Rectifier) and one.slope != 1.0 for one in network.layers)
+    hidden, biased = len(passes.moving) - 1, any(one is not None for one in passes.biases)
+    bends = any(isinstance(one, Rectifier) and one.slope != 1.0 for one in read.network.layers)
     facts = {"hidden_layers": hidden, "biased": biased, "linear": not bends}
     for name, value in facts.items():
         require(getattr(found, name) == value, f"its {name} is {value}")
     least, most = passes.zeros
     require(least <= found.active_kinks <= most, f"{least} to {most} kinks are zero to rounding")
-    _coverage(found, passes, features)
+    _coverage(found, passes, features, here.loss(np.zeros(here.size)))
     return passes
 
 
@@ -153,10 +155,10 @@ def _bounds(found: Convexity, passes: Passes) -> None:
         require(region == (bound > 0), "it lies in other regions than its bounds say")
 
 
-def _coverage(found: Convexity, passes: Passes, features: Floats) -> None:
+def _coverage(found: Convexity, passes: Passes, features: Floats, zero: float) -> None:
     """The weight decays that cover minimisers, and the loss below which there are none."""
-    covers(found.covering_decay, found.paper_covering_decay, passes, features)
-    applies = len(passes.weights) > 1 and not found.biased and found.weight_decay > 0
+    covers(found.covering_decay, found.paper_covering_decay, passes, features, zero)
+    applies = len(passes.moving) > 1 and not found.biased and found.weight_decay > 0
     if not applies:
         require(math.isnan(found.lowest_minimum), "its lowest_minimum has no reason")
         return
@@ -220,23 +222,49 @@ def _product(here: Landscape, passes: Passes | None) -> tuple[Product, float]:
             np.linalg.norm(image)
         )
     sizes = absolute(passes)
-    sums = _by_hand(here, sizes, np.ones(here.size))  # a row's: no eigenvalue of them is larger
+    by_hand = ByHand.of(here, passes)
+    sums = replace(by_hand, passes=sizes)(
+        np.ones(here.size)
+    )  # a row's: no eigenvalue of them is larger
     slack = passes.additions * EPS * float(sums.max())
-    return lambda v: _by_hand(here, passes, v), slack
+    return by_hand, slack
 
 
-def _by_hand(here: Landscape, passes: Passes, vector: Floats) -> Floats:
-    """The Hessian, weight decay included, times a vector."""
-    moves: list[tuple[Floats, Floats | None]] = []
-    places = [here.positions(name) for name in here.layers]
-    for weight, bias, place in zip(passes.weights, passes.biases, places, strict=True):
-        part = vector[place]
-        shift = None if bias is None else part[weight.size :]
-        moves.append((part[: weight.size].reshape(weight.shape), shift))
-    found = here.weight_decay * vector
-    for place, (change, shift) in zip(places, second_derivative(passes, moves), strict=True):
-        found[place] += np.concatenate([change.ravel(), *([] if shift is None else [shift])])
-    return found
+@dataclass(frozen=True, slots=True)
+class ByHand:
+    """Products with the Hessian, weight decay included, by `second_derivative`."""
+
+    passes: Passes
+    places: tuple[NDArray[np.intp], ...]
+    decay: float
+
+    @classmethod
+    def of(cls, here: Landscape, passes: Passes) -> ByHand:
+        """Of a network that is read completely; fixed layers have no places in theta."""
+        none = np.zeros(0, dtype=np.intp)
+        parts = zip(unfolded(here).network.affine, passes.movable, strict=True)
+        places = tuple(here.positions(one.name) if moves else none for one, moves in parts)
+        return cls(passes, places, here.weight_decay)
+
+    def __call__(self, vector: Floats) -> Floats:
+        """The Hessian times a vector."""
+        moves = [self._move(k, vector[place]) for k, place in enumerate(self.places)]
+        found = self.decay * vector
+        for k, (change, shift) in enumerate(second_derivative(self.passes, moves)):
+            if self.passes.movable[k]:
+                flat = np.diag(change) if self.passes.diagonal[k] else change.ravel()
+                found[self.places[k]] += np.concatenate([flat, *([] if shift is None else [shift])])
+        return found
+
+    def _move(self, k: int, part: Floats) -> tuple[Floats, Floats | None]:
+        """X_k and x_k."""
+        weight, bias = self.passes.weights[k], self.passes.biases[k]
+        if not self.passes.movable[k]:
+            return np.zeros_like(weight), None
+        size = len(weight) if self.passes.diagonal[k] else weight.size
+        flat = part[:size]
+        change = np.diag(flat) if self.passes.diagonal[k] else flat.reshape(weight.shape)
+        return change, None if bias is None else part[size:]
 
 
 def _by_pytorch(here: Landscape, vector: Floats) -> Floats:

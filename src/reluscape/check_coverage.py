@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reluscape.check_block import require
-from reluscape.check_curvature import FACTORS, Passes
+from reluscape.check_curvature import FACTORS, Passes, carried_norms
 
 Floats = NDArray[np.float64]
 
@@ -42,9 +42,9 @@ class _Case:
         return self.factor * self.reach**2 * best
 
 
-def covers(decay: float, paper: float, passes: Passes, features: Floats) -> None:
+def covers(decay: float, paper: float, passes: Passes, features: Floats, zero: float) -> None:
     """Just above these decays, and not just below, all global minimisers lie in the regions."""
-    cases = _cases(passes, features)
+    cases = _cases(passes, features, zero)
     longest, h = cases[0], cases[0].hidden
     if h == 0 or not longest.zero or not longest.reach:
         for name, value in (("covering_decay", decay), ("paper_covering_decay", paper)):
@@ -71,7 +71,7 @@ def no_minimum_below(loss: float, decay: float, passes: Passes, features: Floats
     """Just below this loss no local minimum but zero can exist, just above one can."""
 
     def excluded(at: float) -> bool:
-        cases = _cases(passes, features)
+        cases = _cases(passes, features, loss)  # the loss of zero weights is not asked
         return any(
             one.demand(decay, at) / (one.hidden + 1) ** (one.hidden - 1) < decay**2 for one in cases
         )
@@ -83,23 +83,16 @@ def no_minimum_below(loss: float, decay: float, passes: Passes, features: Floats
     require(not excluded(loss * (1.0 + NEAR)), "its lowest_minimum excludes more")
 
 
-def _cases(passes: Passes, features: Floats) -> tuple[_Case, _Case]:
+def _cases(passes: Passes, features: Floats, zero: float) -> tuple[_Case, _Case]:
     """With the longest sample, and with the root mean square of all."""
     biased = [k for k, bias in enumerate(passes.biases) if bias is not None]
     squares = (features**2).sum(axis=1) + float(len(biased) > 0)
-    gain = math.prod(passes.gains)
-    rest = len(passes.weights) - 1, max(biased, default=0)
-    zero = _zero_loss(passes)
+    fixed = [norm for k, norm in enumerate(carried_norms(passes)) if not passes.movable[k]]
+    gain = math.prod(passes.gains) * math.prod(fixed)
+    rest = len(passes.moving) - 1, sum(k < max(biased, default=0) for k in passes.moving)
     factor = 2.0 if passes.loss == "cross_entropy" else 4.0 * FACTORS[passes.loss]
     power = 2 if passes.loss == "cross_entropy" else 1
     return (
         _Case(*rest, gain * math.sqrt(float(squares.max())), factor, power, zero),
         _Case(*rest, gain * math.sqrt(float(squares.mean())), factor, 1, zero),
     )
-
-
-def _zero_loss(passes: Passes) -> float:
-    """M."""
-    if passes.loss == "cross_entropy":
-        return math.log(passes.outputs.shape[1])
-    return FACTORS[passes.loss] * float((passes.targets**2).sum()) / len(passes.targets)

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from scipy.special import log_softmax, softmax
 
 from reluscape.curvature import MAX_WORK
-from reluscape.network import Affine, Network, Rectifier
+from reluscape.network import Affine, Rectifier
+from reluscape.unfolded import Unfolded
 
 Floats = NDArray[np.float64]
 EPS = float(np.finfo(np.float64).eps)
@@ -39,6 +40,8 @@ class Passes:
         outputs: f, (samples, outputs).
         targets: y.
         loss: Name of the loss.
+        movable: Of each affine layer whether it has parameters; the others are diagonal.
+        diagonal: Of each whether its parameters are its weight's diagonal, and its bias.
         zeros: Least and largest number of switching values that may count as zero.
         absolute: Whether all of this is in absolute values.
     """
@@ -51,8 +54,15 @@ class Passes:
     outputs: Floats
     targets: NDArray[Any]
     loss: str
+    movable: tuple[bool, ...]
+    diagonal: tuple[bool, ...]
     zeros: tuple[int, int] = (0, 0)
     absolute: bool = False
+
+    @property
+    def moving(self) -> list[int]:
+        """The layers with parameters."""
+        return [k for k, moves in enumerate(self.movable) if moves]
 
     @property
     def additions(self) -> int:
@@ -87,8 +97,9 @@ class Passes:
         return self.outputs + np.abs(targets) if self.absolute else self.outputs - targets
 
 
-def passes_of(network: Network, features: Floats, targets: NDArray[Any], loss: str) -> Passes:
+def passes_of(found: Unfolded, features: Floats, targets: NDArray[Any], loss: str) -> Passes:
     """Go through a network of affine layers and rectifiers."""
+    network = found.network
     weights, biases, inputs, factors, gains = [], [], [], [], []
     values, least, most = features, 0, 0
     sizes, moving = np.abs(features), np.ones((len(features), 1), dtype=np.bool_)
@@ -115,7 +126,7 @@ def passes_of(network: Network, features: Floats, targets: NDArray[Any], loss: s
         gains[-1] *= max(1.0, abs(layer.slope))
     return Passes(
         tuple(weights), tuple(biases), tuple(inputs), tuple(factors), tuple(gains), values, targets,
-        loss, (least, most),
+        loss, found.movable, found.diagonal, (least, most),
     )  # fmt: skip
 
 
@@ -149,7 +160,7 @@ Moves = Sequence[tuple[Floats, Floats | None]]
 
 
 def second_derivative(passes: Passes, moves: Moves) -> list[tuple[Floats, Floats | None]]:
-    """The Hessian of the mean loss times a direction (X_k, x_k), layer by layer.
+    """The Hessian of the mean loss times a direction (X_k, x_k), layer by layer, all as if they moved.
 
     Differentiate both passes: `dz_k = W_k dh_(k-1) + X_k h_(k-1) + x_k`, and the gradient
     `mean_n g_k h_(k-1)^T` of W_k by the product rule, with
@@ -180,44 +191,56 @@ def excesses(passes: Passes) -> dict[str, float]:
 
     Of `absolute` passes: what rounding errors of these are in proportion to.
     """
-    layers, h = len(passes.weights), len(passes.weights) - 1
-    if h == 0:
+    layers, moving = len(passes.weights), passes.moving
+    if (h := len(moving) - 1) == 0:
         return dict.fromkeys(("paper", "sharp", "data"), 0.0)
     last = max((k for k in range(layers) if passes.biases[k] is not None), default=-1)
     plain = [norm(one) for one in passes.weights]
-    carried = [norm(_carrying(passes.weights[k], passes.biases[k], k, last)) for k in range(layers)]
+    carried = carried_norms(passes)
+    fixed = math.prod(carried[k] for k in range(layers) if k not in moving)
     lengths = np.sqrt((passes.inputs[0] ** 2).sum(axis=1) + float(last >= 0))
     reach = float(lengths.max()) * _typical_slope(passes) * math.prod(passes.gains)
     crossed = np.zeros((layers, layers))
-    for j in range(layers):
-        for i in range(j):
+    for j in moving:
+        for i in (k for k in moving if k < j):
             before = math.prod(carried[:i])
             crossed[i, j] = before * math.prod(plain[k] for k in range(i + 1, layers) if k != j)
     with_data = _with_data(passes, plain)
+    widest = max(carried[k] for k in moving)
     return {
-        "paper": reach * h * (h + 1) * max(carried) ** (h - 1),
+        "paper": reach * h * (h + 1) * fixed * widest ** (h - 1),
         "sharp": reach * largest(crossed + crossed.T),
         "data": largest(with_data + with_data.T),
     }
 
 
+def carried_norms(passes: Passes) -> list[float]:
+    """|V_k| of every layer."""
+    last = max((k for k, bias in enumerate(passes.biases) if bias is not None), default=-1)
+    parts = zip(passes.weights, passes.biases, strict=True)
+    return [norm(_carrying(weight, bias, k, last)) for k, (weight, bias) in enumerate(parts)]
+
+
 def _with_data(passes: Passes, plain: Sequence[float]) -> Floats:
-    """The upper triangle of A."""
-    layers, slopes = len(plain), derivatives(passes)
+    """The upper triangle of A, zero where a layer has no parameters."""
+    slopes, moving = derivatives(passes), passes.moving
     inputs = [
         values if bias is None else np.column_stack([values, np.ones(len(values))])
         for values, bias in zip(passes.inputs, passes.biases, strict=True)
     ]
-    found = np.zeros((layers, layers))
-    for j in range(layers):
+    found = np.zeros((len(plain), len(plain)))
+    for place, j in enumerate(moving):
         size = np.linalg.norm(slopes[j], axis=1)
-        for i in range(j):
+        for i in moving[:place]:
             typical = float((size * np.linalg.norm(inputs[i], axis=1)).mean())
             between = math.prod(plain[i + 1 : j]) * math.prod(passes.gains[i:j])
             found[i, j] = typical * between
-        if j:
-            weighed = _by_unit(passes.factors[j - 1], slopes[j], inputs[j - 1])
-            found[j - 1, j] = min(found[j - 1, j], weighed)
+        if place:
+            i = moving[place - 1]
+            factor = passes.factors[i]
+            for k in range(i + 1, j):
+                factor = factor * np.diag(passes.weights[k]) * passes.factors[k]
+            found[i, j] = min(found[i, j], _by_unit(factor, slopes[j], inputs[i]))
     return found
 
 

@@ -30,9 +30,12 @@ behind it `V_k = W_k`. Behind X_i nothing is left of the constant, hence W_k the
     squared        2 sqrt(l)
     cross_entropy  sqrt(2) min(1, l)   since |softmax - e_y| <= sqrt(2) (1 - p_y) and 1 - p <= -log p
 
-A rectifier of slope a counts as a factor max(1, |a|). Milne (Piecewise strong convexity of neural
-networks, 2019) has `paper` for one output, no biases and half the squared loss (Lemma 3); outputs and
-biases in any number, the cross-entropy, `sharp` and `data` are extensions.
+A layer without parameters, as the statistics of batch norm (see `reluscape.unfolded`), is among the k of
+these products, and counts as a factor |V_k| in `paper`; layers follow each other if only such are between
+them, which are diagonal and scale D. A rectifier of slope a counts as a factor max(1, |a|). Milne
+(Piecewise strong convexity of neural networks, 2019) has `paper` for one output, no biases and half the
+squared loss (Lemma 3); outputs and biases in any number, batch norm, the cross-entropy, `sharp` and
+`data` are extensions.
 """
 
 from __future__ import annotations
@@ -59,6 +62,7 @@ __all__ = [
 ]
 
 Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
 EPS = float(np.finfo(np.float64).eps)
 #: Multiplications for two layers that the bound with the data may take: some tenths of a second.
 MAX_WORK = 3e8
@@ -87,8 +91,9 @@ class Chain:
         plain: |W_k|, shape (layers,).
         carried: |V_k|, shape (layers,).
         slopes: Slopes of the rectifiers behind each layer.
-        constants: Layers that hand on the constant 1; their number is that before the last bias.
+        constants: Layers with parameters that hand on the constant 1: those before the last bias.
         biased: Whether any layer has a bias.
+        movable: Which of the layers have parameters, shape (layers,); the others are fixed.
     """
 
     plain: Floats
@@ -96,16 +101,22 @@ class Chain:
     slopes: tuple[tuple[float, ...], ...]
     constants: int
     biased: bool
+    movable: Bools
 
     @property
     def hidden(self) -> int:
-        """H, the number of affine layers but one."""
-        return len(self.plain) - 1
+        """H, the number of affine layers with parameters but one."""
+        return int(self.movable.sum()) - 1
 
     @property
     def gains(self) -> Floats:
         """Product of `max(1, |slope|)` over the rectifiers behind each layer, shape (layers,)."""
         return np.array([math.prod(max(1.0, abs(a)) for a in some) for some in self.slopes])
+
+    @property
+    def fixed(self) -> float:
+        """Product of |V_k| over the layers that are fixed."""
+        return float(np.prod(self.carried[~self.movable]))
 
     @property
     def linear(self) -> bool:
@@ -117,12 +128,15 @@ class Chain:
         return _rows(features, np.zeros_like(features), self.biased)
 
 
-def chain_of(network: Network) -> Chain:
+def chain_of(network: Network, movable: Sequence[bool] | None = None) -> Chain:
     """Norms of a network's layers by singular values, raised by their rounding.
 
-    The network consists of affine layers and rectifiers: no batch norm.
+    Args:
+        network: Affine layers and rectifiers; batch norm is `unfolded`.
+        movable: Which of the affine layers have parameters (default: all).
     """
     affine = network.affine
+    moving = np.ones(len(affine), dtype=np.bool_) if movable is None else np.array(movable)
     last = max((k for k, layer in enumerate(affine) if layer.bias is not None), default=-1)
     plain = [_norm(layer.weight) for layer in affine]
     carried = [_norm(_augmented(layer, k, last)) for k, layer in enumerate(affine)]
@@ -133,7 +147,8 @@ def chain_of(network: Network) -> Chain:
         else:
             assert isinstance(layer, Rectifier)
             slopes[-1] = (*slopes[-1], layer.slope)
-    return Chain(np.array(plain), np.array(carried), tuple(slopes), max(last, 0), last >= 0)
+    constants = int(moving[: max(last, 0)].sum())
+    return Chain(np.array(plain), np.array(carried), tuple(slopes), constants, last >= 0, moving)
 
 
 def curvature_bounds(
@@ -150,12 +165,12 @@ def curvature_bounds(
     rounding errors, to first order, before they enter.
 
     Args:
-        network: Affine layers and rectifiers, no batch norm.
+        network: Affine layers and rectifiers; batch norm is `unfolded`.
         features: Inputs of the first layer, (samples, inputs).
         targets: As the loss takes them.
         loss: Any but the L1 loss, which has no curvature.
         weight_decay: lambda.
-        chain: The network's norms, if they are known already.
+        chain: The network's norms, with the layers that are fixed if there are any.
 
     Cost: singular values of all layers, and three passes forward and backward in NumPy.
     """
@@ -169,11 +184,12 @@ def curvature_bounds(
     slope_errors = len(outputs) * loss.slope_error(outputs, errors) + 4 * EPS * np.abs(slope)
     gradients = _backward(passed, slope, slope_errors)
     masks = list(_masks(passed))
+    scales = [np.diag(layer.weight) for layer in network.affine]  # fixed layers are diagonal
     mean = _mean_slope(loss, outputs, targets, _rows(slope, slope_errors))
     inputs = [_with_constant(layer, h, e) for layer, h, e in _affine(passed)]
     excess = (
         *norm_excesses(chain, float(chain.lengths(features).max()), mean),
-        _largest_eigenvalue(_by_samples(chain, inputs, gradients, masks)),
+        _largest_eigenvalue(_by_samples(chain, inputs, gradients, masks, scales)),
     )
     paper, sharp, data = (_below(weight_decay, one, len(features)) for one in excess)
     return CurvatureBounds(paper, max(paper, sharp), max(paper, sharp, data))
@@ -188,8 +204,9 @@ def norm_excesses(chain: Chain, longest: float, mean: float) -> tuple[float, flo
         mean: E.
     """
     depth, reach = chain.hidden, longest * mean * float(np.prod(chain.gains))
+    widest = float(chain.carried[chain.movable].max()) ** (depth - 1)
     return (
-        reach * depth * (depth + 1) * float(chain.carried.max()) ** (depth - 1),
+        reach * chain.fixed * depth * (depth + 1) * widest,
         reach * _largest_eigenvalue(_by_norms(chain)),
     )
 
@@ -303,31 +320,43 @@ def _mean_slope(loss: Loss, outputs: Floats, targets: NDArray[Any], slopes: Floa
 
 
 def _by_norms(chain: Chain) -> Floats:
-    """C, shape (layers, layers)."""
+    """C, of the layers with parameters."""
     layers = len(chain.plain)
     matrix = np.zeros((layers, layers))
     for i in range(layers):
         for j in range(i + 1, layers):
             between = np.prod(chain.plain[i + 1 : j]) * np.prod(chain.plain[j + 1 :])
             matrix[i, j] = matrix[j, i] = np.prod(chain.carried[:i]) * between
-    return matrix
+    return matrix[np.ix_(chain.movable, chain.movable)]
 
 
 def _by_samples(
-    chain: Chain, inputs: Sequence[Rounded], gradients: Sequence[Rounded], masks: Sequence[Floats]
+    chain: Chain,
+    inputs: Sequence[Rounded],
+    gradients: Sequence[Rounded],
+    masks: Sequence[Floats],
+    scales: Sequence[Floats],
 ) -> Floats:
-    """A, shape (layers, layers)."""
-    layers, gains = len(chain.plain), chain.gains
+    """A, of the layers with parameters."""
+    moving, gains = np.flatnonzero(chain.movable).tolist(), chain.gains
     before, behind = [_rows(*one) for one in inputs], [_rows(*one) for one in gradients]
-    matrix = np.zeros((layers, layers))
-    for i in range(layers):
-        for j in range(i + 1, layers):
+    matrix = np.zeros((len(chain.plain),) * 2)
+    for place, i in enumerate(moving):
+        for j in moving[place + 1 :]:
             between = np.prod(chain.plain[i + 1 : j]) * np.prod(gains[i:j])
             size = between * (behind[j] * before[i]).mean()
-            if j == i + 1:
-                size = min(size, _by_units(inputs[i], gradients[j], masks[i]))
+            if j == moving[place + 1]:
+                size = min(size, _by_units(inputs[i], gradients[j], _scaled(masks, scales, i, j)))
             matrix[i, j] = matrix[j, i] = size
-    return matrix
+    return matrix[np.ix_(chain.movable, chain.movable)]
+
+
+def _scaled(masks: Sequence[Floats], scales: Sequence[Floats], i: int, j: int) -> Floats:
+    """What the units between two layers are multiplied by, where all between them is fixed."""
+    mask = masks[i]
+    for k in range(i + 1, j):
+        mask = mask * scales[k] * masks[k]
+    return mask
 
 
 def _by_units(inputs: Rounded, gradients: Rounded, mask: Floats) -> float:

@@ -12,7 +12,7 @@ from torch import nn
 
 from reluscape.curvature import Chain, chain_of, norm_excesses
 from reluscape.landscape import Landscape
-from reluscape.network import Affine, Network
+from reluscape.network import Affine, Network, Scale
 
 Floats = NDArray[np.float64]
 #: One or zero, or NaN where it is not known: in the paper's region, and in the sharper one.
@@ -43,6 +43,9 @@ class Membership:
         if self.reason:
             return
         assert landscape.reading is not None
+        if any(isinstance(layer, Scale) for layer in landscape.reading.network.layers):
+            self.reason = "batch norm, whose statistics move with every step"
+            return
         self._loss, self._decay = landscape.loss_name, landscape.weight_decay
         self._network = landscape.reading.network
         self._chain = chain_of(self._network)
