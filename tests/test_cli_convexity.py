@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from torch import nn
 
 import reluscape as rs
 from reluscape.monitor.trajectory import Trajectory
+from reluscape.progress import Stop
 from reluscape.report import ConvexitySurvey, DataSummary, ModelSurvey, Survey, load_survey
 from reluscape.report.run import run_section
 from reluscape.report.section import Section
@@ -273,6 +275,19 @@ def test_files_that_are_no_checkpoints_are_left_out_and_named(mine: Path) -> Non
         assert f"left out: {line}" in result.stdout
     page = (mine / "out" / "report.html").read_text()
     assert "Files that were left out" in page
+
+
+def test_an_interrupted_reading_has_its_page(mine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopping(text: str, done: float) -> None:
+        if text == "reading step-30.safetensors":
+            raise Stop
+
+    monkeypatch.setattr("reluscape.progress.stoppable", lambda *_: nullcontext(stopping))
+    result = invoke("convexity", *shrinking(mine), "--out", mine / "out")
+    assert result.exit_code == 130
+    assert "step-30.safetensors: interrupted before" in result.stdout
+    assert files(mine / "out") == {"convexity.nc", "report.html", "trajectory.nc"}
+    assert rs.Trajectory.load(mine / "out" / "trajectory.nc").steps.tolist() == [0, 10, 20]
 
 
 def test_a_rate_is_one_of_checkpoints(mine: Path) -> None:

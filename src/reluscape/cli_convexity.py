@@ -72,6 +72,7 @@ def convexity(
     order of the numbers in their names: from where on the run is in a convex part, how much of the
     loss's fall that is, and which of them lie in the regions of certified convexity. Files that cannot be
     read or do not fit are left out and named. OUT then holds trajectory.nc, too, and the page its curves.
+    The first Ctrl-C while they are read goes on with those so far, a second one stops at once.
 
         reluscape convexity --weights run/9.pt --data mine.npz --checkpoints run/ --out r/
     """
@@ -83,16 +84,17 @@ def convexity(
     landscape = landscape_from(data, target, standardise, weights, model, loss, weight_decay)
     from reluscape.check_convexity import check_found
     from reluscape.convex import convexity as compute
-    from reluscape.monitor.checkpoints import trajectory_of
+    from reluscape.monitor.checkpoints import INTERRUPTED, trajectory_of
     from reluscape.progress import UNKNOWN, shown, stoppable
     from reluscape.results import check_writable
 
     if out is not None:
         check_writable(out)
-    with shown() as plain, stoppable(plain, _waiting) as progress:
+    with shown() as progress:
         run = None
         if checkpoints is not None:
-            run = trajectory_of(checkpoints, landscape, rate=rate, progress=progress)
+            with stoppable(progress, _waiting) as heeding:
+                run = trajectory_of(checkpoints, landscape, rate=rate, progress=heeding)
             if out is not None:
                 ctx.obj.append(str(run.save(out / "trajectory.nc")))
         progress("smallest eigenvalue of the Hessian", UNKNOWN)
@@ -111,10 +113,13 @@ def convexity(
     else:
         summaries = [found.summary()] if run is None else [found.summary(), run.summary()]
         typer.echo("\n".join([*summaries, *(f"  written: {file}" for file in ctx.obj)]))
+    if run is not None and any(line.endswith(INTERRUPTED) for line in run.skipped):
+        typer.echo("interrupted: the checkpoints so far are above", err=True)
+        raise typer.Exit(130)
 
 
 def _waiting() -> None:  # in a signal handler: no buffers
-    os.write(2, b"stopping at the next checkpoint; Ctrl-C again to stop at once\n")
+    os.write(2, b"no more checkpoints after this one; Ctrl-C again to stop at once\n")
 
 
 def _section(

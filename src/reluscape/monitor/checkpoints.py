@@ -22,6 +22,10 @@ from reluscape.weights import read_state
 SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt")
 
 
+#: Why a file is left out that a `Stop` came before.
+INTERRUPTED = "interrupted before"
+
+
 def trajectory_of(
     checkpoints: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     landscape: Landscape,
@@ -68,7 +72,8 @@ def trajectory_of(
         except Stop:
             if not place:
                 raise
-            skipped += [f"{late.name}: interrupted before it" for _, late in numbered[place:]]
+            later = len(numbered) - place - 1
+            skipped.append(f"{path.name}{f' and {later} later' if later else ''}: {INTERRUPTED}")
             break
         monitor.step(_loaded(model, path), number=number)
     found = monitor.result()

@@ -182,9 +182,10 @@ class Trajectory(Result):
         if self.start is None:
             lines.append("no convex phase: the last second derivative is not positive")
         else:
+            fall = f": {100 * self.loss_fraction:.1f} % of the loss's fall"
+            known = not np.isnan(self.loss_fraction)
             lines.append(
-                f"convex along the gradient from step {self.onset} on:"
-                f" {100 * self.loss_fraction:.1f} % of the loss's fall"
+                f"convex along the gradient from step {self.onset} on{fall if known else ''}"
             )
             lines.append(
                 f"normalised second derivative there: 10th percentile {self.percentile():.4g},"

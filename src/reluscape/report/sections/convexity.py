@@ -98,8 +98,8 @@ def _method(found: list[ConvexitySurvey]) -> tuple[str, ...]:
         "The bounds are certified: spectral norms, outputs and slopes are raised by their rounding "
         "errors. The paper's takes the largest norm of any layer, the sharper one those of all layers, "
         "and the data's each sample's activations and slopes, which may cancel (Milne, Piecewise strong "
-        "convexity of neural networks, 2019; biases, several outputs and the cross-entropy are "
-        "extensions). Without weight decay a bound is never positive.",
+        "convexity of neural networks, 2019; biases, several outputs, batch norm and the cross-entropy "
+        "are extensions). Without weight decay a bound is never positive.",
         *(
             (
                 "Lanczos gives the curvature along one direction: the smallest may be below it, and it "
