@@ -136,6 +136,21 @@ def test_bounds_are_attained_where_one_weight_follows_the_other() -> None:
     assert still.data_bound == pytest.approx(-4.5)
 
 
+def test_samples_of_opposite_slopes_cancel_between_any_two_layers() -> None:
+    """f = 2 * 3 * 0.5 x = 3 at x = 1, targets 2 and 4: all second derivatives of f drop out."""
+    net = sequential([1, 1, 1, 1], [False] * 3, 1.0, 1.0)
+    landscape = rs.Landscape(net, [[1.0], [1.0]], [2.0, 4.0], loss="half_squared", weight_decay=0.5)
+    found = rs.convexity(landscape, [2.0, 3.0, 0.5])
+    assert found.sharp_bound < -1.0
+    assert found.data_bound == pytest.approx(0.5)
+    assert found.exact == pytest.approx(0.5)
+    uneven = rs.Landscape(net, [[1.0], [1.0]], [2.0, 3.0], loss="half_squared", weight_decay=0.5)
+    slope = 0.5  # the mean; moving two of three factors leaves the third
+    matrix = slope * np.array([[0.0, 0.5, 3.0], [0.5, 0.0, 2.0], [3.0, 2.0, 0.0]])
+    bound = 0.5 - np.linalg.eigvalsh(matrix)[-1]
+    assert rs.convexity(uneven, [2.0, 3.0, 0.5]).data_bound == pytest.approx(bound)
+
+
 def test_a_linear_regression_is_convex_with_the_decay_for_a_constant() -> None:
     one = case(0, hidden=0)
     found = rs.convexity(one.landscape())

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import log_softmax, softmax
 
-from reluscape.curvature import MAX_WORK
+from reluscape.layer_pairs import MAX_WORK
 from reluscape.network import Affine, Rectifier
 from reluscape.unfolded import Unfolded
 
@@ -235,6 +235,8 @@ def _with_data(passes: Passes, plain: Sequence[float]) -> Floats:
             typical = float((size * np.linalg.norm(inputs[i], axis=1)).mean())
             between = math.prod(plain[i + 1 : j]) * math.prod(passes.gains[i:j])
             found[i, j] = typical * between
+        for i in moving[: max(place - 1, 0)]:
+            found[i, j] = min(found[i, j], _by_path(passes, i, j, slopes[j], inputs[i]))
         if place:
             i = moving[place - 1]
             factor = passes.factors[i]
@@ -251,6 +253,27 @@ def _by_unit(factor: Floats, slope: Floats, values: Floats) -> float:
         return math.inf
     sums = [norm((factor[:, [u]] * slope).T @ values) for u in range(units)]
     return max(sums) / len(factor)
+
+
+def _by_path(passes: Passes, i: int, j: int, slope: Floats, values: Floats) -> float:
+    """`|B|` with `B_vu = |mean_n M_nvu g_n h_n^T|`, where finding it takes few enough multiplications."""
+    first, weights = passes.factors[i], passes.weights[i + 1 : j]
+    samples, into = len(first), passes.factors[j - 1].shape[1]
+    sizes = into, first.shape[1], slope.shape[1], values.shape[1]
+    widest = max(sizes[2] * sizes[3], *(max(weight.shape) for weight in weights))
+    if samples * sizes[0] * sizes[1] * widest > MAX_WORK:
+        return math.inf
+    spectral = math.prod(sizes) * min(sizes[2:]) <= MAX_WORK / 10
+    found = np.zeros(sizes[:2])
+    for u in range(first.shape[1]):
+        reached = np.zeros_like(first)  # what a unit of this layer passes on, sample by sample
+        reached[:, u] = first[:, u]
+        for k in range(i + 1, j):
+            reached = (reached @ passes.weights[k].T) * passes.factors[k]
+        for v in range(into):
+            mean = (reached[:, [v]] * slope).T @ values / samples
+            found[v, u] = norm(mean) if spectral else float(np.linalg.norm(mean))
+    return norm(found)
 
 
 def _typical_slope(passes: Passes) -> float:

@@ -15,8 +15,9 @@ With the spectral norms |W_k|, so that `|X_i h + x_i| <= |X_i|_F |(h, 1)|`, it i
 `(lambda - e) |X|^2`, where e is any of
 
     data   the largest eigenvalue of A,    A_ij = mean_n |g_jn| |(h_(i-1), 1)_n| prod_(i<k<j) |W_k|
-           for layers that follow each other the smaller of this and, over the units u between them,
-           max_u |mean_n D_nu g_jn (h_(i-1), 1)_n^T|,
+           or, if it is smaller and takes few enough multiplications, the spectral norm of B with
+           B_vu = |mean_n M_nvu g_jn (h_(i-1), 1)_n^T|, where M_n = D W_(j-1) ... W_(i+1) D goes from
+           the units u behind layer i to the units v before layer j,
     sharp  r E times that of C,            C_ij = prod_(k<i) |V_k| prod_(k>i, k!=j) |W_k|,
     paper  r E H (H + 1) max_k |V_k|^(H - 1),
 
@@ -30,12 +31,11 @@ behind it `V_k = W_k`. Behind X_i nothing is left of the constant, hence W_k the
     squared        2 sqrt(l)
     cross_entropy  sqrt(2) min(1, l)   since |softmax - e_y| <= sqrt(2) (1 - p_y) and 1 - p <= -log p
 
-A layer without parameters, as the statistics of batch norm (see `reluscape.unfolded`), is among the k of
-these products, and counts as a factor |V_k| in `paper`; layers follow each other if only such are between
-them, which are diagonal and scale D. A rectifier of slope a counts as a factor max(1, |a|). Milne
-(Piecewise strong convexity of neural networks, 2019) has `paper` for one output, no biases and half the
-squared loss (Lemma 3); outputs and biases in any number, batch norm, the cross-entropy, `sharp` and
-`data` are extensions.
+A layer without parameters, as the statistics of batch norm (see `reluscape.unfolded`), is diagonal; it is
+among the k of these products, and counts as a factor |V_k| in `paper`. A rectifier of slope a counts as
+a factor max(1, |a|). Milne (Piecewise strong convexity of neural networks, 2019) has `paper` for one
+output, no biases and half the squared loss (Lemma 3); outputs and biases in any number, batch norm, the
+cross-entropy, `sharp` and `data` are extensions.
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from reluscape.layer_pairs import Chain, Rounded, by_samples, rows_of
 from reluscape.losses import CrossEntropyLoss, Loss
 from reluscape.network import Affine, Network, Rectifier, Scale
 from reluscape.tolerances import TOLERANCES
@@ -64,8 +65,6 @@ __all__ = [
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 EPS = float(np.finfo(np.float64).eps)
-#: Multiplications for two layers that the bound with the data may take: some tenths of a second.
-MAX_WORK = 3e8
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,51 +80,6 @@ class CurvatureBounds:
     paper: float
     sharp: float
     data: float
-
-
-@dataclass(frozen=True, slots=True)
-class Chain:
-    """What the bounds need to know of a network besides its data.
-
-    Attributes:
-        plain: |W_k|, shape (layers,).
-        carried: |V_k|, shape (layers,).
-        slopes: Slopes of the rectifiers behind each layer.
-        constants: Layers with parameters that hand on the constant 1: those before the last bias.
-        biased: Whether any layer has a bias.
-        movable: Which of the layers have parameters, shape (layers,); the others are fixed.
-    """
-
-    plain: Floats
-    carried: Floats
-    slopes: tuple[tuple[float, ...], ...]
-    constants: int
-    biased: bool
-    movable: Bools
-
-    @property
-    def hidden(self) -> int:
-        """H, the number of affine layers with parameters but one."""
-        return int(self.movable.sum()) - 1
-
-    @property
-    def gains(self) -> Floats:
-        """Product of `max(1, |slope|)` over the rectifiers behind each layer, shape (layers,)."""
-        return np.array([math.prod(max(1.0, abs(a)) for a in some) for some in self.slopes])
-
-    @property
-    def fixed(self) -> float:
-        """Product of |V_k| over the layers that are fixed."""
-        return float(np.prod(self.carried[~self.movable]))
-
-    @property
-    def linear(self) -> bool:
-        """Whether no rectifier bends anything."""
-        return all(slope == 1.0 for some in self.slopes for slope in some)
-
-    def lengths(self, features: Floats) -> Floats:
-        """Lengths of the samples, with the constant where there is a bias, shape (samples,)."""
-        return _rows(features, np.zeros_like(features), self.biased)
 
 
 def chain_of(network: Network, movable: Sequence[bool] | None = None) -> Chain:
@@ -184,12 +138,12 @@ def curvature_bounds(
     slope_errors = len(outputs) * loss.slope_error(outputs, errors) + 4 * EPS * np.abs(slope)
     gradients = _backward(passed, slope, slope_errors)
     masks = list(_masks(passed))
-    scales = [np.diag(layer.weight) for layer in network.affine]  # fixed layers are diagonal
-    mean = _mean_slope(loss, outputs, targets, _rows(slope, slope_errors))
+    weights = [layer.weight for layer in network.affine]
+    mean = _mean_slope(loss, outputs, targets, rows_of(slope, slope_errors))
     inputs = [_with_constant(layer, h, e) for layer, h, e in _affine(passed)]
     excess = (
         *norm_excesses(chain, float(chain.lengths(features).max()), mean),
-        _largest_eigenvalue(_by_samples(chain, inputs, gradients, masks, scales)),
+        _largest_eigenvalue(by_samples(chain, inputs, gradients, masks, weights)),
     )
     paper, sharp, data = (_below(weight_decay, one, len(features)) for one in excess)
     return CurvatureBounds(paper, max(paper, sharp), max(paper, sharp, data))
@@ -234,8 +188,6 @@ def active_kinks(network: Network, features: Floats) -> int:
 # ---- passes through the network ----------------------------------------------------------------
 
 Passed = tuple[Affine | Scale | Rectifier, Floats, Floats]
-#: Values and bounds on their errors.
-Rounded = tuple[Floats, Floats]
 
 
 def _forward(network: Network, features: Floats) -> Iterator[Passed]:
@@ -303,12 +255,6 @@ def _with_constant(layer: Affine, values: Floats, errors: Floats) -> Rounded:
     return np.hstack([values, ones]), np.hstack([errors, zeros])
 
 
-def _rows(values: Floats, errors: Floats, constant: bool = False) -> Floats:
-    """Lengths of the rows, at most, with the constant 1 behind them where it is asked for."""
-    squares = ((np.abs(values) + errors) ** 2).sum(axis=1) + float(constant)
-    return np.asarray(np.sqrt(squares))
-
-
 # ---- the three bounds --------------------------------------------------------------------------
 
 
@@ -328,56 +274,6 @@ def _by_norms(chain: Chain) -> Floats:
             between = np.prod(chain.plain[i + 1 : j]) * np.prod(chain.plain[j + 1 :])
             matrix[i, j] = matrix[j, i] = np.prod(chain.carried[:i]) * between
     return matrix[np.ix_(chain.movable, chain.movable)]
-
-
-def _by_samples(
-    chain: Chain,
-    inputs: Sequence[Rounded],
-    gradients: Sequence[Rounded],
-    masks: Sequence[Floats],
-    scales: Sequence[Floats],
-) -> Floats:
-    """A, of the layers with parameters."""
-    moving, gains = np.flatnonzero(chain.movable).tolist(), chain.gains
-    before, behind = [_rows(*one) for one in inputs], [_rows(*one) for one in gradients]
-    matrix = np.zeros((len(chain.plain),) * 2)
-    for place, i in enumerate(moving):
-        for j in moving[place + 1 :]:
-            between = np.prod(chain.plain[i + 1 : j]) * np.prod(gains[i:j])
-            size = between * (behind[j] * before[i]).mean()
-            if j == moving[place + 1]:
-                size = min(size, _by_units(inputs[i], gradients[j], _scaled(masks, scales, i, j)))
-            matrix[i, j] = matrix[j, i] = size
-    return matrix[np.ix_(chain.movable, chain.movable)]
-
-
-def _scaled(masks: Sequence[Floats], scales: Sequence[Floats], i: int, j: int) -> Floats:
-    """What the units between two layers are multiplied by, where all between them is fixed."""
-    mask = masks[i]
-    for k in range(i + 1, j):
-        mask = mask * scales[k] * masks[k]
-    return mask
-
-
-def _by_units(inputs: Rounded, gradients: Rounded, mask: Floats) -> float:
-    """`max_u |mean_n D_nu g_n h_n^T|` for two layers with the units u between them.
-
-    With columns u of X_j and rows u of X_i the sum over samples is one over units, where samples of
-    opposite slopes cancel. Infinite where it takes too many multiplications.
-    """
-    (h, h_errors), (g, g_errors) = inputs, gradients
-    (samples, width), units, outputs = h.shape, mask.shape[1], g.shape[1]
-    if samples * width * units * outputs > MAX_WORK:
-        return math.inf
-    weighted = (mask[:, :, None] * g[:, None, :]).reshape(samples, -1) / samples
-    means = (weighted.T @ h).reshape(units, outputs, width)
-    largest = float(np.linalg.norm(means, 2, axis=(1, 2)).max())
-    sizes = _rows(h, h_errors), _rows(g, g_errors)
-    rounding = (samples + 8) * EPS * sizes[0] * sizes[1]
-    carried = sizes[0] * _rows(g_errors, np.zeros_like(g)) + sizes[1] * _rows(h_errors, 0 * h)
-    raised = 1.0 + TOLERANCES.eigenvalue * (outputs + width) * EPS
-    slack = float((rounding + carried).mean()) * float(np.abs(mask).max())
-    return float(largest * raised + slack)
 
 
 def _largest_eigenvalue(matrix: Floats) -> float:

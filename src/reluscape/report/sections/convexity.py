@@ -34,8 +34,8 @@ def section(survey: Survey) -> Section | None:
         check=(
             "verify takes the bounds from their definition again, and multiplies the direction that "
             "bends down most by the Hessian, without the code that found either. That no direction "
-            "bends down further it proves by a factorisation where the whole Hessian was formed, of up "
-            "to ten thousand million multiplications; else that is told. convexity computes all again.",
+            "bends down further it proves by a factorisation where the whole Hessian was formed and is "
+            "formed again in seconds; else that is told. convexity computes all of it again.",
         ),
         commands=tuple(line for model, one in found for line in _commands(survey, model, one)),
     )
