@@ -164,9 +164,9 @@ def _said(inside: float) -> str:
 def _method(run: Trajectory) -> tuple[str, ...]:
     """How it was obtained."""
     return (
-        "At each checkpoint stand the gradient g of the loss on all samples, weight decay included, and the "
-        "second derivative along it, 2 gᵀHg / |g|², with all switches frozen. All of this is sampled: it "
-        "is said of the checkpoints, and nothing of what lies between them.",
+        "At each checkpoint the gradient g is that of the loss on all samples, weight decay included, "
+        "and the second derivative that along it, 2 gᵀHg / |g|², with all switches frozen. All of this "
+        "is sampled: it is said of the checkpoints, and nothing of what lies between them.",
         "The convex phase is what comes after the last checkpoint at which that is not positive. The "
         "share of the loss's fall is what the loss falls within it over what it falls in all.",
         *(
