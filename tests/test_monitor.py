@@ -22,6 +22,7 @@ from reluscape import ConvexityMonitor, Decay, Landscape, Trajectory, trajectory
 from reluscape.errors import AnalysisError, InputError
 from reluscape.monitor import operations
 from reluscape.monitor.along_gradient import along_gradient, undisturbed
+from reluscape.progress import Stop
 
 README = Path(__file__).parents[1] / "README.md"
 
@@ -558,7 +559,8 @@ def by_hand(
     return Trajectory(
         steps=10 * np.arange(count), times=rate * np.arange(count), losses=np.array(losses),
         squared_gradients=np.array(squares or [1.0] * count), curvatures=np.array(curvatures),
-        crossed=np.full(count, np.nan), extras=(), watched=np.zeros((count, 0)),
+        crossed=np.full(count, np.nan), in_region=np.full(count, np.nan),
+        in_sharp_region=np.full(count, np.nan), extras=(), watched=np.zeros((count, 0)),
         weight_decay=0.0, batch="own", share=0.5,
     )  # fmt: skip
 
@@ -587,6 +589,7 @@ def test_all_none_and_undefined_by_hand() -> None:
     assert unknown.onset == 20
     flat = by_hand([1.0, 1.0], [1.0, 1.0])
     assert np.isnan(flat.loss_fraction)
+    assert "nan" not in flat.summary()
     with pytest.raises(InputError, match="between 0 and 100"):
         flat.percentile(101)
 
@@ -672,11 +675,50 @@ def test_checkpoints_are_a_trajectory(tmp_path: Path) -> None:
     assert found.steps.tolist() == [0, 9, 10, 100]  # by number, not by name
     for name in ("losses", "squared_gradients", "curvatures", "crossed"):
         np.testing.assert_allclose(getattr(found, name), getattr(expected, name), rtol=1e-12)
-    assert told[2] == ("reading epoch1-step10.safetensors", 0.5)
+    assert ("reading epoch1-step10.safetensors", 0.5) in told
+    timed = trajectory_of(tmp_path, landscape, rate=0.1)
+    np.testing.assert_allclose(timed.times, [0.0, 0.9, 1.0, 10.0])
+    assert np.isnan(found.times[1:]).all()
+
+
+def test_a_stopped_reading_keeps_the_checkpoints_so_far(tmp_path: Path) -> None:
+    model = mlp(0)
+    x, y = batch_for((3,), 12)
+    landscape = Landscape(model, x.numpy(), y.numpy(), loss="cross_entropy")
+    for step in range(4):
+        save_file(model.state_dict(), tmp_path / f"{step}.safetensors")
+
+    def stopping(at: str) -> Callable[[str, float], None]:
+        def progress(text: str, done: float) -> None:
+            if text == at:
+                raise Stop
+
+        return progress
+
+    found = trajectory_of(tmp_path, landscape, progress=stopping("reading 2.safetensors"))
+    assert found.steps.tolist() == [0, 1]
+    assert found.skipped == ("2.safetensors and 1 later: interrupted before",)
+    with pytest.raises(Stop):
+        trajectory_of(tmp_path, landscape, progress=stopping("reading 0.safetensors"))
+
+
+def test_checkpoints_may_be_a_list(tmp_path: Path) -> None:
+    model = mlp(0)
+    x, y = batch_for((3,), 12)
+    landscape = Landscape(model, x.numpy(), y.numpy(), loss="cross_entropy")
+    losses = []
+    for step in (0, 100):
+        save_file(model.state_dict(), tmp_path / f"epoch1-step{step}.safetensors")
+        losses.append(
+            landscape.at(torch.cat([p.detach().ravel() for p in model.parameters()])).loss()
+        )
+        with torch.no_grad():
+            for p in model.parameters():
+                p.add_(0.1)
     files = [tmp_path / f"epoch1-step{step}.safetensors" for step in (100, 0)]
     some = trajectory_of(files, landscape, crossings=False)
     assert some.steps.tolist() == [0, 1]
-    np.testing.assert_allclose(some.losses, expected.losses[[3, 0]], rtol=1e-12)
+    np.testing.assert_allclose(some.losses, losses[::-1], rtol=1e-12)
 
 
 def test_checkpoints_that_are_none(tmp_path: Path) -> None:
@@ -688,6 +730,10 @@ def test_checkpoints_that_are_none(tmp_path: Path) -> None:
         trajectory_of(tmp_path, landscape)
     with pytest.raises(InputError, match="at least one"):
         trajectory_of([], landscape)
+    with pytest.raises(InputError, match="is no file"):
+        trajectory_of([tmp_path / "missing.pt"], landscape)
+    with pytest.raises(InputError, match="rate must be"):
+        trajectory_of(tmp_path, landscape, rate=0.0)
     save_file(nn.Linear(2, 2).state_dict(), tmp_path / "other.safetensors")
     with pytest.raises(InputError, match="does not fit"):
         trajectory_of(tmp_path, landscape)

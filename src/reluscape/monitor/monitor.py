@@ -17,6 +17,7 @@ from torch.nn.parameter import is_lazy
 from reluscape.errors import InputError
 from reluscape.landscape import Landscape
 from reluscape.monitor.along_gradient import AlongGradient, Sides, along_gradient, free, undisturbed
+from reluscape.monitor.membership import REGIONS, UNKNOWN, Inside, Membership
 from reluscape.monitor.trajectory import Trajectory
 from reluscape.validation import check_decay, check_told, check_whole
 
@@ -34,6 +35,7 @@ class _Records:
     times: list[float] = field(default_factory=list)
     found: list[AlongGradient] = field(default_factory=list)
     crossed: list[float] = field(default_factory=list)
+    inside: list[Inside] = field(default_factory=list)
     watched: list[list[float]] = field(default_factory=list)
 
 
@@ -66,7 +68,8 @@ class ConvexityMonitor:
         loss: A function `loss(model, batch)` that returns a scalar tensor; a criterion
             `criterion(outputs, targets)` as an `nn.Module`, for batches `(inputs, targets)`; or a
             `Landscape`: then the loss is that on its data, in float64 and eval mode, at the model's
-            weights and running statistics.
+            weights and running statistics, and where its network is read completely each record says
+            whether the weights lie in the paper's region U(lambda, 0) and in the sharper one.
         every: Record each so many steps, the first included.
         batch: A fixed batch for all records, instead of each step's own. Kinks crossed are counted only
             with one, or with a landscape.
@@ -77,7 +80,7 @@ class ConvexityMonitor:
         crossings: Whether to count kinks crossed between records (of `nn.ReLU`, `nn.LeakyReLU`,
             `nn.PReLU` and the functions; NaN in a model without any). With dropout in train mode masks
             count as well.
-        watch: Further numbers by name, each a function of the model, such as membership in a region.
+        watch: Further numbers by name, each a function of the model.
         sink: Told of every record, such as `tensorboard_sink(writer)`.
 
     Cost of a record: two training steps' arithmetic where nearly all is affine maps, convolutions and
@@ -124,6 +127,7 @@ class ConvexityMonitor:
                 "crossings are counted on one batch: give batch=, or a Landscape as loss"
             )
         check_told(sink, "sink")
+        self._membership = Membership(loss) if isinstance(loss, Landscape) else None
         self._objective: Objective = (
             loss if not isinstance(loss, (nn.Module, Landscape)) else _criterion(loss)
         )
@@ -205,6 +209,8 @@ class ConvexityMonitor:
             squared_gradients=np.array([one.squared_gradient for one in kept.found]),
             curvatures=np.array([one.curvature for one in kept.found]),
             crossed=np.array(kept.crossed),
+            in_region=np.array([one[0] for one in kept.inside]),
+            in_sharp_region=np.array([one[1] for one in kept.inside]),
             extras=tuple(self._watch),
             watched=np.array(kept.watched).reshape(len(kept.steps), len(self._watch)),
             weight_decay=self.weight_decay,
@@ -246,12 +252,14 @@ class ConvexityMonitor:
     def _record(self, model: nn.Module, found: AlongGradient, pattern: torch.Tensor | None) -> None:
         """Keep and tell."""
         crossed = self._crossed(pattern)
+        inside = UNKNOWN if self._membership is None else self._membership(model, found.loss)
         watched = [float(look(model)) for look in self._watch.values()]
         kept = self._records
         kept.steps.append(self._steps)
         kept.times.append(self._time)
         kept.found.append(found)
         kept.crossed.append(crossed)
+        kept.inside.append(inside)
         kept.watched.append(watched)
         if self._sink is not None:
             numbers = {
@@ -259,10 +267,9 @@ class ConvexityMonitor:
                 "squared_gradient": found.squared_gradient,
                 "normalised_second_derivative": found.curvature,
             }
-            counted = {} if np.isnan(crossed) else {"kinks_crossed": crossed}
-            self._sink(
-                self._steps, numbers | counted | dict(zip(self._watch, watched, strict=True))
-            )
+            told = dict(zip(("kinks_crossed", *REGIONS), (crossed, *inside), strict=True))
+            numbers |= {name: value for name, value in told.items() if not np.isnan(value)}
+            self._sink(self._steps, numbers | dict(zip(self._watch, watched, strict=True)))
 
     def _on_batch(self, model: nn.Module, batch: Any) -> tuple[AlongGradient, torch.Tensor | None]:
         """The model itself, undisturbed."""
