@@ -44,6 +44,8 @@ _HOME = {
     "Trajectory": "monitor",
     "tensorboard_sink": "monitor.tensorboard",
     "trajectory_of": "monitor.checkpoints",
+    "match_units": "strings.matching",
+    "MatchedUnits": "strings.matching",
     "path_maximum": "strings.maximum",
     "PathMaximum": "strings.maximum",
     "Study": "study",
