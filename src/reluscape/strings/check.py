@@ -1,0 +1,259 @@
+"""`verify` of a connection: its path measured again, from nothing but beads, network and data."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from reluscape.certificate import Verification
+from reluscape.check_block import RejectedError, require
+from reluscape.landscape import Landscape
+from reluscape.strings.connection import Connection
+from reluscape.strings.ends import on_own_statistics
+from reluscape.strings.maximum import path_maximum
+
+Floats = NDArray[np.float64]
+
+#: Difference of equal numbers from two ways to sum, relative to them or the level, whichever is larger.
+SAME = 1e-9
+#: Points of the grid on which a sampled segment is looked at again; the ends are among them.
+POINTS = 257
+TIERS = ("sampled", "certified", "exact")
+LOSSES = ("loss", "other loss")
+
+
+def check_connection(found: Connection, landscape: Landscape) -> Verification:
+    """Measure a path again: values, lengths, and the maximum of every segment.
+
+    Values come from single forward passes, not from the batches of the search; bounds of tier "exact" and
+    "certified" from `path_maximum` of each segment, asked for no more than is stated. A sampled segment is
+    looked at on a grid of 257 points. What is told, not proved: `method`, `depths` but for the ends,
+    `gradients`, `losses`, `seconds`, `unbatched`, `seed`, `tried`, and whether the units were `matched`.
+    A statement that was made weaker, such as a higher level, is still true.
+
+    Cost: 33 losses for each segment, and as much as it took to prove its maximum.
+    """
+    try:
+        _shapes(found, landscape)
+        string = _String.of(found, landscape)
+        string.check_values()
+        string.check_segments()
+        string.check_straight()
+        _measures(found, landscape)
+        _statistics(found, landscape, string.slack)
+    except RejectedError as rejection:
+        return Verification(False, str(rejection))
+    except (TypeError, ValueError, IndexError, AttributeError) as error:  # a field of another type
+        return Verification(False, f"it is not an answer of connect: {error}")
+    return Verification(True, f"recomputed from network and data: {sentence(found)}")
+
+
+def sentence(found: Connection) -> str:
+    """What is stated of the path."""
+    how = "on a grid, which proves nothing" if found.tier == "sampled" else found.tier
+    if found.status == "connected":
+        return f"connected: {found.kind} at most {found.maximum:.6g} ({how}), level {found.level:.6g}"
+    return (
+        f"this path rises to {max(found.maximum, found.lower.max()):.6g} ({how}); none below level"
+        f" {found.level:.6g} was found, which does not show that there is none"
+    )
+
+
+# ---- shapes ------------------------------------------------------------------------------------
+
+
+def _shapes(found: Connection, landscape: Landscape) -> None:
+    """Everything is an array or a number of the kind that it has to be."""
+    require(
+        found.beads.ndim == 2 and len(found.beads) >= 2 and found.beads.shape[1] == landscape.size,
+        f"its beads are no path of models with {landscape.size} parameters",
+    )
+    require(bool(np.isfinite(found.beads).all()), "its beads hold NaN or infinite numbers")
+    count, points = len(found.beads), len(found.straight)
+    expected = {
+        "values": (count,), "depths": (count,), "lower": (count - 1,), "upper": (count - 1,),
+        "positions": (count - 1,), "curve": (count - 1, points),
+    }  # fmt: skip
+    for name, shape in expected.items():
+        require(getattr(found, name).shape == shape, f"its {name} are not one for each")
+    require(points >= 2 and len(found.tiers) == count - 1, "it does not tell all of its segments")
+    require({*found.tiers, found.straight_tier} <= set(TIERS), "it has an unknown tier")
+    require(bool(((found.positions >= 0) & (found.positions <= 1)).all()), "its positions are none")
+    ends = found.depths[[0, -1]]
+    require(not ends.any() and bool((found.depths >= 0).all()), "its depths are none")
+    counted = (found.gradients, found.losses, found.seconds, found.seed)
+    require(all(number >= 0 for number in counted), "its counts are none")
+    require(math.isfinite(found.level), "its level is none")
+    same = found.objective == landscape.loss_name
+    require(same, f"it is about the loss {found.objective!r}, not {landscape.loss_name!r}")
+    decay = landscape.weight_decay
+    same = found.weight_decay == decay
+    require(same, f"it is about weight decay {found.weight_decay!r}, not {decay!r}")
+
+
+# ---- values ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _String:
+    """A path and what is judged on it, one point at a time.
+
+    Attributes:
+        found: What is stated.
+        judge: The landscape whose maxima are stated.
+        height: The judged value at a point.
+        slack: Difference of numbers that are the same.
+    """
+
+    found: Connection
+    judge: Landscape
+    height: Callable[[Floats], float]
+    slack: float
+
+    @classmethod
+    def of(cls, found: Connection, landscape: Landscape) -> _String:
+        """With the statistics of batches at each point, where the path has its own."""
+        judge = on_own_statistics(landscape) if found.buffers.shape[1] else landscape
+        if found.kind in LOSSES:
+            height = judge.loss
+        else:
+            known = found.kind == "error_rate"
+            require(known, f"it is about {found.kind!r}, which is no loss of the landscape")
+            height = _error_rate(judge)
+        return cls(found, judge, height, SAME * max(abs(found.level), float(found.lower.max())))
+
+    def check_values(self) -> None:
+        """The values at beads, along the segments and on the straight line."""
+        found, beads = self.found, self.found.beads
+        values = np.array([self.height(bead) for bead in beads])
+        self._same(found.values, values, "values at its beads")
+        times = np.linspace(0.0, 1.0, found.curve.shape[1])
+        for k, curve in enumerate(found.curve):
+            self._same(curve, self._along(beads[k], beads[k + 1], times), f"curve on segment {k}")
+        self._same(found.straight, self._along(beads[0], beads[-1], times), "straight line")
+
+    def check_segments(self) -> None:
+        """The largest value of each segment, and that none is larger."""
+        found = self.found
+        for k, tier in enumerate(found.tiers):
+            start, stop, lower = found.beads[k], found.beads[k + 1], float(found.lower[k])
+            value = self._along(start, stop, found.positions[k : k + 1])[0]
+            self._same(lower, value, f"value where segment {k} is said to be highest")
+            seen = float(found.curve[k].max())
+            require(seen <= lower + self.slack, f"segment {k} rises to {seen:.6g}")
+            if tier == "sampled":
+                self._look(start, stop, lower, float(found.upper[k]), f"segment {k}")
+            else:
+                self._prove(start, stop, lower, float(found.upper[k]), tier, f"segment {k}")
+
+    def check_straight(self) -> None:
+        """The same of the straight line between the ends, which need not be below the level."""
+        found, tier = self.found, self.found.straight_tier
+        start, stop, lower = found.beads[0], found.beads[-1], found.straight_lower
+        require(float(found.straight.max()) <= lower + self.slack, "its straight line rises further")
+        if tier == "sampled":
+            require(found.straight_upper == math.inf, "its straight line is bounded without a proof")
+            fine = self._along(start, stop, np.linspace(0.0, 1.0, POINTS)).max()
+            require(lower <= fine * (1.0 + SAME) + self.slack, "its straight line rises less")
+            return
+        highest = self._prove(start, stop, lower, found.straight_upper, tier, "straight line")
+        require(lower <= highest + self.slack, "its straight line rises less")
+
+    def _look(self, start: Floats, stop: Floats, lower: float, upper: float, name: str) -> None:
+        """A grid on which a sampled segment is nowhere higher than what was seen."""
+        require(upper == math.inf, f"{name} is bounded without a proof")
+        if self.found.status == "connected":
+            fine = float(self._along(start, stop, np.linspace(0.0, 1.0, POINTS)).max())
+            require(fine <= self.found.level, f"{name} rises to {fine:.6g}")
+
+    def _prove(
+        self, start: Floats, stop: Floats, lower: float, upper: float, tier: str, name: str
+    ) -> float:
+        """An upper bound on the largest value of a segment that is at most the stated one."""
+        require(self.found.kind in LOSSES, f"{name}: nothing bounds {self.found.kind}")
+        require(lower <= upper < math.inf, f"{name} has no bound")
+        gap = max(upper / lower - 1.0, SAME) if lower > 0.0 else 1.0
+        proved = path_maximum(self.judge, start, stop, relative_gap=gap, level=upper)
+        known = TIERS.index(proved.tier) >= TIERS.index(tier)
+        require(known, f"{name} is {proved.tier}, not {tier}")
+        require(proved.upper <= upper + self.slack, f"{name} is only known below {proved.upper:.9g}")
+        return proved.upper
+
+    def _along(self, start: Floats, stop: Floats, times: Floats) -> Floats:
+        """The judged value at points of a straight segment."""
+        return np.array([self.height((1.0 - t) * start + t * stop) for t in times])
+
+    def _same(self, stated: Floats | float, value: Floats | float, name: str) -> None:
+        """Numbers that have to agree."""
+        apart = np.abs(np.asarray(stated) - value) > np.maximum(self.slack, SAME * np.abs(value))
+        require(not apart.any(), f"its {name} comes out otherwise")
+
+
+def _error_rate(landscape: Landscape) -> Callable[[Floats], float]:
+    """The share of samples whose largest output is another class's."""
+
+    def rate(theta: Floats) -> float:
+        outputs = landscape.outputs_of(torch.as_tensor(theta)).detach().cpu().numpy()
+        return float(np.mean(np.argmax(outputs, axis=1) != landscape.targets))
+
+    return rate
+
+
+# ---- what follows from them --------------------------------------------------------------------
+
+
+def _measures(found: Connection, landscape: Landscape) -> None:
+    """Maximum, tier, status and lengths."""
+    tier = min(found.tiers, key=TIERS.index)
+    require(found.tier == tier, f"its tier is {tier!r}")
+    bounded = [one != "sampled" for one in found.tiers]
+    heights = np.where(bounded, found.upper, found.lower)
+    require(found.maximum == heights.max(), f"its maximum is {heights.max():.6g}")
+    require(found.status in ("connected", "not_found"), f"unknown status {found.status!r}")
+    below = found.maximum <= found.level
+    require(below or found.status == "not_found", "its maximum is above its level")
+    missed = found.status == "connected" or not (below and all(bounded))
+    require(missed, "it is connected, and says that no path was found")
+    names = [(name, p.numel()) for name, p in landscape.module_at().named_parameters()]
+    biased = np.repeat([name.split(".")[-1].find("bias") >= 0 for name, _ in names],
+                       [size for _, size in names])  # fmt: skip
+    whole, weights = _length(found.beads), _length(found.beads[:, ~biased])
+    require(_near(found.normalized_length, whole), f"its normalised length is {whole:.6g}")
+    near = _near(found.normalized_length_weights, weights)
+    require(near, f"its normalised length without biases is {weights:.6g}")
+
+
+def _near(stated: float, value: float) -> bool:
+    return stated == value or abs(stated - value) <= SAME * value
+
+
+def _length(beads: Floats) -> float:
+    """Length of a path over the distance of its ends."""
+    steps = [float(np.linalg.norm(b - a)) for a, b in zip(beads[:-1], beads[1:], strict=True)]
+    distance, length = float(np.linalg.norm(beads[-1] - beads[0])), math.fsum(steps)
+    if distance > 0.0:
+        return length / distance
+    return math.inf if length > 0.0 else 1.0
+
+
+def _statistics(found: Connection, landscape: Landscape, slack: float) -> None:
+    """Running statistics of the beads: with them, each model has the loss that is stated of it."""
+    count = sum(buffer.numel() for buffer in landscape.module_at().buffers())
+    given = found.buffers.shape
+    require(given in ((len(found.beads), 0), (len(found.beads), count)), "its buffers do not fit")
+    if not given[1] or found.kind != "loss":
+        return
+    for k in range(found.num_beads):
+        state = found.state(landscape, k)
+        with torch.no_grad():
+            value = float(landscape.loss_of(state))
+        inner = 0 < k < found.num_beads - 1
+        fits = abs(value - found.values[k]) <= slack if inner else True
+        require(fits, f"with its running statistics bead {k} has loss {value:.6g}")
+        above = found.status == "connected" and not inner and value > found.level
+        require(not above, f"with its running statistics bead {k} is above the level: {value:.6g}")
