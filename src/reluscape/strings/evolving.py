@@ -38,6 +38,12 @@ class Rule(Protocol):
         """Segments that get a new bead."""
 
 
+def units(rows: torch.Tensor) -> torch.Tensor:
+    """Rows of length one; zero rows stay zero."""
+    lengths = rows.norm(dim=1, keepdim=True)
+    return rows / torch.where(lengths > 0, lengths, torch.ones_like(lengths))
+
+
 @dataclass(slots=True)
 class _Memory:
     """Adam's averages for the inner beads, of which some are new."""

@@ -44,6 +44,7 @@ class Surface:
             and targets, or another landscape of the same model (such as one of test data).
         batched: False evaluates row by row.
         seed: Of the order in which `batches` go through the samples.
+        judged: In place of the judge's loss as a function of flat parameters.
 
     Attributes:
         judge: The landscape whose loss is judged, or whose outputs a metric is of.
@@ -60,6 +61,7 @@ class Surface:
         *,
         batched: bool = True,
         seed: int = 0,
+        judged: Callable[[torch.Tensor], torch.Tensor] | None = None,
     ) -> None:
         self.landscape = landscape
         self.judge = metric if isinstance(metric, Landscape) else landscape
@@ -73,7 +75,7 @@ class Surface:
         self.device = landscape.flat_objective()[0].device
         self._objective = landscape.flat_objective()[1]
         self._seed = seed
-        self._judged = self._objective if metric is None else self._judged_by()
+        self._judged = judged or self._judged_by()
         work = landscape.size + _activations(landscape)
         self._rows = max(1, LARGEST_BATCH // work)
         self.unbatched = "asked for" if not batched else self._why_unbatched()
@@ -149,7 +151,7 @@ class Surface:
         """The judge's loss, or its outputs where a metric is made of them."""
         if self._metric is not None:
             return self.judge.outputs_of
-        return self.judge.flat_objective()[1]
+        return self._objective if self.judge is self.landscape else self.judge.flat_objective()[1]
 
     def _map(
         self, function: Callable[[torch.Tensor], torch.Tensor], thetas: torch.Tensor
