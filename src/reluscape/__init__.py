@@ -48,6 +48,8 @@ _HOME = {
     "Schedule": "strings.training",
     "SpanningTree": "strings.spanning",
     "connect": "strings.connecting",
+    "match_units": "strings.matching",
+    "MatchedUnits": "strings.matching",
     "path_maximum": "strings.maximum",
     "spanning_tree": "strings.spanning",
     "PathMaximum": "strings.maximum",
