@@ -112,7 +112,9 @@ class Judge:
         self._look(beads)
         for place, segment in enumerate(beads.segments):
             if segment is not None and not segment.proved and segment.lower <= self.level:
-                beads.segments[place] = self.prove(beads.thetas[place], beads.thetas[place + 1])
+                beads.segments[place] = self.prove(
+                    beads.thetas[place], beads.thetas[place + 1], self.level
+                )
 
     def glance(self, beads: Beads) -> None:
         """The same from a few points alone, which proves nothing."""
@@ -126,10 +128,12 @@ class Judge:
         """Values at evenly spaced positions, ends included, (segments, COARSE + 2)."""
         return self.surface.along(starts, stops, np.linspace(0.0, 1.0, COARSE + 2))
 
-    def prove(self, start: Floats, stop: Floats) -> Segment:
-        """The maximum of one segment, proved if possible."""
+    def prove(self, start: Floats, stop: Floats, level: float | None = None) -> Segment:
+        """The maximum of one segment, proved if possible; up to the level's question where one is given."""
         if self.proves:
-            found = path_maximum(self.surface.judge, start, stop, relative_gap=self.relative_gap)
+            found = path_maximum(
+                self.surface.judge, start, stop, relative_gap=self.relative_gap, level=level
+            )
             return Segment(found.lower, found.upper, found.position, found.tier, True)
         times = np.linspace(0.0, 1.0, DENSE)
         values = self.surface.along(start[None], stop[None], times)[0]
