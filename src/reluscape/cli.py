@@ -17,7 +17,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from reluscape import __version__, cli_convexity, cli_minima, cli_study, cli_verify
+from reluscape import (
+    __version__,
+    cli_connect,
+    cli_convexity,
+    cli_minima,
+    cli_study,
+    cli_verify,
+)
 from reluscape.cli_options import (
     WEIGHTS,
     DataName,
@@ -259,10 +266,15 @@ def certify(
 def verify(
     certificate: Annotated[
         Path,
-        typer.Argument(help="The certificate's JSON file, or a .nc file of minima or convexity."),
+        typer.Argument(
+            help="The certificate's JSON file, or a .nc file of minima, convexity or connect."
+        ),
     ],
     data: DataName = None,
-    weights: Weights = None,
+    weights: Annotated[
+        list[Path] | None,
+        typer.Option("--weights", help=f"{WEIGHTS} Give both ends of a connection."),
+    ] = None,
     model: Model = None,
     target: Target = None,
     standardise: Standardise = False,
@@ -279,8 +291,10 @@ def verify(
     """
     if not certificate.is_file():
         raise InputError(f"expected a certificate file, found none at {certificate}")
+    given = weights or []
+    first = given[0] if given else None
     valid, reason = _verdict(
-        certificate, (data, target, standardise, weights, model), loss, weight_decay
+        certificate, (data, target, standardise, first, model), loss, weight_decay, given[1:]
     )
     if as_json:
         typer.echo(json.dumps({"valid": valid, "reason": reason, "file": str(certificate)}))
@@ -394,6 +408,9 @@ app.command(epilog="Example: reluscape minima --weights mlp.safetensors --data m
 app.command(
     epilog="Example: reluscape convexity --weights mlp.safetensors --data mine.npz --weight-decay 0.1"
 )(cli_convexity.convexity)
+app.command(
+    epilog="Example: reluscape connect a.safetensors b.safetensors --data digits --level 0.1 --out c/"
+)(cli_connect.connect)
 app.command(epilog="Example: reluscape reproduce milne --scale small --out r/")(cli_study.reproduce)
 app.add_typer(cli_study.study, name="study")
 
@@ -408,6 +425,7 @@ def _verdict(
     subject: tuple[str | None, str | None, bool, Path | None, str | None],
     loss: LossName | None,
     weight_decay: float | None,
+    further: list[Path],
 ) -> tuple[bool, str]:
     """Whether the certificate holds, and why or why not; a malformed one is rejected."""
     from reluscape.certificate import Certificate
@@ -415,7 +433,8 @@ def _verdict(
     from reluscape.verification import verify as run
 
     if is_netcdf(path):
-        return cli_verify.result_verdict(path, subject, loss, weight_decay)
+        return cli_verify.result_verdict(path, subject, loss, weight_decay, further)
+    cli_verify.only_one(further)
     try:
         claimed = Certificate.load(path)
     except InputError as error:

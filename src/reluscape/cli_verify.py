@@ -1,4 +1,4 @@
-"""What the command `verify` needs to check a file of `minima` or `convexity`."""
+"""What the command `verify` needs to check a file of `minima`, `convexity` or `connect`."""
 
 from __future__ import annotations
 
@@ -7,13 +7,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from reluscape.cli_options import LossName, landscape_from
+from reluscape.errors import InputError
 
 if TYPE_CHECKING:
     from reluscape.convex import Convexity
     from reluscape.landscape import Landscape
     from reluscape.minima.result import CellMinimum
+    from reluscape.strings.connection import Connection
 
-__all__ = ["result_verdict"]
+__all__ = ["only_one", "result_verdict"]
+
+
+def only_one(further: list[Path]) -> None:
+    """Refuse further weights where one model is meant."""
+    if further:
+        raise InputError(
+            f"expected one weights file; received {1 + len(further)}: two are the ends of a connection"
+        )
 
 
 def result_verdict(
@@ -21,8 +31,10 @@ def result_verdict(
     subject: tuple[str | None, str | None, bool, Path | None, str | None],
     loss: LossName | None,
     weight_decay: float | None,
+    further: list[Path],
 ) -> tuple[bool, str]:
     """Whether a result's file holds, and why or why not; it has to be about these weights."""
+    from reluscape.strings.connection import Connection
     from reluscape.verification import load_claim, verify
 
     claimed = load_claim(path)
@@ -34,19 +46,43 @@ def result_verdict(
     if not 0.0 <= stated < math.inf:
         return False, f"no such weight decay: {stated}"
     decay = stated if weight_decay is None else weight_decay
+    if not isinstance(claimed, Connection):
+        only_one(further)
     landscape = landscape_from(*subject, loss or LossName(claimed.objective), decay)
+    if isinstance(claimed, Connection):
+        other = _other_end(claimed, landscape, further, subject[-1])
+        if other:
+            return False, other
     result = verify(claimed, landscape)
     if result.valid and not _is_of(claimed, landscape):
         return False, "it is about other weights: give those that it was made from"
     return result.valid, result.reason
 
 
-def _is_of(found: CellMinimum | Convexity, landscape: Landscape) -> bool:
+def _other_end(
+    found: Connection, landscape: Landscape, further: list[Path], factory: str | None
+) -> str:
+    """Why the path does not end at the second model; empty where it does."""
+    from reluscape.models import load_model
+    from reluscape.strings.check import why_other_end
+
+    if len(further) != 1:
+        raise InputError(
+            f"a connection has two ends; received {1 + len(further)} weights files: give --weights twice,"
+            " in the order of connect"
+        )
+    return why_other_end(found, landscape, load_model(further[0], factory))
+
+
+def _is_of(found: CellMinimum | Convexity | Connection, landscape: Landscape) -> bool:
     """Whether the result is about the landscape's own weights."""
     import numpy as np
 
     from reluscape.convex import Convexity
+    from reluscape.strings.connection import Connection
 
+    if isinstance(found, Connection):
+        return np.array_equal(found.beads[0], landscape.theta)
     if isinstance(found, Convexity):
         return np.array_equal(found.theta, landscape.theta)
     subject = landscape if found.layer is None else landscape.block(found.layer)

@@ -34,10 +34,17 @@ from reluscape.minima.check import check_minimum
 from reluscape.minima.result import CellMinimum
 from reluscape.network_output import NetworkOutput
 from reluscape.results import load_one_of
+from reluscape.strings.check import check_connection
+from reluscape.strings.connection import Connection
 
 
 def verify(
-    path_or_certificate: str | os.PathLike[str] | Certificate | CellMinimum | Convexity,
+    path_or_certificate: str
+    | os.PathLike[str]
+    | Certificate
+    | CellMinimum
+    | Convexity
+    | Connection,
     landscape: Landscape | NetworkOutput,
 ) -> Verification:
     """Check a certificate, a cell's minimum or a convexity against a landscape; never calls a solver.
@@ -58,6 +65,10 @@ def verify(
             That no direction has a smaller curvature is proved by a Cholesky factorisation for method
             "dense" where forming the Hessian takes some seconds, and else told; `error` of "lanczos"
             may be larger than it need be, and so may "dense" have become "lanczos", which claims less.
+            Or a `Connection` or its NetCDF file: values, lengths and the maximum of every segment are
+            computed again, each bound by `path_maximum`; how the path was found is told. It is about a
+            path from its first bead to its last: compare those with your models. "other loss" is about
+            the landscape that was given as `metric`; a metric that is a function cannot be checked.
         landscape: The network, data, loss and weight decay that it is about, or the network's output
             with its bounds.
 
@@ -74,7 +85,7 @@ def verify(
             "verify needs the Landscape or the NetworkOutput that the certificate is about; received"
             f" {type(landscape).__name__}"
         )
-    if isinstance(path_or_certificate, CellMinimum | Convexity):
+    if isinstance(path_or_certificate, CellMinimum | Convexity | Connection):
         return _of_result(path_or_certificate, landscape)
     if not isinstance(path_or_certificate, Certificate) and not os.path.exists(path_or_certificate):
         raise InputError(
@@ -110,13 +121,15 @@ def verify(
 
 
 def _of_result(
-    found: CellMinimum | Convexity, landscape: Landscape | NetworkOutput
+    found: CellMinimum | Convexity | Connection, landscape: Landscape | NetworkOutput
 ) -> Verification:
-    """Check a cell's minimum, or a convexity."""
+    """Check a cell's minimum, a convexity, or a connection."""
     if isinstance(landscape, NetworkOutput):
         return Verification(False, "it is about a landscape, not about a network's output")
     if isinstance(found, Convexity):
         return check_convexity(found, landscape)
+    if isinstance(found, Connection):
+        return check_connection(found, landscape)
     if landscape.weight_decay > 0:
         return Verification(False, f"it is about no weight decay, not {landscape.weight_decay!r}")
     try:
@@ -125,17 +138,17 @@ def _of_result(
         return Verification(False, str(error))
 
 
-def load_claim(path: str | os.PathLike[str]) -> CellMinimum | Convexity | str:
-    """The cell's minimum or the convexity of a file, or why there is none in it."""
+def load_claim(path: str | os.PathLike[str]) -> CellMinimum | Convexity | Connection | str:
+    """The cell's minimum, convexity or connection of a file, or why there is none in it."""
     try:
-        found = load_one_of(path, (CellMinimum, Convexity))
+        found = load_one_of(path, (CellMinimum, Convexity, Connection))
     except InputError as error:
         return str(error)
     # Where someone has put other content under its own digest, readers fail anywhere, with any exception.
     except Exception as error:
         text = (str(error).splitlines() or [""])[0][:120]
-        return f"expected a CellMinimum or a Convexity; could not read {str(path)!r}: {text}"
-    assert isinstance(found, CellMinimum | Convexity)
+        return f"expected a result that can be checked; could not read {str(path)!r}: {text}"
+    assert isinstance(found, CellMinimum | Convexity | Connection)
     return found
 
 

@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import plotly.graph_objects as go
 
-from reluscape.report.charts import COLOURS, Series, trails
+from reluscape.report.charts import COLOURS, MUTED, Series, trails
 
 if TYPE_CHECKING:
     from reluscape.strings.connection import Connection
+
+#: Largest over smallest value beyond which the axis is logarithmic.
+SPREAD = 20.0
 
 
 def connection_figure(found: Connection) -> go.Figure:
@@ -21,11 +24,13 @@ def connection_figure(found: Connection) -> go.Figure:
     line = np.linspace(0.0, 1.0, len(found.straight))
     series = [
         Series("string", along, found.curve.ravel()),
-        Series("straight", line, found.straight),
+        Series("straight line", line, found.straight),
+        Series("level", [0.0, 1.0], [found.level, found.level]),
     ]
-    figure = trails(series, "share of the length", found.kind, log=False)
-    figure.add_scatter(
-        x=arc, y=found.values, mode="markers", name="beads", marker={"color": COLOURS[0], "size": 6}
-    )
-    figure.add_hline(y=found.level, line={"dash": "dash", "width": 1})
+    heights = np.concatenate([np.ravel(one.y) for one in series])
+    spread = bool(heights.min() > 0.0 and heights.max() > SPREAD * heights.min())
+    figure = trails(series, "share of the length", found.kind.replace("_", " "), log=spread)
+    figure.data[2].line.update(dash="dash", color=MUTED)
+    marker = {"color": COLOURS[0], "size": 6}
+    figure.add_scatter(x=arc, y=found.values, mode="markers", name="beads", marker=marker)
     return figure

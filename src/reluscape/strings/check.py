@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from reluscape.certificate import Verification
 from reluscape.check_block import RejectedError, require
@@ -16,6 +18,7 @@ from reluscape.landscape import Landscape
 from reluscape.strings.connection import Connection
 from reluscape.strings.ends import on_own_statistics
 from reluscape.strings.maximum import path_maximum
+from reluscape.strings.moving import Moving
 
 Floats = NDArray[np.float64]
 
@@ -30,9 +33,9 @@ LOSSES = ("loss", "other loss")
 def check_connection(found: Connection, landscape: Landscape) -> Verification:
     """Measure a path again: values, lengths, and the maximum of every segment.
 
-    Values come from single forward passes, not from the batches of the search; bounds of tier "exact" and
-    "certified" from `path_maximum` of each segment, asked for no more than is stated. A sampled segment is
-    looked at on a grid of 257 points. What is told, not proved: `method`, `depths` but for the ends,
+    Values come from single forward passes, not from the batches of the search; bounds of tier "exact"
+    and "certified" from `path_maximum` of each segment, asked for no more than is stated. A sampled
+    segment is looked at on a grid of 257 points. What is told, not proved: `method`, `depths` but for the ends,
     `gradients`, `losses`, `seconds`, `unbatched`, `seed`, `tried`, and whether the units were `matched`.
     A statement that was made weaker, such as a higher level, is still true.
 
@@ -57,7 +60,9 @@ def sentence(found: Connection) -> str:
     """What is stated of the path."""
     how = "on a grid, which proves nothing" if found.tier == "sampled" else found.tier
     if found.status == "connected":
-        return f"connected: {found.kind} at most {found.maximum:.6g} ({how}), level {found.level:.6g}"
+        return (
+            f"connected: {found.kind} at most {found.maximum:.6g} ({how}), level {found.level:.6g}"
+        )
     return (
         f"this path rises to {max(found.maximum, found.lower.max()):.6g} ({how}); none below level"
         f" {found.level:.6g} was found, which does not show that there is none"
@@ -119,9 +124,8 @@ class _String:
     def of(cls, found: Connection, landscape: Landscape) -> _String:
         """With the statistics of batches at each point, where the path has its own."""
         judge = on_own_statistics(landscape) if found.buffers.shape[1] else landscape
-        if found.kind in LOSSES:
-            height = judge.loss
-        else:
+        height: Callable[[Floats], float] = judge.loss
+        if found.kind not in LOSSES:
             known = found.kind == "error_rate"
             require(known, f"it is about {found.kind!r}, which is no loss of the landscape")
             height = _error_rate(judge)
@@ -143,11 +147,13 @@ class _String:
         for k, tier in enumerate(found.tiers):
             start, stop, lower = found.beads[k], found.beads[k + 1], float(found.lower[k])
             value = self._along(start, stop, found.positions[k : k + 1])[0]
-            self._same(lower, value, f"value where segment {k} is said to be highest")
+            rounding = self._rounding(start, stop, float(value), tier)
+            there = value - rounding - self.slack <= lower <= value + self.slack
+            require(there, f"where segment {k} is said to be highest, the value is {value:.6g}")
             seen = float(found.curve[k].max())
-            require(seen <= lower + self.slack, f"segment {k} rises to {seen:.6g}")
+            require(seen <= lower + rounding + self.slack, f"segment {k} rises to {seen:.6g}")
             if tier == "sampled":
-                self._look(start, stop, lower, float(found.upper[k]), f"segment {k}")
+                self._look(start, stop, float(found.upper[k]), f"segment {k}")
             else:
                 self._prove(start, stop, lower, float(found.upper[k]), tier, f"segment {k}")
 
@@ -155,16 +161,28 @@ class _String:
         """The same of the straight line between the ends, which need not be below the level."""
         found, tier = self.found, self.found.straight_tier
         start, stop, lower = found.beads[0], found.beads[-1], found.straight_lower
-        require(float(found.straight.max()) <= lower + self.slack, "its straight line rises further")
+        seen = float(found.straight.max())
+        rounding = self._rounding(start, stop, seen, tier)
+        require(seen <= lower + rounding + self.slack, "its straight line rises further")
         if tier == "sampled":
-            require(found.straight_upper == math.inf, "its straight line is bounded without a proof")
-            fine = self._along(start, stop, np.linspace(0.0, 1.0, POINTS)).max()
-            require(lower <= fine * (1.0 + SAME) + self.slack, "its straight line rises less")
-            return
-        highest = self._prove(start, stop, lower, found.straight_upper, tier, "straight line")
+            require(
+                found.straight_upper == math.inf, "its straight line is bounded without a proof"
+            )
+            highest = self._along(start, stop, np.linspace(0.0, 1.0, POINTS)).max()
+        else:
+            highest = self._prove(start, stop, lower, found.straight_upper, tier, "straight line")
         require(lower <= highest + self.slack, "its straight line rises less")
 
-    def _look(self, start: Floats, stop: Floats, lower: float, upper: float, name: str) -> None:
+    def _rounding(self, start: Floats, stop: Floats, value: float, tier: str) -> float:
+        """What a proved maximum is stated below the value that was computed."""
+        if tier == "sampled":
+            return 0.0
+        moving = Moving.of(self.judge, start, stop)
+        require(moving is not None, f"there is no tier {tier!r} for this network")
+        assert moving is not None
+        return value - moving.lowest(value)
+
+    def _look(self, start: Floats, stop: Floats, upper: float, name: str) -> None:
         """A grid on which a sampled segment is nowhere higher than what was seen."""
         require(upper == math.inf, f"{name} is bounded without a proof")
         if self.found.status == "connected":
@@ -181,7 +199,9 @@ class _String:
         proved = path_maximum(self.judge, start, stop, relative_gap=gap, level=upper)
         known = TIERS.index(proved.tier) >= TIERS.index(tier)
         require(known, f"{name} is {proved.tier}, not {tier}")
-        require(proved.upper <= upper + self.slack, f"{name} is only known below {proved.upper:.9g}")
+        require(
+            proved.upper <= upper + self.slack, f"{name} is only known below {proved.upper:.9g}"
+        )
         return proved.upper
 
     def _along(self, start: Floats, stop: Floats, times: Floats) -> Floats:
@@ -234,7 +254,7 @@ def _near(stated: float, value: float) -> bool:
 
 def _length(beads: Floats) -> float:
     """Length of a path over the distance of its ends."""
-    steps = [float(np.linalg.norm(b - a)) for a, b in zip(beads[:-1], beads[1:], strict=True)]
+    steps = [float(np.linalg.norm(b - a)) for a, b in itertools.pairwise(beads)]
     distance, length = float(np.linalg.norm(beads[-1] - beads[0])), math.fsum(steps)
     if distance > 0.0:
         return length / distance
@@ -257,3 +277,35 @@ def _statistics(found: Connection, landscape: Landscape, slack: float) -> None:
         require(fits, f"with its running statistics bead {k} has loss {value:.6g}")
         above = found.status == "connected" and not inner and value > found.level
         require(not above, f"with its running statistics bead {k} is above the level: {value:.6g}")
+
+
+# ---- the ends ----------------------------------------------------------------------------------
+
+
+def why_other_end(found: Connection, landscape: Landscape, model: nn.Module) -> str:
+    """Why the path does not end at a model, or at its hidden units permuted; empty where it does."""
+    state = landscape.state_of(model)
+    ends = found.state(landscape, found.num_beads - 1)
+    pairs = [(ends[name].numpy(), state[name].cpu().numpy()) for name in state]
+    if not found.matched:
+        if not all(np.array_equal(end, one) for end, one in pairs):
+            return "it ends at other weights: give --weights in the order of connect"
+        return ""
+    if not all(np.array_equal(np.sort(end, None), np.sort(one, None)) for end, one in pairs):
+        return "it ends at other weights, whatever the order of their units"
+    outputs = [one.outputs() for one in (landscape.at(found.beads[-1]), _at(landscape, model))]
+    apart = float(np.abs(outputs[0] - outputs[1]).max())
+    if apart > SAME * max(1.0, float(np.abs(outputs[1]).max())):
+        return f"the model that it ends at has other outputs, by {apart:.2g}"
+    return ""
+
+
+def _at(landscape: Landscape, model: nn.Module) -> Landscape:
+    """The landscape of another model on the same data."""
+    return Landscape(
+        model,
+        landscape.inputs,
+        landscape.targets,
+        loss=landscape.loss_name,
+        weight_decay=landscape.weight_decay,
+    )

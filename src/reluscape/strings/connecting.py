@@ -38,6 +38,9 @@ from reluscape.validation import check_share, check_told, check_whole
 
 Floats = NDArray[np.float64]
 
+#: What `tried` says where Ctrl-C ended a search.
+STOPPED = "stopped before the end"
+
 METHODS = {
     "greedy": grow_greedily,
     "constrained": grow_constrained,
@@ -146,7 +149,7 @@ def connect(
     try:
         METHODS[method](work)
     except KeyboardInterrupt:  # Stop is one
-        work.tried.append("stopped before the end")
+        work.tried.append(STOPPED)
     extra = pair.buffers(work)
     if match_units:
         unmatched = work.judge.prove(ends[0].theta, given.theta).lower

@@ -1,0 +1,291 @@
+"""The command `connect`."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shlex
+from enum import StrEnum
+from itertools import combinations
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from reluscape import __version__
+from reluscape.cli_options import WEIGHTS, DataName, Decay, Json, Loss, Model, Standardise, Target
+from reluscape.errors import InputError
+
+if TYPE_CHECKING:
+    from reluscape.joining import Models
+    from reluscape.progress import Progress
+    from reluscape.report.joined import Joined
+    from reluscape.strings.connection import Connection
+    from reluscape.strings.spanning import SpanningTree
+
+__all__ = ["connect"]
+
+
+class Method(StrEnum):
+    """Ways to lay a string; a test keeps them equal to the library's."""
+
+    greedy = "greedy"
+    constrained = "constrained"
+    bezier = "bezier"
+    band = "band"
+
+
+class Metric(StrEnum):
+    """What is held below the level."""
+
+    loss = "loss"
+    error_rate = "error_rate"
+
+
+LEVEL = (
+    "What shall not be exceeded on the path.  [default: the worst model's value plus a tenth of what the"
+    " straight line rises above it, at least 1.1 times the worst model's]"
+)
+
+
+def connect(
+    ctx: typer.Context,
+    files: Annotated[
+        list[Path], typer.Argument(metavar="A B...", help=f"Two models, or more. {WEIGHTS}")
+    ],
+    data: DataName = None,
+    model: Model = None,
+    target: Target = None,
+    standardise: Standardise = False,
+    loss: Loss = None,
+    weight_decay: Decay = 0.0,
+    level: Annotated[float | None, typer.Option(help=LEVEL)] = None,
+    metric: Annotated[Metric, typer.Option(help="What is held below the level.")] = Metric.loss,
+    method: Annotated[Method, typer.Option(help="How the string is laid.")] = Method.greedy,
+    match: Annotated[
+        bool,
+        typer.Option("--match/--no-match", help="First permute B's hidden units to fit A's."),
+    ] = False,
+    max_depth: Annotated[
+        int, typer.Option(min=1, help="How often a segment may be divided, one time after another.")
+    ] = 10,
+    max_steps: Annotated[
+        int, typer.Option(min=1, help="Training steps of one model of the string.")
+    ] = 1000,
+    seed: Annotated[int, typer.Option(min=0, max=2**31, help="Seed of every random choice.")] = 0,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume", help="Go on from the string in OUT, at its level if none is given."
+        ),
+    ] = False,
+    out: Annotated[
+        Path, typer.Option(help="Folder for the page, the path, and each of its models as weights.")
+    ] = Path("reluscape-connection"),
+    as_json: Json = False,
+) -> None:
+    """Look for a path between two trained models along which the loss stays below a level.
+
+    The path is a string of models joined by straight segments; the maximum of each segment is proved
+    where the network can be read. OUT holds connection.nc, which `reluscape verify` checks, report.html,
+    and the models of the string, beads/000.safetensors and so on. Not to find a path is an answer, too,
+    with status 0: it does not say that there is none. The first Ctrl-C keeps the string as it is.
+
+    With more than two models OUT has a folder for each pair, such as 000-001, and tree.nc: the tree of
+    the lowest passes between them.
+
+        reluscape connect a.safetensors b.safetensors --data digits --level 0.1 --out c/
+    """
+    _check(files, data, level, metric, resume)
+    assert data is not None
+    from reluscape.connection_files import ConnectionFolder
+    from reluscape.data import load_data
+    from reluscape.joining import read_models
+    from reluscape.progress import shown, stoppable
+    from reluscape.strings.connecting import STOPPED
+    from reluscape.strings.training import Schedule
+
+    folder = ConnectionFolder(out)
+    before = folder.before() if resume else None
+    folder.check()
+    if before is not None and level is None:
+        level = before.level
+    loaded = load_data(data, target=target, standardise=standardise)
+    named = loss and loss.value
+    models = read_models(files, model, loaded, named, weight_decay, metric.value, level)
+    search = {"method": method.value, "match_units": match, "max_depth": max_depth, "seed": seed}
+    schedule = Schedule(max_steps=max_steps)
+    about = _About(
+        subject=["--data", data, *_option("--model", model), *_option("--target", target),
+                 *["--standardise"] * standardise],
+        search=["--loss", models.landscape.loss_name, "--weight-decay", repr(weight_decay),
+                "--metric", metric.value, "--method", method.value, *["--match"] * match,
+                "--max-depth", str(max_depth), "--max-steps", str(max_steps), "--seed", str(seed)],
+        models=models,
+    )  # fmt: skip
+    with shown() as plain, stoppable(plain, _waiting) as progress:
+        if len(files) > 2:
+            _tree(ctx, about, out, search | {"schedule": schedule}, progress, as_json)
+            return
+        found = models.join(0, 1, progress, start=before, schedule=schedule, **search)
+        cells = models.cells(found, progress)
+        written = folder.write(found, models.landscape, about.page(0, 1, cells, folder.path))
+        ctx.obj.extend(map(str, written))
+    if as_json:
+        typer.echo(json.dumps(_record(found, cells, models) | {"files": ctx.obj}))
+    else:
+        typer.echo("\n".join(_told(found, cells, models, out)))
+    if STOPPED in found.tried:
+        typer.echo(f"interrupted: the same command with --resume goes on from {out}", err=True)
+        raise typer.Exit(130)
+
+
+def _check(
+    files: list[Path], data: str | None, level: float | None, metric: Metric, resume: bool
+) -> None:
+    """Refuse what cannot be meant."""
+    if data is None:
+        raise InputError("models need the data that their loss is of: give --data")
+    if level is not None and not math.isfinite(level):
+        raise InputError(f"expected a finite --level; received {level}")
+    if len(files) < 2:
+        raise InputError(f"expected two weights files; received {len(files)}: name both models")
+    if len(files) > 2 and (resume or metric is not Metric.loss):
+        raise InputError(
+            f"--resume and --metric are for two models; received {len(files)}: leave them out, or connect"
+            " two at a time"
+        )
+
+
+def _waiting() -> None:  # in a signal handler: no buffers
+    os.write(2, b"stopping with the string as it is; Ctrl-C again to stop at once\n")
+
+
+def _option(name: str, value: str | None) -> list[str]:
+    return [] if value is None else [name, value]
+
+
+class _About:
+    """The options of a run as a page repeats them.
+
+    Attributes:
+        subject: Those of data and model.
+        search: All others but the level and the folder.
+        models: What they name.
+    """
+
+    def __init__(self, subject: list[str], search: list[str], models: Models) -> None:
+        self.subject, self.search, self.models = subject, search, models
+
+    def page(self, a: int, b: int, cells: int | None, folder: Path) -> Joined:
+        """What the page on two of the models says besides their path."""
+        from reluscape.report.joined import FILE, Joined
+        from reluscape.results import options_from
+
+        models = self.models
+        files = [str(models.files[k]) for k in (a, b)]
+        subject = options_from(self.subject, folder)
+        first, last = options_from(files, folder)
+        level = ["--level", repr(models.level)]
+        return Joined(
+            names=(models.names[a], models.names[b]),
+            data=Path(self.subject[1]).name,
+            num_samples=models.landscape.num_samples,
+            why=models.why,
+            cells=cells,
+            check=_line("verify", FILE, "--weights", first, "--weights", last, *subject),
+            again=_line("connect", first, last, *subject, *self.search, *level, "--out", "again"),
+            version=__version__,
+        )
+
+
+def _line(*parts: str) -> str:
+    return shlex.join(["reluscape", *parts])
+
+
+def _told(found: Connection, cells: int | None, models: Models, out: Path) -> list[str]:
+    """What was found, and where it is."""
+    lines = [f"{models.names[0]} and {models.names[1]}: {found.summary()}"]
+    if cells is not None:
+        lines.append(f"  {cells} activation cells on the way")
+    lines.append(f"  the level: {models.why}")
+    lines.append(f"  written: {out / 'connection.nc'}, report.html and {found.num_beads} beads")
+    return lines
+
+
+def _record(found: Connection, cells: int | None, models: Models) -> dict[str, Any]:
+    """The path as one JSON object; null for what is not known."""
+    plain = (
+        "status", "tier", "level", "maximum", "barrier", "linear_barrier", "straight_lower",
+        "straight_upper", "straight_tier", "unmatched_lower", "normalized_length",
+        "normalized_length_weights", "depth", "kind", "objective", "weight_decay", "method", "matched",
+        "gradients", "losses", "seconds", "unbatched", "seed", "num_beads",
+    )  # fmt: skip
+    told = {name: getattr(found, name) for name in plain}
+    finite = {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in told.items()
+    }
+    values = [float(found.values[k]) for k in (0, -1)]
+    more = {"values": values, "cells": cells, "tried": list(found.tried), "level_is": models.why}
+    return finite | more
+
+
+# ---- more than two models ------------------------------------------------------------------------
+
+
+def _tree(
+    ctx: typer.Context,
+    about: _About,
+    out: Path,
+    search: dict[str, Any],
+    progress: Progress,
+    as_json: bool,
+) -> None:
+    """A string for each pair, and the tree of the lowest of them."""
+    from reluscape.connection_files import ConnectionFolder
+    from reluscape.strings.connecting import STOPPED
+
+    models, found, records = about.models, {}, []
+    for a, b in combinations(range(len(models.files)), 2):
+        one = models.join(a, b, progress, **search)
+        cells = models.cells(one, progress)
+        folder = ConnectionFolder(out / f"{a:03d}-{b:03d}")
+        ctx.obj.extend(
+            map(str, folder.write(one, models.landscape, about.page(a, b, cells, folder.path)))
+        )
+        found[a, b] = one
+        names = [models.names[a], models.names[b]]
+        records.append({"models": names, "folder": str(folder.path)} | _record(one, cells, models))
+    tree = models.tree(found)
+    ctx.obj.append(str(tree.save(out / "tree.nc")))
+    if as_json:
+        edges = [[models.names[k] for k in edge] for edge in tree.edges.tolist()]
+        told = {"level": models.level, "tree": edges, "heights": tree.heights.tolist()}
+        typer.echo(json.dumps(told | {"pairs": records, "files": ctx.obj}))
+    else:
+        typer.echo("\n".join([*_table(found, tree, models), "", f"  written: {out}"]))
+    if any(STOPPED in one.tried for one in found.values()):
+        typer.echo("interrupted: the strings so far are above", err=True)
+        raise typer.Exit(130)
+
+
+def _table(
+    found: dict[tuple[int, int], Connection], tree: SpanningTree, models: Models
+) -> list[str]:
+    """A row for each pair; those of the tree are marked."""
+    from reluscape.report.wording import aligned
+
+    edges = set(map(tuple, tree.edges.tolist()))
+    rows = [("models", "", "found", "highest", "how", "straight line", "beads", "in the tree")]
+    for (a, b), one in found.items():
+        high = max(one.maximum, float(one.lower.max()))
+        rows.append(
+            (models.names[a], models.names[b], one.status, f"{high:.6g}", one.tier,
+             f"{one.straight_lower:.6g}", str(one.num_beads), "yes" if (a, b) in edges else "")
+        )  # fmt: skip
+    lines = [f"level {models.level:.6g}: {models.why}", aligned(rows)]
+    if any(one.status == "not_found" for one in found.values()):
+        lines.append("  not_found does not show that there is no path")
+    return lines

@@ -1,0 +1,61 @@
+"""The folder of a connection: the path, its models as weights, and its page."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from reluscape.errors import InputError
+from reluscape.landscape import Landscape
+from reluscape.report.joined import BEADS, FILE, Joined, bead_name, render_connection
+from reluscape.results import check_writable, write_then_rename
+from reluscape.strings.connection import Connection
+from reluscape.weights import write_state
+
+__all__ = ["ConnectionFolder"]
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionFolder:
+    """Writes each file whole or not at all.
+
+    Attributes:
+        path: The folder.
+    """
+
+    path: Path
+
+    def check(self) -> None:
+        """Refuse a folder that cannot be written to, before any work is done."""
+        check_writable(self.path, self.path / BEADS)
+
+    def before(self) -> Connection:
+        """What was found there before.
+
+        Raises:
+            InputError: Nothing, or a file that cannot be read.
+        """
+        file = self.path / FILE
+        if not file.exists():
+            raise InputError(f"expected {file} to go on from; there is none: leave --resume out")
+        return Connection.load(file)
+
+    def write(self, found: Connection, landscape: Landscape, about: Joined) -> list[Path]:
+        """Write the path, its beads and, last, the page that links them."""
+        files = [found.save(self.path / FILE)]
+        for bead in range(found.num_beads):
+            files.append(self.path / bead_name(bead))
+            state = {name: one.cpu().numpy() for name, one in found.state(landscape, bead).items()}
+            write_then_rename(files[-1], partial(write_state, state=state))
+        self._drop_beads_from(found.num_beads)
+        page = render_connection(found, about).encode()
+        files.append(self.path / "report.html")
+        write_then_rename(files[-1], lambda file: file.write_bytes(page))
+        return files
+
+    def _drop_beads_from(self, count: int) -> None:
+        """Remove beads of a longer string that was here before."""
+        while (old := self.path / bead_name(count)).exists():
+            old.unlink()
+            count += 1

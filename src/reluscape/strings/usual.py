@@ -1,0 +1,58 @@
+"""A level to ask for where nobody has said one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import combinations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from reluscape.errors import InputError
+from reluscape.landscape import Landscape
+from reluscape.strings.ends import has_statistics, on_own_statistics
+from reluscape.strings.surface import Metric, Surface
+
+#: Of what the straight line rises above the worse end, and of that end's own value.
+SHARE, ABOVE = 0.1, 1.1
+#: Points on a straight line.
+POINTS = 33
+
+
+def usual_level(
+    landscape: Landscape, models: Sequence[nn.Module], metric: str | Metric | None = None
+) -> tuple[float, tuple[float, ...]]:
+    """A level between models, and the value of each of them.
+
+        level = max(1.1 w, w + 0.1 (s - w))
+
+    with the worst model's value w and the largest one s at 33 points of each straight line between two
+    of them: a string below it has no more than a tenth of the straight line's barrier.
+
+    Raises:
+        InputError: A model of another shape.
+    """
+    thetas = np.stack([flat(landscape, model) for model in models])
+    floating = has_statistics(landscape)
+    surface = Surface(on_own_statistics(landscape) if floating else landscape, metric)
+    values = surface.values(thetas)
+    if floating and metric is None:  # an end also has to be below the level by its own statistics
+        own = [float(landscape.loss_of(landscape.state_of(model))) for model in models]
+        values = np.maximum(values, own)
+    pairs = np.array(list(combinations(range(len(models)), 2)))
+    times = np.linspace(0.0, 1.0, POINTS)
+    straight = surface.along(thetas[pairs[:, 0]], thetas[pairs[:, 1]], times)
+    worst, highest = float(values.max()), float(np.nanmax(straight))
+    if not np.isfinite(worst):
+        raise InputError(f"models must have a finite {surface.kind}; received {values.tolist()}")
+    level = max(ABOVE * worst, worst + SHARE * (highest - worst))
+    return float(level), tuple(values.tolist())
+
+
+def flat(landscape: Landscape, model: nn.Module) -> NDArray[np.float64]:
+    """Parameters in the landscape's order."""
+    state = landscape.state_of(model)
+    names = [name for name, _ in landscape.module_at().named_parameters()]
+    return np.asarray(torch.cat([state[name].reshape(-1) for name in names]).cpu().numpy())
