@@ -182,7 +182,9 @@ class _Pair:
         judged = None
         if isinstance(self.metric, Landscape):
             judged = Statistics(self.landscape).loss_on(self.metric)
-        return Surface(own, self.metric, batched=batched, seed=seed, judged=judged)
+        return Surface(
+            own, self.metric, batched=batched, seed=seed, judged=judged, floating=True
+        )
 
     def check_level(self, surface: Surface, level: float) -> None:
         """Refuse ends that are above the level."""

@@ -45,6 +45,7 @@ class Surface:
         batched: False evaluates row by row.
         seed: Of the order in which `batches` go through the samples.
         judged: In place of the judge's loss as a function of flat parameters.
+        floating: Whether running statistics follow the parameters.
 
     Attributes:
         judge: The landscape whose loss is judged, or whose outputs a metric is of.
@@ -62,6 +63,7 @@ class Surface:
         batched: bool = True,
         seed: int = 0,
         judged: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        floating: bool = False,
     ) -> None:
         self.landscape = landscape
         self.judge = metric if isinstance(metric, Landscape) else landscape
@@ -75,6 +77,7 @@ class Surface:
         self.device = landscape.flat_objective()[0].device
         self._objective = landscape.flat_objective()[1]
         self._seed = seed
+        self._floating = floating
         self._judged = judged or self._judged_by()
         work = landscape.size + _activations(landscape)
         self._rows = max(1, LARGEST_BATCH // work)
@@ -84,6 +87,11 @@ class Surface:
     def trains_on_judged(self) -> bool:
         """Whether the judged value is the loss that beads are trained on."""
         return self._metric is None and self.judge is self.landscape
+
+    @property
+    def is_loss(self) -> bool:
+        """Whether the judged value is the judge's loss as `Landscape.loss` gives it."""
+        return self._metric is None and not self._floating
 
     def values(self, thetas: Floats) -> Floats:
         """The judged value at each row of (points, params), shape (points,)."""
