@@ -18,6 +18,8 @@ Floats = NDArray[np.float64]
 #: A number to stay below, from outputs (samples, outputs) and targets as the landscape holds them.
 Metric = Callable[[Floats, NDArray[np.generic]], float]
 
+#: Parameters and activations up to which one thread is faster than several.
+SMALL = 2**19
 #: Numbers that one batch of points may hold at once; 2^26 in float64 are 512 MB.
 LARGEST_BATCH = 2**26
 
@@ -51,6 +53,7 @@ class Surface:
         judge: The landscape whose loss is judged, or whose outputs a metric is of.
         kind: "loss", "other loss", or the metric's name.
         unbatched: Why rows are evaluated one by one; empty where they are not.
+        small: Whether one thread is faster than several.
         gradients: Gradients evaluated so far, one for each row.
         losses: Values evaluated so far without a gradient, one for each row.
     """
@@ -80,6 +83,7 @@ class Surface:
         self._floating = floating
         self._judged = judged or self._judged_by()
         work = landscape.size + _activations(landscape)
+        self.small = work <= SMALL
         self._rows = max(1, LARGEST_BATCH // work)
         self.unbatched = "asked for" if not batched else self._why_unbatched()
 
