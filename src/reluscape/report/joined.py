@@ -20,7 +20,7 @@ TIERS = {
     "certified": "proved by bounds on parts of every segment; rounding errors are included",
     "sampled": "seen at the points of a grid; nothing is proved of what lies between them",
 }
-COLUMNS = ("bead", "depth", "value", "way so far", "highest on the way to the next")
+COLUMNS = ("bead", "depth", "value", "way so far", "highest until the next")
 #: Beads beyond which the table leaves off.
 LISTED = 200
 

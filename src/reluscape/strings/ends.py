@@ -68,10 +68,9 @@ def model_of(landscape: Landscape, theta: Floats, buffers: Floats) -> Model:
     """The model with these parameters and buffers, as `flat_buffers` orders them."""
     module = landscape.module_at(theta)
     sizes = [buffer.numel() for buffer in module.buffers()]
+    parts = np.split(buffers, np.cumsum(sizes, dtype=np.intp))[:-1]
     with torch.no_grad():
-        for buffer, part in zip(
-            module.buffers(), np.split(buffers, np.cumsum(sizes)[:-1]), strict=True
-        ):
+        for buffer, part in zip(module.buffers(), parts, strict=True):
             buffer.copy_(torch.from_numpy(part).view(buffer.shape))
     return Model(theta, landscape.state_of(module))
 
