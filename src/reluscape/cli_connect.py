@@ -6,6 +6,7 @@ import json
 import math
 import os
 import shlex
+from dataclasses import replace
 from enum import StrEnum
 from itertools import combinations
 from pathlib import Path
@@ -109,11 +110,12 @@ def connect(
     folder = ConnectionFolder(out)
     before = folder.before() if resume else None
     folder.check()
-    if before is not None and level is None:
-        level = before.level
+    kept = before is not None and level is None
+    level = before.level if before is not None and level is None else level
     loaded = load_data(data, target=target, standardise=standardise)
     named = loss and loss.value
     models = read_models(files, model, loaded, named, weight_decay, metric.value, level)
+    models = replace(models, why="that of the string gone on from") if kept else models
     search = {"method": method.value, "match_units": match, "max_depth": max_depth, "seed": seed}
     schedule = Schedule(max_steps=max_steps)
     about = _About(

@@ -210,7 +210,7 @@ def _method(found: Connection) -> tuple[str, ...]:
     )
     grid = (
         "A segment that is sampled was looked at on a grid of 257 points, or of 33 where these sufficed "
-        "to see it above the level. There is no proof for this network or for what is held below the level."
+        "to see it above the level. There is no proof for this network or for this value."
     )
     return (
         METHODS.get(found.method, f"Method: {found.method}."),

@@ -35,20 +35,21 @@ def check_connection(found: Connection, landscape: Landscape) -> Verification:
 
     Values come from single forward passes, not from the batches of the search; bounds of tier "exact"
     and "certified" from `path_maximum` of each segment, asked for no more than is stated. A sampled
-    segment is looked at on a grid of 257 points. What is told, not proved: `method`, `depths` but for the ends,
-    `gradients`, `losses`, `seconds`, `unbatched`, `seed`, `tried`, and whether the units were `matched`.
+    segment is looked at on a grid of 257 points. What is told, not proved: `method`, `depths` but for
+    the ends, `gradients`, `losses`, `seconds`, `unbatched`, `seed`, `tried`, `unmatched_lower`, and whether
+    the units were `matched`.
     A statement that was made weaker, such as a higher level, is still true.
 
     Cost: 33 losses for each segment, and as much as it took to prove its maximum.
     """
     try:
         _shapes(found, landscape)
+        _measures(found, landscape)
         string = _String.of(found, landscape)
         string.check_values()
+        _statistics(found, landscape, string.slack)
         string.check_segments()
         string.check_straight()
-        _measures(found, landscape)
-        _statistics(found, landscape, string.slack)
     except RejectedError as rejection:
         return Verification(False, str(rejection))
     except (TypeError, ValueError, IndexError, AttributeError) as error:  # a field of another type
@@ -293,7 +294,9 @@ def why_other_end(found: Connection, landscape: Landscape, model: nn.Module) -> 
         return ""
     if not all(np.array_equal(np.sort(end, None), np.sort(one, None)) for end, one in pairs):
         return "it ends at other weights, whatever the order of their units"
-    outputs = [one.outputs() for one in (landscape.at(found.beads[-1]), _at(landscape, model))]
+    last = landscape.module_at()
+    last.load_state_dict(ends)
+    outputs = [_at(landscape, one).outputs() for one in (last, model)]
     apart = float(np.abs(outputs[0] - outputs[1]).max())
     if apart > SAME * max(1.0, float(np.abs(outputs[1]).max())):
         return f"the model that it ends at has other outputs, by {apart:.2g}"
