@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -71,6 +72,15 @@ def cubic() -> tuple[rs.Landscape, np.ndarray, np.ndarray]:
 
 
 LEVEL = 0.02
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Small networks are trained on one thread."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @cache
@@ -566,3 +576,49 @@ def test_wrong_schedules_and_metrics_are_told() -> None:
         rs.spanning_tree(landscape, [landscape.theta])
     with pytest.raises(InputError, match="bead must lie"):
         joined("greedy").state(landscape, 99)
+
+
+# ---- verification ------------------------------------------------------------------------------
+
+
+def test_a_string_file_is_verified(tmp_path: Path) -> None:
+    landscape, _, _ = cubic()
+    for method in METHODS:
+        checked = rs.verify(joined(method).save(tmp_path / f"{method}.nc"), landscape)
+        assert checked.valid, checked.reason
+        assert "connected: loss at most" in checked.reason
+    _, a, b = cubic()
+    failed = rs.connect(landscape, a, b, LEVEL, max_depth=1)
+    checked = rs.verify(failed, landscape)
+    assert checked.valid
+    assert "does not show that there is none" in checked.reason
+
+
+def test_tampered_strings_are_rejected() -> None:
+    landscape, a, b = cubic()
+    found = joined("greedy")
+    failed = rs.connect(landscape, a, b, LEVEL, max_depth=1)
+    moved = found.beads.copy()
+    moved[2, 3] += 1e-3
+    raised, lowered = found.upper.copy(), found.lower.copy()
+    raised[1] *= 0.9
+    lowered[1] *= 1.01
+    for wrong in (
+        replace(found, beads=moved),
+        replace(found, beads=found.beads[:, :-1]),
+        replace(found, upper=raised),
+        replace(found, lower=lowered),
+        replace(found, maximum=found.maximum * 0.99),
+        replace(found, level=found.maximum * 0.99),
+        replace(found, tier="sampled"),
+        replace(found, normalized_length=1.0),
+        replace(found, straight=found.straight * 0.5),
+        replace(found, status="certain"),
+        replace(failed, status="connected"),
+        replace(failed, status="connected", upper=np.full_like(failed.upper, LEVEL)),
+    ):
+        checked = rs.verify(wrong, landscape)
+        assert not checked.valid
+        assert checked.reason
+    other = rs.Landscape(dense((1, 12, 1), seed=0), X, CUBIC + 0.01)
+    assert not rs.verify(found, other).valid
