@@ -144,6 +144,47 @@ def test_batch_norm_moves_with_its_scales_and_shifts(loss):
     assert found.lower <= searched * (1 + 1e-12) <= found.upper <= 1.0011 * found.lower
 
 
+def duplicates(landscape):
+    """The same landscape of samples that occur four times, with coinciding kinks."""
+    rows = np.repeat(np.arange(2), 4)
+    module, inputs, targets = landscape.module_at(), landscape.inputs, landscape.targets
+    return rs.Landscape(module, inputs[rows], targets[rows], loss=landscape.loss_name)
+
+
+def single(landscape):
+    """The same landscape of one sample."""
+    module, inputs, targets = landscape.module_at(), landscape.inputs[:1], landscape.targets[:1]
+    return rs.Landscape(module, inputs, targets, loss=landscape.loss_name)
+
+
+@pytest.mark.parametrize("loss", ["squared", "l1", "cross_entropy"])
+@pytest.mark.parametrize("widths", [(2, 4, 3), (2, 4, 4, 3)])
+@pytest.mark.parametrize(
+    "change", [None, duplicates, single], ids=["plain", "duplicates", "single"]
+)
+def test_degenerate_ends_are_enclosed(widths, loss, change):
+    """Through zero, where all kinks meet; nothing or one number moving; dead units; any scale."""
+    landscape = landscape_of(widths, loss, seed=3)
+    landscape = landscape if change is None else change(landscape)
+    a, b = ends_of(landscape, 3)
+    dead = np.where(np.arange(landscape.size) < 12, 0.0, a)
+    dead[8:12] = -1.0
+    nudged = a + np.eye(landscape.size)[0]
+    pairs = [(a, -a), (0 * a, 0 * a), (0 * a, a), (a, nudged), (dead, 2 * dead)]
+    for start, stop in [*pairs, *((size * a, size * b) for size in (1e-8, 1e-3, 1e3, 1e6))]:
+        found = rs.path_maximum(landscape, start, stop)
+        searched = sought(landscape, start, stop, 201)[1]
+        assert found.lower <= searched * (1 + 1e-12)
+        assert searched <= found.upper <= 1.0011 * found.lower
+
+
+def test_a_perfect_fit_is_known_to_rounding():
+    landscape = landscape_of((2, 4, 3), "squared")
+    fitted = rs.Landscape(landscape.module_at(), landscape.inputs, landscape.outputs())
+    found = rs.path_maximum(fitted, fitted.theta, fitted.theta)
+    assert 0.0 <= found.lower <= found.upper < 1e-24
+
+
 def test_a_quartic_by_hand():
     """One sample x = 1, target 0, no kink on the way: f = (1 + t)(2 - t), largest at t = 1/2."""
     landscape = landscape_of((1, 1, 1), "squared", count=1, bias=False)

@@ -117,8 +117,10 @@ class Moving:
         )
         if name == "l1":
             apart = float(errors.sum()) / count
-        elif name == "cross_entropy":  # each loss moves by at most twice the largest error
-            apart = 2.0 * float(errors.max(axis=1).sum()) / count
+        elif name == "cross_entropy":  # log(1 + e^m) has a slope of at most 1, and of its own value
+            margins = 2.0 * errors.max(axis=1)
+            share = float(np.expm1(min(float(margins.max()), 1.0)))
+            apart = min(float(margins.sum()) / count, share * value if share < 1.0 else np.inf)
         else:  # by the triangle inequality for the root of the mean square
             share = 1.0 if name == "squared" else 0.5
             root = np.sqrt(share * float((errors**2).sum()) / count)
