@@ -209,6 +209,10 @@ class Landscape:
         share = len(self._inputs[rows]) / len(self._inputs)
         return flat, lambda vector: share * self._objective(self._split_tensor(vector), rows)
 
+    def outputs_of(self, vector: torch.Tensor) -> torch.Tensor:
+        """The outputs (samples, outputs) at a flat parameter tensor, differentiable by it."""
+        return self._evaluate(self._split_tensor(vector))
+
     def state_of(self, model: nn.Module) -> dict[str, torch.Tensor]:
         """Copies of a model's parameters and buffers as this landscape's copy of it has them.
 

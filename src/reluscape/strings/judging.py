@@ -1,0 +1,159 @@
+"""A string as it grows, and how high each of its segments rises."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reluscape.strings.maximum import path_maximum
+from reluscape.strings.surface import Surface
+
+Floats = NDArray[np.float64]
+
+#: Positions inside a segment that are looked at before anything is proved of it, and for its curve.
+COARSE = 31
+#: Positions of the grid where nothing can be proved.
+DENSE = 257
+#: Tiers, weakest first.
+TIERS = ("sampled", "certified", "exact")
+#: A new bead is not put nearer to its neighbours than this share of their distance.
+INSIDE = 0.05
+
+
+class Segment(NamedTuple):
+    """How high a segment rises.
+
+    Attributes:
+        lower: The largest value seen, at `position`.
+        upper: No value is above it; infinite for tier "sampled".
+        position: In [0, 1].
+        tier: Of the upper bound.
+        proved: Whether all was done that can be: False where a few points sufficed to reject it.
+    """
+
+    lower: float
+    upper: float
+    position: float
+    tier: str
+    proved: bool
+
+    def below(self, level: float) -> bool:
+        """Whether the segment counts as below the level."""
+        if not self.proved:
+            return False
+        return (self.lower if self.tier == "sampled" else self.upper) <= level
+
+
+@dataclass(slots=True)
+class Beads:
+    """A string under construction.
+
+    Attributes:
+        thetas: Points in order.
+        depths: When each was inserted.
+        segments: What is known of each segment; None for a new one.
+    """
+
+    thetas: list[Floats]
+    depths: list[int]
+    segments: list[Segment | None] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.segments = self.segments or [None] * (len(self.thetas) - 1)
+
+    def insert(self, places: Iterable[int], points: Floats, depth: int) -> None:
+        """Put a bead into each of these segments."""
+        for place, point in sorted(zip(places, points, strict=True), key=lambda one: -one[0]):
+            self.thetas.insert(place + 1, point)
+            self.depths.insert(place + 1, depth)
+            self.segments[place : place + 1] = [None, None]
+
+    def move(self, place: int, point: Floats) -> None:
+        """Put a bead somewhere else."""
+        self.thetas[place] = point
+        self.segments[place - 1] = self.segments[place] = None
+
+    def above(self, level: float) -> list[int]:
+        """Segments that are not known to be below the level."""
+        return [k for k, one in enumerate(self.segments) if one is None or not one.below(level)]
+
+    def starts(self, places: Iterable[int], middle: bool = False) -> Floats:
+        """Points inside segments: where they are highest, or their middles."""
+        return np.stack([self._inside(place, middle) for place in places])
+
+    def _inside(self, place: int, middle: bool) -> Floats:
+        segment = self.segments[place]
+        highest = 0.5 if segment is None or middle else segment.position
+        t = min(max(highest, INSIDE), 1.0 - INSIDE)
+        return self.thetas[place] + t * (self.thetas[place + 1] - self.thetas[place])
+
+
+class Judge:
+    """Tells how high segments rise, with a proof where the landscape allows one.
+
+    Args:
+        surface: What is judged.
+        level: What segments shall stay below.
+        relative_gap: Of certified maxima.
+    """
+
+    def __init__(self, surface: Surface, level: float, relative_gap: float) -> None:
+        self.surface, self.level, self.relative_gap = surface, level, relative_gap
+        reading = surface.judge.reading
+        loss = surface.kind in ("loss", "other loss")
+        self.proves = loss and reading is not None and not reading.opaque
+
+    def examine(self, beads: Beads) -> None:
+        """Fill in what is not known of a string's segments."""
+        self._look(beads)
+        for place, segment in enumerate(beads.segments):
+            if segment is not None and not segment.proved and segment.lower <= self.level:
+                beads.segments[place] = self.prove(
+                    beads.thetas[place], beads.thetas[place + 1], self.level
+                )
+
+    def glance(self, beads: Beads) -> None:
+        """The same from a few points alone, which proves nothing."""
+        self._look(beads)
+
+    def seen_above(self, beads: Beads) -> list[int]:
+        """Segments on which a value above the level was seen."""
+        return [k for k, one in enumerate(beads.segments) if one and one.lower > self.level]
+
+    def curves(self, starts: Floats, stops: Floats) -> Floats:
+        """Values at evenly spaced positions, ends included, (segments, COARSE + 2)."""
+        return self.surface.along(starts, stops, np.linspace(0.0, 1.0, COARSE + 2))
+
+    def prove(self, start: Floats, stop: Floats, level: float | None = None) -> Segment:
+        """The maximum of one segment, proved if possible; up to the level's question where one is given."""
+        if self.proves:
+            found = path_maximum(
+                self.surface.judge, start, stop, relative_gap=self.relative_gap, level=level
+            )
+            return Segment(found.lower, found.upper, found.position, found.tier, True)
+        times = np.linspace(0.0, 1.0, DENSE)
+        values = self.surface.along(start[None], stop[None], times)[0]
+        best = int(np.argmax(values))
+        return Segment(float(values[best]), np.inf, float(times[best]), "sampled", True)
+
+    def _look(self, beads: Beads) -> None:
+        """A few points of every unknown segment, all as one batch."""
+        unknown = [place for place, one in enumerate(beads.segments) if one is None]
+        if not unknown:
+            return
+        starts = np.stack([beads.thetas[place] for place in unknown])
+        stops = np.stack([beads.thetas[place + 1] for place in unknown])
+        curves = _finite(self.curves(starts, stops))
+        for place, values in zip(unknown, curves, strict=True):
+            best = int(np.argmax(values))
+            at = best / (COARSE + 1)
+            beads.segments[place] = Segment(float(values[best]), np.inf, at, "sampled", False)
+
+
+def _finite(values: Floats) -> Floats:
+    """NaN counts as above every level."""
+    return np.where(np.isnan(values), np.inf, values)

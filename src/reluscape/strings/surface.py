@@ -1,0 +1,221 @@
+"""Many points of a landscape at once: what a string of models is trained on and judged by."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from functools import cached_property
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from reluscape.errors import InputError
+from reluscape.landscape import Landscape
+
+Floats = NDArray[np.float64]
+#: A number to stay below, from outputs (samples, outputs) and targets as the landscape holds them.
+Metric = Callable[[Floats, NDArray[np.generic]], float]
+
+#: Numbers that one batch of points may hold at once; 2^26 in float64 are 512 MB.
+LARGEST_BATCH = 2**26
+
+
+def error_rate(outputs: Floats, targets: NDArray[np.generic]) -> float:
+    """Share of samples whose largest output is not that of their class index."""
+    if targets.ndim > 1:
+        raise InputError(
+            "error_rate needs class indices as targets, those of loss 'cross_entropy'; received"
+            f" targets of shape {targets.shape}: give metric a function of outputs and targets"
+        )
+    return float((outputs.argmax(axis=1) != targets).mean())
+
+
+class Surface:
+    """The loss, its gradient and the judged value at the rows of a matrix of parameters.
+
+    All rows are evaluated as one batch (`torch.func.vmap`), in parts where memory asks for it. A model
+    that cannot be batched is evaluated row by row, and `unbatched` says why.
+
+    Args:
+        landscape: Whose loss beads are trained on.
+        metric: What is held below the level: None for that loss, "error_rate", a function of outputs
+            and targets, or another landscape of the same model (such as one of test data).
+        batched: False evaluates row by row.
+        seed: Of the order in which `batches` go through the samples.
+        judged: In place of the judge's loss as a function of flat parameters.
+
+    Attributes:
+        judge: The landscape whose loss is judged, or whose outputs a metric is of.
+        kind: "loss", "other loss", or the metric's name.
+        unbatched: Why rows are evaluated one by one; empty where they are not.
+        gradients: Gradients evaluated so far, one for each row.
+        losses: Values evaluated so far without a gradient, one for each row.
+    """
+
+    def __init__(
+        self,
+        landscape: Landscape,
+        metric: str | Metric | Landscape | None = None,
+        *,
+        batched: bool = True,
+        seed: int = 0,
+        judged: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    ) -> None:
+        self.landscape = landscape
+        self.judge = metric if isinstance(metric, Landscape) else landscape
+        self._metric, self.kind = _read_metric(metric)
+        if self.judge.size != landscape.size:
+            raise InputError(
+                f"metric must be a landscape of the same model, with {landscape.size} parameters;"
+                f" received one with {self.judge.size}"
+            )
+        self.gradients = self.losses = 0
+        self.device = landscape.flat_objective()[0].device
+        self._objective = landscape.flat_objective()[1]
+        self._seed = seed
+        self._judged = judged or self._judged_by()
+        work = landscape.size + _activations(landscape)
+        self._rows = max(1, LARGEST_BATCH // work)
+        self.unbatched = "asked for" if not batched else self._why_unbatched()
+
+    @property
+    def trains_on_judged(self) -> bool:
+        """Whether the judged value is the loss that beads are trained on."""
+        return self._metric is None and self.judge is self.landscape
+
+    def values(self, thetas: Floats) -> Floats:
+        """The judged value at each row of (points, params), shape (points,)."""
+        self.losses += len(thetas)
+        with torch.no_grad():
+            found = self._map(self._judged, self._tensor(thetas))
+        if self._metric is None:
+            return np.asarray(found.cpu().numpy())
+        outputs = found.cpu().numpy()
+        return np.array([self._metric(one, self.judge.targets) for one in outputs])
+
+    def along(self, starts: Floats, stops: Floats, positions: Floats) -> Floats:
+        """The judged value on straight segments, shape (segments, positions)."""
+        steps = positions[:, None, None] * (stops - starts) + starts
+        points = steps.transpose(1, 0, 2).reshape(-1, starts.shape[1])
+        found = [
+            self.values(part)
+            for part in np.array_split(points, max(1, len(points) // self._rows + 1))
+        ]
+        return np.concatenate(found).reshape(len(starts), len(positions))
+
+    def slopes(
+        self, thetas: torch.Tensor, rows: slice = slice(None)
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The loss and its gradient at each row: (points,) and (points, params).
+
+        With `rows`, one of `batches`, the loss of those samples alone.
+        """
+        self.gradients += len(thetas)
+        leaf = thetas.detach().requires_grad_()
+        losses = self._map(self._objective_of(rows), leaf)
+        (gradients,) = torch.autograd.grad(losses.sum(), leaf)
+        return losses.detach(), gradients
+
+    def batches(self, size: int) -> list[slice]:
+        """Cut the samples, in an order drawn once, into parts of a size."""
+        count = self.landscape.num_samples
+        return [slice(at, min(at + size, count)) for at in range(0, count, size)]
+
+    # ---- private -----------------------------------------------------------------------------
+
+    @cached_property
+    def _shuffled(self) -> Landscape:
+        """The landscape with its samples in another order."""
+        own = self.landscape
+        order = np.random.default_rng(self._seed).permutation(own.num_samples)
+        return Landscape(
+            own.module_at(), own.inputs[order], own.targets[order], loss=own.loss_name,
+            weight_decay=own.weight_decay, device=str(self.device),
+        )  # fmt: skip
+
+    def _tensor(self, thetas: Floats) -> torch.Tensor:
+        return torch.as_tensor(thetas, device=self.device)
+
+    def _objective_of(self, rows: slice) -> Callable[[torch.Tensor], torch.Tensor]:
+        """The mean loss of some samples, weight decay included."""
+        if rows == slice(None):
+            return self._objective
+        _, shared = self._shuffled.flat_objective(rows=rows)
+        count = self.landscape.num_samples
+        share = len(range(*rows.indices(count))) / count
+        return lambda vector: shared(vector) / share
+
+    def _judged_by(self) -> Callable[[torch.Tensor], torch.Tensor]:
+        """The judge's loss, or its outputs where a metric is made of them."""
+        if self._metric is not None:
+            return self.judge.outputs_of
+        return self._objective if self.judge is self.landscape else self.judge.flat_objective()[1]
+
+    def _map(
+        self, function: Callable[[torch.Tensor], torch.Tensor], thetas: torch.Tensor
+    ) -> torch.Tensor:
+        """A function of one row at all rows."""
+        if self.unbatched:
+            return torch.stack([function(row) for row in thetas])
+        chunk = self._rows if self._rows < len(thetas) else None
+        mapped: torch.Tensor = torch.func.vmap(function, chunk_size=chunk)(thetas)
+        return mapped
+
+    def _why_unbatched(self) -> str:
+        """Try two rows as a batch; what PyTorch says against it."""
+        self.unbatched = ""
+        rows = self._tensor(np.tile(self.landscape.theta, (2, 1)))
+        counted = self.gradients
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")  # a missing batching rule only warns, and is slow
+                self.slopes(rows)
+                with torch.no_grad():
+                    self._map(self._judged, rows)
+        except (RuntimeError, ValueError, TypeError, UserWarning) as error:
+            return f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
+        finally:
+            self.gradients = counted
+        return ""
+
+
+def _read_metric(metric: str | Metric | Landscape | None) -> tuple[Metric | None, str]:
+    """The function of outputs and targets, if it is one, and what the judged value is called."""
+    if metric is None:
+        return None, "loss"
+    if isinstance(metric, Landscape):
+        return None, "other loss"
+    if metric == "error_rate":
+        return error_rate, "error_rate"
+    if callable(metric):
+        return metric, getattr(metric, "__name__", type(metric).__name__)
+    raise InputError(
+        "metric must be None, 'error_rate', a function of outputs and targets, or a Landscape;"
+        f" received {metric!r}"
+    )
+
+
+def _activations(landscape: Landscape) -> int:
+    """Numbers that the model's layers put out on the data, in one forward pass."""
+    counted = 0
+
+    def count(module: nn.Module, inputs: object, output: object) -> None:
+        nonlocal counted
+        counted += output.numel() if isinstance(output, torch.Tensor) else 0
+
+    model = landscape.module_at()
+    hooks = [m.register_forward_hook(count) for m in model.modules() if not list(m.children())]
+    try:
+        with torch.no_grad():
+            model(torch.as_tensor(landscape.inputs, device=landscape.flat_objective()[0].device))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return counted
+
+
+def grid(count: int) -> Floats:
+    """Positions inside a segment, its ends left out."""
+    return np.asarray(np.linspace(0.0, 1.0, count + 2)[1:-1])
