@@ -57,6 +57,7 @@ PUBLIC = [
     "enumerate_cells",
     "expected_minimum_probability",
     "forecast_losses",
+    "linear_path",
     "match_units",
     "path_maximum",
     "polish",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from time import perf_counter
 
 import numpy as np
@@ -90,8 +91,8 @@ def _check_linear(landscape: Landscape) -> None:
             )
     if landscape.weight_decay:
         raise InputError(
-            "linear_path needs a loss without weight decay, which is not constant where the product of the"
-            f" weights is; received weight_decay={landscape.weight_decay}: use connect"
+            "linear_path needs a loss without weight decay, which changes where the product of the"
+            f" weights does not; received weight_decay={landscape.weight_decay}: use connect"
         )
     layers = reading.network.affine
     if layers[-1].bias is None and any(layer.bias is not None for layer in layers):
@@ -160,5 +161,4 @@ def _theta(landscape: Landscape, state: State, biases: list[Floats | None]) -> F
 
 def _distinct(beads: list[Floats]) -> list[Floats]:
     """Points without those that are the same as the one before; the ends stay."""
-    pairs = zip(beads[:-1], beads[1:], strict=True)
-    return [beads[0], *(b for a, b in pairs if not np.array_equal(a, b))]
+    return [beads[0], *(b for a, b in pairwise(beads) if not np.array_equal(a, b))]

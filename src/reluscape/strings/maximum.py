@@ -23,7 +23,7 @@ __all__ = ["PathMaximum", "path_maximum"]
 Floats = NDArray[np.float64]
 
 #: Points of the grid where a maximum is proved, and where the grid is all there is.
-FEW, MANY = 65, 257
+FEW, MANY = 33, 257
 
 
 @dataclass(frozen=True, slots=True, repr=False, eq=False)
