@@ -135,6 +135,7 @@ def test_the_tree_of_errors():
         "convex",
         "spectra",
         "monitor.monitor",
+        "strings.maximum",
     ],
 )
 def test_examples_in_docstrings_run(name):

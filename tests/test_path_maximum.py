@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -226,6 +229,20 @@ def test_refusals_say_what_was_expected():
     for gap in (0.0, -1.0, np.inf, np.nan, True, "small"):
         with pytest.raises(InputError, match="relative_gap"):
             rs.path_maximum(landscape, theta, theta, relative_gap=gap)
+    for level in (np.nan, np.inf, True, "low"):
+        with pytest.raises(InputError, match="level must be a finite number"):
+            rs.path_maximum(landscape, theta, theta, level=level)
+
+
+def test_the_readmes_example_runs(capsys):
+    text = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    (code,) = (
+        one for one in re.findall(r"```python\n(.*?)```", text, re.S) if "match_units" in one
+    )
+    exec(code, scope := {})
+    assert scope["found"].tier == "certified"
+    assert scope["matched"].distance < scope["matched"].distance_before
+    assert capsys.readouterr().out.startswith("largest loss")
 
 
 def test_results_are_saved_and_drawn(tmp_path):
