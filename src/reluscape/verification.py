@@ -8,6 +8,7 @@ is valid only if all of it comes out again.
 from __future__ import annotations
 
 import os
+from typing import TypeVar
 
 import numpy as np
 
@@ -31,10 +32,16 @@ from reluscape.landscape import Landscape
 from reluscape.minima.check import check_minimum
 from reluscape.minima.result import CellMinimum
 from reluscape.network_output import NetworkOutput
+from reluscape.results import Result
+from reluscape.strings.check import check_connection
+from reluscape.strings.connection import Connection
+
+#: A kind of result.
+Kind = TypeVar("Kind", bound=Result)
 
 
 def verify(
-    path_or_certificate: str | os.PathLike[str] | Certificate | CellMinimum,
+    path_or_certificate: str | os.PathLike[str] | Certificate | CellMinimum | Connection,
     landscape: Landscape | NetworkOutput,
 ) -> Verification:
     """Check a certificate, or a cell's minimum, against a landscape; never calls a solver.
@@ -49,7 +56,10 @@ def verify(
             weights are checked by a forward and a backward pass, and whose proof that there are none by
             products with the frozen network. What it tells besides is recomputed, but for `method`, and
             where a decomposition of the outputs' derivatives would take more than a tenth of a second,
-            for whether minimisers are `unique` and for the squared loss of those outside the cell.
+            for whether minimisers are `unique` and for the squared loss of those outside the cell. Or a
+            `Connection` or its NetCDF file: values at its beads are computed and the maxima of its
+            segments proved anew, or looked at on the same grid where they were; for another metric than
+            a loss use `reluscape.strings.check.check_connection`.
         landscape: The network, data, loss and weight decay that it is about, or the network's output
             with its bounds.
 
@@ -68,15 +78,14 @@ def verify(
         )
     if isinstance(path_or_certificate, CellMinimum):
         return _of_cell(path_or_certificate, landscape)
+    if isinstance(path_or_certificate, Connection):
+        return _of_connection(path_or_certificate, landscape)
     if not isinstance(path_or_certificate, Certificate) and not os.path.exists(path_or_certificate):
         raise InputError(
             f"expected a certificate file; {str(path_or_certificate)!r} does not exist"
         )
     if not isinstance(path_or_certificate, Certificate) and is_netcdf(path_or_certificate):
-        loaded = load_minimum(path_or_certificate)
-        if isinstance(loaded, str):
-            return Verification(False, loaded)
-        return _of_cell(loaded, landscape)
+        return _of_file(path_or_certificate, landscape)
     try:
         if isinstance(path_or_certificate, Certificate):
             certificate = Certificate(**fields_from_json(to_json(path_or_certificate)))
@@ -113,16 +122,43 @@ def _of_cell(found: CellMinimum, landscape: Landscape | NetworkOutput) -> Verifi
         return Verification(False, str(error))
 
 
+def _of_connection(found: Connection, landscape: Landscape | NetworkOutput) -> Verification:
+    """Check a string of models."""
+    if isinstance(landscape, NetworkOutput):
+        return Verification(False, "it is about a landscape, not about a network's output")
+    return check_connection(found, landscape)
+
+
+def _of_file(path: str | os.PathLike[str], landscape: Landscape | NetworkOutput) -> Verification:
+    """Check the result that a NetCDF file holds."""
+    minimum = load_minimum(path)
+    if isinstance(minimum, CellMinimum):
+        return _of_cell(minimum, landscape)
+    if "holds 'Connection'" not in minimum:
+        return Verification(False, minimum)
+    string = load_result(path, Connection)
+    if isinstance(string, str):
+        return Verification(False, string)
+    return _of_connection(string, landscape)
+
+
 def load_minimum(path: str | os.PathLike[str]) -> CellMinimum | str:
     """The cell's minimum of a file, or why there is none in it."""
+    return load_result(path, CellMinimum)
+
+
+def load_result(path: str | os.PathLike[str], kind: type[Kind]) -> Kind | str:
+    """The result of a file, or why there is none of this kind in it."""
     try:
-        return CellMinimum.load(path)
+        return kind.load(path)
     except InputError as error:
         return str(error)
     # Where someone has put other content under its own digest, readers fail anywhere, with any exception.
     except Exception as error:
         text = (str(error).splitlines() or [""])[0][:120]
-        return f"expected a NetCDF file with a CellMinimum; could not read {str(path)!r}: {text}"
+        return (
+            f"expected a NetCDF file with a {kind.__name__}; could not read {str(path)!r}: {text}"
+        )
 
 
 def is_netcdf(path: str | os.PathLike[str]) -> bool:

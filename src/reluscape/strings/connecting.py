@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
@@ -34,6 +35,7 @@ from reluscape.strings.judging import Beads, Judge
 from reluscape.strings.matching import match_units as units_matched
 from reluscape.strings.surface import Metric, Surface
 from reluscape.strings.training import Schedule
+from reluscape.train import one_thread
 from reluscape.validation import check_share, check_told, check_whole
 
 Floats = NDArray[np.float64]
@@ -143,15 +145,16 @@ def connect(
         seed=check_whole(seed, "seed", 0),
         progress=progress,
     )
-    try:
-        METHODS[method](work)
-    except KeyboardInterrupt:  # Stop is one
-        work.tried.append("stopped before the end")
-    extra = pair.buffers(work)
-    if match_units:
-        unmatched = work.judge.prove(ends[0].theta, given.theta).lower
-        extra |= {"matched": True, "unmatched_lower": unmatched}
-    return finish(work, method, began, **extra)
+    with one_thread() if surface.small else nullcontext():
+        try:
+            METHODS[method](work)
+        except KeyboardInterrupt:  # Stop is one
+            work.tried.append("stopped before the end")
+        extra = pair.buffers(work)
+        if match_units:
+            unmatched = work.judge.prove(ends[0].theta, given.theta).lower
+            extra |= {"matched": True, "unmatched_lower": unmatched}
+        return finish(work, method, began, **extra)
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +185,7 @@ class _Pair:
         judged = None
         if isinstance(self.metric, Landscape):
             judged = Statistics(self.landscape).loss_on(self.metric)
-        return Surface(own, self.metric, batched=batched, seed=seed, judged=judged)
+        return Surface(own, self.metric, batched=batched, seed=seed, judged=judged, floating=True)
 
     def check_level(self, surface: Surface, level: float) -> None:
         """Refuse ends that are above the level."""

@@ -57,8 +57,8 @@ class Connection(Result):
         seed: Of every random choice.
         matched: Whether the hidden units of the second model were permuted before: then the last bead is
             that permuted model, which computes the same function.
-        unmatched_lower: Largest value seen on the straight line to the second model as it was given, in its
-            own order of units; NaN where nothing was permuted.
+        unmatched_lower: Largest value seen on the straight line to the second model as it was given;
+            NaN where nothing was permuted.
         tried: What was done, and for "not_found" why it ended.
         buffers: Running statistics at each bead (beads, buffers), in the order of the module's buffers;
             no columns where they do not change along the path.

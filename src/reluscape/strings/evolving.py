@@ -71,8 +71,8 @@ def evolve(work: Work, rule: Rule, rounds: int) -> None:
     size = len(beads.thetas[0])
     memory = _Memory(Adam((len(beads.thetas) - 2, size), work.schedule.rate, surface.device))
     for number in range(rounds + 1):
-        work.tell(f"round {number}")
         work.judge.examine(beads)
+        work.tell(f"round {number}")
         if not beads.above(work.level):
             return
         values = surface.values(np.stack(beads.thetas))

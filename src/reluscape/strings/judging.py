@@ -104,8 +104,7 @@ class Judge:
     def __init__(self, surface: Surface, level: float, relative_gap: float) -> None:
         self.surface, self.level, self.relative_gap = surface, level, relative_gap
         reading = surface.judge.reading
-        loss = surface.kind in ("loss", "other loss")
-        self.proves = loss and reading is not None and not reading.opaque
+        self.proves = surface.is_loss and reading is not None and not reading.opaque
 
     def examine(self, beads: Beads) -> None:
         """Fill in what is not known of a string's segments."""
@@ -129,7 +128,7 @@ class Judge:
         return self.surface.along(starts, stops, np.linspace(0.0, 1.0, COARSE + 2))
 
     def prove(self, start: Floats, stop: Floats, level: float | None = None) -> Segment:
-        """The maximum of one segment, proved if possible; up to the level's question where one is given."""
+        """The maximum of a segment, proved if possible: only as far as a level asks, if there is one."""
         if self.proves:
             found = path_maximum(
                 self.surface.judge, start, stop, relative_gap=self.relative_gap, level=level

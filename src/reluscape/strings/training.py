@@ -79,8 +79,9 @@ class Adam:
         self.counts += 1.0
         self.first.lerp_(gradients, 1.0 - FIRST)
         self.second.mul_(SECOND).addcmul_(gradients, gradients, value=1.0 - SECOND)
-        scale = (1.0 - SECOND**self.counts).sqrt() / (1.0 - FIRST**self.counts)
-        change: torch.Tensor = self.rates * scale * self.first / (self.second.sqrt() + TINY)
+        mean = self.first / (1.0 - FIRST**self.counts)
+        size = (self.second / (1.0 - SECOND**self.counts)).sqrt() + TINY
+        change: torch.Tensor = self.rates * mean / size
         return change
 
     def keep(self, rows: torch.Tensor) -> None:
