@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -16,6 +17,7 @@ from torch import nn
 import reluscape as rs
 from reluscape.errors import InputError
 from reluscape.progress import Stop
+from reluscape.strings.check import check_connection
 from reluscape.strings.surface import Surface
 from reluscape.strings.training import Schedule, train_below
 
@@ -71,6 +73,15 @@ def cubic() -> tuple[rs.Landscape, np.ndarray, np.ndarray]:
 
 
 LEVEL = 0.02
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Small networks are trained on one thread."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @cache
@@ -357,6 +368,39 @@ def test_a_model_that_cannot_be_batched_is_trained_one_by_one() -> None:
     assert found.unbatched == surface.unbatched
 
 
+class Reader(nn.Module):
+    """A small recurrent network over rows of the inputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell = nn.LSTM(1, 3, batch_first=True)
+        self.head = nn.Linear(3, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.cell(x[:, :, None])[0][:, -1])
+
+
+def convolved() -> nn.Module:
+    parts = [nn.Conv1d(1, 2, 2), nn.ReLU(), nn.MaxPool1d(2), nn.Flatten(), nn.Linear(4, 1)]
+    return nn.Sequential(nn.Unflatten(1, (1, 6)), *parts)
+
+
+@pytest.mark.parametrize("make", [Reader, convolved])
+def test_any_module_is_trained_in_batches_or_one_by_one(make) -> None:
+    inputs, targets = sample(20, 6, 1, "squared", seed=0)
+    torch.manual_seed(0)
+    ends = [flat(make().double()) for _ in range(2)]
+    landscape = rs.Landscape(make().double(), inputs, targets)
+    surface = Surface(landscape)
+    losses, gradients = surface.slopes(torch.as_tensor(np.stack(ends)))
+    np.testing.assert_allclose(losses, [landscape.loss(end) for end in ends], rtol=1e-10)
+    expected = [landscape.gradient(end) for end in ends]
+    np.testing.assert_allclose(gradients, expected, rtol=1e-9, atol=1e-12)
+    found = rs.connect(landscape, *ends, 1.01 * max(landscape.loss(end) for end in ends))
+    assert found.status == "connected"
+    assert found.tier == "sampled"
+
+
 def test_large_batches_are_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     landscape, a, b = cubic()
     rows = a + np.linspace(0, 1, 7)[:, None] * (b - a)
@@ -421,7 +465,7 @@ def wrong(module: nn.Module, theta: np.ndarray, inputs: np.ndarray, labels: np.n
 @pytest.mark.parametrize("kind", ["error_rate", "function", "landscape"])
 def test_a_string_below_a_level_of_something_else(kind: str) -> None:
     inputs, labels = blobs(0)
-    models = classifiers(plain, (0, 1), inputs, labels)
+    models = classifiers(plain, (2, 3), inputs, labels)
     landscape = rs.Landscape(models[0], inputs, labels, loss="cross_entropy")
     test = rs.Landscape(models[0], *blobs(1), loss="cross_entropy")
     metric = {
@@ -436,6 +480,7 @@ def test_a_string_below_a_level_of_something_else(kind: str) -> None:
         level = 0.02 + max(wrong(plain().double(), end, inputs, labels) for end in ends)
     found = rs.connect(landscape, *ends, level, metric=metric)
     assert found.status == "connected"
+    assert found.straight_lower > level
     assert found.tier == ("certified" if kind == "landscape" else "sampled")
     worst = []
     for a, b in zip(found.beads[:-1], found.beads[1:], strict=True):
@@ -461,20 +506,21 @@ def test_running_statistics_follow_the_string() -> None:
     landscape = rs.Landscape(models[0], inputs, labels, loss="cross_entropy")
     criterion = nn.CrossEntropyLoss()
     wanted = torch.as_tensor(labels)
-    level = 0.05 + 1.5 * max(criterion(m(torch.as_tensor(inputs)), wanted).item() for m in models)
+    level = 1.5 * max(criterion(m(torch.as_tensor(inputs)), wanted).item() for m in models)
     found = rs.connect(landscape, models[0], models[1].state_dict(), level)
     assert found.status == "connected"
     assert found.tier == "sampled"
+    assert found.straight_lower > level >= found.maximum
     for model, bead in ((models[0], 0), (models[1], -1)):
         state = found.state(landscape, bead)
         for name, value in model.state_dict().items():
             assert torch.equal(state[name].to(value.dtype), value), name
     module = normed().double().eval()
     middle = found.num_beads // 2
-    if found.num_beads > 2:
-        module.load_state_dict(found.state(landscape, middle))
-        value = float(criterion(module(torch.as_tensor(inputs)), wanted).detach())
-        assert value == pytest.approx(found.values[middle], rel=1e-9)
+    assert 0 < middle < found.num_beads - 1
+    module.load_state_dict(found.state(landscape, middle))
+    value = float(criterion(module(torch.as_tensor(inputs)), wanted).detach())
+    assert value == pytest.approx(found.values[middle], rel=1e-9)
     module.train()  # the statistics of the data, at a point between two beads
     points = found.curve.shape[1]
     at = found.beads[0] + 3 / (points - 1) * (found.beads[1] - found.beads[0])
@@ -566,3 +612,62 @@ def test_wrong_schedules_and_metrics_are_told() -> None:
         rs.spanning_tree(landscape, [landscape.theta])
     with pytest.raises(InputError, match="bead must lie"):
         joined("greedy").state(landscape, 99)
+
+
+# ---- verification ------------------------------------------------------------------------------
+
+
+def test_a_string_file_is_verified(tmp_path: Path) -> None:
+    landscape, _, _ = cubic()
+    for method in METHODS:
+        checked = rs.verify(joined(method).save(tmp_path / f"{method}.nc"), landscape)
+        assert checked.valid, checked.reason
+        assert "connected: loss at most" in checked.reason
+    _, a, b = cubic()
+    failed = rs.connect(landscape, a, b, LEVEL, max_depth=1)
+    checked = rs.verify(failed, landscape)
+    assert checked.valid
+    assert "does not show that there is none" in checked.reason
+
+
+def test_strings_of_metrics_and_statistics_are_verified() -> None:
+    inputs, labels = blobs(2)
+    models = classifiers(normed, (0, 1), inputs, labels)
+    landscape = rs.Landscape(models[0], inputs, labels, loss="cross_entropy")
+    found = rs.connect(landscape, models[0], models[1], 1.0)
+    assert found.buffers.shape == (found.num_beads, 17)  # two times 8 statistics and a counter
+    assert rs.verify(found, landscape).valid
+    assert not rs.verify(replace(found, buffers=found.buffers[:, :0]), landscape).valid
+    wrong = rs.connect(landscape, models[0], models[1], 0.9, metric="error_rate")
+    assert "tell what that is" in rs.verify(wrong, landscape).reason
+    assert check_connection(wrong, landscape, "error_rate").valid
+
+
+def test_tampered_strings_are_rejected() -> None:
+    landscape, a, b = cubic()
+    found = joined("greedy")
+    failed = rs.connect(landscape, a, b, LEVEL, max_depth=1)
+    moved = found.beads.copy()
+    moved[2, 3] += 1e-3
+    raised, lowered = found.upper.copy(), found.lower.copy()
+    raised[1] *= 0.9
+    lowered[1] *= 1.01
+    for wrong in (
+        replace(found, beads=moved),
+        replace(found, beads=found.beads[:, :-1]),
+        replace(found, upper=raised),
+        replace(found, lower=lowered),
+        replace(found, maximum=found.maximum * 0.99),
+        replace(found, level=found.maximum * 0.99),
+        replace(found, tier="sampled"),
+        replace(found, normalized_length=1.0),
+        replace(found, straight=found.straight * 0.5),
+        replace(found, status="certain"),
+        replace(failed, status="connected"),
+        replace(failed, status="connected", upper=np.full_like(failed.upper, LEVEL)),
+    ):
+        checked = rs.verify(wrong, landscape)
+        assert not checked.valid
+        assert checked.reason
+    other = rs.Landscape(dense((1, 12, 1), seed=0), X, CUBIC + 0.01)
+    assert not rs.verify(found, other).valid

@@ -57,6 +57,7 @@ PUBLIC = [
     "enumerate_cells",
     "expected_minimum_probability",
     "forecast_losses",
+    "linear_path",
     "match_units",
     "path_maximum",
     "polish",
@@ -134,6 +135,7 @@ def test_the_tree_of_errors():
         "convex",
         "spectra",
         "monitor.monitor",
+        "strings.maximum",
     ],
 )
 def test_examples_in_docstrings_run(name):

@@ -48,6 +48,7 @@ _HOME = {
     "Schedule": "strings.training",
     "SpanningTree": "strings.spanning",
     "connect": "strings.connecting",
+    "linear_path": "strings.linear",
     "match_units": "strings.matching",
     "MatchedUnits": "strings.matching",
     "path_maximum": "strings.maximum",

@@ -68,7 +68,8 @@ def verify(
             Or a `Connection` or its NetCDF file: values, lengths and the maximum of every segment are
             computed again, each bound by `path_maximum`; how the path was found is told. It is about a
             path from its first bead to its last: compare those with your models. "other loss" is about
-            the landscape that was given as `metric`; a metric that is a function cannot be checked.
+            the landscape that was given as `metric`; for a metric that is a function there is
+            `reluscape.strings.check.check_connection`.
         landscape: The network, data, loss and weight decay that it is about, or the network's output
             with its bounds.
 

@@ -19,6 +19,7 @@ from reluscape.strings.connection import Connection
 from reluscape.strings.ends import on_own_statistics
 from reluscape.strings.maximum import path_maximum
 from reluscape.strings.moving import Moving
+from reluscape.strings.surface import Metric
 
 Floats = NDArray[np.float64]
 
@@ -30,22 +31,29 @@ TIERS = ("sampled", "certified", "exact")
 LOSSES = ("loss", "other loss")
 
 
-def check_connection(found: Connection, landscape: Landscape) -> Verification:
+def check_connection(
+    found: Connection, landscape: Landscape, metric: Metric | None = None
+) -> Verification:
     """Measure a path again: values, lengths, and the maximum of every segment.
 
     Values come from single forward passes, not from the batches of the search; bounds of tier "exact"
     and "certified" from `path_maximum` of each segment, asked for no more than is stated. A sampled
     segment is looked at on a grid of 257 points. What is told, not proved: `method`, `depths` but for
-    the ends, `gradients`, `losses`, `seconds`, `unbatched`, `seed`, `tried`, `unmatched_lower`, and whether
-    the units were `matched`.
-    A statement that was made weaker, such as a higher level, is still true.
+    the ends, `gradients`, `losses`, `seconds`, `unbatched`, `seed`, `tried`, `unmatched_lower`, and
+    whether the units were `matched`. A statement that was made weaker, such as a higher level, is still
+    true.
+
+    Args:
+        found: The connection.
+        landscape: Whose loss it is about; for kind "other loss" that other one.
+        metric: For a kind that is neither a loss nor "error_rate", the metric.
 
     Cost: 33 losses for each segment, and as much as it took to prove its maximum.
     """
     try:
         _shapes(found, landscape)
         _measures(found, landscape)
-        string = _String.of(found, landscape)
+        string = _String.of(found, landscape, metric)
         string.check_values()
         _statistics(found, landscape, string.slack)
         string.check_segments()
@@ -122,14 +130,14 @@ class _String:
     slack: float
 
     @classmethod
-    def of(cls, found: Connection, landscape: Landscape) -> _String:
+    def of(cls, found: Connection, landscape: Landscape, metric: Metric | None) -> _String:
         """With the statistics of batches at each point, where the path has its own."""
         judge = on_own_statistics(landscape) if found.buffers.shape[1] else landscape
         height: Callable[[Floats], float] = judge.loss
         if found.kind not in LOSSES:
-            known = found.kind == "error_rate"
-            require(known, f"it is about {found.kind!r}, which is no loss of the landscape")
-            height = _error_rate(judge)
+            known = found.kind == "error_rate" or callable(metric)
+            require(known, f"it is about {found.kind!r}: give check_connection that metric")
+            height = _by_outputs(judge, metric if callable(metric) else _error_rate)
         return cls(found, judge, height, SAME * max(abs(found.level), float(found.lower.max())))
 
     def check_values(self) -> None:
@@ -215,14 +223,19 @@ class _String:
         require(not apart.any(), f"its {name} comes out otherwise")
 
 
-def _error_rate(landscape: Landscape) -> Callable[[Floats], float]:
-    """The share of samples whose largest output is another class's."""
+def _by_outputs(landscape: Landscape, metric: Metric) -> Callable[[Floats], float]:
+    """A metric of a landscape's outputs and targets."""
 
-    def rate(theta: Floats) -> float:
+    def height(theta: Floats) -> float:
         outputs = landscape.outputs_of(torch.as_tensor(theta)).detach().cpu().numpy()
-        return float(np.mean(np.argmax(outputs, axis=1) != landscape.targets))
+        return float(metric(outputs, landscape.targets))
 
-    return rate
+    return height
+
+
+def _error_rate(outputs: Floats, targets: NDArray[np.generic]) -> float:
+    """The share of samples whose largest output is another class's."""
+    return float(np.mean(np.argmax(outputs, axis=1) != targets))
 
 
 # ---- what follows from them --------------------------------------------------------------------

@@ -35,7 +35,8 @@ class Connection(Result):
         level: What the value shall not exceed.
         maximum: Bound on the value along the path from above; for tier "sampled" the largest one seen.
         beads: Points of the path in order (beads, params); the first and the last are the given ends.
-        values: The value at each bead (beads,).
+        values: The value at each bead (beads,); where running statistics follow the path, with those of
+            the data, at the ends as well.
         depths: When each bead was inserted, 0 for the ends (beads,).
         lower: Largest value seen on each segment (segments,).
         upper: Bound from above on each segment; infinite where its tier is "sampled" (segments,).
