@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 from dataclasses import fields, replace
 from pathlib import Path
@@ -324,6 +325,18 @@ def test_the_page_draws(trained: Path, browser: Any, width: int) -> None:
     page.close()
 
 
+def test_the_readmes_example_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    text = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    passage = text[text.index("## Connected models") :]
+    (code,) = re.findall(r"```python\n(.*?)```", passage[: passage.index("\n## ", 3)], re.DOTALL)
+    scope: dict[str, Any] = {}
+    exec(code, scope)
+    found = scope["found"]
+    assert (found.status, found.tier) == ("connected", "exact")
+    assert found.num_beads > 2
+    assert "valid=True" in capsys.readouterr().out
+
+
 # ---- verify ------------------------------------------------------------------------------------
 
 
@@ -475,9 +488,9 @@ def test_running_statistics_go_along_and_are_checked() -> None:
     models = [Normed(seed).double() for seed in (0, 1)]
     for model in models:
         model.train()
-        train(model, x, y, loss="squared", epochs=30, batch_size=40, rate=0.02, seed=0)
+        train(model, x, y, loss="squared", epochs=300, batch_size=40, rate=0.02, seed=0)
     landscape = rs.Landscape(models[0], x, y)
-    level = 1.05 * max(usual_level(landscape, models)[1])
+    level = usual_level(landscape, models)[0]
     found = rs.connect(landscape, models[0], models[1], level)
     assert found.num_beads > 2
     verdict = rs.verify(found, landscape)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from nets import dense, loss_of, sample
+from numpy.typing import NDArray
 from oracles import sequential
 from torch import nn
 
@@ -639,8 +640,14 @@ def test_strings_of_metrics_and_statistics_are_verified() -> None:
     assert rs.verify(found, landscape).valid
     assert not rs.verify(replace(found, buffers=found.buffers[:, :0]), landscape).valid
     wrong = rs.connect(landscape, models[0], models[1], 0.9, metric="error_rate")
-    assert "tell what that is" in rs.verify(wrong, landscape).reason
-    assert check_connection(wrong, landscape, "error_rate").valid
+    assert rs.verify(wrong, landscape).valid
+
+    def largest(outputs: NDArray[np.float64], targets: NDArray[np.generic]) -> float:
+        return float(np.abs(outputs).max())
+
+    own = rs.connect(landscape, models[0], models[1], 1e3, metric=largest)
+    assert "give check_connection that metric" in rs.verify(own, landscape).reason
+    assert check_connection(own, landscape, largest).valid
 
 
 def test_tampered_strings_are_rejected() -> None:
