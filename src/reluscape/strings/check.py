@@ -157,10 +157,11 @@ class _String:
             start, stop, lower = found.beads[k], found.beads[k + 1], float(found.lower[k])
             value = self._along(start, stop, found.positions[k : k + 1])[0]
             rounding = self._rounding(start, stop, float(value), tier)
-            there = value - rounding - self.slack <= lower <= value + self.slack
+            slack = self._slack(value)
+            there = value - rounding - slack <= lower <= value + slack
             require(there, f"where segment {k} is said to be highest, the value is {value:.6g}")
             seen = float(found.curve[k].max())
-            require(seen <= lower + rounding + self.slack, f"segment {k} rises to {seen:.6g}")
+            require(seen <= lower + rounding + slack, f"segment {k} rises to {seen:.6g}")
             if tier == "sampled":
                 self._look(start, stop, float(found.upper[k]), f"segment {k}")
             else:
@@ -171,8 +172,9 @@ class _String:
         found, tier = self.found, self.found.straight_tier
         start, stop, lower = found.beads[0], found.beads[-1], found.straight_lower
         seen = float(found.straight.max())
+        slack = self._slack(seen)
         rounding = self._rounding(start, stop, seen, tier)
-        require(seen <= lower + rounding + self.slack, "its straight line rises further")
+        require(seen <= lower + rounding + slack, "its straight line rises further")
         if tier == "sampled":
             require(
                 found.straight_upper == math.inf, "its straight line is bounded without a proof"
@@ -180,7 +182,7 @@ class _String:
             highest = self._along(start, stop, np.linspace(0.0, 1.0, POINTS)).max()
         else:
             highest = self._prove(start, stop, lower, found.straight_upper, tier, "straight line")
-        require(lower <= highest + self.slack, "its straight line rises less")
+        require(lower <= highest + slack, "its straight line rises less")
 
     def _rounding(self, start: Floats, stop: Floats, value: float, tier: str) -> float:
         """What a proved maximum is stated below the value that was computed."""
@@ -209,7 +211,8 @@ class _String:
         known = TIERS.index(proved.tier) >= TIERS.index(tier)
         require(known, f"{name} is {proved.tier}, not {tier}")
         require(
-            proved.upper <= upper + self.slack, f"{name} is only known below {proved.upper:.9g}"
+            proved.upper <= upper + self._slack(upper),
+            f"{name} is only known below {proved.upper:.9g}",
         )
         return proved.upper
 
@@ -217,9 +220,14 @@ class _String:
         """The judged value at points of a straight segment."""
         return np.array([self.height((1.0 - t) * start + t * stop) for t in times])
 
+    def _slack(self, size: float) -> float:
+        """How far numbers of this size may be apart."""
+        return max(self.slack, SAME * abs(size))
+
     def _same(self, stated: Floats | float, value: Floats | float, name: str) -> None:
         """Numbers that have to agree."""
-        apart = np.abs(np.asarray(stated) - value) > np.maximum(self.slack, SAME * np.abs(value))
+        size = float(np.max(np.abs(value)))
+        apart = np.abs(np.asarray(stated) - value) > self._slack(size)
         require(not apart.any(), f"its {name} comes out otherwise")
 
 
