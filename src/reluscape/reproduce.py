@@ -32,6 +32,9 @@ COLUMNS = ("quantity", "published", "ours", "95 % interval", "runs", "agrees?")
 #: Columns of numbers.
 NUMERIC = (1, 2, 4)
 
+#: In place of a table.
+NO_RECORD = "No trial has a record yet."
+
 
 @dataclass(frozen=True, slots=True)
 class Reproduction:
@@ -57,17 +60,29 @@ class Reproduction:
     report: Path
     table: Path
 
+    @property
+    def begun(self) -> tuple[Experiment, ...]:
+        """The experiments that have a standing; Ctrl-C leaves out those that were still to come."""
+        return self.paper.experiments[: len(self.standings)]
+
+    @property
+    def not_begun(self) -> tuple[str, ...]:
+        """A sentence on every experiment that was still to come."""
+        later = self.paper.experiments[len(self.standings) :]
+        return tuple(f"Not begun: {experiment.title}." for experiment in later)
+
     def summary(self) -> str:
         """The table *published | ours | 95 % interval | runs | agrees?* as text, for every experiment."""
         parts = [f"{self.paper.citation} (scale {self.scale}, seed {self.seed})"]
         for experiment, standing, rows in zip(
-            self.paper.experiments, self.standings, self.comparisons, strict=True
+            self.begun, self.standings, self.comparisons, strict=True
         ):
-            parts += ["", experiment.title, aligned([COLUMNS, *(row_of(row) for row in rows)])]
-            parts += _notes(rows)
+            table = aligned([COLUMNS, *(row_of(row) for row in rows)]) if rows else NO_RECORD
+            parts += ["", experiment.title, table, *_notes(rows)]
             if standing.failed or standing.lost:
                 parts.append(standing.summary())
-        parts += ["", *self.paper.notes] if self.paper.notes else []
+        notes = (*self.not_begun, *self.paper.notes)
+        parts += ["", *notes] if notes else []
         return "\n".join(parts)
 
 
@@ -175,15 +190,7 @@ def _written(
     sections = [
         _section(paper, *item) for item in zip(begun, studies, standings, comparisons, strict=True)
     ]
-    page = fill(
-        "reproduction.html.j2",
-        sections=sections,
-        paper=paper,
-        complete=complete,
-        scale=scale,
-        seed=seed,
-        version=__version__,
-    )
+    page = fill("reproduction.html.j2", sections=sections, result=result, version=__version__)
     write_then_rename(result.report, lambda path: path.write_text(page, encoding="utf-8"))
     write_then_rename(result.table, lambda path: _write_csv(path, result))
     return result
@@ -228,7 +235,7 @@ def _section(
 def _verdict(rows: tuple[Comparison, ...]) -> str:
     """How many published numbers agree with ours."""
     if not rows:
-        return "No trial has a record yet."
+        return NO_RECORD
     published = [agreement(row) for row in rows if row.published is not None]
     if not published:
         return "No numbers are published; the table holds ours."
@@ -270,8 +277,7 @@ def _write_csv(path: Path, result: Reproduction) -> None:
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["experiment", *fields, "low", "high", "runs", "agrees", "note"])
-        begun = result.paper.experiments[: len(result.comparisons)]
-        for experiment, rows in zip(begun, result.comparisons, strict=True):
+        for experiment, rows in zip(result.begun, result.comparisons, strict=True):
             for row in rows:
                 values = [getattr(row, field) for field in fields]
                 ends = row.interval or (None, None)
