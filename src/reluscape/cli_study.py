@@ -108,7 +108,7 @@ def reproduce(
             {
                 "quantity": row.quantity, "unit": row.unit, "published": row.published,
                 "ours": row.ours, "interval": row.interval, "agrees": agreement(row),
-                "runs": row.trials,
+                "runs": row.trials, "comparable": row.comparable,
             }
             for rows in result.comparisons for row in rows
         ]  # fmt: skip

@@ -239,14 +239,17 @@ def _verdict(rows: tuple[Comparison, ...]) -> str:
     published = [agreement(row) for row in rows if row.published is not None]
     if not published:
         return "No numbers are published; the table holds ours."
+    if not any(row.comparable for row in rows):
+        return "The published numbers are those of another size: nothing is compared."
     told = f"{published.count(True)} of {len(published)} published numbers agree with ours"
     untold = published.count(None)
     return f"{told}; too few runs to tell of {untold}." if untold else f"{told}."
 
 
 def agreement(row: Comparison) -> bool | None:
-    """Whether ours agrees with what is published; None without either, or with too few runs to tell.
+    """Whether ours agrees with what is published; None where that is not to be told.
 
+    That is without a published number, with one of another size, or with too few runs.
     Without an interval a difference says nothing, least of all disagreement.
     """
     return None if row.interval is None and not row.agrees else row.agrees
@@ -255,7 +258,8 @@ def agreement(row: Comparison) -> bool | None:
 def row_of(row: Comparison) -> tuple[str, ...]:
     """A comparison as the texts of a table's row."""
     unit = f" {row.unit}" if row.unit else ""
-    untold = NONE if row.published is None else "too few runs"
+    untold = "too few runs" if row.comparable else "another size"
+    untold = NONE if row.published is None else untold
     return (
         row.quantity,
         NONE if row.published is None else f"{number(row.published)}{unit}",
@@ -276,10 +280,11 @@ def _write_csv(path: Path, result: Reproduction) -> None:
     fields = ("quantity", "unit", "published", "published_error", "ours")
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["experiment", *fields, "low", "high", "runs", "agrees", "note"])
+        told = ("low", "high", "runs", "comparable", "agrees", "note")
+        writer.writerow(["experiment", *fields, *told])
         for experiment, rows in zip(result.begun, result.comparisons, strict=True):
             for row in rows:
                 values = [getattr(row, field) for field in fields]
                 ends = row.interval or (None, None)
-                told = (row.trials, agreement(row), " ".join(row.remarks))
-                writer.writerow([experiment.key, *values, *ends, *told])
+                judged = (row.trials, row.comparable, agreement(row), " ".join(row.remarks))
+                writer.writerow([experiment.key, *values, *ends, *judged])
