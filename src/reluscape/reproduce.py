@@ -104,7 +104,8 @@ def reproduce(
     Args:
         name: One of `PAPERS`.
         out: Folder for the studies, the table and the page; the same call goes on where one stopped.
-        scale: "smoke" (seconds), "small" (a minute), "paper" (the published size or more).
+        scale: "smoke" (seconds), "small" (a minute, several with `data_dir`), "paper" (the published
+            size or more).
         trials: Runs per experiment, instead of the scale's.
         seed: Seed of the studies.
         jobs: Local processes.
