@@ -280,8 +280,9 @@ def recorded(parameters: dict[str, Any], seed: int) -> dict[str, Any]:
     ones, steps = np.ones(4), np.array([0, 10, 20, 30])
     nothing = np.full(4, np.nan)
     run = Trajectory(
-        steps, nothing, np.arange(4.0)[::-1], ones, curvatures, nothing, (), np.empty((4, 0)),
-        0.0, "own", 0.0,
+        steps=steps, times=nothing, losses=np.arange(4.0)[::-1], squared_gradients=ones,
+        curvatures=curvatures, crossed=nothing, in_region=nothing, in_sharp_region=nothing,
+        extras=(), watched=np.empty((4, 0)), weight_decay=0.0, batch="own", share=0.0,
     )  # fmt: skip
     return {
         "samples": 60_000, "accuracy": 97.0, "percentile": run.percentile(),
