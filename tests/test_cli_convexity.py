@@ -168,6 +168,8 @@ def test_the_section_says_what_is_shown_and_by_what() -> None:
     open_ = verdict(convex=None, exact=0.09, method="lanczos", error=1e-9)
     assert "is undecided" in open_
     assert "no direction" not in open_
+    kinks = verdict(convex=None, exact=0.09, num_active_kinks=2)
+    assert "For one choice of their signs the smallest curvature is 0.0900" in kinks
 
 
 def test_the_section_shows_the_records_numbers() -> None:

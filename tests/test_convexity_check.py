@@ -198,6 +198,32 @@ def test_kinks_that_are_zero_count_as_they_did() -> None:
     assert rs.verify(found, landscape).valid
 
 
+def test_a_bound_for_one_choice_of_signs_is_rejected() -> None:
+    """With both samples off the bound would be the weight decay; next to it the curvature is -1.17."""
+    net = sequential([1, 1, 1], [False, False], 0.0, 1.0)
+    landscape = rs.Landscape(
+        net, [[1.0], [-1.0]], [[3.0], [3.0]], loss="half_squared", weight_decay=0.1
+    )
+    found = rs.convexity(landscape, [0.0, 1.0])
+    assert rs.verify(found, landscape).valid
+    claim = replace(found, data_bound=found.exact, in_data_region=True)
+    assert "its data_bound is" in rs.verify(claim, landscape).reason
+
+
+def test_bounds_at_kinks_of_several_layers_pass() -> None:
+    rng = np.random.default_rng(3)
+    met = 0
+    for trial in range(40):
+        slope, biases = (0.0, 0.2, -1.5)[trial % 3], [trial % 2 == 1] * 3
+        net = sequential([2, 3, 2, 1], biases, slope, 1.0)
+        x = rng.integers(-2, 3, (4, 2)).astype(float)
+        landscape = rs.Landscape(net, x, rng.normal(size=(4, 1)), weight_decay=0.5)
+        found = rs.convexity(landscape, rng.integers(-1, 2, landscape.size).astype(float))
+        met += found.active_kinks > 0
+        assert rs.verify(found, landscape).valid, rs.verify(found, landscape).reason
+    assert met > 30
+
+
 def test_a_linear_regression_passes() -> None:
     landscape = rs.Landscape(
         nn.Linear(2, 1), [[1.0, 2.0], [0.5, 1.0]], [1.0, 2.0], weight_decay=0.3

@@ -11,9 +11,10 @@ import plotly.graph_objects as go
 from numpy.typing import ArrayLike, NDArray
 
 from reluscape.coverage import covering_decay, paper_decay, settings_of, smallest_minimum
-from reluscape.curvature import active_kinks, chain_of, curvature_bounds
+from reluscape.curvature import chain_of, curvature_bounds
 from reluscape.errors import AnalysisError, InputError, UnsupportedModelError
 from reluscape.hessian import HessianProduct, LeastEigenvalue, least_eigenvalue
+from reluscape.kinks import active_kinks
 from reluscape.landscape import Landscape
 from reluscape.losses import make_loss
 from reluscape.network import Rectifier, Scale
@@ -39,10 +40,13 @@ NAMES = {
 class Convexity(Result):
     """Lower bounds on the smallest eigenvalue of the frozen-switch Hessian, and that eigenvalue.
 
-    A positive one means that the loss with its weight decay is strongly convex, with that constant, on
-    the piece of parameter space around the point on which no switch changes: `paper_bound <= sharp_bound
-    <= data_bound <= exact`. The bounds are certified: rounding errors are on their safe side, to first
-    order. Whether the piece holds a minimum is another question (`cell_minimum`).
+    A positive one means that near the point the loss with its weight decay is strongly convex, with that
+    constant, on the piece of parameter space on which no switch changes: `paper_bound <= sharp_bound <=
+    data_bound <= exact`, the last within `error`. The bounds are certified: rounding errors are on their
+    safe side, to first order. Whether the piece holds a minimum is another question (`cell_minimum`).
+
+    At active kinks several pieces meet. The bounds hold on each of them. The exact value is that of
+    one choice of the kinks' signs, which need not even be a piece's, and decides nothing.
 
     Attributes:
         paper_bound: Milne's, as extended in `reluscape.curvature`; NaN, like the next two, where the
@@ -67,8 +71,8 @@ class Convexity(Result):
         biased: Whether a layer has a bias; None where the network is not read.
         hidden_layers: H, where the parameters of a batch norm count as a layer; -1 where the network is
             not read.
-        active_kinks: Switching values that are zero to rounding at the point and count as negative; -1
-            where the network is not read.
+        active_kinks: Switching values that are zero to rounding at the point; -1 where the network is not
+            read.
         weight_decay: lambda.
         loss: The loss at the point, with its decay.
         objective: The landscape's loss, "squared" and so on.
@@ -106,10 +110,13 @@ class Convexity(Result):
         """Whether the loss is strongly convex at the point with its switches frozen; None if undecided.
 
         Decided by a certified bound, or by the exact value: its sign if it is larger than the error. A
-        negative Rayleigh quotient shows that it is not, a positive one of Lanczos shows nothing.
+        negative Rayleigh quotient shows that it is not, a positive one of Lanczos shows nothing. At
+        active kinks only the bound decides, then for all pieces that meet there.
         """
         if self.in_data_region:
             return True
+        if self.active_kinks > 0:
+            return None
         if self.exact < -self.error:
             return False
         return True if self.method == "dense" and self.exact > self.error else None
@@ -158,8 +165,15 @@ class Convexity(Result):
         if not math.isnan(self.lowest_minimum):
             lines += self._without_biases()
         if self.active_kinks > 0:
-            lines.append(f"{self.active_kinks} kinks are zero to rounding and count as negative")
+            lines.append(self._about_kinks())
         return lines
+
+    def _about_kinks(self) -> str:
+        kinks = "1 kink is" if self.active_kinks == 1 else f"{self.active_kinks} kinks are"
+        held = "" if self.reason else "the bounds hold on every piece that meets here, "
+        return (
+            f"{kinks} zero to rounding: {held}the exact value is that of one choice of their signs"
+        )
 
     def _without_biases(self) -> list[str]:
         what = "critical point" if self.linear else "local minimum"
@@ -232,9 +246,8 @@ def convexity(
     least = _least(here, seed, max_dense)
     reason = why_unbounded(here)
     known = _NO_BOUNDS if reason else _bounded(here)
-    low = -math.inf if reason else known["data_bound"]
     return Convexity(
-        exact=max(least.value, low),  # where a bound is attained, its rounding is the smaller one
+        exact=least.value,
         error=least.error,
         method=least.method,
         weight_decay=here.weight_decay,

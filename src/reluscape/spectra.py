@@ -10,9 +10,9 @@ import plotly.graph_objects as go
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from reluscape.curvature import active_kinks
 from reluscape.errors import AnalysisError, InputError
 from reluscape.hessian import HessianProduct, extreme
+from reluscape.kinks import active_kinks
 from reluscape.landscape import Landscape
 from reluscape.results import Result
 from reluscape.tolerances import TOLERANCES

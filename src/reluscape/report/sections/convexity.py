@@ -44,6 +44,11 @@ def section(survey: Survey) -> Section | None:
 def _verdict(one: ConvexitySurvey) -> str:
     """Whether it is convex, and what shows it."""
     value = number(one.exact)
+    if one.convex is None and one.num_active_kinks:
+        return (
+            "whether the loss is strongly convex here, its switches frozen, is undecided: switching "
+            f"values are zero. For one choice of their signs the smallest curvature is {value}."
+        )
     if one.convex is None:
         return (
             f"whether the loss is strongly convex here, its switches frozen, is undecided. Its smallest "
@@ -83,7 +88,10 @@ def _remarks(one: ConvexitySurvey) -> list[str]:
         )
     if one.num_active_kinks:
         zero = several(one.num_active_kinks, "switching value")
-        told.append(f"Zero to rounding, and counted as negative: {zero}.")
+        held = "" if one.reason else " The bounds hold on every piece that meets here."
+        told.append(
+            f"Zero to rounding: {zero}.{held} The exact value is that of one choice of their signs."
+        )
     return told
 
 
@@ -93,8 +101,8 @@ def _method(found: list[ConvexitySurvey]) -> tuple[str, ...]:
     return (
         "With the sign of every switching value kept, the loss is a smooth function of all parameters "
         "together. Its smallest curvature is the smallest eigenvalue of its Hessian, weight decay "
-        "included: where it is positive, the loss is strongly convex on the piece of parameter space "
-        "around the point. That says nothing about other pieces.",
+        "included: where it is positive, the loss is strongly convex near the point on the piece of "
+        "parameter space that the point is in. That says nothing about other pieces.",
         "The bounds are certified: spectral norms, outputs and slopes are raised by their rounding "
         "errors. The paper's takes the largest norm of any layer, the sharper one those of all layers, "
         "and the data's each sample's activations and slopes, which may cancel (Milne, Piecewise strong "
