@@ -210,7 +210,8 @@ def _smallest(found: Convexity, product: Product, slack: float) -> None:
     hessian = 0.5 * (hessian + hessian.T)
     largest = float(np.linalg.norm(hessian))
     rounding = TOLERANCES.eigenvalue * size * EPS * largest
-    require(found.error <= rounding * (1.0 + SAME) + slack, "its error is larger than it need be")
+    needed = rounding * (1.0 + SAME) + TOLERANCES.rounding * slack  # bounds need not be the same
+    require(found.error <= needed, "its error is larger than it need be")
     shift = found.exact - found.error - 2.0 * (slack + rounding)
     try:
         np.linalg.cholesky(hessian - shift * np.eye(size))
@@ -234,7 +235,7 @@ def _product(here: Landscape, passes: Passes | None) -> tuple[Product, float]:
     sums = replace(by_hand, passes=sizes)(
         np.ones(here.size)
     )  # a row's: no eigenvalue of them is larger
-    slack = passes.additions * EPS * float(sums.max())
+    slack = passes.additions * EPS * sizes.softened() * float(sums.max())
     return by_hand, slack
 
 

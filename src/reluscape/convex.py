@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from reluscape.coverage import covering_decay, paper_decay, settings_of, smalles
 from reluscape.curvature import chain_of, curvature_bounds
 from reluscape.errors import AnalysisError, InputError, UnsupportedModelError
 from reluscape.hessian import HessianProduct, LeastEigenvalue, least_eigenvalue
+from reluscape.hessian_error import entries_error, entries_estimate
 from reluscape.kinks import active_kinks
 from reluscape.landscape import Landscape
 from reluscape.losses import make_loss
@@ -55,8 +56,9 @@ class Convexity(Result):
         data_bound: With each sample's activations and slopes.
         exact: The smallest eigenvalue: for method "dense" within `error`; for "lanczos" never below it
             but for rounding, an estimate from above and not certified.
-        error: Dense: bound on the eigensolver's error (that of the Hessian's entries is not in it).
-            Lanczos: the residual |H v - exact v|, and rounding.
+        error: Dense: bound on the eigensolver's error and on that of the Hessian's entries, to first
+            order; the latter an estimate where the network is not read completely. Lanczos: the
+            residual |H v - exact v|, and both.
         method: "dense" or "lanczos".
         in_region: Whether the point lies in the paper's region U(lambda, 0), where `paper_bound > 0`;
             None without a bound.
@@ -243,8 +245,8 @@ def convexity(
             " that of the weight decay and says nothing of its kinks: use certify, or another loss"
         )
     here = landscape if theta is None else landscape.at(theta)
-    least = _least(here, seed, max_dense)
     reason = why_unbounded(here)
+    least = _least(here, not reason, seed, max_dense)
     known = _NO_BOUNDS if reason else _bounded(here)
     return Convexity(
         exact=least.value,
@@ -318,9 +320,14 @@ def _bounded(here: Landscape) -> dict[str, Any]:
     }
 
 
-def _least(here: Landscape, seed: int, max_dense: int) -> LeastEigenvalue:
+def _least(here: Landscape, read: bool, seed: int, max_dense: int) -> LeastEigenvalue:
     """The smallest eigenvalue; a Hessian that is not finite is told as such."""
-    least = least_eigenvalue(HessianProduct(here), seed=seed, max_dense=max_dense)
+    product = HessianProduct(here)
+    least = least_eigenvalue(product, seed=seed, max_dense=max_dense)
     if not math.isfinite(least.value):
         raise AnalysisError("expected a finite Hessian; received NaN or infinite values")
-    return least
+    if read:
+        entries = entries_error(here, unfolded(here).network, product.batch)
+    else:
+        entries = entries_estimate(here, least.direction, product.batch)
+    return replace(least, error=least.error + entries)
