@@ -167,7 +167,7 @@ def test_a_linear_regression_is_convex_with_the_decay_for_a_constant() -> None:
 def test_lanczos_equals_the_dense_eigenvalue(seed: int) -> None:
     one = case(seed)
     product = HessianProduct(one.landscape())
-    if product.size < 3:
+    if product.size <= 3:
         return
     found = least_eigenvalue(product, max_dense=0, seed=seed)
     values = np.linalg.eigvalsh(one.hessian())
@@ -201,6 +201,31 @@ def test_lanczos_of_a_multiple_of_the_identity() -> None:
     assert np.linalg.norm(found.direction) == pytest.approx(1.0)
     still = rs.Landscape(net, [[1.0, 2.0]], [[5.0]])
     assert rs.convexity(still, np.zeros(9), max_dense=0).exact == 0.0
+
+
+def test_a_network_that_is_off_has_curvature_zero_with_either_method() -> None:
+    rng = np.random.default_rng(1)
+    net = sequential([3, 25, 25, 1], [False, False, False], 0.0, 1.0)
+    with torch.no_grad():
+        net[2].weight.abs_().neg_()
+    landscape = rs.Landscape(net, rng.uniform(0.1, 1.0, (20, 3)), rng.normal(size=20))
+    for max_dense in (0, 2000):
+        found = rs.convexity(landscape, max_dense=max_dense)
+        assert (found.exact, found.is_convex) == (0.0, None)
+
+
+@pytest.mark.parametrize("width", [1, 2, 3])
+def test_one_two_or_three_parameters_need_no_lanczos(width: int) -> None:
+    x = np.random.default_rng(2).normal(size=(9, width))
+    layer = nn.Linear(width, 1, bias=False)
+    found = rs.convexity(rs.Landscape(layer, x, np.zeros(9)), max_dense=0)
+    assert found.exact == pytest.approx(np.linalg.eigvalsh(2.0 * x.T @ x / 9)[0])
+
+
+def test_lanczos_of_a_hessian_of_rank_one() -> None:
+    x = np.random.default_rng(2).normal(size=(1, 60))
+    landscape = rs.Landscape(nn.Linear(60, 1, bias=False), x, [1.0])
+    assert rs.convexity(landscape, max_dense=0).exact == pytest.approx(0.0, abs=1e-8)
 
 
 def test_products_do_not_depend_on_batches() -> None:

@@ -79,6 +79,45 @@ def test_random_vectors_estimate_the_trace_and_the_density(
     assert np.abs(found.density - there).max() < 0.05 * there.max() + 5 * found.density_error.max()
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("max_dense", [0, 2000])
+def test_a_hessian_of_zeros_has_a_spectrum(max_dense: int) -> None:
+    if not max_dense:
+        pytest.importorskip("hessian_eigenthings", reason="the extra spectrum is not installed")
+    net = sequential([3, 9, 9, 1], [False, False, False], 0.0, 1.0)
+    with torch.no_grad():
+        net[2].weight.abs_().neg_()
+    x = np.random.default_rng(1).uniform(0.1, 1.0, (20, 3))
+    found = rs.spectrum(rs.Landscape(net, x, np.ones(20)), max_dense=max_dense)
+    assert not found.eigenvalues.any()
+    assert found.trace == 0.0
+    assert np.isfinite(found.density).all()
+    assert np.trapezoid(found.density, found.grid) == pytest.approx(1.0, abs=1e-2)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("width", [1, 2, 33])
+def test_no_eigenvalue_is_told_twice(width: int) -> None:
+    """Both ends together are no more than all there are."""
+    x = np.random.default_rng(2).normal(size=(40, width))
+    landscape = rs.Landscape(nn.Linear(width, 1, bias=False), x, np.zeros(40))
+    found = rs.spectrum(landscape, k=20, max_dense=0)
+    values = np.linalg.eigvalsh(2.0 * x.T @ x / 40)
+    np.testing.assert_allclose(found.eigenvalues, values, atol=1e-12)
+
+
+def test_eigenvalues_of_a_multiple_of_the_identity_ascend() -> None:
+    pytest.importorskip("hessian_eigenthings", reason="the extra spectrum is not installed")
+    net = sequential([3, 9, 9, 1], [False, False, False], 0.0, 1.0)
+    with torch.no_grad():
+        net[2].weight.abs_().neg_()
+    x = np.random.default_rng(1).uniform(0.1, 1.0, (20, 3))
+    landscape = rs.Landscape(net, x, np.ones(20), weight_decay=0.3)
+    found = rs.spectrum(landscape, k=5, max_dense=0)
+    assert (np.diff(found.eigenvalues) >= 0).all()
+    np.testing.assert_allclose(found.eigenvalues, np.full(10, 0.3), rtol=1e-12)
+
+
 def test_equal_seeds_give_equal_numbers(pair: tuple[rs.Spectrum, np.ndarray]) -> None:
     again = rs.spectrum(large().landscape(), k=6, max_dense=0, seed=3)
     for name in ("eigenvalues", "density", "density_error"):

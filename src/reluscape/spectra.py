@@ -11,7 +11,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from reluscape.errors import AnalysisError, InputError
-from reluscape.hessian import HessianProduct, extreme
+from reluscape.hessian import HessianProduct, extreme, forms_whole
 from reluscape.kinks import active_kinks
 from reluscape.landscape import Landscape
 from reluscape.results import Result
@@ -118,7 +118,7 @@ def spectrum(
         seed: Of all random vectors.
         probes: Random vectors of the density.
         steps: Lanczos steps for each of them, which resolve about range / steps.
-        max_dense: Up to so many parameters the whole Hessian is formed.
+        max_dense: Up to so many parameters, or three times k, the whole Hessian is formed.
 
     Returns:
         Cost beyond `max_dense`: `probes * steps` products for the density, 99 for the trace, some
@@ -147,7 +147,7 @@ def spectrum(
     here = landscape if theta is None else landscape.at(theta)
     checked = _check_smooth(here)
     product = HessianProduct(here)
-    dense = here.size <= max_dense
+    dense = forms_whole(here.size, k, max_dense)
     found = _dense(product, steps) if dense else _sampled(product, k, seed, probes, steps)
     return Spectrum(
         **found,
@@ -204,7 +204,6 @@ def _sampled(product: HessianProduct, k: int, seed: int, probes: int, steps: int
             f"spectrum of {product.size} parameters needs hessian-eigenthings: pip install"
             " 'reluscape[spectrum]', or raise max_dense to form the whole Hessian"
         ) from error
-    count = min(k, product.size - 1)
     operator = LambdaOperator(
         lambda v: torch.from_numpy(product(v.numpy())), product.size, dtype=torch.float64
     )
@@ -218,14 +217,15 @@ def _sampled(product: HessianProduct, k: int, seed: int, probes: int, steps: int
     nodes, weights = runs.raw_eigenvalues.numpy(), runs.raw_weights.numpy()
     low, high = float(np.nanmin(nodes)), float(np.nanmax(nodes))
     ends = [
-        extreme(product, count, "SA", high, seed)[:2],
-        extreme(product, count, "LA", low, seed)[:2],
+        extreme(product, k, "SA", high, seed)[:2],
+        extreme(product, k, "LA", low, seed)[:2],
     ]
     values, errors = (np.concatenate(parts) for parts in zip(*ends, strict=True))
+    order = np.argsort(values, kind="stable")  # equal ones at both ends differ by rounding
     trace = hutch_plus_plus(operator, num_matvecs=TRACE_PRODUCTS, seed=seed)
     return {
-        "eigenvalues": values,
-        "errors": errors,
+        "eigenvalues": values[order],
+        "errors": errors[order],
         "trace": float(trace.estimate),
         "trace_error": float(trace.stderr),
         **_density(np.where(np.isnan(nodes), 0.0, nodes), weights, steps),
@@ -235,7 +235,8 @@ def _sampled(product: HessianProduct, k: int, seed: int, probes: int, steps: int
 def _density(nodes: Floats, weights: Floats, steps: int) -> dict[str, Any]:
     """Mean and standard error over runs of weights at nodes, both (runs, nodes), as a smooth density."""
     low, high = float(nodes.min()), float(nodes.max())
-    spread = max(high - low, 1e-9 * max(abs(low), abs(high)), np.finfo(float).tiny)
+    size = max(abs(low), abs(high)) or 1.0  # zeros alone have no unit of their own
+    spread = max(high - low, 1e-9 * size, 1e-290)  # of which a thousandth's inverse is finite
     width = spread / steps
     grid = np.linspace(low - BEYOND * spread, high + BEYOND * spread, POINTS)
     curves = np.stack([
