@@ -68,6 +68,7 @@ CHANGES: list[tuple[str, Any, str]] = [
     ("biased", lambda one: True, "biased is False"),
     ("hidden_layers", lambda one: 1, "hidden_layers is 2"),
     ("active_kinks", lambda one: 3, "0 to 0 kinks"),
+    ("kinks_checked", lambda one: False, "kinks_checked is True"),
     ("weight_decay", lambda one: 0.25, "weight decay 0.25, not 0.5"),
     ("loss", lambda one: one.loss * (1 + 1e-6), "its loss is"),
     ("objective", lambda one: "squared", "the loss 'squared', not 'half_squared'"),
@@ -185,7 +186,7 @@ def test_networks_without_bounds_are_multiplied_by_pytorch() -> None:
         assert "no reason" in rs.verify(replace(found, **{name: -9.0}), landscape).reason
     for name in ("in_region", "in_sharp_region", "in_data_region", "biased", "linear"):
         assert not rs.verify(replace(found, **{name: True}), landscape).valid
-    assert not rs.verify(replace(found, active_kinks=0), landscape).valid
+    assert not rs.verify(replace(found, active_kinks=1), landscape).valid
     assert "no bounds: 20 parameters" in rs.verify(replace(found, reason=""), landscape).reason
 
 

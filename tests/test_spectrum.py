@@ -157,10 +157,62 @@ def test_a_module_that_is_not_read_says_that_kinks_are_unknown() -> None:
     landscape = rs.Landscape(net, np.ones((4, 2)), np.zeros(4))
     found = rs.spectrum(landscape)
     assert not found.kinks_checked
-    assert "kinks are not read completely" in found.summary()
+    assert "the model is not read completely" in found.summary()
     np.testing.assert_allclose(
         found.eigenvalues, np.linalg.eigvalsh(landscape.hessian()), atol=1e-12
     )
+
+
+class Convolution(nn.Module):
+    """A layer that is not read, on whose kinks zero patches lie where its bias is zero."""
+
+    def __init__(self, bias: bool) -> None:
+        super().__init__()
+        self.body = nn.Conv1d(1, 2, 3, padding=1, bias=bias)
+        self.head = nn.Linear(12, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(nn.functional.relu(self.body(x[:, None, :])).flatten(1))
+
+
+def test_kinks_of_parts_that_are_not_read_are_refused() -> None:
+    torch.manual_seed(2)
+    rng = np.random.default_rng(2)
+    x, y = rng.normal(size=(20, 6)), rng.normal(size=20)
+    x[:, :4] = 0.0  # patches 0 to 2 hold nothing else
+    landscape = rs.Landscape(Convolution(bias=True), x, y, weight_decay=0.1)
+    theta = landscape.theta
+    theta[6:8] = 0.0
+    sides = [rs.spectrum(landscape, theta + side * 1e-6 * np.eye(len(theta))[6:8].sum(axis=0))
+             for side in (-1.0, 1.0)]  # fmt: skip
+    least = [side.eigenvalues[0] for side in sides]
+    assert abs(least[0] - least[1]) > 1e-3
+    with pytest.raises(rs.InputError, match="120 kinks"):
+        rs.spectrum(landscape, theta)
+    found = rs.convexity(landscape, theta)
+    assert found.active_kinks == 120
+    assert found.is_convex is None
+    assert "kinks other than rectifiers' may be active" in found.summary()
+
+
+def test_without_a_bias_zero_patches_lie_on_no_kink() -> None:
+    """No small change of the weights moves what is zero there."""
+    rng = np.random.default_rng(2)
+    x, y = rng.normal(size=(20, 6)), rng.normal(size=20)
+    x[:, :4] = 0.0
+    landscape = rs.Landscape(Convolution(bias=False), x, y)
+    found = rs.spectrum(landscape)
+    assert not found.kinks_checked
+    assert rs.convexity(landscape).active_kinks == 0
+    np.testing.assert_allclose(
+        found.eigenvalues, np.linalg.eigvalsh(landscape.hessian()), atol=1e-12
+    )
+
+
+def test_kinks_of_parts_that_are_not_read_are_found_at_zero_weights_as_well() -> None:
+    landscape = rs.Landscape(Convolution(bias=True), np.ones((3, 6)), np.ones(3))
+    with pytest.raises(rs.InputError, match="36 kinks"):
+        rs.spectrum(landscape, np.zeros(landscape.size))
 
 
 def test_options_are_checked_and_results_saved(tmp_path: object) -> None:

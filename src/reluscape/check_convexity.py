@@ -23,6 +23,7 @@ from reluscape.check_curvature import (
 )
 from reluscape.convex import Convexity, why_unbounded
 from reluscape.errors import AnalysisError, InputError
+from reluscape.kinks import kinks_at
 from reluscape.landscape import Landscape
 from reluscape.network import Rectifier
 from reluscape.tolerances import TOLERANCES
@@ -108,8 +109,11 @@ def _lower(found: Convexity, here: Landscape) -> Passes | None:
     """The bounds and what follows from them, and what they were checked with; or that there are none."""
     why = why_unbounded(here)
     require(found.reason == why, f"there are {'no bounds: ' + why if why else 'bounds'}")
+    active, checked = kinks_at(here)
+    require(found.kinks_checked == checked, f"its kinks_checked is {checked}")
     if why:
         _nothing(found)
+        require(found.active_kinks == active, f"{active} kinks are zero to rounding")
         return None
     assert here.reading is not None
     read, features = unfolded(here), np.asarray(here.reading.features)
@@ -136,8 +140,7 @@ def _nothing(found: Convexity) -> None:
         require(math.isnan(getattr(found, name)), f"its {name} has no reason")
     for name in ("in_region", "in_sharp_region", "in_data_region", "biased"):
         require(getattr(found, name) is None, f"its {name} has no reason")
-    for name in ("hidden_layers", "active_kinks"):
-        require(getattr(found, name) == -1, f"its {name} has no reason")
+    require(found.hidden_layers == -1, "its hidden_layers has no reason")
     require(not found.linear, "its network is not known to be linear")
 
 

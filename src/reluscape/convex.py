@@ -15,7 +15,7 @@ from reluscape.curvature import chain_of, curvature_bounds
 from reluscape.errors import AnalysisError, InputError, UnsupportedModelError
 from reluscape.hessian import HessianProduct, LeastEigenvalue, least_eigenvalue
 from reluscape.hessian_error import entries_error, entries_estimate
-from reluscape.kinks import active_kinks
+from reluscape.kinks import kinks_at
 from reluscape.landscape import Landscape
 from reluscape.losses import make_loss
 from reluscape.network import Rectifier, Scale
@@ -73,8 +73,10 @@ class Convexity(Result):
         biased: Whether a layer has a bias; None where the network is not read.
         hidden_layers: H, where the parameters of a batch norm count as a layer; -1 where the network is
             not read.
-        active_kinks: Switching values that are zero to rounding at the point; -1 where the network is not
-            read.
+        active_kinks: Switching values that are zero to rounding at the point; where the network is not
+            read completely, those of `nn.ReLU`, `nn.LeakyReLU` and their functions that a change of the
+            weights in their last digits switches.
+        kinks_checked: Whether these are all kinks; False where the network is not read completely.
         weight_decay: lambda.
         loss: The loss at the point, with its decay.
         objective: The landscape's loss, "squared" and so on.
@@ -100,6 +102,7 @@ class Convexity(Result):
     biased: bool | None
     hidden_layers: int
     active_kinks: int
+    kinks_checked: bool
     weight_decay: float
     loss: float
     objective: str
@@ -168,6 +171,10 @@ class Convexity(Result):
             lines += self._without_biases()
         if self.active_kinks > 0:
             lines.append(self._about_kinks())
+        if not self.kinks_checked:
+            lines.append(
+                "the model is not read completely: kinks other than rectifiers' may be active"
+            )
         return lines
 
     def _about_kinks(self) -> str:
@@ -248,10 +255,13 @@ def convexity(
     reason = why_unbounded(here)
     least = _least(here, not reason, seed, max_dense)
     known = _NO_BOUNDS if reason else _bounded(here)
+    active, checked = kinks_at(here)
     return Convexity(
         exact=least.value,
         error=least.error,
         method=least.method,
+        active_kinks=active,
+        kinks_checked=checked,
         weight_decay=here.weight_decay,
         loss=here.loss(),
         objective=here.loss_name,
@@ -287,7 +297,7 @@ _NO_BOUNDS: dict[str, Any] = {
     **dict.fromkeys(("paper_bound", "sharp_bound", "data_bound"), NAN),
     **dict.fromkeys(("in_region", "in_sharp_region", "in_data_region", "biased"), None),
     **dict.fromkeys(("covering_decay", "paper_covering_decay", "lowest_minimum"), NAN),
-    **{"linear": False, "hidden_layers": -1, "active_kinks": -1},
+    **{"linear": False, "hidden_layers": -1},
 }
 
 
@@ -316,7 +326,6 @@ def _bounded(here: Landscape) -> dict[str, Any]:
         "linear": chain.linear,
         "biased": chain.biased,
         "hidden_layers": chain.hidden,
-        "active_kinks": active_kinks(network, features),
     }
 
 

@@ -8,18 +8,25 @@ does, and what is said of its piece has to hold on each of them.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from reluscape.network import Affine, Network, Rectifier, Scale
+from reluscape.tolerances import TOLERANCES
 
-__all__ = ["Passed", "Rounded", "active_kinks", "forward", "product", "through"]
+if TYPE_CHECKING:
+    from reluscape.landscape import Landscape
+
+__all__ = ["Passed", "Rounded", "active_kinks", "forward", "kinks_at", "product", "through"]
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 EPS = float(np.finfo(np.float64).eps)
+#: Changes of the weights, each with its opposite, that are tried on rectifiers that are not read.
+CHANGES = 2
 #: Values and bounds on their errors.
 Rounded = tuple[Floats, Floats]
 
@@ -101,3 +108,40 @@ def active_kinks(network: Network, features: Floats) -> int:
         else:
             first = True
     return count
+
+
+def kinks_at(landscape: Landscape) -> tuple[int, bool]:
+    """Number of active kinks of a module, and whether it is read completely, so that these are all."""
+    reading = landscape.reading
+    if reading is None:
+        return _switched(landscape), False
+    active = active_kinks(reading.network, reading.features)
+    return (max(active, _switched(landscape)), False) if reading.opaque else (active, True)
+
+
+def _switched(landscape: Landscape) -> int:
+    """Number of rectifiers' inputs that change side when the weights change in their last digits.
+
+    Of `nn.ReLU`, `nn.LeakyReLU` and their functions, wherever in the module. Those that stay exactly zero
+    do not count.
+    """
+    from reluscape.monitor.along_gradient import Sides  # whose package imports what uses this
+
+    theta, rng = landscape.theta, np.random.default_rng(0)
+    typical = float(np.sqrt(np.mean(theta**2))) or 1.0  # a weight of zero has no last digit
+    digits = TOLERANCES.rounding * EPS * np.maximum(np.abs(theta), typical)
+
+    def sides(at: Floats) -> torch.Tensor:
+        module = landscape.module_at(at)
+        device = next(module.parameters()).device
+        with torch.no_grad(), Sides() as seen:
+            module(torch.from_numpy(landscape.inputs).to(device))
+        pattern: torch.Tensor = seen.pattern()
+        return pattern
+
+    here = sides(theta)
+    switched = torch.zeros_like(here)
+    for _ in range(CHANGES):
+        change = digits * rng.choice([-1.0, 1.0], len(theta))
+        switched |= (sides(theta + change) != here) | (sides(theta - change) != here)
+    return int(switched.sum())

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from reluscape.errors import AnalysisError, InputError
 from reluscape.hessian import HessianProduct, extreme, forms_whole
-from reluscape.kinks import active_kinks
+from reluscape.kinks import kinks_at
 from reluscape.landscape import Landscape
 from reluscape.results import Result
 from reluscape.tolerances import TOLERANCES
@@ -47,8 +47,9 @@ class Spectrum(Result):
         bandwidth: Standard deviation of the Gaussian.
         method: "dense" or "lanczos".
         size: Number of parameters.
-        kinks_checked: Whether no switching value is zero at the point, to rounding; False where the
-            network is not read completely, so that some may be.
+        kinks_checked: Whether no kink is active at the point, to rounding; False where the network is not
+            read completely, so that kinks other than those of `nn.ReLU`, `nn.LeakyReLU` and their
+            functions may be.
         weight_decay: lambda.
         objective: The landscape's loss.
         seed: Of the random vectors.
@@ -80,7 +81,9 @@ class Spectrum(Result):
             f"  trace: {self.trace:.6g} ± {self.trace_error:.1g}",
         ]
         if not self.kinks_checked:
-            lines.append("  kinks are not read completely: some may be active at the point")
+            lines.append(
+                "  the model is not read completely: kinks other than rectifiers' may be active"
+            )
         return "\n".join(lines)
 
     def plot(self) -> go.Figure:
@@ -167,15 +170,13 @@ def _check_smooth(here: Landscape) -> bool:
             "expected a loss with curvature; an L1 loss is affine on every piece, so that the zeros of"
             " its Hessian say nothing about flatness: use certify or descend, or another loss"
         )
-    if here.reading is None:
-        return False
-    active = active_kinks(here.reading.network, here.reading.features)
+    active, checked = kinks_at(here)
     if active:
         raise InputError(
             f"expected a point where the loss is smooth; received one with {active} kinks that are zero"
             " to rounding, where each side has a Hessian of its own: use certify, or move the weights"
         )
-    return not here.reading.opaque
+    return checked
 
 
 def _dense(product: HessianProduct, steps: int) -> dict[str, Any]:

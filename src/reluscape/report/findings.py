@@ -156,7 +156,7 @@ class ConvexitySurvey:
             found.linear,
             file,
             **{name: None if math.isnan(value) else value for name, value in told.items()},
-            num_active_kinks=found.active_kinks if found.active_kinks >= 0 else None,
+            num_active_kinks=found.active_kinks,
         )
 
 
