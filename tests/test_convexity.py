@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 from dataclasses import dataclass
@@ -544,6 +545,17 @@ def test_constants_are_carried_only_as_far_as_the_last_bias() -> None:
     reading = rs.Landscape(net, np.ones((1, 2)), [1.0]).reading
     assert reading is not None
     assert chain_of(reading.network).constants == 2
+
+
+def test_what_is_said_of_certified_numbers_is_true_in_the_digits_shown() -> None:
+    found = dataclasses.replace(
+        rs.convexity(case(0).landscape()), data_bound=0.12345678, covering_decay=2.00000001,
+        lowest_minimum=0.72583599,
+    )  # fmt: skip
+    text = found.summary()
+    assert "data's bound: 0.123456 (certified)" in text
+    assert "above a weight decay of 2.00001 " in text
+    assert "has a loss below 0.725835" in text
 
 
 def test_the_result_is_saved_and_drawn(tmp_path: object) -> None:

@@ -22,6 +22,7 @@ from reluscape.check_curvature import (
     second_derivative,
 )
 from reluscape.convex import Convexity, why_unbounded
+from reluscape.digits import rounded_down
 from reluscape.errors import AnalysisError, InputError
 from reluscape.kinks import kinks_at
 from reluscape.landscape import Landscape
@@ -77,7 +78,7 @@ def _told(found: Convexity, proved: bool) -> str:
     """What was proved, and what is only told."""
     upper = f"{found.exact:.6g} ({'within' if proved else 'or less'}"
     upper += f" {found.error:.1g})" if proved else ")"
-    least = "" if found.reason else f", at least {found.data_bound:.6g}"
+    least = "" if found.reason else f", at least {rounded_down(found.data_bound):.6g}"
     verdict = found.sentence()
     if found.is_convex and not found.in_data_region and not proved:
         verdict = "that the loss is strongly convex here is told, not proved"

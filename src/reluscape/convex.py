@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from reluscape.coverage import covering_decay, paper_decay, settings_of, smallest_minimum
 from reluscape.curvature import chain_of, curvature_bounds
+from reluscape.digits import rounded_down, rounded_up
 from reluscape.errors import AnalysisError, InputError, UnsupportedModelError
 from reluscape.hessian import HessianProduct, LeastEigenvalue, least_eigenvalue
 from reluscape.hessian_error import entries_error, entries_estimate
@@ -68,7 +69,8 @@ class Convexity(Result):
             `data_bound`, from the targets and the samples' lengths alone; NaN without bounds.
         paper_covering_decay: The paper's, for its own region.
         lowest_minimum: No local minimum other than zero weights has a loss (with decay) below this, of a
-            network without biases; NaN where that does not apply. Then the regions hold none at all.
+            network without biases; infinite where there is none at all, NaN where that does not
+            apply. Where it does, the regions hold none.
         linear: Whether no rectifier bends anything: then there is one piece only.
         biased: Whether a layer has a bias; None where the network is not read.
         hidden_layers: H, where the parameters of a batch norm count as a layer; -1 where the network is
@@ -149,8 +151,9 @@ class Convexity(Result):
         for name, label in NAMES.items():
             value = getattr(self, name)
             if not math.isnan(value):
-                note = self._how() if name == "exact" else "certified"
-                lines.append(f"{label}: {value:.6g} ({note})")
+                exact = name == "exact"
+                shown, note = (value, self._how()) if exact else (rounded_down(value), "certified")
+                lines.append(f"{label}: {shown:.6g} ({note})")
         return lines
 
     def _how(self) -> str:
@@ -162,10 +165,10 @@ class Convexity(Result):
         """What else is known, a sentence each."""
         lines = [f"no bounds: {self.reason}"] if self.reason else []
         if not self.reason and self.hidden_layers:
+            data, paper = map(rounded_up, (self.covering_decay, self.paper_covering_decay))
             lines.append(
-                f"above a weight decay of {self.covering_decay:.6g} (here {self.weight_decay:.6g}) all"
-                f" global minimisers lie where the data's bound is positive, above"
-                f" {self.paper_covering_decay:.6g} where the paper's is"
+                f"above a weight decay of {data:.6g} (here {self.weight_decay:.6g}) all global minimisers"
+                f" lie where the data's bound is positive, above {paper:.6g} where the paper's is"
             )
         if not math.isnan(self.lowest_minimum):
             lines += self._without_biases()
@@ -186,7 +189,10 @@ class Convexity(Result):
 
     def _without_biases(self) -> list[str]:
         what = "critical point" if self.linear else "local minimum"
-        lines = [f"without biases, no {what} but zero has a loss below {self.lowest_minimum:.6g}"]
+        if math.isinf(self.lowest_minimum):
+            return [f"without biases, there is no {what} but zero"]
+        least = rounded_down(self.lowest_minimum)
+        lines = [f"without biases, no {what} but zero has a loss below {least:.6g}"]
         if self.in_data_region:
             lines.append(f"nor is there one in these regions: unless zero, this point is no {what}")
         return lines
