@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,8 @@ from test_monitor import by_hand
 from torch import nn
 
 import reluscape as rs
+from reluscape.cli_convexity import _record
+from reluscape.digits import rounded_down, rounded_up
 from reluscape.monitor.trajectory import Trajectory
 from reluscape.progress import Stop
 from reluscape.report import ConvexitySurvey, DataSummary, ModelSurvey, Survey, load_survey
@@ -168,6 +171,54 @@ def test_the_section_says_what_is_shown_and_by_what() -> None:
     open_ = verdict(convex=None, exact=0.09, method="lanczos", error=1e-9)
     assert "is undecided" in open_
     assert "no direction" not in open_
+    kinks = verdict(convex=None, exact=0.09, num_active_kinks=2)
+    assert "For one choice of their signs the smallest curvature is 0.0900" in kinks
+
+
+def test_thresholds_are_rounded_to_the_side_on_which_they_hold() -> None:
+    shown = section(
+        surveyed(
+            record(
+                lowest_minimum=0.725835, covering_decay=3.0912, paper_covering_decay=1234.5,
+                data_bound=0.0999, convex=True, exact=0.4,
+            )
+        )
+    )  # fmt: skip
+    assert shown is not None
+    (line,) = [line for line in shown.remarks if "loss below" in line]
+    assert "loss below 0.725," in line
+    (line,) = [line for line in shown.remarks if "all global minimisers" in line]
+    assert "decay of 3.10 all" in line
+    assert "above 1240 where" in line
+    assert "no direction has a curvature below 0.0999." in shown.verdict
+    shown = section(surveyed(record(data_bound=0.09998, convex=True, exact=0.4)))
+    assert shown is not None
+    assert "no direction has a curvature below 0.0999." in shown.verdict
+    shown = section(surveyed(record(convex=True, exact=0.2, error=1e-9)))
+    assert shown is not None
+    assert "no direction has a curvature below 0.199." in shown.verdict
+    shown = section(surveyed(record(lowest_minimum=float("inf"))))
+    assert shown is not None
+    assert any("no local minimum but zero weights." in line for line in shown.remarks)
+
+
+def test_no_minimum_at_all_is_infinite_in_json_and_not_unknown() -> None:
+    net = nn.Sequential(nn.Linear(2, 3, bias=False), nn.ReLU(), nn.Linear(3, 1, bias=False))
+    at = rs.Landscape(net, np.zeros((4, 2)), np.ones(4), weight_decay=0.5)
+    found = rs.convexity(at)
+    told = json.loads(json.dumps(_record(found)), parse_constant=lambda name: pytest.fail(name))
+    assert float(told["lowest_minimum"]) == math.inf
+    assert "there is no local minimum but zero" in found.summary()
+
+
+@pytest.mark.parametrize(("value", "low", "high"), [
+    (0.725835, 0.7258, 0.7259), (-0.725835, -0.7259, -0.7258), (0.1, 0.1, 0.1),
+    (2.0**-1, 0.5, 0.5), (0.0, 0.0, 0.0), (9.99999e10, 9.999e10, 1e11), (5e-324, 5e-324, 5e-324),
+])  # fmt: skip
+def test_few_digits_err_on_the_safe_side(value: float, low: float, high: float) -> None:
+    assert rounded_down(value, 4) == low
+    assert rounded_up(value, 4) == high
+    assert low <= value <= high
 
 
 def test_the_section_shows_the_records_numbers() -> None:

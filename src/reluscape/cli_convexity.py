@@ -202,11 +202,13 @@ def _known(value: float) -> float | None:
 
 
 def _record(found: Convexity) -> dict[str, Any]:
-    """The result as one JSON object; null for what is not known."""
+    """The result as one JSON object; null for what is not known, a word for what is infinite."""
     left_out = ("theta", "direction")
     names = [item.name for item in fields(found) if item.name not in left_out]
     told = {name: getattr(found, name) for name in names}
     finite = {
         name: _known(value) if isinstance(value, float) else value for name, value in told.items()
     }
+    if found.lowest_minimum == math.inf:
+        finite["lowest_minimum"] = "Infinity"
     return {"convex": found.is_convex, **finite}
