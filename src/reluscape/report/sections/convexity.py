@@ -71,7 +71,8 @@ def _verdict(one: ConvexitySurvey) -> str:
         )
     return (
         "with its switches frozen the loss is strongly convex here: no direction has a curvature below "
-        f"{_least((one.exact or 0.0) - (one.error or 0.0))}. The bounds from the layers' norms do not show it."
+        f"{_least((one.exact or 0.0) - (one.error or 0.0))}. The bounds from the layers' norms do not"
+        " show it."
     )
 
 
