@@ -110,8 +110,8 @@ def _compare_lenet(available: int) -> Any:
         samples = min(int(records["samples"].max()), available)
         whole = samples == MNIST
         note = (
-            "The published numbers are means over 100 runs, ours over fewer; 'agrees' counts the standard"
-            " errors of both means."
+            "The published numbers are means over 100 runs; 'agrees' counts the standard errors of both"
+            " means."
             if whole
             else f"Ours saw {count(samples)} of the {count(MNIST)} training images."
         )
