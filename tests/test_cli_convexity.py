@@ -398,6 +398,17 @@ def test_the_section_on_a_run_leaves_out_what_is_not_known() -> None:
     assert one.figures == ()
     assert "it has no second derivative there" in one.verdict
     assert "at every one" in shown_of(by_hand([2.0, 1.0], [1.0, 1.0])).verdict
+    nan = np.nan
+    ended = by_hand([2.0, 1.0, 1.0], [1.0, 2.0, nan], [1.0, 1.0, 0.0])
+    assert "at every one with a gradient." in shown_of(ended).verdict
+    assert facts(ended)["checkpoints with a gradient of zero"] == "1 of 3"
+    assert "gradient is zero" in shown_of(by_hand([2.0], [nan], [0.0])).verdict
+    bent = by_hand([2.0, 1.0, 1.0], [1.0, -2.0, nan], [1.0, 1.0, 0.0])
+    assert shown_of(bent).verdict.endswith("at the last one with a gradient.")
+    rising = shown_of(by_hand([1.0, 2.0, 3.0], [-1.0, 1.0, 1.0]))
+    assert "from step 10 on; from the first to the last it did not fall." in rising.verdict
+    every = shown_of(by_hand([1.0, 2.0], [1.0, 1.0]))
+    assert "every one; from the first to the last it did not fall." in every.verdict
     many = shown_of(by_hand([1.0] * 100, [1.0] * 100))
     assert [table.caption for table in many.tables] == ["What the checkpoints show"]
 
