@@ -814,13 +814,74 @@ def test_checkpoints_that_are_none(tmp_path: Path) -> None:
         trajectory_of([tmp_path / "missing.pt"], landscape)
     with pytest.raises(InputError, match="rate must be"):
         trajectory_of(tmp_path, landscape, rate=0.0)
-    save_file(nn.Linear(2, 2).state_dict(), tmp_path / "other.safetensors")
+    save_file(nn.Linear(2, 2).state_dict(), tmp_path / "other-1.safetensors")
     with pytest.raises(InputError, match="does not fit"):
         trajectory_of(tmp_path, landscape)
-    for name in ("b", "a"):
+    (tmp_path / "other-1.safetensors").unlink()
+    for name in ("best", "last"):
         save_file(model.state_dict(), tmp_path / f"{name}.safetensors")
-    (tmp_path / "other.safetensors").unlink()
-    assert trajectory_of(tmp_path, landscape).steps.tolist() == [0, 1]
+    with pytest.raises(InputError, match=r"as step-100.pt; .* has best.safetensors, last.saf"):
+        trajectory_of(tmp_path, landscape)
+
+
+@pytest.mark.parametrize(
+    ("names", "steps", "left_out"),
+    [
+        ("step1 step2 step9 step10 step11 last", [1, 2, 9, 10, 11], {"last": "no number"}),
+        ("epoch=9-val_loss=0.25 epoch=10-val_loss=0.3 best", [9, 10], {"best": "no number"}),
+        ("e1-s5 e1-s10 e2-s5 e10-s1", [0, 1, 2, 3], {}),
+        ("3 20 20-best best-20", [3, 20], {"20-best": "numbers of 20", "best-20": "numbers of 20"}),
+        ("v2-8 v2-9 v2-10", [8, 9, 10], {}),
+        ("1 99999999999999999999", [0, 1], {}),
+    ],
+)
+def test_a_folders_order_is_that_of_its_numbers(
+    tmp_path: Path, names: str, steps: list[int], left_out: dict[str, str]
+) -> None:
+    model = mlp(0)
+    x, y = batch_for((3,), 12)
+    landscape = Landscape(model, x.numpy(), y.numpy(), loss="cross_entropy")
+    losses = []
+    for name in names.split():
+        save_file(model.state_dict(), tmp_path / f"{name}.safetensors")
+        if name not in left_out:
+            theta = torch.cat([p.detach().ravel() for p in model.parameters()])
+            losses.append(landscape.at(theta).loss())
+        with torch.no_grad():
+            for p in model.parameters():
+                p.mul_(1.1)
+    found = trajectory_of(tmp_path, landscape)
+    np.testing.assert_allclose(found.losses, losses, rtol=1e-9)
+    assert found.steps.tolist() == steps
+    told = dict(line.split(": ") for line in found.skipped)
+    assert told.keys() == {f"{name}.safetensors" for name in left_out}
+    for name, why in left_out.items():
+        assert why in told[f"{name}.safetensors"]
+
+
+def test_a_rate_needs_numbers_that_grow(tmp_path: Path) -> None:
+    model = mlp(0)
+    landscape = Landscape(model, np.ones((2, 3)), np.array([0, 1]), loss="cross_entropy")
+    for name in ("epoch1-step5", "epoch2-step5"):
+        save_file(model.state_dict(), tmp_path / f"{name}.safetensors")
+    with pytest.raises(InputError, match=r"epoch2-step5\.safetensors comes after epoch1"):
+        trajectory_of(tmp_path, landscape, rate=0.1)
+
+
+def test_diverged_checkpoints_are_named(tmp_path: Path) -> None:
+    """One with a NaN is left out; one at which the loss overflows has no finite loss."""
+    model = mlp(0)
+    x, y = batch_for((3,), 12)
+    landscape = Landscape(model, x.numpy(), y.numpy(), loss="cross_entropy")
+    for step, factor in enumerate((1.0, 1.0, 1e200, np.nan)):
+        state = {name: factor * one.double() for name, one in model.state_dict().items()}
+        save_file(state, tmp_path / f"{step}.safetensors")
+    found = trajectory_of(tmp_path, landscape)
+    assert found.steps.tolist() == [0, 1, 2]
+    assert np.isfinite(found.losses).tolist() == [True, True, False]
+    assert "NaN or infinite" in found.skipped[0]
+    assert found.onset is None
+    assert "not finite: 1 record, first at step 2" in found.summary()
 
 
 # ---- flaws and mistakes ---------------------------------------------------------------------------
