@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from pages import assert_nothing_overflows
+from pages import assert_nothing_is_cut, assert_nothing_overflows
 from safetensors.torch import save_file
 from test_cli import files, invoke, refusal
 from test_monitor import by_hand
@@ -261,7 +261,7 @@ def test_there_is_no_section_where_it_was_not_asked() -> None:
 
 
 @pytest.mark.browser
-@pytest.mark.parametrize("width", [360, 1280])
+@pytest.mark.parametrize("width", [390, 1280])
 def test_the_page_draws(mine: Path, browser: Any, width: int) -> None:
     invoke("convexity", *subject(mine), "--weight-decay", 0.1, "--out", mine / "r")
     page = browser.new_page(viewport={"width": width, "height": 900})
@@ -270,6 +270,7 @@ def test_the_page_draws(mine: Path, browser: Any, width: int) -> None:
     page.goto((mine / "r" / "report.html").as_uri())
     page.wait_for_selector("#convexity svg.main-svg")
     assert errors == []
+    assert_nothing_is_cut(page)
     assert_nothing_overflows(page, width)
     page.close()
 
@@ -426,7 +427,7 @@ def test_the_section_on_a_run_shows_its_numbers() -> None:
     assert told["checkpoints in the sharper region of certified convexity"] == "2 of 5"
     _, left_out, each = shown.tables
     assert [cell.text for cell in left_out.rows[0]] == ["a.pt", "broken: it"]
-    assert [row[5].text for row in each.rows] == ["outside"] * 4 + ["inside"]
+    assert [row[5].text for row in each.rows] == ["outside"] * 3 + ["sharper", "paper's"]
     assert all(row[2].tier == "sampled" for row in shown.tables[0].rows)
 
 
@@ -457,7 +458,7 @@ def test_the_section_on_a_run_leaves_out_what_is_not_known() -> None:
 
 
 @pytest.mark.browser
-@pytest.mark.parametrize("width", [360, 1280])
+@pytest.mark.parametrize("width", [390, 1280])
 def test_the_page_of_a_run_draws(mine: Path, browser: Any, width: int) -> None:
     invoke("convexity", *shrinking(mine), "--rate", 0.1, "--out", mine / "r")
     page = browser.new_page(viewport={"width": width, "height": 900})
@@ -467,6 +468,7 @@ def test_the_page_of_a_run_draws(mine: Path, browser: Any, width: int) -> None:
     page.wait_for_selector("#trajectory svg.main-svg")
     page.wait_for_selector("#crossed svg.main-svg")
     assert errors == []
+    assert_nothing_is_cut(page)
     assert_nothing_overflows(page, width)
     page.close()
 

@@ -18,10 +18,7 @@ from reluscape.report.wording import NONE, count, number, several, share
 Floats = NDArray[np.float64]
 #: Checkpoints up to which each has a line in the table.
 LISTED = 60
-COLUMNS = (
-    "step", "loss", "squared gradient", "second derivative", "kinks crossed", "paper's region",
-    "sharper region",
-)  # fmt: skip
+COLUMNS = ("step", "loss", "squared gradient", "second derivative", "kinks", "region")
 
 
 def run_section(run: Trajectory, commands: tuple[str, ...]) -> Section:
@@ -164,12 +161,15 @@ def _row(run: Trajectory, place: int) -> tuple[Cell, ...]:
         Cell(count(int(run.steps[place]))),
         *(Cell(number(float(one[place])), numeric=True) for one in numbers),
         Cell(NONE if np.isnan(crossed) else count(int(crossed)), numeric=True),
-        *(Cell(_said(one[place])) for one in (run.in_region, run.in_sharp_region)),
+        Cell(_region(run.in_region[place], run.in_sharp_region[place])),
     )
 
 
-def _said(inside: float) -> str:
-    return NONE if np.isnan(inside) else "inside" if inside else "outside"
+def _region(paper: float, sharp: float) -> str:
+    """The smaller of the regions in which it lies: the paper's is part of the sharper."""
+    if np.isnan(paper):
+        return NONE
+    return "paper's" if paper else "sharper" if sharp else "outside"
 
 
 def _method(run: Trajectory) -> tuple[str, ...]:
@@ -184,7 +184,8 @@ def _method(run: Trajectory) -> tuple[str, ...]:
         *(
             (
                 "A checkpoint lies in a region where the bound from the norms of its layers is positive "
-                "(see below): then the loss is strongly convex along every direction on its piece.",
+                "(see below): then the loss is strongly convex along every direction on its piece. The "
+                "paper's region is part of the sharper one.",
             )
             if np.isfinite(run.in_region).any()
             else ()
