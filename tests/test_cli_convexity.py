@@ -467,6 +467,9 @@ def test_the_page_of_a_run_draws(mine: Path, browser: Any, width: int) -> None:
     page.goto((mine / "r" / "report.html").as_uri())
     page.wait_for_selector("#trajectory svg.main-svg")
     page.wait_for_selector("#crossed svg.main-svg")
+    page.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
+    whole = page.inner_text("#run pre")  # wrapped between its words, with nothing put in
+    assert whole.endswith("--weight-decay 0.5 --checkpoints ../run --rate 0.1")
     assert errors == []
     assert_nothing_is_cut(page)
     assert_nothing_overflows(page, width)
