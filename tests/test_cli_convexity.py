@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from pages import assert_nothing_overflows
+from pages import assert_nothing_is_cut, assert_nothing_overflows
 from safetensors.torch import save_file
 from test_cli import files, invoke, refusal
 from test_monitor import by_hand
@@ -261,7 +261,7 @@ def test_there_is_no_section_where_it_was_not_asked() -> None:
 
 
 @pytest.mark.browser
-@pytest.mark.parametrize("width", [360, 1280])
+@pytest.mark.parametrize("width", [390, 1280])
 def test_the_page_draws(mine: Path, browser: Any, width: int) -> None:
     invoke("convexity", *subject(mine), "--weight-decay", 0.1, "--out", mine / "r")
     page = browser.new_page(viewport={"width": width, "height": 900})
@@ -270,8 +270,13 @@ def test_the_page_draws(mine: Path, browser: Any, width: int) -> None:
     page.goto((mine / "r" / "report.html").as_uri())
     page.wait_for_selector("#convexity svg.main-svg")
     assert errors == []
+    assert_nothing_is_cut(page)
     assert_nothing_overflows(page, width)
     page.close()
+
+
+def wide_state() -> dict[str, torch.Tensor]:
+    return mlp((3, 6, 4, 1), seed=0).state_dict()
 
 
 def shrinking(folder: Path) -> tuple[object, ...]:
@@ -306,22 +311,61 @@ def test_a_folder_of_checkpoints_is_a_run(mine: Path) -> None:
     assert loaded.summary().splitlines()[0] in plain.stdout
 
 
+def test_the_last_checkpoint_is_the_model_where_none_is_named(mine: Path) -> None:
+    """The last that can be read: here the one before a file that is broken and one that diverged."""
+    shrinking(mine)
+    last = mine / "run" / "step-30.safetensors"
+    (mine / "run" / "step-40.safetensors").write_bytes(last.read_bytes()[:100])
+    bad = {name: torch.full_like(one, torch.nan) for name, one in _load(last).items()}
+    save_file(bad, mine / "run" / "step-50.safetensors")
+    given = ("--data", mine / "mine.npz", "--weight-decay", 0.5, "--checkpoints", mine / "run")
+    result = invoke("convexity", *given, "--out", mine / "out")
+    assert result.exit_code == 0, result.output
+    assert result.stdout.startswith("The last checkpoint, step-30.safetensors:\n")
+    assert rs.Trajectory.load(mine / "out" / "trajectory.nc").steps.tolist() == [0, 10, 20, 30]
+    assert "NaN" in result.stdout
+    page = (mine / "out" / "report.html").read_text()
+    assert "The last checkpoint, step-30.safetensors: with its switches frozen" in page
+    assert "verify convexity.nc --weights ../run/step-30.safetensors" in page
+    checked = invoke("verify", mine / "out" / "convexity.nc", *given[:2], "--weights", last)
+    assert checked.exit_code == 0, checked.output
+    for name in ("step-0", "step-10", "step-20", "step-30"):
+        (mine / "run" / f"{name}.safetensors").unlink()
+    assert "step-50" in refusal("convexity", *given)
+
+
+def test_a_models_code_takes_the_last_checkpoint(
+    mine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shrinking(mine)
+    (mine / "mine_model.py").write_text(
+        "from reluscape.train import mlp\ndef made(): return mlp((3, 5, 4, 1), seed=7)\n"
+    )
+    monkeypatch.chdir(mine)
+    given = ("--data", "mine.npz", "--weight-decay", 0.5, "--checkpoints", "run", "--json")
+    coded = invoke("convexity", *given, "--model", "mine_model:made")
+    assert coded.exit_code == 0, coded.output
+    found = json.loads(coded.stdout)
+    assert found["trajectory"]["losses"][-1] == pytest.approx(found["loss"])
+
+
 def test_files_that_are_no_checkpoints_are_left_out_and_named(mine: Path) -> None:
     given = shrinking(mine)
     whole = (mine / "run" / "step-20.safetensors").read_bytes()
     (mine / "run" / "step-25.safetensors").write_bytes(whole[:100])
-    save_file(nn.Linear(3, 3).state_dict(), mine / "run" / "other.safetensors")
-    wide = mlp((3, 6, 4, 1), seed=0).state_dict()
-    save_file(wide, mine / "run" / "wide-7.safetensors")
+    save_file(nn.Linear(3, 3).state_dict(), mine / "run" / "other-3.safetensors")
+    save_file(wide_state(), mine / "run" / "last.safetensors")
+    save_file(wide_state(), mine / "run" / "wide-7.safetensors")
     result = invoke("convexity", *given, "--out", mine / "out")
     assert result.exit_code == 0, result.output
     loaded = rs.Trajectory.load(mine / "out" / "trajectory.nc")
     assert loaded.steps.tolist() == [0, 10, 20, 30]  # numbers of those that fit
     names = [line.split(": ")[0] for line in loaded.skipped]
-    assert names == ["other.safetensors", "step-25.safetensors", "wide-7.safetensors"]
-    assert "it lacks" in loaded.skipped[0]
-    assert "not a complete" in loaded.skipped[1]
+    assert names == [f"{name}.safetensors" for name in ("last", "other-3", "wide-7", "step-25")]
+    assert "no number in its name" in loaded.skipped[0]
+    assert "it lacks" in loaded.skipped[1]
     assert "has shape (6, 3), not (5, 3)" in loaded.skipped[2]
+    assert "not a complete" in loaded.skipped[3]
     for line in loaded.skipped:
         assert f"left out: {line}" in result.stdout
     page = (mine / "out" / "report.html").read_text()
@@ -383,7 +427,7 @@ def test_the_section_on_a_run_shows_its_numbers() -> None:
     assert told["checkpoints in the sharper region of certified convexity"] == "2 of 5"
     _, left_out, each = shown.tables
     assert [cell.text for cell in left_out.rows[0]] == ["a.pt", "broken: it"]
-    assert [row[5].text for row in each.rows] == ["outside"] * 4 + ["inside"]
+    assert [row[5].text for row in each.rows] == ["outside"] * 3 + ["sharper", "paper's"]
     assert all(row[2].tier == "sampled" for row in shown.tables[0].rows)
 
 
@@ -398,12 +442,23 @@ def test_the_section_on_a_run_leaves_out_what_is_not_known() -> None:
     assert one.figures == ()
     assert "it has no second derivative there" in one.verdict
     assert "at every one" in shown_of(by_hand([2.0, 1.0], [1.0, 1.0])).verdict
+    nan = np.nan
+    ended = by_hand([2.0, 1.0, 1.0], [1.0, 2.0, nan], [1.0, 1.0, 0.0])
+    assert "at every one with a gradient." in shown_of(ended).verdict
+    assert facts(ended)["checkpoints with a gradient of zero"] == "1 of 3"
+    assert "gradient is zero" in shown_of(by_hand([2.0], [nan], [0.0])).verdict
+    bent = by_hand([2.0, 1.0, 1.0], [1.0, -2.0, nan], [1.0, 1.0, 0.0])
+    assert shown_of(bent).verdict.endswith("at the last one with a gradient.")
+    rising = shown_of(by_hand([1.0, 2.0, 3.0], [-1.0, 1.0, 1.0]))
+    assert "from step 10 on; from the first to the last it did not fall." in rising.verdict
+    every = shown_of(by_hand([1.0, 2.0], [1.0, 1.0]))
+    assert "every one; from the first to the last it did not fall." in every.verdict
     many = shown_of(by_hand([1.0] * 100, [1.0] * 100))
     assert [table.caption for table in many.tables] == ["What the checkpoints show"]
 
 
 @pytest.mark.browser
-@pytest.mark.parametrize("width", [360, 1280])
+@pytest.mark.parametrize("width", [390, 1280])
 def test_the_page_of_a_run_draws(mine: Path, browser: Any, width: int) -> None:
     invoke("convexity", *shrinking(mine), "--rate", 0.1, "--out", mine / "r")
     page = browser.new_page(viewport={"width": width, "height": 900})
@@ -412,7 +467,11 @@ def test_the_page_of_a_run_draws(mine: Path, browser: Any, width: int) -> None:
     page.goto((mine / "r" / "report.html").as_uri())
     page.wait_for_selector("#trajectory svg.main-svg")
     page.wait_for_selector("#crossed svg.main-svg")
+    page.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
+    whole = page.inner_text("#run pre")  # wrapped between its words, with nothing put in
+    assert whole.endswith("--weight-decay 0.5 --checkpoints ../run --rate 0.1")
     assert errors == []
+    assert_nothing_is_cut(page)
     assert_nothing_overflows(page, width)
     page.close()
 

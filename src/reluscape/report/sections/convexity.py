@@ -149,7 +149,7 @@ def _figures(found: list[tuple[ModelSurvey, ConvexitySurvey]]) -> tuple[Figure, 
     caption = "How far the curvature may fall below the weight decay, by each bound, and does fall."
     if level > 0:
         caption += " Left of the dashed line the loss is strongly convex."
-    chart = dots_to(series, "weight decay minus smallest curvature", level)
+    chart = dots_to(series, "below the weight decay by", level)
     return (Figure("convexity", caption, chart),)
 
 
