@@ -7,20 +7,21 @@ kink is active.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
+from scipy.sparse.linalg import ArpackError, ArpackNoConvergence, LinearOperator, eigsh
 from torch import nn
 
 from reluscape.errors import AnalysisError
 from reluscape.landscape import Landscape
 from reluscape.tolerances import TOLERANCES
 
-__all__ = ["HessianProduct", "LeastEigenvalue", "extreme", "least_eigenvalue"]
+__all__ = ["HessianProduct", "LeastEigenvalue", "extreme", "forms_whole", "least_eigenvalue"]
 
 Floats = NDArray[np.float64]
 
@@ -31,8 +32,25 @@ COLUMNS = 32
 #: Residual of an eigenvalue, over the Hessian's norm, at which Lanczos ends, and the one that it settles
 #: for: an eigenvalue is within its square over the gap to the next one, where there is a gap.
 RESIDUALS = (1e-9, 1e-5)
-#: Vectors that Lanczos keeps.
-VECTORS = 48
+#: Vectors that Lanczos keeps, at least, and for each eigenvalue.
+VECTORS, EACH = 48, 3
+
+
+class Objective(Protocol):
+    """A function of one flat vector that is a sum over samples."""
+
+    @property
+    def size(self) -> int:
+        """Length of the vector."""
+
+    @property
+    def num_samples(self) -> int:
+        """Number of samples."""
+
+    def flat_objective(
+        self, theta: Floats | None = None, rows: slice = slice(None)
+    ) -> tuple[torch.Tensor, Callable[[torch.Tensor], torch.Tensor]]:
+        """A vector, by default its own, and some samples' share as a function of such."""
 
 
 class HessianProduct:
@@ -41,19 +59,26 @@ class HessianProduct:
     One batch keeps its graph, so that a product costs one backward pass; several are run anew each time.
 
     Args:
-        landscape: Any module and any loss.
-        batch: Samples in a batch; by default as many as fit.
+        subject: A landscape, of any module and any loss.
+        batch: Samples in a batch; of a landscape by default as many as fit.
+        theta: Where; by default at its own parameters.
 
     Attributes:
         size: Number of parameters.
+        batch: Samples in a batch.
         count: Products formed so far.
     """
 
-    def __init__(self, landscape: Landscape, batch: int | None = None) -> None:
-        self._landscape, self.size, self.count = landscape, landscape.size, 0
-        samples = landscape.num_samples
-        batch = batch or max(1, MAX_VALUES // _values_per_sample(landscape))
-        self._rows = [slice(start, start + batch) for start in range(0, samples, batch)]
+    def __init__(
+        self, subject: Objective, batch: int | None = None, theta: Floats | None = None
+    ) -> None:
+        self._subject, self._theta, self.size, self.count = subject, theta, subject.size, 0
+        if batch is None:
+            assert isinstance(subject, Landscape)
+            batch = max(1, MAX_VALUES // _values_per_sample(subject))
+        self.batch = batch
+        starts = range(0, subject.num_samples, batch)
+        self._rows = [slice(start, start + batch) for start in starts]
         self._kept = self._gradient(self._rows[0]) if len(self._rows) == 1 else None
 
     def __call__(self, vector: Floats) -> Floats:
@@ -79,7 +104,7 @@ class HessianProduct:
 
     def _gradient(self, rows: slice) -> tuple[torch.Tensor, torch.Tensor]:
         """The parameters and the gradient of some samples' share, as a function of them."""
-        flat, objective = self._landscape.flat_objective(rows=rows)
+        flat, objective = self._subject.flat_objective(self._theta, rows)
         flat = flat.detach().requires_grad_()
         (slope,) = torch.autograd.grad(objective(flat), flat, create_graph=True)
         return flat, slope
@@ -105,12 +130,19 @@ class LeastEigenvalue:
             rounding; *some* eigenvalue is that near, and nothing proves that it is the smallest.
         method: How it was found.
         products: Products with vectors that were formed.
+        direction: v, of length one, with `v^T H v = value`, shape (params,).
     """
 
     value: float
     error: float
     method: Literal["dense", "lanczos"]
     products: int
+    direction: Floats
+
+
+def forms_whole(size: int, count: int, max_dense: int) -> bool:
+    """Whether the whole matrix is formed: if it is small, or no larger than what Lanczos would keep."""
+    return size <= max(max_dense, EACH * count)
 
 
 def least_eigenvalue(
@@ -121,17 +153,17 @@ def least_eigenvalue(
     Raises:
         AnalysisError: Lanczos does not converge.
     """
-    if product.size <= max_dense:
-        values = np.linalg.eigvalsh(product.dense())
+    if forms_whole(product.size, 1, max_dense):
+        values, vectors = np.linalg.eigh(product.dense())
         error = TOLERANCES.eigenvalue * product.size * np.finfo(float).eps * np.abs(values).max()
-        return LeastEigenvalue(float(values[0]), float(error), "dense", product.count)
+        least = np.ascontiguousarray(vectors[:, 0])
+        return LeastEigenvalue(float(values[0]), float(error), "dense", product.count, least)
     top = float(extreme(product, 1, "LA", 0.0, seed, (1e-2,))[0][0])
-    values, residuals = extreme(product, 1, "SA", top, seed, RESIDUALS)
+    values, residuals, vectors = extreme(product, 1, "SA", top, seed, RESIDUALS)
     largest = max(abs(top), abs(float(values[0])))
     rounding = TOLERANCES.eigenvalue * product.size * np.finfo(float).eps * largest
-    return LeastEigenvalue(
-        float(values[0]), float(residuals[0]) + rounding, "lanczos", product.count
-    )
+    error = float(residuals[0]) + rounding
+    return LeastEigenvalue(float(values[0]), error, "lanczos", product.count, vectors[:, 0])
 
 
 def extreme(
@@ -141,29 +173,39 @@ def extreme(
     shift: float,
     seed: int,
     tolerances: tuple[float, ...] = RESIDUALS,
-) -> tuple[Floats, Floats]:
-    """Eigenvalues at one end in ascending order, and residuals |H v - value v|, shape (found,) each.
+) -> tuple[Floats, Floats, Floats]:
+    """Eigenvalues at one end in ascending order, residuals |H v - value v|, shape (found,) each, and v.
 
-    To the first of the tolerances that all reach; else those that reach the last one. ARPACK measures
-    residuals by the eigenvalue itself, so none of `H - shift` should be nearly zero.
+    The v are columns of length one, shape (params, found). To the first of the tolerances that all reach;
+    else those that reach the last one. ARPACK measures residuals by the eigenvalue itself, so none of
+    `H - shift` should be nearly zero.
 
     Raises:
-        AnalysisError: None converges.
+        AnalysisError: None converges, or ARPACK gives up.
     """
     operator = LinearOperator(
         (product.size,) * 2, matvec=lambda v: product(v.ravel()) - shift * v.ravel(), dtype=float
     )
     start = np.random.default_rng(seed).normal(size=product.size)
     vectors = np.empty((product.size, 0))
+    size = float(np.linalg.norm(operator.matvec(start)) / np.linalg.norm(start))
+    if size <= TOLERANCES.eigenvalue * product.size * np.finfo(float).eps * abs(shift):
+        # H is `shift` times the identity, and ARPACK has nothing to start from
+        vectors, tolerances = np.linalg.qr(np.eye(product.size, count) + start[:, None])[0], ()
     for tolerance in tolerances:
         try:
             vectors = eigsh(
                 operator, count, which=end, v0=start, tol=tolerance,
-                ncv=min(max(VECTORS, 3 * count), product.size), maxiter=100,
+                ncv=min(max(VECTORS, EACH * count), product.size), maxiter=100,
             )[1]  # fmt: skip
             break
         except ArpackNoConvergence as partial:
             vectors = partial.eigenvectors
+        except ArpackError as error:
+            raise AnalysisError(
+                f"expected eigenvalues at an end of the Hessian; Lanczos ended with: {error}: take"
+                " another seed, or raise max_dense to form the whole Hessian"
+            ) from error
     if not vectors.shape[1]:
         raise AnalysisError(
             f"expected eigenvalues at an end of the Hessian; Lanczos has not converged to"
@@ -173,7 +215,7 @@ def extreme(
     values = np.einsum("pk,kp->k", vectors, images)
     residuals = np.linalg.norm(images - values[:, None] * vectors.T, axis=1)
     order = np.argsort(values)
-    return values[order], residuals[order]
+    return values[order], residuals[order], vectors[:, order]
 
 
 def _values_per_sample(landscape: Landscape) -> int:

@@ -8,7 +8,6 @@ is valid only if all of it comes out again.
 from __future__ import annotations
 
 import os
-from typing import TypeVar
 
 import numpy as np
 
@@ -26,25 +25,27 @@ from reluscape.certificate import (
     to_json,
 )
 from reluscape.check_block import RejectedError, check_block, require
+from reluscape.check_convexity import check_convexity
 from reluscape.check_landscape import check_landscape
+from reluscape.convex import Convexity
 from reluscape.errors import InputError
 from reluscape.landscape import Landscape
 from reluscape.minima.check import check_minimum
 from reluscape.minima.result import CellMinimum
 from reluscape.network_output import NetworkOutput
-from reluscape.results import Result
+from reluscape.results import load_one_of
 from reluscape.strings.check import check_connection
 from reluscape.strings.connection import Connection
 
-#: A kind of result.
-Kind = TypeVar("Kind", bound=Result)
+#: A result that claims something and can be checked.
+Claim = CellMinimum | Convexity | Connection
 
 
 def verify(
-    path_or_certificate: str | os.PathLike[str] | Certificate | CellMinimum | Connection,
+    path_or_certificate: str | os.PathLike[str] | Certificate | Claim,
     landscape: Landscape | NetworkOutput,
 ) -> Verification:
-    """Check a certificate, or a cell's minimum, against a landscape; never calls a solver.
+    """Check a certificate or a result that claims something against a landscape; never calls a solver.
 
     Recomputed from the landscape's network and data: the hashes, the pattern and active kinks at the
     certified point, the independence of their normals, the gradient and its split by the given
@@ -57,7 +58,12 @@ def verify(
             products with the frozen network. What it tells besides is recomputed, but for `method`, and
             where a decomposition of the outputs' derivatives would take more than a tenth of a second,
             for whether minimisers are `unique` and for the squared loss of those outside the cell. Or a
-            `Connection` or its NetCDF file: values at its beads are computed and the maxima of its
+            `Convexity` or its NetCDF file: its bounds are recomputed from their definition, and its
+            direction is multiplied by the Hessian, written out in NumPy for networks that are read.
+            That no direction has a smaller curvature is proved by a Cholesky factorisation for method
+            "dense" where forming the Hessian takes some seconds, and else told; `error` of "lanczos"
+            may be larger than it need be, and so may "dense" have become "lanczos", which claims less.
+            Or a `Connection` or its NetCDF file: values at its beads are computed and the maxima of its
             segments proved anew, or looked at on the same grid where they were; for another metric than
             a loss use `reluscape.strings.check.check_connection`.
         landscape: The network, data, loss and weight decay that it is about, or the network's output
@@ -76,16 +82,17 @@ def verify(
             "verify needs the Landscape or the NetworkOutput that the certificate is about; received"
             f" {type(landscape).__name__}"
         )
-    if isinstance(path_or_certificate, CellMinimum):
-        return _of_cell(path_or_certificate, landscape)
-    if isinstance(path_or_certificate, Connection):
-        return _of_connection(path_or_certificate, landscape)
+    if isinstance(path_or_certificate, CellMinimum | Convexity | Connection):
+        return _of_result(path_or_certificate, landscape)
     if not isinstance(path_or_certificate, Certificate) and not os.path.exists(path_or_certificate):
         raise InputError(
             f"expected a certificate file; {str(path_or_certificate)!r} does not exist"
         )
     if not isinstance(path_or_certificate, Certificate) and is_netcdf(path_or_certificate):
-        return _of_file(path_or_certificate, landscape)
+        loaded = load_claim(path_or_certificate)
+        if isinstance(loaded, str):
+            return Verification(False, loaded)
+        return _of_result(loaded, landscape)
     try:
         if isinstance(path_or_certificate, Certificate):
             certificate = Certificate(**fields_from_json(to_json(path_or_certificate)))
@@ -110,10 +117,14 @@ def verify(
     return Verification(True, f"recomputed from network and data: {certificate.sentence()}")
 
 
-def _of_cell(found: CellMinimum, landscape: Landscape | NetworkOutput) -> Verification:
-    """Check a cell's minimum."""
+def _of_result(found: Claim, landscape: Landscape | NetworkOutput) -> Verification:
+    """Check a cell's minimum, a convexity or a string of models."""
     if isinstance(landscape, NetworkOutput):
         return Verification(False, "it is about a landscape, not about a network's output")
+    if isinstance(found, Convexity):
+        return check_convexity(found, landscape)
+    if isinstance(found, Connection):
+        return check_connection(found, landscape)
     if landscape.weight_decay > 0:
         return Verification(False, f"it is about no weight decay, not {landscape.weight_decay!r}")
     try:
@@ -122,43 +133,19 @@ def _of_cell(found: CellMinimum, landscape: Landscape | NetworkOutput) -> Verifi
         return Verification(False, str(error))
 
 
-def _of_connection(found: Connection, landscape: Landscape | NetworkOutput) -> Verification:
-    """Check a string of models."""
-    if isinstance(landscape, NetworkOutput):
-        return Verification(False, "it is about a landscape, not about a network's output")
-    return check_connection(found, landscape)
-
-
-def _of_file(path: str | os.PathLike[str], landscape: Landscape | NetworkOutput) -> Verification:
-    """Check the result that a NetCDF file holds."""
-    minimum = load_minimum(path)
-    if isinstance(minimum, CellMinimum):
-        return _of_cell(minimum, landscape)
-    if "holds 'Connection'" not in minimum:
-        return Verification(False, minimum)
-    string = load_result(path, Connection)
-    if isinstance(string, str):
-        return Verification(False, string)
-    return _of_connection(string, landscape)
-
-
-def load_minimum(path: str | os.PathLike[str]) -> CellMinimum | str:
-    """The cell's minimum of a file, or why there is none in it."""
-    return load_result(path, CellMinimum)
-
-
-def load_result(path: str | os.PathLike[str], kind: type[Kind]) -> Kind | str:
-    """The result of a file, or why there is none of this kind in it."""
+def load_claim(path: str | os.PathLike[str]) -> Claim | str:
+    """The cell's minimum, the convexity or the string of a file, or why there is none in it."""
     try:
-        return kind.load(path)
+        found = load_one_of(path, (CellMinimum, Convexity, Connection))
     except InputError as error:
         return str(error)
     # Where someone has put other content under its own digest, readers fail anywhere, with any exception.
     except Exception as error:
         text = (str(error).splitlines() or [""])[0][:120]
-        return (
-            f"expected a NetCDF file with a {kind.__name__}; could not read {str(path)!r}: {text}"
-        )
+        kinds = "a CellMinimum, a Convexity or a Connection"
+        return f"expected {kinds}; could not read {str(path)!r}: {text}"
+    assert isinstance(found, CellMinimum | Convexity | Connection)
+    return found
 
 
 def is_netcdf(path: str | os.PathLike[str]) -> bool:

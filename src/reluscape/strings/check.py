@@ -57,6 +57,9 @@ def _check_form(found: Connection, landscape: Landscape) -> None:
     require(all(len(part) == len(beads) - 1 for part in parts), "not one bound for each segment")
     require(found.curve.ndim == 2 and found.curve.shape[1] >= 2, "its curve is none")
     require(set(found.tiers) <= set(TIERS), "an unknown tier")
+    require(found.objective == landscape.loss_name, f"it is about the loss {found.objective!r}")
+    decay = found.weight_decay == landscape.weight_decay
+    require(decay, f"it is about the weight decay {found.weight_decay!r}")
     require(found.status in ("connected", "not_found"), f"unknown status {found.status!r}")
     inside = (found.positions >= 0.0) & (found.positions <= 1.0)
     require(bool(inside.all()), "a position lies outside of its segment")

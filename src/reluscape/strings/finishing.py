@@ -97,6 +97,8 @@ def finish(work: Work, method: str, began: float, **extra: Any) -> Connection:
         "normalized_length": length,
         "normalized_length_weights": length_weights,
         "kind": surface.kind,
+        "objective": surface.judge.loss_name,
+        "weight_decay": surface.judge.weight_decay,
         "method": method,
         "gradients": surface.gradients,
         "losses": surface.losses,
