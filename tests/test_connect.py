@@ -670,6 +670,8 @@ def test_tampered_strings_are_rejected() -> None:
         replace(found, normalized_length=1.0),
         replace(found, straight=found.straight * 0.5),
         replace(found, status="certain"),
+        replace(found, objective="l1"),
+        replace(found, weight_decay=0.1),
         replace(failed, status="connected"),
         replace(failed, status="connected", upper=np.full_like(failed.upper, LEVEL)),
     ):

@@ -10,10 +10,9 @@ from reluscape.cli_options import LossName, landscape_from
 from reluscape.errors import InputError
 
 if TYPE_CHECKING:
-    from reluscape.convex import Convexity
     from reluscape.landscape import Landscape
-    from reluscape.minima.result import CellMinimum
     from reluscape.strings.connection import Connection
+    from reluscape.verification import Claim
 
 __all__ = ["only_one", "result_verdict"]
 
@@ -74,7 +73,7 @@ def _other_end(
     return why_other_end(found, landscape, load_model(further[0], factory))
 
 
-def _is_of(found: CellMinimum | Convexity | Connection, landscape: Landscape) -> bool:
+def _is_of(found: Claim, landscape: Landscape) -> bool:
     """Whether the result is about the landscape's own weights."""
     import numpy as np
 

@@ -37,17 +37,15 @@ from reluscape.results import load_one_of
 from reluscape.strings.check import check_connection
 from reluscape.strings.connection import Connection
 
+#: A result that claims something and can be checked.
+Claim = CellMinimum | Convexity | Connection
+
 
 def verify(
-    path_or_certificate: str
-    | os.PathLike[str]
-    | Certificate
-    | CellMinimum
-    | Convexity
-    | Connection,
+    path_or_certificate: str | os.PathLike[str] | Certificate | Claim,
     landscape: Landscape | NetworkOutput,
 ) -> Verification:
-    """Check a certificate, a cell's minimum or a convexity against a landscape; never calls a solver.
+    """Check a certificate or a result that claims something against a landscape; never calls a solver.
 
     Recomputed from the landscape's network and data: the hashes, the pattern and active kinks at the
     certified point, the independence of their normals, the gradient and its split by the given
@@ -121,10 +119,8 @@ def verify(
     return Verification(True, f"recomputed from network and data: {certificate.sentence()}")
 
 
-def _of_result(
-    found: CellMinimum | Convexity | Connection, landscape: Landscape | NetworkOutput
-) -> Verification:
-    """Check a cell's minimum, a convexity, or a connection."""
+def _of_result(found: Claim, landscape: Landscape | NetworkOutput) -> Verification:
+    """Check a cell's minimum, a convexity or a string of models."""
     if isinstance(landscape, NetworkOutput):
         return Verification(False, "it is about a landscape, not about a network's output")
     if isinstance(found, Convexity):
@@ -139,8 +135,8 @@ def _of_result(
         return Verification(False, str(error))
 
 
-def load_claim(path: str | os.PathLike[str]) -> CellMinimum | Convexity | Connection | str:
-    """The cell's minimum, convexity or connection of a file, or why there is none in it."""
+def load_claim(path: str | os.PathLike[str]) -> Claim | str:
+    """The cell's minimum, the convexity or the string of a file, or why there is none in it."""
     try:
         found = load_one_of(path, (CellMinimum, Convexity, Connection))
     except InputError as error:
@@ -148,7 +144,8 @@ def load_claim(path: str | os.PathLike[str]) -> CellMinimum | Convexity | Connec
     # Where someone has put other content under its own digest, readers fail anywhere, with any exception.
     except Exception as error:
         text = (str(error).splitlines() or [""])[0][:120]
-        return f"expected a result that can be checked; could not read {str(path)!r}: {text}"
+        kinds = "a CellMinimum, a Convexity or a Connection"
+        return f"expected {kinds}; could not read {str(path)!r}: {text}"
     assert isinstance(found, CellMinimum | Convexity | Connection)
     return found
 

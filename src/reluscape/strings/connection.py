@@ -50,8 +50,8 @@ class Connection(Result):
         normalized_length: Length of the path over the distance of its ends; 1 for equal ends.
         normalized_length_weights: The same without biases.
         kind: What is judged: "loss", "other loss" or a metric's name.
-        objective: The loss of the landscape that is judged, by name.
-        weight_decay: Of that loss.
+        objective: Loss of the judged landscape.
+        weight_decay: Its lambda.
         method: How the path was found.
         gradients: Gradients evaluated, one for each bead and step.
         losses: Values evaluated without a gradient, those of this result's own measures included.
