@@ -168,7 +168,7 @@ def test_a_connection_is_saved_and_loaded(method: str, tmp_path: Path) -> None:
     for name in found.__dataclass_fields__:
         np.testing.assert_array_equal(getattr(back, name), getattr(found, name), err_msg=name)
     figure = back.plot()
-    assert {trace.name for trace in figure.data} == {"string", "straight", "beads"}
+    assert {trace.name for trace in figure.data} == {"string", "straight line", "level", "beads"}
     dots = next(trace for trace in figure.data if trace.name == "beads")
     np.testing.assert_array_equal(dots.y, found.values)
     assert dots.x[0] == 0.0
