@@ -57,7 +57,7 @@ def bead_name(bead: int) -> str:
 
 def render_connection(found: Connection, about: Joined) -> str:
     """The page as a text: one HTML file with everything inside; all texts are escaped."""
-    used = dict.fromkeys([found.tier, found.straight_tier])
+    used = dict.fromkeys(found.tiers)
     return fill(
         "connection.html.j2",
         sections=[_section(found, about)],
