@@ -151,8 +151,9 @@ def main() -> None:
         verdict = "" if row["speedup"] >= GOAL else f"  below {GOAL:g}"
         print(f"{row['model']:24} {row['beads']:3} beads: {row['speedup']:6.1f} times{verdict}")
     comparison(1, 0.03)  # compiles
-    costs = [row for level in (0.03, 0.01) for row in comparison(options.pairs, level)]
-    for row in costs:
+    costs = []
+    for row in (row for level in (0.03, 0.01) for row in comparison(options.pairs, level)):
+        costs.append(row)
         print(
             f"level {row['level']:g} {row['method']:20} {row['connected']}/{row['pairs']} connected,"
             f" medians: {row['gradients']:8.0f} gradients, {row['losses']:8.0f} losses,"

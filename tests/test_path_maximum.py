@@ -12,6 +12,7 @@ from nets import dense, sample
 
 import reluscape as rs
 from reluscape.errors import InputError
+from reluscape.strings import bounding
 
 
 def landscape_of(widths, loss, *, seed=0, count=8, bias=True, slope=0.0, decay=0.0) -> rs.Landscape:
@@ -113,6 +114,32 @@ def test_a_level_is_decided_and_no_more():
     below = rs.path_maximum(landscape, start, stop, relative_gap=1e-9, level=0.95 * largest)
     assert largest <= above.upper <= 1.05 * largest
     assert 0.95 * largest < below.lower <= largest * (1 + 1e-12) <= below.upper
+
+
+def test_parts_run_out_with_a_larger_gap(monkeypatch):
+    landscape = landscape_of((2, 5, 5, 4, 2), "squared", seed=2)
+    start, stop = ends_of(landscape, 2)
+    fine = rs.path_maximum(landscape, start, stop, relative_gap=1e-6)
+    monkeypatch.setattr(bounding, "MAX_PARTS", 5)
+    coarse = rs.path_maximum(landscape, start, stop, relative_gap=1e-6)
+    searched = sought(landscape, start, stop, 201)[1]
+    assert searched <= fine.upper <= (1 + 1.1e-6) * fine.lower < coarse.upper
+    assert coarse.lower <= searched * (1 + 1e-12)
+
+
+def test_batches_of_samples_change_nothing(monkeypatch):
+    landscape = landscape_of((2, 5, 5, 4, 2), "cross_entropy", seed=2, count=23)
+    ends = ends_of(landscape, 2)
+    whole = rs.path_maximum(landscape, *ends)
+    monkeypatch.setattr(bounding, "_NUMBERS", 200)
+    parts = rs.path_maximum(landscape, *ends)
+    assert parts.upper == pytest.approx(whole.upper, rel=1e-12)
+
+
+def test_deep_rectifiers_that_are_not_convex_are_sampled():
+    landscape = landscape_of((2, 4, 3, 1), "squared", slope=2.0)
+    found = rs.path_maximum(landscape, *ends_of(landscape, 0))
+    assert found.tier == "sampled"
 
 
 def test_the_readable_end_of_a_network_is_enough_where_nothing_before_it_moves():

@@ -51,7 +51,8 @@ def linear_path(landscape: Landscape, theta_a: ArrayLike, theta_b: ArrayLike) ->
         InputError: Points of the wrong shape; weight decay; a last layer without bias behind others.
         UnsupportedModelError: Anything but linear layers, or layers that share their weights.
 
-    Source: Freeman and Bruna, theorem 2.4, with wider layers and another path: theirs misses its own end.
+    Source: Freeman and Bruna, proposition 2.2, which takes layers of equal width for wide enough, and
+    whose path misses its own end.
     """
     began = perf_counter()
     ends = [check_theta(theta, landscape.size) for theta in (theta_a, theta_b)]

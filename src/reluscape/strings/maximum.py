@@ -119,7 +119,7 @@ def path_maximum(
         >>> print(f"{found.upper:.4f} at {found.position:.4f}, {found.tier}")
         5.0625 at 0.5000, exact
 
-    Source: Freeman and Bruna, section 4, where the maximum is that of a grid.
+    Source: Freeman and Bruna, algorithm 1, line 7, which asks for a stationary position or takes 1/2.
     """
     start, stop = (check_theta(theta, landscape.size) for theta in (theta_a, theta_b))
     _check_number(relative_gap, "relative_gap", 0.0)
