@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +14,15 @@ import torch
 from pages import assert_nothing_overflows
 from safetensors.torch import save_file
 from test_cli import files, invoke, refusal
+from test_monitor import by_hand
 from torch import nn
 
 import reluscape as rs
+from reluscape.monitor.trajectory import Trajectory
+from reluscape.progress import Stop
 from reluscape.report import ConvexitySurvey, DataSummary, ModelSurvey, Survey, load_survey
+from reluscape.report.run import run_section
+from reluscape.report.section import Section
 from reluscape.report.sections.convexity import LABELS, section
 from reluscape.train import mlp
 
@@ -92,6 +99,25 @@ def test_out_holds_the_result_and_a_page(mine: Path) -> None:
     page = (mine / "r" / "report.html").read_text()
     command = "reluscape convexity --weights ../small.safetensors --data ../mine.npz --loss squared"
     assert f"{command} --weight-decay 50.0" in page
+    assert "reluscape verify convexity.nc --weights ../small.safetensors" in page
+
+
+def test_verify_checks_the_file(mine: Path) -> None:
+    assert invoke("convexity", *subject(mine), "--weight-decay", 0.5, "--out", mine).exit_code == 0
+    told = invoke("verify", mine / "convexity.nc", *subject(mine))  # loss and decay are the file's
+    assert told.exit_code == 0, told.output
+    assert told.stdout.startswith(
+        "valid: recomputed from network and data: with its switches frozen"
+    )
+    other = invoke("verify", mine / "convexity.nc", *subject(mine), "--weight-decay", 0.1)
+    assert other.exit_code == 1
+    assert other.stdout == "rejected: it is about weight decay 0.5, not 0.1\n"
+    smaller = invoke("verify", mine / "convexity.nc", *subject(mine, "small"))
+    assert smaller.exit_code == 1
+    assert "about other weights" in smaller.stdout
+    changed = replace(rs.Convexity.load(mine / "convexity.nc"), weight_decay=-1.0)
+    changed.save(mine / "changed.nc")
+    assert "no such weight decay" in invoke("verify", mine / "changed.nc", *subject(mine)).stdout
 
 
 def test_bad_input_is_one_line(mine: Path) -> None:
@@ -197,24 +223,147 @@ def test_the_page_draws(mine: Path, browser: Any, width: int) -> None:
     page.close()
 
 
-def test_a_folder_of_checkpoints_is_a_run(mine: Path) -> None:
-    """Weights that shrink towards zero, where weight decay makes the loss convex."""
-    state = _load(mine / "mlp.safetensors")
-    (mine / "run").mkdir()
+def shrinking(folder: Path) -> tuple[object, ...]:
+    """A run of weights that shrink towards zero, where weight decay makes the loss convex."""
+    state = _load(folder / "mlp.safetensors")
+    (folder / "run").mkdir()
     for step, size in enumerate((1.5, 1.0, 0.3, 0.05)):
         shrunk = {name: size * value for name, value in state.items()}
-        save_file(shrunk, mine / "run" / f"step-{10 * step}.safetensors")
-    given = (*subject(mine), "--weight-decay", 0.5, "--checkpoints", mine / "run")
-    result = invoke("convexity", *given, "--out", mine / "out", "--json")
+        save_file(shrunk, folder / "run" / f"step-{10 * step}.safetensors")
+    return (*subject(folder), "--weight-decay", 0.5, "--checkpoints", folder / "run")
+
+
+def test_a_folder_of_checkpoints_is_a_run(mine: Path) -> None:
+    given = shrinking(mine)
+    result = invoke("convexity", *given, "--rate", 0.5, "--out", mine / "out", "--json")
     assert result.exit_code == 0, result.output
     told = json.loads(result.stdout)["trajectory"]
     loaded = rs.Trajectory.load(mine / "out" / "trajectory.nc")
     assert told["steps"] == loaded.steps.tolist() == [0, 10, 20, 30]
+    assert loaded.times.tolist() == [0.0, 5.0, 10.0, 15.0]
     assert told["second_derivatives"][-1] > 0
     assert told["onset"] == loaded.onset
+    assert told["in_region"] == loaded.in_region.tolist()
+    assert told["kinks_crossed"][0] is None
+    assert told["left_out"] == []
+    assert files(mine / "out") == {"convexity.nc", "report.html", "trajectory.nc"}
     assert str(mine / "out" / "trajectory.nc") in json.loads(result.stdout)["files"]
+    page = (mine / "out" / "report.html").read_text()
+    assert 'id="trajectory"' in page
+    assert "--checkpoints ../run --rate 0.5" in page
     plain = invoke("convexity", *given)
     assert loaded.summary().splitlines()[0] in plain.stdout
+
+
+def test_files_that_are_no_checkpoints_are_left_out_and_named(mine: Path) -> None:
+    given = shrinking(mine)
+    whole = (mine / "run" / "step-20.safetensors").read_bytes()
+    (mine / "run" / "step-25.safetensors").write_bytes(whole[:100])
+    save_file(nn.Linear(3, 3).state_dict(), mine / "run" / "other.safetensors")
+    wide = mlp((3, 6, 4, 1), seed=0).state_dict()
+    save_file(wide, mine / "run" / "wide-7.safetensors")
+    result = invoke("convexity", *given, "--out", mine / "out")
+    assert result.exit_code == 0, result.output
+    loaded = rs.Trajectory.load(mine / "out" / "trajectory.nc")
+    assert loaded.steps.tolist() == [0, 10, 20, 30]  # numbers of those that fit
+    names = [line.split(": ")[0] for line in loaded.skipped]
+    assert names == ["other.safetensors", "step-25.safetensors", "wide-7.safetensors"]
+    assert "it lacks" in loaded.skipped[0]
+    assert "not a complete" in loaded.skipped[1]
+    assert "has shape (6, 3), not (5, 3)" in loaded.skipped[2]
+    for line in loaded.skipped:
+        assert f"left out: {line}" in result.stdout
+    page = (mine / "out" / "report.html").read_text()
+    assert "Files that were left out" in page
+
+
+def test_an_interrupted_reading_has_its_page(mine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopping(text: str, done: float) -> None:
+        if text == "reading step-30.safetensors":
+            raise Stop
+
+    monkeypatch.setattr("reluscape.progress.stoppable", lambda *_: nullcontext(stopping))
+    result = invoke("convexity", *shrinking(mine), "--out", mine / "out")
+    assert result.exit_code == 130
+    assert "step-30.safetensors: interrupted before" in result.stdout
+    assert files(mine / "out") == {"convexity.nc", "report.html", "trajectory.nc"}
+    assert rs.Trajectory.load(mine / "out" / "trajectory.nc").steps.tolist() == [0, 10, 20]
+
+
+def test_a_rate_is_one_of_checkpoints(mine: Path) -> None:
+    assert "--rate is a positive number" in refusal("convexity", *subject(mine), "--rate", 0.1)
+    wrong = (*shrinking(mine), "--rate", -1.0)
+    assert "received -1.0" in refusal("convexity", *wrong)
+
+
+# ---- the section on a run ------------------------------------------------------------------------
+
+
+def shown_of(run: Trajectory) -> Section:
+    return run_section(run, ("reluscape convexity",))
+
+
+def facts(run: Trajectory) -> dict[str, str]:
+    return {row[0].text: row[1].text for row in shown_of(run).tables[0].rows}
+
+
+def test_the_section_on_a_run_shows_its_numbers() -> None:
+    run = by_hand([5.0, 4.0, 3.0, 2.0, 1.0], [-30.0, -1.0, 2.0, 4.0, 6.0])
+    inside = np.array([0.0, 0.0, 0.0, 0.0, 1.0]), np.array([0.0, 0.0, 0.0, 1.0, 1.0])
+    run = replace(run, in_region=inside[0], in_sharp_region=inside[1])
+    run = replace(
+        run, crossed=np.array([np.nan, 3.0, 1.0, 2.0, 0.0]), skipped=("a.pt: broken: it",)
+    )
+    shown = shown_of(run)
+    assert (
+        "convex along its gradient from step 20 on, which is 50.0\u202f% of its fall"
+        in shown.verdict
+    )
+    keys = [figure.key for figure in shown.figures]
+    assert keys == ["trajectory", "decay", "crossed"]
+    assert "below −10.0 is drawn there" in shown.figures[0].caption
+    _, _, sharp, paper = shown.figures[0].figure.data
+    assert ([*paper.x], [*sharp.x]) == ([40.0], [30.0, 40.0])
+    assert [*sharp.y] == [4.0, 6.0]
+    assert [*shown.figures[2].figure.data[0].y] == [3.0, 1.0, 2.0, 0.0]
+    told = facts(run)
+    assert told["second derivative there, median"] == "4.00"
+    assert told["kinks between checkpoints, median"] == "1.50"
+    assert told["checkpoints in the sharper region of certified convexity"] == "2 of 5"
+    _, left_out, each = shown.tables
+    assert [cell.text for cell in left_out.rows[0]] == ["a.pt", "broken: it"]
+    assert [row[5].text for row in each.rows] == ["outside"] * 4 + ["inside"]
+    assert all(row[2].tier == "sampled" for row in shown.tables[0].rows)
+
+
+def test_the_section_on_a_run_leaves_out_what_is_not_known() -> None:
+    run = by_hand([5.0, 4.0], [1.0, -1.0], rate=np.nan)
+    shown = shown_of(run)
+    assert "no convex phase" in shown.verdict
+    assert [figure.key for figure in shown.figures] == ["trajectory"]
+    assert facts(run) == {"loss, first and last": "5.00 → 4.00"}
+    assert any("--rate" in line for line in shown.method)
+    one = shown_of(by_hand([5.0], [np.nan]))
+    assert one.figures == ()
+    assert "it has no second derivative there" in one.verdict
+    assert "at every one" in shown_of(by_hand([2.0, 1.0], [1.0, 1.0])).verdict
+    many = shown_of(by_hand([1.0] * 100, [1.0] * 100))
+    assert [table.caption for table in many.tables] == ["What the checkpoints show"]
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("width", [360, 1280])
+def test_the_page_of_a_run_draws(mine: Path, browser: Any, width: int) -> None:
+    invoke("convexity", *shrinking(mine), "--rate", 0.1, "--out", mine / "r")
+    page = browser.new_page(viewport={"width": width, "height": 900})
+    errors: list[str] = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.goto((mine / "r" / "report.html").as_uri())
+    page.wait_for_selector("#trajectory svg.main-svg")
+    page.wait_for_selector("#crossed svg.main-svg")
+    assert errors == []
+    assert_nothing_overflows(page, width)
+    page.close()
 
 
 def test_a_folder_without_checkpoints_is_refused(mine: Path) -> None:

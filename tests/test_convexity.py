@@ -136,6 +136,21 @@ def test_bounds_are_attained_where_one_weight_follows_the_other() -> None:
     assert still.data_bound == pytest.approx(-4.5)
 
 
+def test_samples_of_opposite_slopes_cancel_between_any_two_layers() -> None:
+    """f = 2 * 3 * 0.5 x = 3 at x = 1, targets 2 and 4: all second derivatives of f drop out."""
+    net = sequential([1, 1, 1, 1], [False] * 3, 1.0, 1.0)
+    landscape = rs.Landscape(net, [[1.0], [1.0]], [2.0, 4.0], loss="half_squared", weight_decay=0.5)
+    found = rs.convexity(landscape, [2.0, 3.0, 0.5])
+    assert found.sharp_bound < -1.0
+    assert found.data_bound == pytest.approx(0.5)
+    assert found.exact == pytest.approx(0.5)
+    uneven = rs.Landscape(net, [[1.0], [1.0]], [2.0, 3.0], loss="half_squared", weight_decay=0.5)
+    slope = 0.5  # the mean; moving two of three factors leaves the third
+    matrix = slope * np.array([[0.0, 0.5, 3.0], [0.5, 0.0, 2.0], [3.0, 2.0, 0.0]])
+    bound = 0.5 - np.linalg.eigvalsh(matrix)[-1]
+    assert rs.convexity(uneven, [2.0, 3.0, 0.5]).data_bound == pytest.approx(bound)
+
+
 def test_a_linear_regression_is_convex_with_the_decay_for_a_constant() -> None:
     one = case(0, hidden=0)
     found = rs.convexity(one.landscape())
@@ -172,6 +187,18 @@ def test_lanczos_on_a_network_too_large_for_a_dense_hessian() -> None:
     assert "an estimate from above" in found.summary()
     again = rs.convexity(one.landscape())
     assert again.exact == found.exact  # the start is drawn from the seed
+
+
+def test_lanczos_of_a_multiple_of_the_identity() -> None:
+    """At zero weights no rectifier passes anything on: only the weight decay bends."""
+    net = sequential([2, 3, 1], [False, False], 0.0, 1.0)
+    landscape = rs.Landscape(net, [[1.0, 2.0]], [[5.0]], weight_decay=0.25)
+    found = rs.convexity(landscape, np.zeros(9), max_dense=0)
+    assert found.method == "lanczos"
+    assert found.exact == pytest.approx(0.25, rel=1e-14)
+    assert np.linalg.norm(found.direction) == pytest.approx(1.0)
+    still = rs.Landscape(net, [[1.0, 2.0]], [[5.0]])
+    assert rs.convexity(still, np.zeros(9), max_dense=0).exact == 0.0
 
 
 def test_products_do_not_depend_on_batches() -> None:
@@ -327,7 +354,6 @@ class Tied(nn.Module):
     [
         (Convolutional(), (1, 4, 4), "outside the affine layers"),
         (nn.Sequential(nn.Linear(3, 2), nn.Tanh()), (3,), "Tanh"),
-        (nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3), nn.Linear(3, 2)), (3,), "batch norm"),
         (Tied(), (2,), "share"),
     ],
 )

@@ -15,10 +15,14 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 import reluscape as rs
 from reluscape import ConvexityMonitor, Decay, Landscape, Trajectory, trajectory_of
 from reluscape.errors import AnalysisError, InputError
+from reluscape.monitor import operations
+from reluscape.monitor.along_gradient import along_gradient, undisturbed
+from reluscape.progress import Stop
 
 README = Path(__file__).parents[1] / "README.md"
 
@@ -74,7 +78,105 @@ def attention(seed: int) -> nn.Module:
     )
 
 
+def made(*layers: Callable[[], nn.Module]) -> Callable[[int], nn.Module]:
+    """A chain whose layers are made after the seed is set."""
+
+    def make(seed: int) -> nn.Module:
+        torch.manual_seed(seed)
+        return nn.Sequential(*(layer() for layer in layers))
+
+    return make
+
+
+class Gated(nn.Module):
+    """An input that depends on another, one used twice, several outputs, complex numbers, factors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shift = nn.Parameter(torch.randn(3))
+        self.gate, self.split = nn.Linear(3, 3), nn.Linear(3, 6)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        inner = functional.silu(torch.add(self.gate(x + self.shift), self.shift, alpha=0.5))
+        left, right = self.split(torch.sigmoid(inner) * inner + inner * inner).chunk(2, dim=1)
+        mixed = torch.stack([left, right]).softmax(0).unbind()
+        waves = torch.fft.rfft(left / (1.5 + torch.tanh(right)), dim=1)
+        left = torch.addmm(self.shift, left, self.gate.weight, beta=2.0, alpha=0.5)
+        return mixed[0] * left - 0.5 * inner + (waves * waves.conj()).real.sum(1, keepdim=True)
+
+
+class Recurrent(nn.Module):
+    """The last output of a recurrent layer, and an embedding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.table = nn.GRU(2, 3, batch_first=True), nn.Embedding(4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        last = self.layer(x.unflatten(1, (3, 2)))[0][:, -1]
+        return last @ self.table((x[:, 0] > 0).long()).t()[:, :3]
+
+
+class Halves(nn.Module):
+    """Batch norm and convolutions with some parameters frozen; the first norm is of the data itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.plain = nn.BatchNorm2d(2, affine=False)
+        self.first, self.second = nn.Conv2d(2, 3, 2), nn.Conv2d(3, 3, 2)
+        self.norm, self.last = nn.BatchNorm2d(3), nn.BatchNorm2d(3)
+        self.data = nn.BatchNorm2d(2)
+        for frozen in (self.first.bias, self.second.weight, self.norm.weight, self.last.bias):
+            frozen.requires_grad_(False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.norm(self.first(self.data(x) + self.plain(x)))
+        return self.last(functional.leaky_relu(self.second(functional.relu(x)))).sum((2, 3))
+
+
+class Evaluated(nn.Module):
+    """Batch norm by running statistics."""
+
+    def __init__(self, inside: nn.Module) -> None:
+        super().__init__()
+        for norm in (m for m in inside.modules() if isinstance(m, nn.BatchNorm2d)):
+            nn.init.uniform_(norm.running_mean)
+            nn.init.uniform_(norm.running_var, 0.5, 2.0)
+        self.inside = inside.eval()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.inside(x)
+
+
 CASES: dict[str, tuple[Callable[[int], nn.Module], tuple[int, ...]]] = {
+    "gated": (made(Gated), (3,)),
+    "recurrent": (made(Recurrent), (6,)),
+    "partly frozen": (made(Halves), (2, 4, 4)),
+    "batch norm in eval mode": (lambda seed: Evaluated(normed(seed)), (1, 7, 7)),
+    "partly frozen, eval": (lambda seed: Evaluated(made(Halves)(seed)), (2, 4, 4)),
+    "smooth": (
+        made(
+            lambda: nn.Linear(3, 4),
+            nn.GELU,
+            lambda: nn.LayerNorm(4),
+            nn.Softplus,
+            lambda: nn.Linear(4, 3, bias=False),
+        ),
+        (3,),
+    ),
+    "grouped": (
+        made(
+            lambda: nn.Conv2d(2, 4, 2, groups=2),
+            lambda: nn.GroupNorm(2, 4),
+            nn.ReLU6,
+            lambda: nn.ConvTranspose2d(4, 6, 1),
+            lambda: nn.ConvTranspose2d(6, 2, 2, 2, groups=2, output_padding=1),
+            lambda: nn.AvgPool2d(2),
+            nn.Flatten,
+            lambda: nn.Linear(18, 3),
+        ),
+        (2, 4, 4),
+    ),
     "mlp": (mlp, (3,)),
     "convnet": (convnet, (1, 8, 8)),
     "batch norm": (normed, (1, 7, 7)),
@@ -113,13 +215,12 @@ def dense(
 INPUTS: tuple[torch.Tensor, ...] = ()
 
 
-@pytest.mark.parametrize("decay", [0.0, 0.3])
 @pytest.mark.parametrize("case", CASES)
 def test_second_derivative_along_the_gradient_is_the_dense_one(
-    case: str, decay: float, monkeypatch: pytest.MonkeyPatch
+    case: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make, shape = CASES[case]
-    for seed in range(4):
+    for seed, decay in ((0, 0.0), (1, 0.3)):
         model = make(seed).double()
         x, y = batch_for(shape)
         monkeypatch.setitem(globals(), "INPUTS", (x,))
@@ -131,6 +232,36 @@ def test_second_derivative_along_the_gradient_is_the_dense_one(
         np.testing.assert_allclose(found.losses[0], expected[0], rtol=1e-12)
         np.testing.assert_allclose(found.squared_gradients[0], expected[1], rtol=1e-10)
         np.testing.assert_allclose(found.curvatures[0], expected[2], rtol=1e-8, atol=1e-8)
+
+
+def graph_of(case: str) -> tuple[torch.Tensor, list[nn.Parameter]]:
+    """A case's loss, and what to differentiate it by."""
+    make, shape = CASES[case]
+    model = make(0).double()
+    x, y = batch_for(shape)
+    with undisturbed(model):
+        return functional.cross_entropy(model(x), y), [
+            p for p in model.parameters() if p.requires_grad
+        ]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_rules_of_operations_agree_with_autograd(
+    case: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where an operation bends too little for the dense Hessian's rounding to show it."""
+    ruled = along_gradient(*graph_of(case), 0.1)
+    monkeypatch.setattr(operations, "_RULES", {})
+    monkeypatch.setattr(operations, "_SLOPELESS", {"torch::autograd::AccumulateGrad"})
+    plain = along_gradient(*graph_of(case), 0.1)
+    assert plain.curvature == pytest.approx(ruled.curvature, rel=1e-10)
+
+
+def test_every_rule_is_of_an_operation_that_there_is() -> None:
+    """A name that PyTorch changes would cost time in silence."""
+    met = {node.name() for case in CASES for node in operations.ordered(graph_of(case)[0].grad_fn)}
+    assert met >= operations._RULES.keys()
+    assert met >= operations._SLOPELESS
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -428,7 +559,8 @@ def by_hand(
     return Trajectory(
         steps=10 * np.arange(count), times=rate * np.arange(count), losses=np.array(losses),
         squared_gradients=np.array(squares or [1.0] * count), curvatures=np.array(curvatures),
-        crossed=np.full(count, np.nan), extras=(), watched=np.zeros((count, 0)),
+        crossed=np.full(count, np.nan), in_region=np.full(count, np.nan),
+        in_sharp_region=np.full(count, np.nan), extras=(), watched=np.zeros((count, 0)),
         weight_decay=0.0, batch="own", share=0.5,
     )  # fmt: skip
 
@@ -457,6 +589,7 @@ def test_all_none_and_undefined_by_hand() -> None:
     assert unknown.onset == 20
     flat = by_hand([1.0, 1.0], [1.0, 1.0])
     assert np.isnan(flat.loss_fraction)
+    assert "nan" not in flat.summary()
     with pytest.raises(InputError, match="between 0 and 100"):
         flat.percentile(101)
 
@@ -542,11 +675,50 @@ def test_checkpoints_are_a_trajectory(tmp_path: Path) -> None:
     assert found.steps.tolist() == [0, 9, 10, 100]  # by number, not by name
     for name in ("losses", "squared_gradients", "curvatures", "crossed"):
         np.testing.assert_allclose(getattr(found, name), getattr(expected, name), rtol=1e-12)
-    assert told[2] == ("reading epoch1-step10.safetensors", 0.5)
+    assert ("reading epoch1-step10.safetensors", 0.5) in told
+    timed = trajectory_of(tmp_path, landscape, rate=0.1)
+    np.testing.assert_allclose(timed.times, [0.0, 0.9, 1.0, 10.0])
+    assert np.isnan(found.times[1:]).all()
+
+
+def test_a_stopped_reading_keeps_the_checkpoints_so_far(tmp_path: Path) -> None:
+    model = mlp(0)
+    x, y = batch_for((3,), 12)
+    landscape = Landscape(model, x.numpy(), y.numpy(), loss="cross_entropy")
+    for step in range(4):
+        save_file(model.state_dict(), tmp_path / f"{step}.safetensors")
+
+    def stopping(at: str) -> Callable[[str, float], None]:
+        def progress(text: str, done: float) -> None:
+            if text == at:
+                raise Stop
+
+        return progress
+
+    found = trajectory_of(tmp_path, landscape, progress=stopping("reading 2.safetensors"))
+    assert found.steps.tolist() == [0, 1]
+    assert found.skipped == ("2.safetensors and 1 later: interrupted before",)
+    with pytest.raises(Stop):
+        trajectory_of(tmp_path, landscape, progress=stopping("reading 0.safetensors"))
+
+
+def test_checkpoints_may_be_a_list(tmp_path: Path) -> None:
+    model = mlp(0)
+    x, y = batch_for((3,), 12)
+    landscape = Landscape(model, x.numpy(), y.numpy(), loss="cross_entropy")
+    losses = []
+    for step in (0, 100):
+        save_file(model.state_dict(), tmp_path / f"epoch1-step{step}.safetensors")
+        losses.append(
+            landscape.at(torch.cat([p.detach().ravel() for p in model.parameters()])).loss()
+        )
+        with torch.no_grad():
+            for p in model.parameters():
+                p.add_(0.1)
     files = [tmp_path / f"epoch1-step{step}.safetensors" for step in (100, 0)]
     some = trajectory_of(files, landscape, crossings=False)
     assert some.steps.tolist() == [0, 1]
-    np.testing.assert_allclose(some.losses, expected.losses[[3, 0]], rtol=1e-12)
+    np.testing.assert_allclose(some.losses, losses[::-1], rtol=1e-12)
 
 
 def test_checkpoints_that_are_none(tmp_path: Path) -> None:
@@ -558,6 +730,10 @@ def test_checkpoints_that_are_none(tmp_path: Path) -> None:
         trajectory_of(tmp_path, landscape)
     with pytest.raises(InputError, match="at least one"):
         trajectory_of([], landscape)
+    with pytest.raises(InputError, match="is no file"):
+        trajectory_of([tmp_path / "missing.pt"], landscape)
+    with pytest.raises(InputError, match="rate must be"):
+        trajectory_of(tmp_path, landscape, rate=0.0)
     save_file(nn.Linear(2, 2).state_dict(), tmp_path / "other.safetensors")
     with pytest.raises(InputError, match="does not fit"):
         trajectory_of(tmp_path, landscape)
@@ -609,6 +785,87 @@ class Once(torch.autograd.Function):
         return 2 * ctx.saved_tensors[0] * slope
 
 
+class Hidden(torch.autograd.Function):
+    """A square whose backward pass autograd cannot see."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(x)
+        return x**2
+
+    @staticmethod
+    def backward(ctx: Any, slope: torch.Tensor) -> torch.Tensor:
+        return (2 * ctx.saved_tensors[0] * slope).detach()
+
+
+class Cube(torch.autograd.Function):
+    """A cube that autograd can differentiate twice."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(x)
+        return x**3
+
+    @staticmethod
+    def backward(ctx: Any, slope: torch.Tensor) -> torch.Tensor:
+        return 3 * ctx.saved_tensors[0] ** 2 * slope
+
+
+def test_functions_of_the_users_own() -> None:
+    model = nn.Linear(1, 1, bias=False).double()
+    nn.init.constant_(model.weight, 2.0)
+    monitor = ConvexityMonitor(
+        lambda module, batch: Cube.apply(module.weight).sum() + torch.floor(module.weight).sum(),
+        batch=torch.ones(1),
+    )
+    monitor.step(model)
+    assert monitor.result().curvatures[0] == pytest.approx(2 * 6 * 2.0)  # 2 l'' of w^3
+
+
+@pytest.mark.parametrize("function", [Once, Hidden])
+@pytest.mark.parametrize("shared", [False, True])
+def test_functions_without_a_second_derivative_are_refused(
+    function: type[torch.autograd.Function], shared: bool
+) -> None:
+    model, x = mlp(0), torch.randn(4, 3)
+
+    def loss(module: nn.Module, batch: torch.Tensor) -> torch.Tensor:
+        out = module(batch)
+        return function.apply(out).square().sum() + (out.sum() if shared else 0.0)
+
+    with pytest.raises(AnalysisError, match="no second derivative"):
+        ConvexityMonitor(loss).step(model, x)
+
+
+def test_checkpoints_are_seen_through_or_refused() -> None:
+    model = mlp(0).double()
+    x, y = batch_for((3,))
+    found = []
+    for options in ({}, {"use_reentrant": False}, {"use_reentrant": True}):
+
+        def loss(module: nn.Module, batch: torch.Tensor, options: Any = options) -> torch.Tensor:
+            start = batch.requires_grad_()
+            inner = checkpoint(module[:3], start, **options) if options else module[:3](start)
+            return functional.cross_entropy(module[3:](inner), y)
+
+        monitor = ConvexityMonitor(loss)
+        if options.get("use_reentrant"):
+            with pytest.raises(AnalysisError, match="use_reentrant=False"):
+                monitor.step(model, x)
+        else:
+            monitor.step(model, x)
+            found.append(monitor.result().curvatures[0])
+    assert found[0] == pytest.approx(found[1], rel=1e-12)
+
+
+def test_backward_lets_go_of_the_graph_as_losses_do() -> None:
+    model = mlp(0)
+    loss = functional.cross_entropy(model(torch.randn(4, 3)), torch.randint(3, (4,)))
+    ConvexityMonitor(nn.CrossEntropyLoss()).backward(model, loss)
+    with pytest.raises(RuntimeError, match="second time"):
+        loss.backward()
+
+
 def test_callers_mistakes_are_told() -> None:
     x, y = torch.randn(4, 3), torch.randint(3, (4,))
     monitor = ConvexityMonitor(nn.CrossEntropyLoss())
@@ -649,6 +906,8 @@ def test_callers_mistakes_are_told() -> None:
         ({"crossings": True}, "counted on one batch"),
         ({"sink": 3}, "sink must be"),
         ({"loss": "squared"}, "loss must be"),
+        ({"rate": "fast"}, "rate must be"),
+        ({"watch": {"norm": 3}}, "watch must have"),
     ],
 )
 def test_options_are_checked_at_once(options: dict[str, Any], message: str) -> None:
@@ -681,7 +940,12 @@ def test_a_fixed_batch_that_changes_is_told() -> None:
         monitor.step(model)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+# ---- on a GPU -------------------------------------------------------------------------------------
+
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+
+
+@needs_cuda
 def test_cuda_generators_are_left_alone() -> None:
     model = Restless().cuda().train()
     batch = torch.randn(8, 6, device="cuda"), torch.randint(3, (8,), device="cuda")
@@ -690,3 +954,145 @@ def test_cuda_generators_are_left_alone() -> None:
     monitor.step(model)
     assert torch.equal(before, torch.cuda.get_rng_state())
     assert np.isfinite(monitor.result().curvatures).all()
+
+
+@needs_cuda
+@pytest.mark.parametrize("case", CASES)
+def test_cuda_gives_the_cpus_record(case: str) -> None:
+    make, shape = CASES[case]
+    model = make(0).double()
+    batch = batch_for(shape)
+    there = tuple(one.cuda() for one in batch)
+    found = []
+    for device, rows in (("cpu", batch), ("cuda", there)):
+        monitor = ConvexityMonitor(nn.CrossEntropyLoss(), weight_decay=0.1)
+        monitor.step(copy.deepcopy(model).to(device), rows)
+        found.append(monitor.result())
+    for name in ("losses", "squared_gradients", "curvatures"):
+        here, other = (getattr(one, name) for one in found)
+        np.testing.assert_allclose(other, here, rtol=1e-8, atol=1e-10)
+
+
+def trained_on_cuda(monitor: ConvexityMonitor | None, place: str) -> dict[str, torch.Tensor]:
+    """Weights, buffers and the random state of a convolutional net with batch norm and dropout."""
+    torch.manual_seed(3)
+    layers = [nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.AvgPool2d(2), nn.Flatten()]
+    dense = [nn.Linear(36, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.3), nn.Linear(16, 3)]
+    model = nn.Sequential(*layers, *dense).cuda().train()
+    optimiser = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    for _ in range(8):
+        batch = torch.randn(8, 1, 8, 8).cuda(), torch.randint(3, (8,)).cuda()
+        if monitor is not None and place == "step":
+            monitor.step(model, batch)
+        optimiser.zero_grad()
+        loss = functional.cross_entropy(model(batch[0]), batch[1])
+        if monitor is not None and place == "backward":
+            monitor.backward(model, loss)
+        else:
+            loss.backward()
+        optimiser.step()
+    return model.state_dict() | {"random": torch.cuda.get_rng_state()}
+
+
+@needs_cuda
+@pytest.mark.parametrize("place", ["step", "backward"])
+def test_the_monitored_runs_weights_on_cuda_are_the_unmonitored_ones(place: str) -> None:
+    monitor = ConvexityMonitor(nn.CrossEntropyLoss())
+    with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
+        plain, watched = trained_on_cuda(None, place), trained_on_cuda(monitor, place)
+    for name, value in plain.items():
+        assert torch.equal(value, watched[name]), name
+    assert np.isfinite(monitor.result().curvatures).all()
+
+
+class Writes(nn.Module):
+    """Writes into its input, fills a buffer that is empty, and has two buffers of one memory."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.line = nn.Linear(3, 1)
+        self.register_buffer("late", None)
+        both = torch.arange(4.0)
+        self.register_buffer("whole", both)
+        self.register_buffer("front", both[:2])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.whole += 1.0
+        self.late = x.detach().mean()
+        value: torch.Tensor = self.line(x.mul_(2.0)) * self.front.sum()
+        return value
+
+
+def test_what_a_model_writes_is_undone() -> None:
+    torch.manual_seed(0)
+    model, inputs, targets = Writes(), torch.randn(5, 3), torch.zeros(5, 1)
+    before = inputs.clone()
+    monitor = ConvexityMonitor(nn.MSELoss())
+    monitor.step(model, (inputs, targets))
+    assert torch.equal(inputs, before)
+    assert model.late is None
+    assert model.whole.tolist() == [0.0, 1.0, 2.0, 3.0]
+    assert model.front.data_ptr() == model.whole.data_ptr()
+    with torch.no_grad():
+        wanted = nn.functional.mse_loss(model(inputs), targets).item()
+    assert monitor.result().losses[0] == pytest.approx(wanted)
+
+
+def test_layers_may_be_frozen_and_freed_during_a_run() -> None:
+    torch.manual_seed(0)
+    model, batch = (
+        nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 3)),
+        (torch.randn(6, 3), torch.randn(6, 3)),
+    )
+    monitor = ConvexityMonitor(nn.MSELoss())
+    landscape = ConvexityMonitor(Landscape(model, *(one.numpy() for one in batch)))
+    for frozen in (False, True):
+        model[0].requires_grad_(not frozen)
+        monitor.step(model, batch)
+        landscape.step(model)
+    both, first = monitor.result().squared_gradients, landscape.result().squared_gradients
+    assert both[1] < both[0]
+    assert first[1] < first[0]
+
+
+def test_a_sink_that_fails_loses_no_count() -> None:
+    def fails(step: int, numbers: Any) -> None:
+        if step == 1:
+            raise OSError("disk full")
+
+    model, batch = nn.Linear(2, 1), (torch.ones(3, 2), torch.ones(3, 1))
+    monitor = ConvexityMonitor(nn.MSELoss(), sink=fails)
+    for step in range(3):
+        if step == 1:
+            with pytest.raises(OSError, match="disk full"):
+                monitor.step(model, batch)
+        else:
+            monitor.step(model, batch)
+    assert monitor.result().steps.tolist() == [0, 1, 2]
+
+
+def test_kinks_of_prelu_are_counted_and_none_is_not_zero() -> None:
+    batch = (torch.tensor([[1.0], [2.0]]), torch.zeros(2, 1))
+    for layer, crossed in ((nn.PReLU(), 2.0), (nn.Tanh(), float("nan"))):
+        model = nn.Sequential(nn.Linear(1, 1, bias=False), layer)
+        monitor = ConvexityMonitor(nn.MSELoss(), batch=batch, crossings=True)
+        for weight in (1.0, -1.0):
+            nn.init.constant_(model[0].weight, weight)
+            monitor.step(model)
+        np.testing.assert_array_equal(monitor.result().crossed, [np.nan, crossed])
+
+
+def test_sparse_gradients_are_those_of_the_dense_layer() -> None:
+    found = []
+    for sparse in (True, False):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Embedding(10, 4, sparse=sparse), nn.Flatten(), nn.Linear(8, 1))
+        monitor = ConvexityMonitor(nn.MSELoss())
+        monitor.step(model, (torch.tensor([[1, 2], [3, 3]]), torch.ones(2, 1)))
+        found.append(monitor.result().curvatures[0])
+    assert found[0] == pytest.approx(found[1], rel=1e-6)
+
+
+def test_lazy_layers_are_to_be_run_first() -> None:
+    with pytest.raises(InputError, match="without a shape yet: run it once"):
+        ConvexityMonitor(nn.MSELoss()).step(nn.LazyLinear(1), (torch.ones(2, 2), torch.ones(2, 1)))

@@ -229,7 +229,8 @@ def test_every_file_is_there_and_nothing_else(written: tuple[Survey, Path, Data]
     minima = [f"minima/{name}.nc" for name in asked]
     weights = ["weights/1-first.safetensors", "weights/2-second-net.safetensors"]
     whole = ["report.html", "results.nc"]
-    assert files_below(out) == sorted([*first, *second, *minima, *weights, *whole])
+    curved = ["convexity/1-first.nc", "convexity/2-second-net.nc"]
+    assert files_below(out) == sorted([*first, *second, *minima, *curved, *weights, *whole])
 
 
 # PyTorch's own forward-mode AD imports code that it has deprecated.
@@ -244,6 +245,9 @@ def test_certificates_hold_for_the_saved_weights(written: tuple[Survey, Path, Da
             assert json.loads((out / verdict.file).read_text())["claim"] == verdict.claim
             result = verify(out / verdict.file, landscape)
             assert result.valid, result.reason
+        assert model.convexity is not None
+        result = verify(out / model.convexity.file, landscape)
+        assert result.valid, result.reason
 
 
 def test_minima_of_cells_hold_for_the_saved_weights(written: tuple[Survey, Path, Data]) -> None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from reluscape import __version__, cli_convexity, cli_minima, cli_study
+from reluscape import __version__, cli_convexity, cli_minima, cli_study, cli_verify
 from reluscape.cli_options import (
     WEIGHTS,
     DataName,
@@ -258,7 +258,8 @@ def certify(
 @app.command(epilog="Example: reluscape verify cert.json --weights mlp.pt --data mine.npz")
 def verify(
     certificate: Annotated[
-        Path, typer.Argument(help="The certificate's JSON file, or a .nc file of minima.")
+        Path,
+        typer.Argument(help="The certificate's JSON file, or a .nc file of minima or convexity."),
     ],
     data: DataName = None,
     weights: Weights = None,
@@ -414,7 +415,7 @@ def _verdict(
     from reluscape.verification import verify as run
 
     if is_netcdf(path):
-        return cli_minima.minimum_verdict(path, subject, loss, weight_decay)
+        return cli_verify.result_verdict(path, subject, loss, weight_decay)
     try:
         claimed = Certificate.load(path)
     except InputError as error:

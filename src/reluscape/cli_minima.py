@@ -1,4 +1,4 @@
-"""The command `minima`, and what `verify` needs to check its files."""
+"""The command `minima`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from reluscape.cli_options import (
     Decay,
     Json,
     Loss,
-    LossName,
     Model,
     Standardise,
     Target,
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
     from reluscape.minima.result import CellMinimum
     from reluscape.minima_files import Question
 
-__all__ = ["minima", "minimum_verdict"]
+__all__ = ["minima"]
 
 
 class SignsName(StrEnum):
@@ -126,36 +125,6 @@ def minima(
     if any(answer == STOPPED for _, answer, _ in found):
         typer.echo("interrupted: the answers so far are above", err=True)
         raise typer.Exit(130)
-
-
-def minimum_verdict(
-    path: Path,
-    subject: tuple[str | None, str | None, bool, Path | None, str | None],
-    loss: LossName | None,
-    weight_decay: float | None,
-) -> tuple[bool, str]:
-    """Whether a file of `minima` holds, and why or why not; it has to be about these weights."""
-    from reluscape.verification import load_minimum, verify
-
-    claimed = load_minimum(path)
-    if isinstance(claimed, str):
-        return False, claimed
-    if claimed.objective not in list(LossName):
-        return False, f"no such loss: {claimed.objective!r}"
-    name = loss or LossName(claimed.objective)
-    landscape = landscape_from(*subject, name, weight_decay or 0.0)
-    result = verify(claimed, landscape)
-    if result.valid and not _is_of(claimed, landscape):
-        return False, "it is about other weights: give those that it was made from"
-    return result.valid, result.reason
-
-
-def _is_of(found: CellMinimum, landscape: Landscape) -> bool:
-    """Whether the result is about the cell that the landscape's own weights stand in."""
-    import numpy as np
-
-    subject = landscape if found.layer is None else landscape.block(found.layer)
-    return np.array_equal(found.start, subject.theta)
 
 
 Answer = tuple["Question", "CellMinimum | str", list[Path]]

@@ -16,9 +16,10 @@ from reluscape.errors import AnalysisError, InputError, UnsupportedModelError
 from reluscape.hessian import HessianProduct, LeastEigenvalue, least_eigenvalue
 from reluscape.landscape import Landscape
 from reluscape.losses import make_loss
-from reluscape.network import Scale
+from reluscape.network import Rectifier, Scale
 from reluscape.results import Result
 from reluscape.tolerances import TOLERANCES
+from reluscape.unfolded import unfolded
 from reluscape.validation import check_whole
 
 __all__ = ["Convexity", "convexity", "curvature_bounds", "why_unbounded"]
@@ -64,12 +65,16 @@ class Convexity(Result):
             network without biases; NaN where that does not apply. Then the regions hold none at all.
         linear: Whether no rectifier bends anything: then there is one piece only.
         biased: Whether a layer has a bias; None where the network is not read.
-        hidden_layers: H; -1 where the network is not read.
+        hidden_layers: H, where the parameters of a batch norm count as a layer; -1 where the network is
+            not read.
         active_kinks: Switching values that are zero to rounding at the point and count as negative; -1
             where the network is not read.
         weight_decay: lambda.
         loss: The loss at the point, with its decay.
         objective: The landscape's loss, "squared" and so on.
+        theta: The point, shape (params,).
+        direction: v of length one with `v^T H v = exact`: by one product with the Hessian `verify` sees
+            that no more than `exact` is the smallest eigenvalue, shape (params,).
         reason: Why there are no bounds; empty where there are.
     """
 
@@ -92,6 +97,8 @@ class Convexity(Result):
     weight_decay: float
     loss: float
     objective: str
+    theta: Floats
+    direction: Floats
     reason: str = ""
 
     @property
@@ -183,8 +190,9 @@ def convexity(
 ) -> Convexity:
     """Bound and compute the smallest eigenvalue of the frozen-switch Hessian.
 
-    The three bounds need a network that is read completely as affine layers and rectifiers; the exact
-    value takes any module. See `reluscape.curvature` and `reluscape.coverage` for the mathematics.
+    The three bounds need a network that is read completely as affine layers, batch norms in eval mode and
+    rectifiers; the exact value takes any module. See `reluscape.curvature` and `reluscape.coverage` for
+    the mathematics.
 
     Args:
         landscape: Any loss but L1.
@@ -232,6 +240,8 @@ def convexity(
         weight_decay=here.weight_decay,
         loss=here.loss(),
         objective=here.loss_name,
+        theta=here.theta,
+        direction=least.direction,
         reason=reason,
         **known,
     )
@@ -242,15 +252,14 @@ def why_unbounded(landscape: Landscape) -> str:
     reading = landscape.reading
     if reading is None:
         return str(landscape.unreadable)
-    scales = [layer.name for layer in reading.network.layers if isinstance(layer, Scale)]
-    if scales:
-        return f"batch norm {', '.join(map(repr, scales))} scales units by parameters of its own"
-    names = reading.network.names
+    names = [layer.name for layer in reading.network.layers if not isinstance(layer, Rectifier)]
     shared = [name for name in names if landscape.is_shared(name)]
     if shared or len(set(names)) < len(names):
         return f"layers share weights: {', '.join(map(repr, shared or names))}"
+    free = {layer.name for layer in reading.network.layers if isinstance(layer, Scale)}
+    free -= {name for name in free if landscape.has_parameters(name)}
     try:
-        read = sum(len(landscape.positions(name)) for name in names)
+        read = sum(len(landscape.positions(name)) for name in names if name not in free)
     except UnsupportedModelError as error:
         return str(error)
     if read < landscape.size:
@@ -270,11 +279,11 @@ _NO_BOUNDS: dict[str, Any] = {
 def _bounded(here: Landscape) -> dict[str, Any]:
     """The bounds and what follows from them, by the names of the result's fields."""
     assert here.reading is not None
-    network, features = here.reading.network, here.reading.features
-    loss, decay = make_loss(here.loss_name), here.weight_decay
-    chain = chain_of(network)
+    found, features = unfolded(here), here.reading.features
+    network, loss, decay = found.network, make_loss(here.loss_name), here.weight_decay
+    chain = chain_of(network, found.movable)
     bounds = curvature_bounds(network, features, here.targets, loss, decay, chain)
-    zero = loss.value(np.zeros((len(features), network.num_outputs)), here.targets)
+    zero = loss.value(found.outputs_at_zero(len(features)), here.targets)
     settings = settings_of(chain, features, loss, zero)
     homogeneous = chain.hidden > 0 and not chain.biased
     return {

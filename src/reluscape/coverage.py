@@ -11,7 +11,8 @@ c layers hand on the constant 1 (see `reluscape.curvature`). Two consequences:
 
       k g^2 r^2 H^2 ((c + s) / (H + 1))^(H - 1) (M - lambda s / 2)^q < lambda^2,
 
-  where the mean slope E of the loss l is `sqrt(k l^q)`, and g the rectifiers' factor. For the latter
+  where the mean slope E of the loss l is `sqrt(k l^q)`, and g the factor of rectifiers and of
+  layers without parameters. For the latter
   region r may be the root mean square of the samples' lengths. The paper's own condition puts M for the
   loss, 2 M / lambda for s, and `H (H + 1) max_k |V_k|^(H - 1)` for the eigenvalue.
 
@@ -80,7 +81,7 @@ def settings_of(chain: Chain, features: Floats, loss: Loss, zero: float) -> tupl
     cross-entropy's slopes have `|s|^2 <= 2 (1 - p)^2 <= 2 (1 - p)`.
     """
     lengths = chain.lengths(features)
-    gain = float(np.prod(chain.gains))
+    gain = float(np.prod(chain.gains)) * chain.fixed
     size, power = {"half_squared": (2.0, 1), "squared": (4.0, 1), "cross_entropy": (2.0, 2)}[
         loss.name
     ]

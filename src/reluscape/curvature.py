@@ -15,8 +15,9 @@ With the spectral norms |W_k|, so that `|X_i h + x_i| <= |X_i|_F |(h, 1)|`, it i
 `(lambda - e) |X|^2`, where e is any of
 
     data   the largest eigenvalue of A,    A_ij = mean_n |g_jn| |(h_(i-1), 1)_n| prod_(i<k<j) |W_k|
-           for layers that follow each other the smaller of this and, over the units u between them,
-           max_u |mean_n D_nu g_jn (h_(i-1), 1)_n^T|,
+           or, if it is smaller and takes few enough multiplications, the spectral norm of B with
+           B_vu = |mean_n M_nvu g_jn (h_(i-1), 1)_n^T|, where M_n = D W_(j-1) ... W_(i+1) D goes from
+           the units u behind layer i to the units v before layer j,
     sharp  r E times that of C,            C_ij = prod_(k<i) |V_k| prod_(k>i, k!=j) |W_k|,
     paper  r E H (H + 1) max_k |V_k|^(H - 1),
 
@@ -30,9 +31,11 @@ behind it `V_k = W_k`. Behind X_i nothing is left of the constant, hence W_k the
     squared        2 sqrt(l)
     cross_entropy  sqrt(2) min(1, l)   since |softmax - e_y| <= sqrt(2) (1 - p_y) and 1 - p <= -log p
 
-A rectifier of slope a counts as a factor max(1, |a|). Milne (Piecewise strong convexity of neural
-networks, 2019) has `paper` for one output, no biases and half the squared loss (Lemma 3); outputs and
-biases in any number, the cross-entropy, `sharp` and `data` are extensions.
+A layer without parameters, as the statistics of batch norm (see `reluscape.unfolded`), is diagonal; it is
+among the k of these products, and counts as a factor |V_k| in `paper`. A rectifier of slope a counts as
+a factor max(1, |a|). Milne (Piecewise strong convexity of neural networks, 2019) has `paper` for one
+output, no biases and half the squared loss (Lemma 3); outputs and biases in any number, batch norm, the
+cross-entropy, `sharp` and `data` are extensions.
 """
 
 from __future__ import annotations
@@ -45,16 +48,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from reluscape.layer_pairs import Chain, Rounded, by_samples, rows_of
 from reluscape.losses import CrossEntropyLoss, Loss
 from reluscape.network import Affine, Network, Rectifier, Scale
 from reluscape.tolerances import TOLERANCES
 
-__all__ = ["Chain", "CurvatureBounds", "active_kinks", "chain_of", "curvature_bounds"]
+__all__ = [
+    "Chain",
+    "CurvatureBounds",
+    "active_kinks",
+    "chain_of",
+    "curvature_bounds",
+    "norm_excesses",
+]
 
 Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
 EPS = float(np.finfo(np.float64).eps)
-#: Multiplications for two layers that the bound with the data may take: some tenths of a second.
-MAX_WORK = 3e8
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,50 +82,15 @@ class CurvatureBounds:
     data: float
 
 
-@dataclass(frozen=True, slots=True)
-class Chain:
-    """What the bounds need to know of a network besides its data.
-
-    Attributes:
-        plain: |W_k|, shape (layers,).
-        carried: |V_k|, shape (layers,).
-        slopes: Slopes of the rectifiers behind each layer.
-        constants: Layers that hand on the constant 1; their number is that before the last bias.
-        biased: Whether any layer has a bias.
-    """
-
-    plain: Floats
-    carried: Floats
-    slopes: tuple[tuple[float, ...], ...]
-    constants: int
-    biased: bool
-
-    @property
-    def hidden(self) -> int:
-        """H, the number of affine layers but one."""
-        return len(self.plain) - 1
-
-    @property
-    def gains(self) -> Floats:
-        """Product of `max(1, |slope|)` over the rectifiers behind each layer, shape (layers,)."""
-        return np.array([math.prod(max(1.0, abs(a)) for a in some) for some in self.slopes])
-
-    @property
-    def linear(self) -> bool:
-        """Whether no rectifier bends anything."""
-        return all(slope == 1.0 for some in self.slopes for slope in some)
-
-    def lengths(self, features: Floats) -> Floats:
-        """Lengths of the samples, with the constant where there is a bias, shape (samples,)."""
-        return _rows(features, np.zeros_like(features), self.biased)
-
-
-def chain_of(network: Network) -> Chain:
+def chain_of(network: Network, movable: Sequence[bool] | None = None) -> Chain:
     """Norms of a network's layers by singular values, raised by their rounding.
 
-    The network consists of affine layers and rectifiers: no batch norm.
+    Args:
+        network: Affine layers and rectifiers; batch norm is `unfolded`.
+        movable: Which of the affine layers have parameters (default: all).
     """
     affine = network.affine
+    moving = np.ones(len(affine), dtype=np.bool_) if movable is None else np.array(movable)
     last = max((k for k, layer in enumerate(affine) if layer.bias is not None), default=-1)
     plain = [_norm(layer.weight) for layer in affine]
     carried = [_norm(_augmented(layer, k, last)) for k, layer in enumerate(affine)]
@@ -126,7 +101,8 @@ def chain_of(network: Network) -> Chain:
         else:
             assert isinstance(layer, Rectifier)
             slopes[-1] = (*slopes[-1], layer.slope)
-    return Chain(np.array(plain), np.array(carried), tuple(slopes), max(last, 0), last >= 0)
+    constants = int(moving[: max(last, 0)].sum())
+    return Chain(np.array(plain), np.array(carried), tuple(slopes), constants, last >= 0, moving)
 
 
 def curvature_bounds(
@@ -143,12 +119,12 @@ def curvature_bounds(
     rounding errors, to first order, before they enter.
 
     Args:
-        network: Affine layers and rectifiers, no batch norm.
+        network: Affine layers and rectifiers; batch norm is `unfolded`.
         features: Inputs of the first layer, (samples, inputs).
         targets: As the loss takes them.
         loss: Any but the L1 loss, which has no curvature.
         weight_decay: lambda.
-        chain: The network's norms, if they are known already.
+        chain: The network's norms, with the layers that are fixed if there are any.
 
     Cost: singular values of all layers, and three passes forward and backward in NumPy.
     """
@@ -162,16 +138,31 @@ def curvature_bounds(
     slope_errors = len(outputs) * loss.slope_error(outputs, errors) + 4 * EPS * np.abs(slope)
     gradients = _backward(passed, slope, slope_errors)
     masks = list(_masks(passed))
-    mean = _mean_slope(loss, outputs, targets, _rows(slope, slope_errors))
-    reach = float(chain.lengths(features).max()) * mean * float(np.prod(chain.gains))
+    weights = [layer.weight for layer in network.affine]
+    mean = _mean_slope(loss, outputs, targets, rows_of(slope, slope_errors))
     inputs = [_with_constant(layer, h, e) for layer, h, e in _affine(passed)]
     excess = (
-        reach * depth * (depth + 1) * float(chain.carried.max()) ** (depth - 1),
-        reach * _largest_eigenvalue(_by_norms(chain)),
-        _largest_eigenvalue(_by_samples(chain, inputs, gradients, masks)),
+        *norm_excesses(chain, float(chain.lengths(features).max()), mean),
+        _largest_eigenvalue(by_samples(chain, inputs, gradients, masks, weights)),
     )
     paper, sharp, data = (_below(weight_decay, one, len(features)) for one in excess)
     return CurvatureBounds(paper, max(paper, sharp), max(paper, sharp, data))
+
+
+def norm_excesses(chain: Chain, longest: float, mean: float) -> tuple[float, float]:
+    """The e of `paper` and of `sharp`; both grow with every norm.
+
+    Args:
+        chain: The norms.
+        longest: r.
+        mean: E.
+    """
+    depth, reach = chain.hidden, longest * mean * float(np.prod(chain.gains))
+    widest = float(chain.carried[chain.movable].max()) ** (depth - 1)
+    return (
+        reach * chain.fixed * depth * (depth + 1) * widest,
+        reach * _largest_eigenvalue(_by_norms(chain)),
+    )
 
 
 def active_kinks(network: Network, features: Floats) -> int:
@@ -197,8 +188,6 @@ def active_kinks(network: Network, features: Floats) -> int:
 # ---- passes through the network ----------------------------------------------------------------
 
 Passed = tuple[Affine | Scale | Rectifier, Floats, Floats]
-#: Values and bounds on their errors.
-Rounded = tuple[Floats, Floats]
 
 
 def _forward(network: Network, features: Floats) -> Iterator[Passed]:
@@ -266,12 +255,6 @@ def _with_constant(layer: Affine, values: Floats, errors: Floats) -> Rounded:
     return np.hstack([values, ones]), np.hstack([errors, zeros])
 
 
-def _rows(values: Floats, errors: Floats, constant: bool = False) -> Floats:
-    """Lengths of the rows, at most, with the constant 1 behind them where it is asked for."""
-    squares = ((np.abs(values) + errors) ** 2).sum(axis=1) + float(constant)
-    return np.asarray(np.sqrt(squares))
-
-
 # ---- the three bounds --------------------------------------------------------------------------
 
 
@@ -283,52 +266,14 @@ def _mean_slope(loss: Loss, outputs: Floats, targets: NDArray[Any], slopes: Floa
 
 
 def _by_norms(chain: Chain) -> Floats:
-    """C, shape (layers, layers)."""
+    """C, of the layers with parameters."""
     layers = len(chain.plain)
     matrix = np.zeros((layers, layers))
     for i in range(layers):
         for j in range(i + 1, layers):
             between = np.prod(chain.plain[i + 1 : j]) * np.prod(chain.plain[j + 1 :])
             matrix[i, j] = matrix[j, i] = np.prod(chain.carried[:i]) * between
-    return matrix
-
-
-def _by_samples(
-    chain: Chain, inputs: Sequence[Rounded], gradients: Sequence[Rounded], masks: Sequence[Floats]
-) -> Floats:
-    """A, shape (layers, layers)."""
-    layers, gains = len(chain.plain), chain.gains
-    before, behind = [_rows(*one) for one in inputs], [_rows(*one) for one in gradients]
-    matrix = np.zeros((layers, layers))
-    for i in range(layers):
-        for j in range(i + 1, layers):
-            between = np.prod(chain.plain[i + 1 : j]) * np.prod(gains[i:j])
-            size = between * (behind[j] * before[i]).mean()
-            if j == i + 1:
-                size = min(size, _by_units(inputs[i], gradients[j], masks[i]))
-            matrix[i, j] = matrix[j, i] = size
-    return matrix
-
-
-def _by_units(inputs: Rounded, gradients: Rounded, mask: Floats) -> float:
-    """`max_u |mean_n D_nu g_n h_n^T|` for two layers with the units u between them.
-
-    With columns u of X_j and rows u of X_i the sum over samples is one over units, where samples of
-    opposite slopes cancel. Infinite where it takes too many multiplications.
-    """
-    (h, h_errors), (g, g_errors) = inputs, gradients
-    (samples, width), units, outputs = h.shape, mask.shape[1], g.shape[1]
-    if samples * width * units * outputs > MAX_WORK:
-        return math.inf
-    weighted = (mask[:, :, None] * g[:, None, :]).reshape(samples, -1) / samples
-    means = (weighted.T @ h).reshape(units, outputs, width)
-    largest = float(np.linalg.norm(means, 2, axis=(1, 2)).max())
-    sizes = _rows(h, h_errors), _rows(g, g_errors)
-    rounding = (samples + 8) * EPS * sizes[0] * sizes[1]
-    carried = sizes[0] * _rows(g_errors, np.zeros_like(g)) + sizes[1] * _rows(h_errors, 0 * h)
-    raised = 1.0 + TOLERANCES.eigenvalue * (outputs + width) * EPS
-    slack = float((rounding + carried).mean()) * float(np.abs(mask).max())
-    return float(largest * raised + slack)
+    return matrix[np.ix_(chain.movable, chain.movable)]
 
 
 def _largest_eigenvalue(matrix: Floats) -> float:

@@ -105,12 +105,14 @@ class LeastEigenvalue:
             rounding; *some* eigenvalue is that near, and nothing proves that it is the smallest.
         method: How it was found.
         products: Products with vectors that were formed.
+        direction: v, of length one, with `v^T H v = value`, shape (params,).
     """
 
     value: float
     error: float
     method: Literal["dense", "lanczos"]
     products: int
+    direction: Floats
 
 
 def least_eigenvalue(
@@ -122,16 +124,16 @@ def least_eigenvalue(
         AnalysisError: Lanczos does not converge.
     """
     if product.size <= max_dense:
-        values = np.linalg.eigvalsh(product.dense())
+        values, vectors = np.linalg.eigh(product.dense())
         error = TOLERANCES.eigenvalue * product.size * np.finfo(float).eps * np.abs(values).max()
-        return LeastEigenvalue(float(values[0]), float(error), "dense", product.count)
+        least = np.ascontiguousarray(vectors[:, 0])
+        return LeastEigenvalue(float(values[0]), float(error), "dense", product.count, least)
     top = float(extreme(product, 1, "LA", 0.0, seed, (1e-2,))[0][0])
-    values, residuals = extreme(product, 1, "SA", top, seed, RESIDUALS)
+    values, residuals, vectors = extreme(product, 1, "SA", top, seed, RESIDUALS)
     largest = max(abs(top), abs(float(values[0])))
     rounding = TOLERANCES.eigenvalue * product.size * np.finfo(float).eps * largest
-    return LeastEigenvalue(
-        float(values[0]), float(residuals[0]) + rounding, "lanczos", product.count
-    )
+    error = float(residuals[0]) + rounding
+    return LeastEigenvalue(float(values[0]), error, "lanczos", product.count, vectors[:, 0])
 
 
 def extreme(
@@ -141,11 +143,12 @@ def extreme(
     shift: float,
     seed: int,
     tolerances: tuple[float, ...] = RESIDUALS,
-) -> tuple[Floats, Floats]:
-    """Eigenvalues at one end in ascending order, and residuals |H v - value v|, shape (found,) each.
+) -> tuple[Floats, Floats, Floats]:
+    """Eigenvalues at one end in ascending order, residuals |H v - value v|, shape (found,) each, and v.
 
-    To the first of the tolerances that all reach; else those that reach the last one. ARPACK measures
-    residuals by the eigenvalue itself, so none of `H - shift` should be nearly zero.
+    The v are columns of length one, shape (params, found). To the first of the tolerances that all reach;
+    else those that reach the last one. ARPACK measures residuals by the eigenvalue itself, so none of
+    `H - shift` should be nearly zero.
 
     Raises:
         AnalysisError: None converges.
@@ -155,6 +158,10 @@ def extreme(
     )
     start = np.random.default_rng(seed).normal(size=product.size)
     vectors = np.empty((product.size, 0))
+    size = float(np.linalg.norm(operator.matvec(start)) / np.linalg.norm(start))
+    if size <= TOLERANCES.eigenvalue * product.size * np.finfo(float).eps * abs(shift):
+        # H is `shift` times the identity, and ARPACK has nothing to start from
+        vectors, tolerances = np.linalg.qr(np.eye(product.size, count) + start[:, None])[0], ()
     for tolerance in tolerances:
         try:
             vectors = eigsh(
@@ -173,7 +180,7 @@ def extreme(
     values = np.einsum("pk,kp->k", vectors, images)
     residuals = np.linalg.norm(images - values[:, None] * vectors.T, axis=1)
     order = np.argsort(values)
-    return values[order], residuals[order]
+    return values[order], residuals[order], vectors[:, order]
 
 
 def _values_per_sample(landscape: Landscape) -> int:

@@ -298,6 +298,10 @@ class Landscape:
             )
         return np.concatenate([offsets[key] for key in keys if key in offsets])
 
+    def has_parameters(self, name: str) -> bool:
+        """Whether a module of the model has parameters."""
+        return any(True for _ in dict(self._module.named_modules())[name].parameters())
+
     def is_shared(self, name: str) -> bool:
         """Whether the layer's weight or bias also belongs to another module."""
         modules = dict(self._module.named_modules())

@@ -83,13 +83,7 @@ class Result:
         Raises:
             InputError: A missing, truncated or changed file, or one that holds another kind of result.
         """
-        dataset = _read_signed(path, f"expected a NetCDF file with a {cls.__name__}")
-        if dataset.attrs.get("result") != cls.__name__:
-            raise InputError(
-                f"expected a file with a {cls.__name__}; {str(path)!r} holds"
-                f" {dataset.attrs.get('result')!r}"
-            )
-        return cls.from_dataset(dataset)
+        return cast(Self, load_one_of(path, (cls,)))
 
     @classmethod
     def from_dataset(cls, dataset: xr.Dataset) -> Self:
@@ -97,6 +91,21 @@ class Result:
         return cls(
             **{f.name: _restore(dataset, f.name, str(f.type)) for f in fields(cast(Any, cls))}
         )
+
+
+def load_one_of(path: str | os.PathLike[str], kinds: Sequence[type[Result]]) -> Result:
+    """Read a result of one of these kinds.
+
+    Raises:
+        InputError: As `Result.load`.
+    """
+    named = {kind.__name__: kind for kind in kinds}
+    wanted = " or a ".join(named)
+    dataset = _read_signed(path, f"expected a NetCDF file with a {wanted}")
+    kind = dataset.attrs.get("result")
+    if kind not in named:
+        raise InputError(f"expected a file with a {wanted}; {str(path)!r} holds {kind!r}")
+    return named[kind].from_dataset(dataset)
 
 
 def _write_signed(dataset: xr.Dataset, path: Path) -> None:

@@ -218,8 +218,8 @@ def _sampled(product: HessianProduct, k: int, seed: int, probes: int, steps: int
     nodes, weights = runs.raw_eigenvalues.numpy(), runs.raw_weights.numpy()
     low, high = float(np.nanmin(nodes)), float(np.nanmax(nodes))
     ends = [
-        extreme(product, count, "SA", high, seed),
-        extreme(product, count, "LA", low, seed),
+        extreme(product, count, "SA", high, seed)[:2],
+        extreme(product, count, "LA", low, seed)[:2],
     ]
     values, errors = (np.concatenate(parts) for parts in zip(*ends, strict=True))
     trace = hutch_plus_plus(operator, num_matvecs=TRACE_PRODUCTS, seed=seed)

@@ -24,6 +24,8 @@ from torch import nn
 from reluscape import __version__
 from reluscape.arithmetic import arithmetic_called
 from reluscape.certificate import Certificate
+from reluscape.check_convexity import check_found
+from reluscape.convex import Convexity
 from reluscape.data import Data
 from reluscape.errors import AnalysisError, InputError, ReluscapeError, UnsupportedModelError
 from reluscape.landscape import Block, Landscape
@@ -112,7 +114,8 @@ def survey(
         weight_decay: Factor of ``‖theta‖²/2`` in the loss.
         layer: Survey only this layer's block: a name, or an index among the readable layers; a
             text that names no layer may be an index too.
-        out: Folder for ``report.html``, ``results.nc``, ``certificates/``, ``minima/`` and ``weights/``.
+        out: Folder for ``report.html``, ``results.nc``, ``certificates/``, ``minima/``,
+            ``convexity/`` and ``weights/``.
         seed: Seed of the random directions and rays.
         arithmetic: ``float64`` or ``rational``, for the certificates; what is too large for
             rational arithmetic is certified in float64, with a note.
@@ -172,7 +175,7 @@ class _Notebook:
 
     models: list[ModelSurvey] = field(default_factory=list)
     certificates: dict[str, Certificate] = field(default_factory=dict)
-    minima: dict[str, CellMinimum] = field(default_factory=dict)
+    results: dict[str, CellMinimum | Convexity] = field(default_factory=dict)
     weights: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
 
     def model(self, **found: Any) -> None:
@@ -200,7 +203,7 @@ class _Notebook:
 
     def minimum(self, found: CellMinimum, file: str) -> MinimumSurvey:
         """Keep an answer about a cell's minimum for writing, and return what it says."""
-        self.minima[file] = found
+        self.results[file] = found
         names = ("convention", "genuine", "kind", "method", "bad", "loss", "margin")
         told = {name: getattr(found, name) for name in names}
         told["better_loss"] = found.better_loss if found.bad else None
@@ -275,7 +278,7 @@ class _Task:
 
         self._step("certificate of the whole network", 0.0, verdict, note)
         self._step("minima of the cell", 0.03, lambda: self._minima(landscape, stem), note)
-        self._step("convexity", 0.04, lambda: self._convexity(landscape), note)
+        self._step("convexity", 0.04, lambda: self._convexity(landscape, stem), note)
         if training is not None and landscape.reading is not None:
             self._step("switching signs", 0.05, lambda: flips(landscape, training), note)
 
@@ -339,7 +342,7 @@ class _Task:
                 told.append(self.notebook.minimum(found, f"minima/{stem}-{question.name}.nc"))
         return {"minima": tuple(told), "notes": (*notes, *remarks)}
 
-    def _convexity(self, landscape: Landscape) -> dict[str, Any]:
+    def _convexity(self, landscape: Landscape, stem: str) -> dict[str, Any]:
         """How convex the loss is with its switches frozen, of a loss that is curved."""
         if self.loss == "l1":
             return {}
@@ -347,7 +350,10 @@ class _Task:
         if found is None:
             note = "convexity: too large for a short survey; `reluscape convexity` does it"
             return {"notes": (*self.notebook.models[-1].notes, note)}
-        return {"convexity": ConvexitySurvey.of(found)}
+        check_found(found, landscape)
+        file = f"convexity/{stem}.nc"
+        self.notebook.results[file] = found
+        return {"convexity": ConvexitySurvey.of(found, file)}
 
     def _minimum(self, block: Block, stem: str) -> dict[str, Any]:
         """Whether a layer's cell holds a genuine minimum."""
@@ -418,7 +424,7 @@ def _slug(text: str) -> str:
 
 def _places(folder: Path) -> tuple[Path, ...]:
     """The folders of a survey's files."""
-    return folder / "certificates", folder / "minima", folder / "weights"
+    return tuple(folder / name for name in ("certificates", "minima", "convexity", "weights"))
 
 
 def _summarise(data: Data, options: Sequence[str], folder: Path | None) -> DataSummary:
@@ -457,7 +463,7 @@ def _write(result: Survey, notebook: _Notebook, folder: Path) -> None:
         place.mkdir(parents=True, exist_ok=True)
     for file, certificate in notebook.certificates.items():
         write_then_rename(folder / file, certificate.save)
-    for file, found in notebook.minima.items():
+    for file, found in notebook.results.items():
         write_then_rename(folder / file, found.save)
     for file, state in notebook.weights.items():
         write_then_rename(folder / file, partial(write_state, state=state))

@@ -25,19 +25,22 @@ from reluscape.certificate import (
     to_json,
 )
 from reluscape.check_block import RejectedError, check_block, require
+from reluscape.check_convexity import check_convexity
 from reluscape.check_landscape import check_landscape
+from reluscape.convex import Convexity
 from reluscape.errors import InputError
 from reluscape.landscape import Landscape
 from reluscape.minima.check import check_minimum
 from reluscape.minima.result import CellMinimum
 from reluscape.network_output import NetworkOutput
+from reluscape.results import load_one_of
 
 
 def verify(
-    path_or_certificate: str | os.PathLike[str] | Certificate | CellMinimum,
+    path_or_certificate: str | os.PathLike[str] | Certificate | CellMinimum | Convexity,
     landscape: Landscape | NetworkOutput,
 ) -> Verification:
-    """Check a certificate, or a cell's minimum, against a landscape; never calls a solver.
+    """Check a certificate, a cell's minimum or a convexity against a landscape; never calls a solver.
 
     Recomputed from the landscape's network and data: the hashes, the pattern and active kinks at the
     certified point, the independence of their normals, the gradient and its split by the given
@@ -49,7 +52,12 @@ def verify(
             weights are checked by a forward and a backward pass, and whose proof that there are none by
             products with the frozen network. What it tells besides is recomputed, but for `method`, and
             where a decomposition of the outputs' derivatives would take more than a tenth of a second,
-            for whether minimisers are `unique` and for the squared loss of those outside the cell.
+            for whether minimisers are `unique` and for the squared loss of those outside the cell. Or a
+            `Convexity` or its NetCDF file: its bounds are recomputed from their definition, and its
+            direction is multiplied by the Hessian, written out in NumPy for networks that are read.
+            That no direction has a smaller curvature is proved by a Cholesky factorisation for method
+            "dense" where forming the Hessian takes some seconds, and else told; `error` of "lanczos"
+            may be larger than it need be, and so may "dense" have become "lanczos", which claims less.
         landscape: The network, data, loss and weight decay that it is about, or the network's output
             with its bounds.
 
@@ -66,17 +74,17 @@ def verify(
             "verify needs the Landscape or the NetworkOutput that the certificate is about; received"
             f" {type(landscape).__name__}"
         )
-    if isinstance(path_or_certificate, CellMinimum):
-        return _of_cell(path_or_certificate, landscape)
+    if isinstance(path_or_certificate, CellMinimum | Convexity):
+        return _of_result(path_or_certificate, landscape)
     if not isinstance(path_or_certificate, Certificate) and not os.path.exists(path_or_certificate):
         raise InputError(
             f"expected a certificate file; {str(path_or_certificate)!r} does not exist"
         )
     if not isinstance(path_or_certificate, Certificate) and is_netcdf(path_or_certificate):
-        loaded = load_minimum(path_or_certificate)
+        loaded = load_claim(path_or_certificate)
         if isinstance(loaded, str):
             return Verification(False, loaded)
-        return _of_cell(loaded, landscape)
+        return _of_result(loaded, landscape)
     try:
         if isinstance(path_or_certificate, Certificate):
             certificate = Certificate(**fields_from_json(to_json(path_or_certificate)))
@@ -101,10 +109,14 @@ def verify(
     return Verification(True, f"recomputed from network and data: {certificate.sentence()}")
 
 
-def _of_cell(found: CellMinimum, landscape: Landscape | NetworkOutput) -> Verification:
-    """Check a cell's minimum."""
+def _of_result(
+    found: CellMinimum | Convexity, landscape: Landscape | NetworkOutput
+) -> Verification:
+    """Check a cell's minimum, or a convexity."""
     if isinstance(landscape, NetworkOutput):
         return Verification(False, "it is about a landscape, not about a network's output")
+    if isinstance(found, Convexity):
+        return check_convexity(found, landscape)
     if landscape.weight_decay > 0:
         return Verification(False, f"it is about no weight decay, not {landscape.weight_decay!r}")
     try:
@@ -113,16 +125,18 @@ def _of_cell(found: CellMinimum, landscape: Landscape | NetworkOutput) -> Verifi
         return Verification(False, str(error))
 
 
-def load_minimum(path: str | os.PathLike[str]) -> CellMinimum | str:
-    """The cell's minimum of a file, or why there is none in it."""
+def load_claim(path: str | os.PathLike[str]) -> CellMinimum | Convexity | str:
+    """The cell's minimum or the convexity of a file, or why there is none in it."""
     try:
-        return CellMinimum.load(path)
+        found = load_one_of(path, (CellMinimum, Convexity))
     except InputError as error:
         return str(error)
     # Where someone has put other content under its own digest, readers fail anywhere, with any exception.
     except Exception as error:
         text = (str(error).splitlines() or [""])[0][:120]
-        return f"expected a NetCDF file with a CellMinimum; could not read {str(path)!r}: {text}"
+        return f"expected a CellMinimum or a Convexity; could not read {str(path)!r}: {text}"
+    assert isinstance(found, CellMinimum | Convexity)
+    return found
 
 
 def is_netcdf(path: str | os.PathLike[str]) -> bool:

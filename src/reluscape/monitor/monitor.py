@@ -12,10 +12,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from reluscape.errors import InputError
 from reluscape.landscape import Landscape
-from reluscape.monitor.along_gradient import AlongGradient, Sides, along_gradient, undisturbed
+from reluscape.monitor.along_gradient import AlongGradient, Sides, along_gradient, free, undisturbed
+from reluscape.monitor.membership import REGIONS, UNKNOWN, Inside, Membership
 from reluscape.monitor.trajectory import Trajectory
 from reluscape.validation import check_decay, check_told, check_whole
 
@@ -33,6 +35,7 @@ class _Records:
     times: list[float] = field(default_factory=list)
     found: list[AlongGradient] = field(default_factory=list)
     crossed: list[float] = field(default_factory=list)
+    inside: list[Inside] = field(default_factory=list)
     watched: list[list[float]] = field(default_factory=list)
 
 
@@ -44,8 +47,9 @@ class ConvexityMonitor:
 
         gamma = l(W) + lambda / 2 |W|^2,   |g|^2,   gamma'' / |g|^2 = 2 g^T H g / |g|^2
 
-    by two backward passes (Milne, section 4). Call `step` once per training step, before the forward
-    pass or before `optimizer.step()`: the record is about the weights that the step starts from.
+    (Milne, section 4), by one backward pass and a sweep forward through the loss's operations. Call
+    `step` once per training step, before the forward pass or before `optimizer.step()`: the record is
+    about the weights that the step starts from.
 
         monitor = ConvexityMonitor(loss)              # loss(model, batch) -> scalar tensor
         for batch in batches:
@@ -64,7 +68,8 @@ class ConvexityMonitor:
         loss: A function `loss(model, batch)` that returns a scalar tensor; a criterion
             `criterion(outputs, targets)` as an `nn.Module`, for batches `(inputs, targets)`; or a
             `Landscape`: then the loss is that on its data, in float64 and eval mode, at the model's
-            weights and running statistics.
+            weights and running statistics, and where its network is read completely each record says
+            whether the weights lie in the paper's region U(lambda, 0) and in the sharper one.
         every: Record each so many steps, the first included.
         batch: A fixed batch for all records, instead of each step's own. Kinks crossed are counted only
             with one, or with a landscape.
@@ -72,13 +77,15 @@ class ConvexityMonitor:
             loss contains it; a landscape has its own.
         rate: Size of a step, or the optimizer that has it (the first group's `lr`): what
             `Trajectory.decay` measures time in.
-        crossings: Whether to count kinks crossed between records (`nn.ReLU`, `nn.LeakyReLU` and the
-            functions). With dropout in train mode masks count as well.
-        watch: Further numbers by name, each a function of the model, such as membership in a region.
+        crossings: Whether to count kinks crossed between records (of `nn.ReLU`, `nn.LeakyReLU`,
+            `nn.PReLU` and the functions; NaN in a model without any). With dropout in train mode masks
+            count as well.
+        watch: Further numbers by name, each a function of the model.
         sink: Told of every record, such as `tensorboard_sink(writer)`.
 
-    Cost of a record: the arithmetic of two forward and four backward passes, and a forward pass; with
-    `backward` about two thirds of that. Steps between cost nothing.
+    Cost of a record: two training steps' arithmetic where nearly all is affine maps, convolutions and
+    batch norm, up to twice that elsewhere, and some 0.1 ms for each operation of other kinds; with
+    `backward` a training step's less. Steps between cost nothing.
 
     Example:
         >>> model = nn.Linear(1, 1, bias=False).double()
@@ -120,13 +127,14 @@ class ConvexityMonitor:
                 "crossings are counted on one batch: give batch=, or a Landscape as loss"
             )
         check_told(sink, "sink")
+        self._membership = Membership(loss) if isinstance(loss, Landscape) else None
         self._objective: Objective = (
             loss if not isinstance(loss, (nn.Module, Landscape)) else _criterion(loss)
         )
         self._batch = batch
-        self._rate = rate
+        self._rate = _checked_rate(rate)
         self._crossings = crossings
-        self._watch = dict(watch or {})
+        self._watch = _checked_watch(watch)
         self._sink = sink
         self._records = _Records()
         self._shapes: tuple[torch.Size, ...] | None = None
@@ -155,7 +163,7 @@ class ConvexityMonitor:
     def backward(self, model: nn.Module, loss: torch.Tensor) -> None:
         """In place of `loss.backward()`: leave the same gradients, and record if it is this step's turn.
 
-        The cheapest way to record a step's own batch, because forward pass and gradient serve both.
+        The cheapest way to record a step's own batch, because forward and backward pass serve both.
         Parameters' `.grad` are added to as `backward` does; other leaves, and hooks on the accumulation
         of gradients (as of DistributedDataParallel), are left out at recorded steps: use `step` there.
 
@@ -180,6 +188,7 @@ class ConvexityMonitor:
             trained = _trained(plain)
             keep = partial(_accumulate, trained)
             found = along_gradient(loss, trained, self.weight_decay, keep=keep)
+            free(loss, trained)
             self._record(plain, found, None)
 
     def result(self) -> Trajectory:
@@ -200,6 +209,8 @@ class ConvexityMonitor:
             squared_gradients=np.array([one.squared_gradient for one in kept.found]),
             curvatures=np.array([one.curvature for one in kept.found]),
             crossed=np.array(kept.crossed),
+            in_region=np.array([one[0] for one in kept.inside]),
+            in_sharp_region=np.array([one[1] for one in kept.inside]),
             extras=tuple(self._watch),
             watched=np.array(kept.watched).reshape(len(kept.steps), len(self._watch)),
             weight_decay=self.weight_decay,
@@ -222,12 +233,14 @@ class ConvexityMonitor:
         self._began = begin if self._began is None else self._began
         if number is not None:
             self._steps = check_whole(number, "number", self._steps)
-        yield self._calls % self.every == 0
-        self._calls += 1
-        self._steps += 1
-        self._time += self._step_size()
-        self._ended = perf_counter()
-        self._spent += self._ended - begin
+        try:
+            yield self._calls % self.every == 0
+        finally:
+            self._calls += 1
+            self._steps += 1
+            self._time += self._step_size()
+            self._ended = perf_counter()
+            self._spent += self._ended - begin
 
     def _look(self, model: nn.Module, batch: Any) -> tuple[AlongGradient, torch.Tensor | None]:
         """Evaluate, and on which sides of the kinks the batch lies."""
@@ -239,12 +252,14 @@ class ConvexityMonitor:
     def _record(self, model: nn.Module, found: AlongGradient, pattern: torch.Tensor | None) -> None:
         """Keep and tell."""
         crossed = self._crossed(pattern)
+        inside = UNKNOWN if self._membership is None else self._membership(model, found.loss)
         watched = [float(look(model)) for look in self._watch.values()]
         kept = self._records
         kept.steps.append(self._steps)
         kept.times.append(self._time)
         kept.found.append(found)
         kept.crossed.append(crossed)
+        kept.inside.append(inside)
         kept.watched.append(watched)
         if self._sink is not None:
             numbers = {
@@ -252,17 +267,16 @@ class ConvexityMonitor:
                 "squared_gradient": found.squared_gradient,
                 "normalised_second_derivative": found.curvature,
             }
-            counted = {} if np.isnan(crossed) else {"kinks_crossed": crossed}
-            self._sink(
-                self._steps, numbers | counted | dict(zip(self._watch, watched, strict=True))
-            )
+            told = dict(zip(("kinks_crossed", *REGIONS), (crossed, *inside), strict=True))
+            numbers |= {name: value for name, value in told.items() if not np.isnan(value)}
+            self._sink(self._steps, numbers | dict(zip(self._watch, watched, strict=True)))
 
     def _on_batch(self, model: nn.Module, batch: Any) -> tuple[AlongGradient, torch.Tensor | None]:
         """The model itself, undisturbed."""
         chosen = batch if self._batch is None else self._batch
         _check_batch(chosen)
         sides = Sides() if self._crossings else None
-        with undisturbed(model):
+        with undisturbed(model, list(_tensors(chosen))):
             if sides is None:
                 value = self._objective(model, chosen)
             else:
@@ -276,7 +290,8 @@ class ConvexityMonitor:
     ) -> tuple[AlongGradient, torch.Tensor | None]:
         """The landscape's own copy of the model, with this one's weights and running statistics."""
         state = landscape.state_of(model)
-        leaves = [state[name].requires_grad_() for name, _ in model.named_parameters()]
+        trained = [name for name, p in model.named_parameters() if p.requires_grad]
+        leaves = [state[name].requires_grad_() for name in trained]
         sides = Sides() if self._crossings else None
         with torch.inference_mode(False), torch.enable_grad():
             if sides is None:
@@ -290,7 +305,7 @@ class ConvexityMonitor:
     def _crossed(self, pattern: torch.Tensor | None) -> float:
         """Kinks whose side changed since the last record; NaN at the first and where none are counted."""
         before, self._pattern = self._pattern, pattern
-        if pattern is None or before is None:
+        if pattern is None or before is None or not len(pattern):
             return float("nan")
         if pattern.shape != before.shape:
             raise InputError(
@@ -303,9 +318,11 @@ class ConvexityMonitor:
         """Refuse a model without parameters to train, and another one than before."""
         if not isinstance(model, nn.Module):
             raise InputError(f"model must be a torch.nn.Module; received {type(model).__name__}")
-        shapes = tuple(p.shape for p in _trained(model))
-        if not shapes:
+        if any(is_lazy(p) for p in model.parameters()):
+            raise InputError("the model has parameters without a shape yet: run it once before")
+        if not _trained(model):
             raise InputError("model must have parameters that require a gradient; it has none")
+        shapes = tuple(p.shape for p in model.parameters())
         if self._shapes is not None and shapes != self._shapes:
             raise InputError(
                 f"the model's parameters must keep number and shapes; they were {_told(self._shapes)} and"
@@ -318,6 +335,30 @@ class ConvexityMonitor:
         if isinstance(self._rate, torch.optim.Optimizer):
             return float(self._rate.param_groups[0]["lr"])
         return float("nan") if self._rate is None else float(self._rate)
+
+
+def _checked_rate(
+    rate: float | torch.optim.Optimizer | None,
+) -> float | torch.optim.Optimizer | None:
+    """A size of steps, or what has it."""
+    if rate is None or isinstance(rate, torch.optim.Optimizer):
+        return rate
+    if isinstance(rate, (int, float)) and np.isfinite(rate) and rate >= 0:
+        return float(rate)
+    raise InputError(f"rate must be a number of at least 0 or an optimizer; received {rate!r}")
+
+
+def _checked_watch(
+    watch: Mapping[str, Callable[[nn.Module], float]] | None,
+) -> dict[str, Callable[[nn.Module], float]]:
+    """Names and functions."""
+    if watch is None:
+        return {}
+    if not isinstance(watch, Mapping) or not all(map(callable, watch.values())):
+        raise InputError(
+            f"watch must have a function of the model by each name; received {watch!r}"
+        )
+    return dict(watch)
 
 
 def _criterion(criterion: nn.Module | Landscape) -> Objective:

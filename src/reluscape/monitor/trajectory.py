@@ -57,7 +57,7 @@ class Decay(Result):
         """The three curves on a logarithmic scale."""
         from reluscape.report.charts import Series, trails
 
-        named = (("bound", self.bound), ("flow", self.flow), ("run", self.observed))
+        named = (("Lemma 8", self.bound), ("gradient flow", self.flow), ("run", self.observed))
         return trails(
             [Series(name, self.times, y) for name, y in named], "time", "squared gradient"
         )
@@ -80,11 +80,18 @@ class Trajectory(Result):
             gradient is zero or not finite, shape (records,).
         crossed: Rectifiers' inputs on the batch whose sign is another than at the record before: so
             many kinks, at least, lie between; NaN where nobody counted, shape (records,).
+        in_region: 1 where the weights lie in the paper's region U(lambda, 0), 0 where not, by the norms
+            of the layers and the loss (see `reluscape.convexity`); NaN where the monitor has no
+            `Landscape`, where norms do not bound its network (`reluscape.convex.why_unbounded` says why),
+            and of an L1 loss, shape (records,).
+        in_sharp_region: The same of the sharper region, shape (records,).
         extras: Names of what else was watched.
         watched: Its values, shape (records, extras).
         weight_decay: lambda.
         batch: "fixed", "own" (each step's own batch) or "landscape".
-        share: Share of the time between the first and the last call that the monitor took.
+        share: Share of the time between the first and the last call that the monitor took; NaN of
+            checkpoints.
+        skipped: Checkpoints that were left out, each as `file: reason`.
     """
 
     steps: Indices
@@ -93,11 +100,14 @@ class Trajectory(Result):
     squared_gradients: Floats
     curvatures: Floats
     crossed: Floats
+    in_region: Floats
+    in_sharp_region: Floats
     extras: tuple[str, ...]
     watched: Floats
     weight_decay: float
     batch: str
     share: float
+    skipped: tuple[str, ...] = ()
 
     @property
     def start(self) -> int | None:
@@ -172,9 +182,10 @@ class Trajectory(Result):
         if self.start is None:
             lines.append("no convex phase: the last second derivative is not positive")
         else:
+            fall = f": {100 * self.loss_fraction:.1f} % of the loss's fall"
+            known = not np.isnan(self.loss_fraction)
             lines.append(
-                f"convex along the gradient from step {self.onset} on:"
-                f" {100 * self.loss_fraction:.1f} % of the loss's fall"
+                f"convex along the gradient from step {self.onset} on{fall if known else ''}"
             )
             lines.append(
                 f"normalised second derivative there: 10th percentile {self.percentile():.4g},"
@@ -183,11 +194,21 @@ class Trajectory(Result):
         lines += [self._flaw(name, bad) for name, bad in self._flaws() if bad.any()]
         if np.isfinite(self.crossed).any():
             lines.append(f"kinks crossed between records: median {np.nanmedian(self.crossed):.0f}")
+        lines += [self._inside()] if np.isfinite(self.in_region).any() else []
         lines += [
             f"{name}: mean {np.nanmean(values):.4g}"
             for name, values in zip(self.extras, self.watched.T, strict=True)
         ]
-        return "\n".join([*lines, f"the monitor took {100 * self.share:.0f} % of the time"])
+        lines += [f"left out: {line}" for line in self.skipped]
+        if np.isfinite(self.share):
+            lines.append(f"the monitor took {100 * self.share:.0f} % of the time")
+        return "\n".join(lines)
+
+    def _inside(self) -> str:
+        """How many records lie in the regions of certified convexity."""
+        regions = (("the paper's", self.in_region), ("the sharper", self.in_sharp_region))
+        told = [f"{np.nansum(values):.0f} in {name} one" for name, values in regions]
+        return f"records in the region of certified convexity: {', '.join(told)}"
 
     def _flaws(self) -> tuple[tuple[str, NDArray[np.bool_]], ...]:
         """Records without a second derivative, by reason."""

@@ -182,7 +182,7 @@ def _figures(key: str, published: tuple[str, str]) -> Any:
 
 _RECORDS = (
     "Each record is about the weights that a step starts from and the step's own batch: the cross-entropy"
-    " with its weight decay, and 2 g'Hg / |g|^2 by two backward passes. The convex phase begins where the"
+    " with its weight decay, and 2 g'Hg / |g|^2. The convex phase begins where the"
     " second derivative is positive for the last time from below; t1 is the last step."
 )
 _OPEN = (

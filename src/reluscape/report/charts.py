@@ -64,11 +64,12 @@ def trails(
     *,
     log: bool = True,
     marks: Sequence[float | None] = (),
+    dots: bool = False,
 ) -> go.Figure:
     """Lines whose points are the series' own: long ones are thinned, none is averaged.
 
     A NaN is a gap; a logarithmic axis reaches over ten decades. `marks` are places, one or none per
-    series, of a dashed line in its colour.
+    series, of a dashed line in its colour. `dots` shows the points themselves, too.
     """
     traces, heights = [], [np.zeros(0)]
     for place, one in enumerate(series):
@@ -76,7 +77,8 @@ def trails(
         kept = _telling(y)
         line = {"color": _colour(place), "width": 1.6}
         trace = {"type": "scatter", "x": x[kept], "y": y[kept], "name": plain(one.name)}
-        traces.append(trace | {"mode": "lines", "line": line, "connectgaps": False})
+        look = {"mode": "lines+markers" if dots else "lines", "line": line, "connectgaps": False}
+        traces.append(trace | look | {"marker": {"color": _colour(place), "size": 6}})
         heights.append(y)
     values = np.concatenate(heights)
     values = values[values >= _DEPTH * np.nanmax(values, initial=0.0)]

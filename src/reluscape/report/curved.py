@@ -6,15 +6,23 @@ from reluscape import __version__
 from reluscape.convex import Convexity
 from reluscape.landscape import Landscape
 from reluscape.report.findings import ConvexitySurvey, DataSummary, ModelSurvey, Survey
-from reluscape.report.page import fill
+from reluscape.report.page import TIERS, fill
+from reluscape.report.section import Section
 from reluscape.report.sections import convexity
 
 NAME = "The model"
-CERTIFIED = "proved in float64, with the rounding errors of all that enters on the safe side"
+SAMPLED = "observed at the checkpoints; nothing is proved of what lies between them"
+#: The result, beside the page.
+FILE = "convexity.nc"
 
 
 def render_convexity(
-    found: Convexity, landscape: Landscape, data: str, options: tuple[str, str], seed: int
+    found: Convexity,
+    landscape: Landscape,
+    data: str,
+    options: tuple[str, str],
+    seed: int,
+    run: Section | None = None,
 ) -> str:
     """The page as a text: one HTML file with everything inside; all texts are escaped.
 
@@ -24,8 +32,9 @@ def render_convexity(
         data: Name of the data.
         options: Command-line options of the model, and those of the data, in the page's folder.
         seed: Seed of Lanczos.
+        run: What is said of a run's checkpoints, if there are any.
     """
-    model = ModelSurvey(NAME, options=options[0], convexity=ConvexitySurvey.of(found))
+    model = ModelSurvey(NAME, options=options[0], convexity=ConvexitySurvey.of(found, FILE))
     about = DataSummary(data, landscape.num_samples, options=options[1])
     decay = found.weight_decay
     survey = Survey(about, found.objective, decay, seed=seed, models=(model,), version=__version__)
@@ -33,9 +42,10 @@ def render_convexity(
     assert section is not None
     return fill(
         "convexity.html.j2",
-        sections=[section],
+        sections=[section] if run is None else [run, section],
+        run=run,
         survey=survey,
         found=found,
         params=landscape.size,
-        tiers={"certified": CERTIFIED},
+        tiers={"certified": TIERS["certified"]} | ({} if run is None else {"sampled": SAMPLED}),
     )

@@ -114,6 +114,7 @@ class ConvexitySurvey:
         convex: Whether the loss is strongly convex there; None where that is undecided.
         reason: Why there are no bounds; empty where there are.
         linear: Whether no rectifier bends anything.
+        file: The result, relative to the report; empty if it was not written.
         exact: The smallest eigenvalue of the Hessian.
         error: Its error, or for Lanczos the residual.
         paper_bound: Lower bounds on it, weakest first; None where the network is not read.
@@ -130,6 +131,7 @@ class ConvexitySurvey:
     convex: bool | None = None
     reason: str = ""
     linear: bool = False
+    file: str = ""
     exact: float | None = _number("smallest eigenvalue of the Hessian", "loss/parameter^2")
     error: float | None = _number("its error, or the residual", "loss/parameter^2")
     paper_bound: float | None = _number("the paper's lower bound on it", "loss/parameter^2")
@@ -142,8 +144,8 @@ class ConvexitySurvey:
     num_active_kinks: int | None = _number("switching values that are zero to rounding")
 
     @classmethod
-    def of(cls, found: Convexity) -> ConvexitySurvey:
-        """The record of a result."""
+    def of(cls, found: Convexity, file: str = "") -> ConvexitySurvey:
+        """The record of a result, and the file that it is in."""
         numbers = ("exact", "error", "paper_bound", "sharp_bound", "data_bound", "weight_decay",
                    "covering_decay", "paper_covering_decay", "lowest_minimum")  # fmt: skip
         told = {name: getattr(found, name) for name in numbers}
@@ -152,6 +154,7 @@ class ConvexitySurvey:
             found.is_convex,
             found.reason,
             found.linear,
+            file,
             **{name: None if math.isnan(value) else value for name, value in told.items()},
             num_active_kinks=found.active_kinks if found.active_kinks >= 0 else None,
         )
