@@ -74,6 +74,76 @@ def test_one_hidden_layer_is_exact(plan, loss, points):
         assert found.num_cells == rs.cells_crossed(landscape, start, stop)
 
 
+DEEP = [
+    {"widths": (2, 5, 2), "loss": "cross_entropy"},
+    {"widths": (3, 6, 2), "loss": "cross_entropy", "slope": 0.25, "decay": 0.1},
+    {"widths": (2, 5, 4, 2), "loss": "squared"},
+    {"widths": (2, 5, 4, 3), "loss": "cross_entropy", "decay": 0.1},
+    {"widths": (2, 5, 4, 1), "loss": "l1", "slope": 0.25},
+    {"widths": (2, 5, 4, 4, 1), "loss": "half_squared", "bias": False},
+    {"widths": (2, 6, 5, 5, 2), "loss": "l1"},
+    {"widths": (2, 5, 5, 4, 4, 2), "loss": "squared"},
+    {"widths": (2, 2), "loss": "cross_entropy"},
+    {"widths": (2, 3), "loss": "squared"},
+]
+
+
+@pytest.mark.parametrize("plan", DEEP, ids=str)
+def test_deep_networks_are_enclosed_to_the_gap(plan):
+    for seed in range(5):
+        landscape = landscape_of(**plan, seed=seed)
+        start, stop = ends_of(landscape, seed, size=(0.5, 1.0, 4.0)[seed % 3])
+        grid, searched = sought(landscape, start, stop, 501)
+        for gap in (1e-1, 1e-3):
+            found = rs.path_maximum(landscape, start, stop, relative_gap=gap)
+            assert found.tier == "certified"
+            assert found.upper >= searched >= grid
+            assert found.lower <= searched * (1 + 1e-12)
+            assert found.upper <= found.lower * (1 + gap) * (1 + 1e-9)
+
+
+def test_a_level_is_decided_and_no_more():
+    landscape = landscape_of((2, 5, 4, 2), "squared", seed=1)
+    start, stop = ends_of(landscape, 1)
+    largest = sought(landscape, start, stop, 501)[1]
+    above = rs.path_maximum(landscape, start, stop, relative_gap=1e-9, level=1.05 * largest)
+    below = rs.path_maximum(landscape, start, stop, relative_gap=1e-9, level=0.95 * largest)
+    assert largest <= above.upper <= 1.05 * largest
+    assert 0.95 * largest < below.lower <= largest * (1 + 1e-12) <= below.upper
+
+
+def test_the_readable_end_of_a_network_is_enough_where_nothing_before_it_moves():
+    module = torch.nn.Sequential(
+        torch.nn.Linear(2, 4), torch.nn.Tanh(), *dense((4, 5, 3, 1), seed=0)
+    )
+    inputs, targets = sample(8, 2, 1, "squared", seed=0)
+    landscape = rs.Landscape(module, inputs, targets)
+    start, stop = ends_of(landscape, 0)
+    stop[:12] = start[:12]
+    found = rs.path_maximum(landscape, start, stop)
+    assert found.tier == "certified"
+    assert found.lower <= sought(landscape, start, stop, 501)[1] <= found.upper
+    stop[0] += 1.0
+    assert rs.path_maximum(landscape, start, stop).tier == "sampled"
+
+
+@pytest.mark.parametrize("loss", ["squared", "cross_entropy"])
+def test_batch_norm_moves_with_its_scales_and_shifts(loss):
+    torch.manual_seed(0)
+    module = torch.nn.Sequential(
+        torch.nn.Linear(2, 5), torch.nn.BatchNorm1d(5), torch.nn.ReLU(), torch.nn.Linear(5, 2)
+    )
+    inputs, targets = sample(30, 2, 2, loss, seed=0)
+    for _ in range(50):
+        module(torch.as_tensor(inputs, dtype=torch.float32))
+    landscape = rs.Landscape(module, inputs, targets, loss=loss)
+    start, stop = ends_of(landscape, 0)
+    found = rs.path_maximum(landscape, start, stop)
+    searched = sought(landscape, start, stop, 501)[1]
+    assert found.tier == "certified"
+    assert found.lower <= searched * (1 + 1e-12) <= found.upper <= 1.0011 * found.lower
+
+
 def test_a_quartic_by_hand():
     """One sample x = 1, target 0, no kink on the way: f = (1 + t)(2 - t), largest at t = 1/2."""
     landscape = landscape_of((1, 1, 1), "squared", count=1, bias=False)

@@ -13,6 +13,7 @@ from reluscape.crossing import cells_crossed
 from reluscape.errors import InputError
 from reluscape.landscape import Landscape
 from reluscape.results import Result
+from reluscape.strings.bounding import can_bound, certified_peak
 from reluscape.strings.moving import Moving, at
 from reluscape.strings.one_hidden import Peak, exact_peak, is_one_hidden
 from reluscape.validation import check_theta
@@ -74,6 +75,7 @@ def path_maximum(
     theta_b: ArrayLike,
     *,
     relative_gap: float = 1e-3,
+    level: float | None = None,
 ) -> PathMaximum:
     """The largest loss on the straight segment between two points, weight decay included.
 
@@ -83,24 +85,48 @@ def path_maximum(
         landscape: The landscape; buffers (running statistics) are its own for all t.
         theta_a: Start, shape (params,).
         theta_b: End, shape (params,).
-        relative_gap: How far `upper` may lie above `lower`, relative to `lower`, where a maximum is
-            proved but not exact.
+        relative_gap: How far `upper` may lie above `lower`, relative to `lower`, for tier "certified".
+        level: For tier "certified", stop as soon as the maximum is proved to be at most this, or to be
+            larger, whatever the gap.
+
+    Returns:
+        The bounds. Tier "exact" for one hidden layer (no cross-entropy, nothing between its layers but
+        the rectifier): all layers move, residuals are quadratics of t between kinks, and every piece's
+        quartic (squared loss) or quadratic (L1) is maximised. Tier "certified" for all other networks of
+        affine layers, batch norm and ReLU or LeakyReLU (slope between 0 and 1), and for the readable end
+        of others where nothing before it moves: outputs are enclosed between polynomials on parts of the
+        segment, and parts are halved until the bounds are within the gap, or there are 10,000 of them:
+        then the gap is larger than was asked for. Both include the rounding errors of float64, to first
+        order. Tier "sampled", a grid of 257 points, for the rest: convolutions, other activations,
+        re-parametrised layers.
+
+    Cost: exact, two forward passes and O(log) for each of the at most `samples * units` kinks: 0.1 s for
+    1,000 samples and 50 units. Certified, O(samples * units^2 * depth^2) for a part of the segment: at
+    1,000 samples, layers of 50 units and a gap of 1e-3 some 30 to 90 parts, about a second for two or
+    three hidden layers and a few for four.
 
     Raises:
         InputError: Points of the wrong shape or not finite; a gap that is not a positive number.
+
+    Source: Freeman and Bruna, section 4, where the maximum is that of a grid.
     """
     start, stop = (check_theta(theta, landscape.size) for theta in (theta_a, theta_b))
     _check_gap(relative_gap)
     moving = Moving.of(landscape, start, stop)
-    if moving is None or not is_one_hidden(moving):
+    exact = moving is not None and is_one_hidden(moving)
+    if moving is None or not (exact or can_bound(moving)):
         times, losses, found = _sampled(landscape, start, stop, MANY)
         return PathMaximum(found.value, np.inf, found.position, -1, "sampled", times, losses)
     times, losses, found = _sampled(landscape, start, stop, FEW)
-    peak = exact_peak(moving, found)
+    peak = (
+        exact_peak(moving, found) if exact else certified_peak(moving, found, relative_gap, level)
+    )
     position = peak.position if moving.loss(peak.position) >= found.value else found.position
     lower = moving.lowest(moving.loss(position))
-    upper, cells = max(peak.upper, lower), _num_cells(moving)
-    return PathMaximum(lower, upper, position, cells, "exact", times, losses)
+    upper, cells = max(peak.upper, lower), _num_cells(moving) if exact else -1
+    return PathMaximum(
+        lower, upper, position, cells, "exact" if exact else "certified", times, losses
+    )
 
 
 def _check_gap(value: object) -> None:

@@ -83,8 +83,17 @@ class Moving:
 
     @cached_property
     def errors(self) -> Floats:
-        """Bounds on rounding errors of the outputs at any t, that of theta(t) included."""
-        return np.asarray((sum(self.terms) + 3 * len(self.terms)) * _EPS * self.sizes[-1])
+        """Bounds on rounding errors of the outputs at any t, also by Bernstein coefficients.
+
+        Twice those of sums of products: a unit within its error of zero may be given either slope.
+        """
+        unit = sum(terms + 4 * layer + 8 for layer, terms in enumerate(self.terms))
+        return np.asarray(2.0 * unit * _EPS * self.sizes[-1])
+
+    @cached_property
+    def inputs(self) -> Floats:
+        """Values of the first layer at both ends, between which they are affine (2, samples, units)."""
+        return np.stack([net.layers[0](self.features) for net in (self.first, self.last)])
 
     @cached_property
     def decay(self) -> Floats:

@@ -51,18 +51,18 @@ def exact_peak(moving: Moving, known: Peak) -> Peak:
     """
     first, last, rectifier = moving.first.affine, moving.last.affine, moving.first.layers[1]
     assert isinstance(rectifier, Rectifier)
-    features, targets = moving.features, np.asarray(moving.landscape.targets, dtype=np.float64)
+    targets = np.asarray(moving.landscape.targets, dtype=np.float64)
     absolute = moving.landscape.loss_name == "l1"
     biases = [np.zeros(len(a.weight)) if a.bias is None else a.bias for a in (first[1], last[1])]
     start, times, changes, drift, slack = events_of(
-        np.stack([first[0](features), last[0](features)]),
+        moving.inputs,
         np.stack([first[1].weight, last[1].weight]),
         np.stack(biases),
         targets,
         rectifier.slope,
         absolute,
     )
-    share = (0.5 if moving.landscape.loss_name == "half_squared" else 1.0) / len(features)
+    share = (0.5 if moving.landscape.loss_name == "half_squared" else 1.0) / len(targets)
     a, b, c = moving.decay / share
     start[1, :3] += [a, 2.0 * (b - a), a - 2.0 * b + c]
     best = np.array([known.value / share, known.position, 0.0])
