@@ -26,6 +26,7 @@ __all__ = ["reproduce", "study"]
 class PaperName(StrEnum):
     """The papers that can be reproduced; a test keeps them equal to the library's."""
 
+    freeman = "freeman"
     hinz = "hinz"
     liu = "liu"
     milne = "milne"
