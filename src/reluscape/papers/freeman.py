@@ -1,16 +1,18 @@
 """Freeman and Bruna, "Topology and geometry of deep rectified network optimization landscapes".
 
 Lengths and beads of strings between pairs of trained networks against the level. The polynomials are
-here; images, which need data, and the language model are those of `freeman_large`.
+here; images, which need data, and the language model are those of `freeman_images`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from reluscape.papers.freeman_images import LANGUAGE, with_images
 from reluscape.papers.freeman_published import CURVES
 from reluscape.papers.freeman_tables import chosen, curves, measured, rows_of, trend_rows
 from reluscape.papers.freeman_trials import pairs_at_level
@@ -187,5 +189,13 @@ PAPER = Paper(
     "freeman",
     "C. D. Freeman and J. Bruna, Topology and geometry of deep rectified network optimization"
     " landscapes",
-    (*map(_experiment, SCRIPT), _SWITCHES),
+    (*map(_experiment, SCRIPT), _SWITCHES, LANGUAGE),
+    notes=(
+        "The convolutional networks on MNIST and CIFAR-10 are left out: give --data-dir FOLDER with MNIST"
+        " (IDX files, or mnist_train_*.npz and mnist_test_*.npz with x and y) or CIFAR-10"
+        " (data_batch_*.bin and test_batch.bin, or cifar10_train_*.npz and cifar10_test_*.npz). Nothing"
+        " is fetched.",
+    ),
 )
+
+PAPER = replace(PAPER, with_data=lambda folder: with_images(PAPER, folder))
