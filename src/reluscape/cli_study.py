@@ -77,8 +77,8 @@ def reproduce(
     data_dir: Annotated[
         Path | None,
         typer.Option(
-            help="Folder with MNIST and CIFAR-10 files (freeman, liu, milne); what needs them is else left"
-            " out."
+            help="Folder with MNIST and CIFAR-10 files (freeman, liu, milne); what needs them is else"
+            " left out."
         ),
     ] = None,
     as_json: Json = False,

@@ -14,7 +14,7 @@ import numpy as np
 
 from reluscape.papers.freeman_images import LANGUAGE, with_images
 from reluscape.papers.freeman_published import CURVES
-from reluscape.papers.freeman_tables import chosen, curves, measured, rows_of, trend_rows
+from reluscape.papers.freeman_tables import chosen, curves, measured, rows_of, spread, trend_rows
 from reluscape.papers.freeman_trials import pairs_at_level
 from reluscape.papers.paper import Comparison, Experiment, Paper, PaperFigure, Scale
 from reluscape.study import Study
@@ -29,7 +29,7 @@ _LEVELS: dict[str, dict[Scale, tuple[float, ...]]] = {
     "quadratic": {"smoke": (0.1, 0.125), "small": (0.01, 0.025, 0.05, 0.125)},
     "cubic": {"smoke": (0.164, 0.168), "small": (0.05, 0.1, 0.15, 0.168)},
 }
-_PAIRS: dict[Scale, int] = {"smoke": 2, "small": 10, "paper": 20}
+_PAIRS: dict[Scale, int] = {"smoke": 2, "small": 10, "paper": 10}
 #: Of these, how many `connect` is asked about, pair by pair.
 _OWN_PAIRS: dict[Scale, int] = {"smoke": 1, "small": 3, "paper": 10}
 
@@ -52,30 +52,30 @@ def _points(task: str) -> Callable[[Scale, int | None], Sequence[dict[str, Any]]
     """Levels of a task, in the script's network and in the draft's."""
 
     def points(scale: Scale, runs: int | None) -> Sequence[dict[str, Any]]:
-        pairs = _PAIRS[scale] if runs is None else runs
         levels = _LEVELS[task].get(scale, CURVES[task].levels)
-        shared = {"task": task, "runs": pairs} | AS_PUBLISHED
-        return [
+        shared = {"task": task, "runs": _PAIRS[scale]} | AS_PUBLISHED
+        found = [
             shared | {"network": name, "level": level, "own": own}
-            for level in levels
+            for level in sorted(levels, reverse=True)
             for name, own in ((SCRIPT[task], 0), ("relu", _OWN_PAIRS[scale]))
         ]
+        return spread(found, runs)
 
     return points
 
 
 def _switch_points(scale: Scale, runs: int | None) -> Sequence[dict[str, Any]]:
     """Every switch at one level of each task."""
-    pairs = _PAIRS[scale] if runs is None else runs
     switches = SWITCHES if scale != "smoke" else {"as the scripts": {}}
     tasks = SWITCHED if scale != "smoke" else {"cubic": 0.164}
-    return [
-        {"task": task, "level": level, "runs": pairs, "network": SCRIPT[task], "own": 0}
+    found = [
+        {"task": task, "level": level, "runs": _PAIRS[scale], "network": SCRIPT[task], "own": 0}
         | AS_PUBLISHED | switch | {"switch": name}
         for task, level in tasks.items()
         for name, switch in switches.items()
         if switch.get("network") != SCRIPT[task]
     ]  # fmt: skip
+    return spread(found, runs)
 
 
 def _compare(task: str) -> Callable[[Study], tuple[Comparison, ...]]:

@@ -45,6 +45,16 @@ class Measured(NamedTuple):
         return float(self.point["level"])
 
 
+def spread(points: list[dict[str, Any]], runs: int | None) -> list[dict[str, Any]]:
+    """The points with the runs (pairs) asked for spread over them, if any are."""
+    if runs is None:
+        return points
+    shares = [(runs + len(points) - 1 - place) // len(points) for place in range(len(points))]
+    return [
+        point | {"runs": share} for point, share in zip(points, shares, strict=True) if share > 0
+    ]
+
+
 def measured(study: Study, prefix: str = "") -> list[Measured]:
     """All trials by level, the trials of one setting joined; `prefix` "own_" is `connect`'s search."""
     settings: dict[str, Measured] = {}
