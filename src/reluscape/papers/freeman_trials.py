@@ -41,8 +41,8 @@ def pairs_at_level(parameters: dict[str, Any], seed: int) -> dict[str, Any]:
         scripts, the highest certified (ReLU) or densely sampled (sigmoid) maximum over the level
         (pairs,). For `connect` `own_beads`, `own_length`, `own_length_all`, and the share of pairs
         whose verdict is proved. `straight` (pairs,): the
-        straight line's highest value over the level. `redrawn`: ends drawn again because they did
-        not reach the level.
+        straight line's highest value over the level. `redrawn`: networks that did not reach the
+        level and were left out; with many of them there are fewer pairs.
     """
     batch = Batch(landscape(*(parameters[name] for name in ("task", "network", "samples"))))
     level, rate = parameters["level"], parameters["rate"]
