@@ -31,8 +31,8 @@ def pairs_at_level(parameters: dict[str, Any], seed: int) -> dict[str, Any]:
     Args:
         parameters: `task` ("quadratic" or "cubic"), `network` (see `network`), `level` on the mean
             absolute error, `runs` (pairs), `samples` (points evenly spaced in [0, 1]), `rate` (Adam's),
-            `accept`, `alpha` and `always` (of `Rules`), and `own` (of how many pairs `connect` is asked,
-            too).
+            `accept`, `alpha` and `always` (of `Rules`), and `own` (of how many pairs `connect` is
+            asked, too).
         seed: Of initial weights.
 
     Returns:
@@ -40,9 +40,9 @@ def pairs_at_level(parameters: dict[str, Any], seed: int) -> dict[str, Any]:
         over weights and biases, NaN where no path was found; `proved`, of the paths accepted by the
         scripts, the highest certified (ReLU) or densely sampled (sigmoid) maximum over the level
         (pairs,). For `connect` `own_beads`, `own_length`, `own_length_all`, and the share of pairs
-        whose verdict is proved. `straight` (pairs,): the
-        straight line's highest value over the level. `redrawn`: networks that did not reach the
-        level and were left out; with many of them there are fewer pairs.
+        whose verdict is proved. `straight` (pairs,): the straight line's highest value over the level.
+        `redrawn`: networks that did not reach the level and were left out; with many of them there are
+        fewer pairs.
     """
     batch = Batch(landscape(*(parameters[name] for name in ("task", "network", "samples"))))
     level, rate = parameters["level"], parameters["rate"]
