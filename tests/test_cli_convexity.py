@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -11,13 +12,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from pages import assert_nothing_overflows
+from pages import assert_nothing_is_cut, assert_nothing_overflows
 from safetensors.torch import save_file
 from test_cli import files, invoke, refusal
 from test_monitor import by_hand
 from torch import nn
 
 import reluscape as rs
+from reluscape.cli_convexity import _record
+from reluscape.digits import rounded_down, rounded_up
 from reluscape.monitor.trajectory import Trajectory
 from reluscape.progress import Stop
 from reluscape.report import ConvexitySurvey, DataSummary, ModelSurvey, Survey, load_survey
@@ -168,6 +171,54 @@ def test_the_section_says_what_is_shown_and_by_what() -> None:
     open_ = verdict(convex=None, exact=0.09, method="lanczos", error=1e-9)
     assert "is undecided" in open_
     assert "no direction" not in open_
+    kinks = verdict(convex=None, exact=0.09, num_active_kinks=2)
+    assert "For one choice of their signs the smallest curvature is 0.0900" in kinks
+
+
+def test_thresholds_are_rounded_to_the_side_on_which_they_hold() -> None:
+    shown = section(
+        surveyed(
+            record(
+                lowest_minimum=0.725835, covering_decay=3.0912, paper_covering_decay=1234.5,
+                data_bound=0.0999, convex=True, exact=0.4,
+            )
+        )
+    )  # fmt: skip
+    assert shown is not None
+    (line,) = [line for line in shown.remarks if "loss below" in line]
+    assert "loss below 0.725," in line
+    (line,) = [line for line in shown.remarks if "all global minimisers" in line]
+    assert "decay of 3.10 all" in line
+    assert "above 1240 where" in line
+    assert "no direction has a curvature below 0.0999." in shown.verdict
+    shown = section(surveyed(record(data_bound=0.09998, convex=True, exact=0.4)))
+    assert shown is not None
+    assert "no direction has a curvature below 0.0999." in shown.verdict
+    shown = section(surveyed(record(convex=True, exact=0.2, error=1e-9)))
+    assert shown is not None
+    assert "no direction has a curvature below 0.199." in shown.verdict
+    shown = section(surveyed(record(lowest_minimum=float("inf"))))
+    assert shown is not None
+    assert any("no local minimum but zero weights." in line for line in shown.remarks)
+
+
+def test_no_minimum_at_all_is_infinite_in_json_and_not_unknown() -> None:
+    net = nn.Sequential(nn.Linear(2, 3, bias=False), nn.ReLU(), nn.Linear(3, 1, bias=False))
+    at = rs.Landscape(net, np.zeros((4, 2)), np.ones(4), weight_decay=0.5)
+    found = rs.convexity(at)
+    told = json.loads(json.dumps(_record(found)), parse_constant=lambda name: pytest.fail(name))
+    assert float(told["lowest_minimum"]) == math.inf
+    assert "there is no local minimum but zero" in found.summary()
+
+
+@pytest.mark.parametrize(("value", "low", "high"), [
+    (0.725835, 0.7258, 0.7259), (-0.725835, -0.7259, -0.7258), (0.1, 0.1, 0.1),
+    (2.0**-1, 0.5, 0.5), (0.0, 0.0, 0.0), (9.99999e10, 9.999e10, 1e11), (5e-324, 5e-324, 5e-324),
+])  # fmt: skip
+def test_few_digits_err_on_the_safe_side(value: float, low: float, high: float) -> None:
+    assert rounded_down(value, 4) == low
+    assert rounded_up(value, 4) == high
+    assert low <= value <= high
 
 
 def test_the_section_shows_the_records_numbers() -> None:
@@ -210,7 +261,7 @@ def test_there_is_no_section_where_it_was_not_asked() -> None:
 
 
 @pytest.mark.browser
-@pytest.mark.parametrize("width", [360, 1280])
+@pytest.mark.parametrize("width", [390, 1280])
 def test_the_page_draws(mine: Path, browser: Any, width: int) -> None:
     invoke("convexity", *subject(mine), "--weight-decay", 0.1, "--out", mine / "r")
     page = browser.new_page(viewport={"width": width, "height": 900})
@@ -219,8 +270,13 @@ def test_the_page_draws(mine: Path, browser: Any, width: int) -> None:
     page.goto((mine / "r" / "report.html").as_uri())
     page.wait_for_selector("#convexity svg.main-svg")
     assert errors == []
+    assert_nothing_is_cut(page)
     assert_nothing_overflows(page, width)
     page.close()
+
+
+def wide_state() -> dict[str, torch.Tensor]:
+    return mlp((3, 6, 4, 1), seed=0).state_dict()
 
 
 def shrinking(folder: Path) -> tuple[object, ...]:
@@ -255,22 +311,61 @@ def test_a_folder_of_checkpoints_is_a_run(mine: Path) -> None:
     assert loaded.summary().splitlines()[0] in plain.stdout
 
 
+def test_the_last_checkpoint_is_the_model_where_none_is_named(mine: Path) -> None:
+    """The last that can be read: here the one before a file that is broken and one that diverged."""
+    shrinking(mine)
+    last = mine / "run" / "step-30.safetensors"
+    (mine / "run" / "step-40.safetensors").write_bytes(last.read_bytes()[:100])
+    bad = {name: torch.full_like(one, torch.nan) for name, one in _load(last).items()}
+    save_file(bad, mine / "run" / "step-50.safetensors")
+    given = ("--data", mine / "mine.npz", "--weight-decay", 0.5, "--checkpoints", mine / "run")
+    result = invoke("convexity", *given, "--out", mine / "out")
+    assert result.exit_code == 0, result.output
+    assert result.stdout.startswith("The last checkpoint, step-30.safetensors:\n")
+    assert rs.Trajectory.load(mine / "out" / "trajectory.nc").steps.tolist() == [0, 10, 20, 30]
+    assert "NaN" in result.stdout
+    page = (mine / "out" / "report.html").read_text()
+    assert "The last checkpoint, step-30.safetensors: with its switches frozen" in page
+    assert "verify convexity.nc --weights ../run/step-30.safetensors" in page
+    checked = invoke("verify", mine / "out" / "convexity.nc", *given[:2], "--weights", last)
+    assert checked.exit_code == 0, checked.output
+    for name in ("step-0", "step-10", "step-20", "step-30"):
+        (mine / "run" / f"{name}.safetensors").unlink()
+    assert "step-50" in refusal("convexity", *given)
+
+
+def test_a_models_code_takes_the_last_checkpoint(
+    mine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shrinking(mine)
+    (mine / "mine_model.py").write_text(
+        "from reluscape.train import mlp\ndef made(): return mlp((3, 5, 4, 1), seed=7)\n"
+    )
+    monkeypatch.chdir(mine)
+    given = ("--data", "mine.npz", "--weight-decay", 0.5, "--checkpoints", "run", "--json")
+    coded = invoke("convexity", *given, "--model", "mine_model:made")
+    assert coded.exit_code == 0, coded.output
+    found = json.loads(coded.stdout)
+    assert found["trajectory"]["losses"][-1] == pytest.approx(found["loss"])
+
+
 def test_files_that_are_no_checkpoints_are_left_out_and_named(mine: Path) -> None:
     given = shrinking(mine)
     whole = (mine / "run" / "step-20.safetensors").read_bytes()
     (mine / "run" / "step-25.safetensors").write_bytes(whole[:100])
-    save_file(nn.Linear(3, 3).state_dict(), mine / "run" / "other.safetensors")
-    wide = mlp((3, 6, 4, 1), seed=0).state_dict()
-    save_file(wide, mine / "run" / "wide-7.safetensors")
+    save_file(nn.Linear(3, 3).state_dict(), mine / "run" / "other-3.safetensors")
+    save_file(wide_state(), mine / "run" / "last.safetensors")
+    save_file(wide_state(), mine / "run" / "wide-7.safetensors")
     result = invoke("convexity", *given, "--out", mine / "out")
     assert result.exit_code == 0, result.output
     loaded = rs.Trajectory.load(mine / "out" / "trajectory.nc")
     assert loaded.steps.tolist() == [0, 10, 20, 30]  # numbers of those that fit
     names = [line.split(": ")[0] for line in loaded.skipped]
-    assert names == ["other.safetensors", "step-25.safetensors", "wide-7.safetensors"]
-    assert "it lacks" in loaded.skipped[0]
-    assert "not a complete" in loaded.skipped[1]
+    assert names == [f"{name}.safetensors" for name in ("last", "other-3", "wide-7", "step-25")]
+    assert "no number in its name" in loaded.skipped[0]
+    assert "it lacks" in loaded.skipped[1]
     assert "has shape (6, 3), not (5, 3)" in loaded.skipped[2]
+    assert "not a complete" in loaded.skipped[3]
     for line in loaded.skipped:
         assert f"left out: {line}" in result.stdout
     page = (mine / "out" / "report.html").read_text()
@@ -332,7 +427,7 @@ def test_the_section_on_a_run_shows_its_numbers() -> None:
     assert told["checkpoints in the sharper region of certified convexity"] == "2 of 5"
     _, left_out, each = shown.tables
     assert [cell.text for cell in left_out.rows[0]] == ["a.pt", "broken: it"]
-    assert [row[5].text for row in each.rows] == ["outside"] * 4 + ["inside"]
+    assert [row[5].text for row in each.rows] == ["outside"] * 3 + ["sharper", "paper's"]
     assert all(row[2].tier == "sampled" for row in shown.tables[0].rows)
 
 
@@ -347,12 +442,23 @@ def test_the_section_on_a_run_leaves_out_what_is_not_known() -> None:
     assert one.figures == ()
     assert "it has no second derivative there" in one.verdict
     assert "at every one" in shown_of(by_hand([2.0, 1.0], [1.0, 1.0])).verdict
+    nan = np.nan
+    ended = by_hand([2.0, 1.0, 1.0], [1.0, 2.0, nan], [1.0, 1.0, 0.0])
+    assert "at every one with a gradient." in shown_of(ended).verdict
+    assert facts(ended)["checkpoints with a gradient of zero"] == "1 of 3"
+    assert "gradient is zero" in shown_of(by_hand([2.0], [nan], [0.0])).verdict
+    bent = by_hand([2.0, 1.0, 1.0], [1.0, -2.0, nan], [1.0, 1.0, 0.0])
+    assert shown_of(bent).verdict.endswith("at the last one with a gradient.")
+    rising = shown_of(by_hand([1.0, 2.0, 3.0], [-1.0, 1.0, 1.0]))
+    assert "from step 10 on; from the first to the last it did not fall." in rising.verdict
+    every = shown_of(by_hand([1.0, 2.0], [1.0, 1.0]))
+    assert "every one; from the first to the last it did not fall." in every.verdict
     many = shown_of(by_hand([1.0] * 100, [1.0] * 100))
     assert [table.caption for table in many.tables] == ["What the checkpoints show"]
 
 
 @pytest.mark.browser
-@pytest.mark.parametrize("width", [360, 1280])
+@pytest.mark.parametrize("width", [390, 1280])
 def test_the_page_of_a_run_draws(mine: Path, browser: Any, width: int) -> None:
     invoke("convexity", *shrinking(mine), "--rate", 0.1, "--out", mine / "r")
     page = browser.new_page(viewport={"width": width, "height": 900})
@@ -361,7 +467,11 @@ def test_the_page_of_a_run_draws(mine: Path, browser: Any, width: int) -> None:
     page.goto((mine / "r" / "report.html").as_uri())
     page.wait_for_selector("#trajectory svg.main-svg")
     page.wait_for_selector("#crossed svg.main-svg")
+    page.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
+    whole = page.inner_text("#run pre")  # wrapped between its words, with nothing put in
+    assert whole.endswith("--weight-decay 0.5 --checkpoints ../run --rate 0.1")
     assert errors == []
+    assert_nothing_is_cut(page)
     assert_nothing_overflows(page, width)
     page.close()
 

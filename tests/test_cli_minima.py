@@ -16,7 +16,7 @@ from test_cli import files, invoke, refusal
 from torch import nn
 
 from reluscape import progress
-from reluscape.cli_minima import SignsName, minima
+from reluscape.cli_minima import ASKED, SignsName, minima
 from reluscape.minima.result import SIGNS, CellMinimum
 from reluscape.minima_files import SEARCH
 from reluscape.train import mlp
@@ -67,6 +67,8 @@ def gradients(model: nn.Sequential, data: Path, loss: str) -> tuple[float, list[
 
 def test_conventions_are_those_of_the_library() -> None:
     assert tuple(SignsName) == (*SIGNS, "all")
+    assert sorted(ASKED) == sorted(SIGNS)
+    assert ASKED[-1] == "free"  # the only one that may have to go through many choices
 
 
 def test_the_search_is_that_of_the_survey() -> None:
@@ -101,7 +103,7 @@ def test_a_whole_network_under_each_convention(mine: Path) -> None:
     assert result.exit_code == 0, result.output
     title, *rows = (line.split() for line in result.stdout.splitlines()[:4])
     assert title[:4] == ["output", "weights", "genuine", "minimum"]
-    assert [row[:2] for row in rows] == [["free", "yes"], ["given", "no"], ["uniform", "no"]]
+    assert [row[:2] for row in rows] == [["given", "no"], ["uniform", "no"], ["free", "yes"]]
     assert f"written: {mine / 'r' / 'minimum-free.safetensors'}" in result.stdout
     answers = {f"minimum-{signs}.nc" for signs in SIGNS}
     assert files(mine / "r") == answers | {"minimum-free.safetensors", "better-free.safetensors"}
@@ -161,8 +163,8 @@ def test_one_layer_and_json(mine: Path) -> None:
     assert (only["layer"], only["convention"], only["files"]) == ("0", "block", [])
     assert only["loss"] <= record["loss"]
     everything = json.loads(invoke("minima", *wide(mine), "--json").stdout)
-    assert [one["genuine"] for one in everything["minima"]] == [True, False, False]
-    assert everything["minima"][0]["signs"] is not None
+    assert [one["genuine"] for one in everything["minima"]] == [False, False, True]
+    assert everything["minima"][2]["signs"] is not None
     assert everything["layers_because"] is None
 
 
@@ -236,7 +238,7 @@ def test_output_weights_of_zero_have_no_given_signs(mine: Path) -> None:
     )
     result = invoke("minima", *wide(mine), "--json")
     assert result.exit_code == 0, result.output
-    free, given, uniform = json.loads(result.stdout)["minima"]
+    given, uniform, free = json.loads(result.stdout)["minima"]
     assert free["genuine"] is not None
     assert uniform["genuine"] is not None
     assert "received zero for unit 1" in given["error"]
@@ -273,7 +275,7 @@ def test_ctrl_c_leaves_the_answers_so_far(
     @contextmanager
     def pressing() -> Iterator[progress.Progress]:
         def watch(what: str, fraction: float) -> None:
-            if what.startswith(SIGNS[place]) and not pressed:
+            if what.startswith(ASKED[place]) and not pressed:
                 pressed.append(what)
                 signal.raise_signal(signal.SIGINT)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import math
 from dataclasses import dataclass
 
@@ -15,8 +17,9 @@ from torch.nn import functional
 import reluscape as rs
 from reluscape.convex import why_unbounded
 from reluscape.coverage import Setting, covering_decay, paper_decay, smallest_minimum, worst_product
-from reluscape.curvature import active_kinks, chain_of
+from reluscape.curvature import chain_of
 from reluscape.hessian import HessianProduct, least_eigenvalue
+from reluscape.kinks import active_kinks
 from reluscape.losses import make_loss
 
 SMOOTH = ("squared", "half_squared", "cross_entropy")
@@ -165,7 +168,7 @@ def test_a_linear_regression_is_convex_with_the_decay_for_a_constant() -> None:
 def test_lanczos_equals_the_dense_eigenvalue(seed: int) -> None:
     one = case(seed)
     product = HessianProduct(one.landscape())
-    if product.size < 3:
+    if product.size <= 3:
         return
     found = least_eigenvalue(product, max_dense=0, seed=seed)
     values = np.linalg.eigvalsh(one.hessian())
@@ -199,6 +202,31 @@ def test_lanczos_of_a_multiple_of_the_identity() -> None:
     assert np.linalg.norm(found.direction) == pytest.approx(1.0)
     still = rs.Landscape(net, [[1.0, 2.0]], [[5.0]])
     assert rs.convexity(still, np.zeros(9), max_dense=0).exact == 0.0
+
+
+def test_a_network_that_is_off_has_curvature_zero_with_either_method() -> None:
+    rng = np.random.default_rng(1)
+    net = sequential([3, 25, 25, 1], [False, False, False], 0.0, 1.0)
+    with torch.no_grad():
+        net[2].weight.abs_().neg_()
+    landscape = rs.Landscape(net, rng.uniform(0.1, 1.0, (20, 3)), rng.normal(size=20))
+    for max_dense in (0, 2000):
+        found = rs.convexity(landscape, max_dense=max_dense)
+        assert (found.exact, found.is_convex) == (0.0, None)
+
+
+@pytest.mark.parametrize("width", [1, 2, 3])
+def test_one_two_or_three_parameters_need_no_lanczos(width: int) -> None:
+    x = np.random.default_rng(2).normal(size=(9, width))
+    layer = nn.Linear(width, 1, bias=False)
+    found = rs.convexity(rs.Landscape(layer, x, np.zeros(9)), max_dense=0)
+    assert found.exact == pytest.approx(np.linalg.eigvalsh(2.0 * x.T @ x / 9)[0])
+
+
+def test_lanczos_of_a_hessian_of_rank_one() -> None:
+    x = np.random.default_rng(2).normal(size=(1, 60))
+    landscape = rs.Landscape(nn.Linear(60, 1, bias=False), x, [1.0])
+    assert rs.convexity(landscape, max_dense=0).exact == pytest.approx(0.0, abs=1e-8)
 
 
 def test_products_do_not_depend_on_batches() -> None:
@@ -381,7 +409,127 @@ def test_kinks_that_are_zero_to_rounding_are_counted() -> None:
     reading = landscape.at(theta).reading
     assert reading is not None
     assert active_kinks(reading.network, reading.features) == 1
-    assert "1 kinks are zero" in rs.convexity(landscape, theta).summary()
+    assert "1 kink is zero" in rs.convexity(landscape, theta).summary()
+
+
+def all_sides(one: Case) -> list[np.ndarray]:
+    """Hessians for every choice of slopes of the switching values that are exactly zero.
+
+    The numbers of the case are small integers, so that all sums are exact.
+    """
+    linear = [part for part in one.model if isinstance(part, nn.Linear)]
+    weights = [part.weight.detach() for part in linear]
+    flat = torch.cat([weight.ravel() for weight in weights])
+    x, y = torch.from_numpy(one.x), torch.from_numpy(one.y)
+
+    def outputs(theta: torch.Tensor, slopes: list[torch.Tensor]) -> tuple[torch.Tensor, list]:
+        hidden, at, seen = x, 0, []
+        for place, weight in enumerate(weights):
+            hidden = hidden @ theta[at : at + weight.numel()].view(weight.shape).T
+            at += weight.numel()
+            if place < len(weights) - 1:
+                seen.append(hidden)
+                positive = torch.where(hidden > 0, 1.0, one.slope)
+                hidden = hidden * (slopes[place] if slopes else positive)
+        return hidden, seen
+
+    switching = outputs(flat, [])[1]
+    zero = torch.cat([(values == 0).ravel() for values in switching])
+    found = []
+    for choice in itertools.product((1.0, one.slope), repeat=int(zero.sum())):
+        every = torch.cat([torch.where(v > 0, 1.0, one.slope).double().ravel() for v in switching])
+        every[zero] = torch.tensor(choice, dtype=torch.float64)
+        parts = torch.split(every, [values.numel() for values in switching])
+        slopes = [part.view(v.shape) for part, v in zip(parts, switching, strict=True)]
+
+        def objective(theta: torch.Tensor, slopes: list[torch.Tensor] = slopes) -> torch.Tensor:
+            residual = outputs(theta, slopes)[0] - y
+            return (residual**2).sum() / len(x) / 2 + one.decay / 2 * (theta**2).sum()
+
+        found.append(torch.autograd.functional.hessian(objective, flat).numpy())
+    return found
+
+
+def test_at_active_kinks_the_bounds_hold_for_every_choice_of_their_signs() -> None:
+    rng = np.random.default_rng(8)
+    met = decided = 0
+    for trial in range(150):
+        widths = [2, 2, *[2] * (trial % 2), 1]
+        slope = (0.0, 0.0, 0.5, -1.0, 2.0)[trial % 5]
+        one = Case(
+            sequential(widths, [False] * (len(widths) - 1), slope, 1.0),
+            rng.integers(-2, 3, (2, 2)).astype(float),
+            rng.integers(-1, 2, (2, 1)).astype(float),
+            "half_squared",
+            float(rng.choice([1.0, 8.0])),
+            slope,
+        )
+        with torch.no_grad():
+            for parameter in one.model.parameters():
+                drawn = rng.integers(-1, 2, tuple(parameter.shape)).astype(float)
+                parameter.copy_(torch.from_numpy(drawn))
+        sides = all_sides(one)
+        found = rs.convexity(one.landscape())
+        least = [np.linalg.eigvalsh(side)[0] for side in sides]
+        assert found.data_bound <= min(least) + 1e-12
+        assert min(abs(found.exact - value) for value in least) < 1e-12
+        if max(least) - min(least) > 1e-9:  # those that nothing moves have equal sides
+            met += 1
+            assert found.active_kinks > 0
+            assert found.is_convex in (None, True)
+        decided += len(sides) > 1 and bool(found.is_convex)
+    assert met > 20
+    assert decided > 5
+
+
+def test_two_ways_of_rounding_a_kink_do_not_pass_for_certainty() -> None:
+    """-0.2 (-0.1) - 0.4 (-0.3) + 0.7 (-0.2) is zero, and 2.8e-17 or so in some order of the sum."""
+    net = sequential([3, 2, 1], [False, False], 0.0, 1.0)
+    with torch.no_grad():
+        net[0].weight.copy_(torch.tensor([[-1, -3, -2], [0, 7, -3]]).double() / 10)
+        net[2].weight.fill_(1.0)
+    landscape = rs.Landscape(
+        net, [[-0.2, -0.4, 0.7]], [[3.0]], loss="half_squared", weight_decay=0.1
+    )
+    found = rs.convexity(landscape)
+    assert found.active_kinks == 1
+    assert found.is_convex is None
+    assert found.exact == pytest.approx(np.linalg.eigvalsh(landscape.hessian())[0])
+    assert found.data_bound < -2.07  # the side on which the unit is on: -2.0707
+
+
+def test_a_choice_of_signs_that_is_no_piece_is_not_called_convex() -> None:
+    """At w = 0 the samples 1 and -1 are never off together; next to it the curvature is -1.17."""
+    net = sequential([1, 1, 1], [False, False], 0.0, 1.0)
+    landscape = rs.Landscape(
+        net, [[1.0], [-1.0]], [[3.0], [3.0]], loss="half_squared", weight_decay=0.1
+    )
+    for theta in ([0.0, 1.0], [0.0, 0.0]):
+        found = rs.convexity(landscape, theta)
+        assert found.is_convex is None
+        assert found.data_bound < -1.17
+        assert not found.in_data_region
+        assert "one choice of their signs" in found.summary()
+
+
+def test_kinks_behind_layers_that_bend_nothing_are_counted() -> None:
+    """Zero weights before a layer without biases; a slope of one before the rectifier."""
+    x, y = np.ones((2, 2)), np.ones((2, 1))
+    plain = nn.Sequential(
+        *(nn.Linear(2, 2, bias=False) for _ in range(2)), nn.ReLU(), nn.Linear(2, 1)
+    )
+    with torch.no_grad():
+        plain[0].weight.zero_()
+    assert rs.convexity(rs.Landscape(plain, x, y)).active_kinks == 4
+    slope = nn.Sequential(
+        nn.Linear(2, 2, bias=False), nn.LeakyReLU(1.0), nn.ReLU(), nn.Linear(2, 1)
+    )
+    with torch.no_grad():
+        slope[0].weight.zero_()
+    landscape = rs.Landscape(slope, x, y)
+    assert rs.convexity(landscape).active_kinks == 4
+    with pytest.raises(rs.InputError, match="4 kinks"):
+        rs.spectrum(landscape)
 
 
 def test_constants_are_carried_only_as_far_as_the_last_bias() -> None:
@@ -397,6 +545,17 @@ def test_constants_are_carried_only_as_far_as_the_last_bias() -> None:
     reading = rs.Landscape(net, np.ones((1, 2)), [1.0]).reading
     assert reading is not None
     assert chain_of(reading.network).constants == 2
+
+
+def test_what_is_said_of_certified_numbers_is_true_in_the_digits_shown() -> None:
+    found = dataclasses.replace(
+        rs.convexity(case(0).landscape()), data_bound=0.12345678, covering_decay=2.00000001,
+        lowest_minimum=0.72583599,
+    )  # fmt: skip
+    text = found.summary()
+    assert "data's bound: 0.123456 (certified)" in text
+    assert "above a weight decay of 2.00001 " in text
+    assert "has a loss below 0.725835" in text
 
 
 def test_the_result_is_saved_and_drawn(tmp_path: object) -> None:

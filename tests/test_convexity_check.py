@@ -68,6 +68,7 @@ CHANGES: list[tuple[str, Any, str]] = [
     ("biased", lambda one: True, "biased is False"),
     ("hidden_layers", lambda one: 1, "hidden_layers is 2"),
     ("active_kinks", lambda one: 3, "0 to 0 kinks"),
+    ("kinks_checked", lambda one: False, "kinks_checked is True"),
     ("weight_decay", lambda one: 0.25, "weight decay 0.25, not 0.5"),
     ("loss", lambda one: one.loss * (1 + 1e-6), "its loss is"),
     ("objective", lambda one: "squared", "the loss 'squared', not 'half_squared'"),
@@ -185,7 +186,7 @@ def test_networks_without_bounds_are_multiplied_by_pytorch() -> None:
         assert "no reason" in rs.verify(replace(found, **{name: -9.0}), landscape).reason
     for name in ("in_region", "in_sharp_region", "in_data_region", "biased", "linear"):
         assert not rs.verify(replace(found, **{name: True}), landscape).valid
-    assert not rs.verify(replace(found, active_kinks=0), landscape).valid
+    assert not rs.verify(replace(found, active_kinks=1), landscape).valid
     assert "no bounds: 20 parameters" in rs.verify(replace(found, reason=""), landscape).reason
 
 
@@ -196,6 +197,32 @@ def test_kinks_that_are_zero_count_as_they_did() -> None:
     found = rs.convexity(landscape, theta)
     assert found.active_kinks == 1
     assert rs.verify(found, landscape).valid
+
+
+def test_a_bound_for_one_choice_of_signs_is_rejected() -> None:
+    """With both samples off the bound would be the weight decay; next to it the curvature is -1.17."""
+    net = sequential([1, 1, 1], [False, False], 0.0, 1.0)
+    landscape = rs.Landscape(
+        net, [[1.0], [-1.0]], [[3.0], [3.0]], loss="half_squared", weight_decay=0.1
+    )
+    found = rs.convexity(landscape, [0.0, 1.0])
+    assert rs.verify(found, landscape).valid
+    claim = replace(found, data_bound=found.exact, in_data_region=True)
+    assert "its data_bound is" in rs.verify(claim, landscape).reason
+
+
+def test_bounds_at_kinks_of_several_layers_pass() -> None:
+    rng = np.random.default_rng(3)
+    met = 0
+    for trial in range(40):
+        slope, biases = (0.0, 0.2, -1.5)[trial % 3], [trial % 2 == 1] * 3
+        net = sequential([2, 3, 2, 1], biases, slope, 1.0)
+        x = rng.integers(-2, 3, (4, 2)).astype(float)
+        landscape = rs.Landscape(net, x, rng.normal(size=(4, 1)), weight_decay=0.5)
+        found = rs.convexity(landscape, rng.integers(-1, 2, landscape.size).astype(float))
+        met += found.active_kinks > 0
+        assert rs.verify(found, landscape).valid, rs.verify(found, landscape).reason
+    assert met > 30
 
 
 def test_a_linear_regression_passes() -> None:

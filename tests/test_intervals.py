@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from scipy.stats import norm
 
-from reluscape.intervals import bootstrap_interval, mean_interval, wilson_interval
+from reluscape.intervals import bootstrap_interval, mean_interval, share_interval
 from reluscape.papers.paper import Comparison, over_draws
 
 
@@ -39,14 +41,24 @@ def test_too_few_or_equal_values_have_no_interval(values: list[float]) -> None:
     np.testing.assert_equal((low, high), (found, found))
 
 
-def test_wilson_interval_is_the_formula() -> None:
-    share, low, high = wilson_interval(7, 50)
-    z = norm.ppf(0.975)
-    centre = (7 + z * z / 2) / (50 + z * z)
-    half = z / (50 + z * z) * np.sqrt(7 * 43 / 50 + z * z / 4)
-    assert share == 0.14
-    assert (low, high) == pytest.approx((centre - half, centre + half))
-    assert wilson_interval(0, 0)[1:] == (0.0, 1.0)
+def at_least(successes: int, trials: int, share: float) -> float:
+    """Probability of so many successes or more."""
+    counts = range(successes, trials + 1)
+    return sum(math.comb(trials, k) * share**k * (1 - share) ** (trials - k) for k in counts)
+
+
+@pytest.mark.parametrize(("successes", "trials"), [(7, 50), (1, 2), (0, 2), (2, 2)])
+def test_ends_of_a_shares_interval_are_the_shares_that_are_just_possible(
+    successes: int, trials: int
+) -> None:
+    share, low, high = share_interval(successes, trials)
+    assert share == successes / trials
+    assert at_least(successes, trials, low) == pytest.approx(0.025) or low == successes == 0
+    assert 1 - at_least(successes + 1, trials, high) == pytest.approx(0.025) or high == share == 1
+
+
+def test_no_trials_leave_a_share_open() -> None:
+    assert share_interval(0, 0)[1:] == (0.0, 1.0)
 
 
 def test_agreement_counts_both_errors() -> None:
@@ -58,6 +70,7 @@ def test_agreement_counts_both_errors() -> None:
     assert row(10.4, 9.9, 10.9, 0.0).agrees
     assert not row(10.4, 10.4, 10.4, 0.0).agrees
     assert not row(float("nan"), float("nan"), float("nan"), 1.0).agrees
+    assert row(0.0, 0.0, 11.0, 0.0).agrees  # lopsided: the published number lies inside
 
 
 def test_scatter_over_draws_covers_a_single_draw() -> None:

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from nets import LOSSES, Layer, dense, loss_of, randomise, sample
 from torch import nn
+from torch.nn.utils import prune
 
 from reluscape import certify, verify
 from reluscape.errors import InputError, UnsupportedModelError
@@ -605,3 +606,26 @@ def test_a_saddle_of_the_head_says_nothing_about_a_black_box() -> None:
     certificate = certify(landscape)
     assert certificate.claim in {"undecided", "not_stationary"}
     assert verify(certificate, landscape).valid
+
+
+def pruned() -> nn.Module:
+    module = dense((3, 4, 1), seed=0)
+    prune.random_unstructured(module[0], "weight", 0.5)
+    return module
+
+
+def normed() -> nn.Module:
+    with pytest.warns(FutureWarning, match="weight_norm"):
+        layer = nn.utils.weight_norm(nn.Linear(3, 4, dtype=torch.float64))
+    return nn.Sequential(layer, nn.ReLU(), nn.Linear(4, 1, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("made", [pruned, normed])
+def test_a_module_that_torch_cannot_copy_says_which_weights_and_what_to_do(made):
+    module, (inputs, targets) = made(), (np.eye(3), np.arange(3.0))
+    with pytest.raises(InputError, match=r"'0\.weight' is computed from other tensors"):
+        Landscape(module, inputs, targets)
+    if made is pruned:
+        prune.remove(module[0], "weight")
+        expected = by_torch(module, inputs, targets[:, None], "squared")[0]
+        assert Landscape(module, inputs, targets).loss() == pytest.approx(expected, rel=1e-12)

@@ -18,7 +18,7 @@ from reluscape import cli, reproduce
 from reluscape.errors import InputError
 from reluscape.landscape import Landscape
 from reluscape.minima.find import cell_minimum
-from reluscape.papers import liu, liu_data, liu_theory, liu_trials
+from reluscape.papers import liu, liu_data, liu_tables, liu_theory, liu_trials
 from reluscape.train import mlp
 
 SMALL = {"features": 3, "units": 10, "samples": 2000, "programs": 9, "search": 9, "dataset": 0}
@@ -139,6 +139,14 @@ def test_longest_chords_are_those_of_cells() -> None:
 
 
 # --- published numbers ---------------------------------------------------------------------------
+
+
+def test_two_draws_that_differ_speak_against_no_share() -> None:
+    for published in (3.0, 50.0, 91.0):
+        row = liu_tables._share("continuous", np.array([1.0, 0.0]), published, 100, "")
+        assert row.low < published < row.high
+        assert row.agrees
+    assert not liu_tables._share("continuous", np.ones(20), 60.0, 100, "").agrees
 
 
 @pytest.mark.paper

@@ -11,7 +11,8 @@ from test_convexity import Convolutional, case
 from torch import nn
 
 import reluscape as rs
-from reluscape.monitor import membership
+from reluscape.errors import InputError
+from reluscape.monitor import data_bound, membership
 from reluscape.monitor.membership import REGIONS, Membership
 
 
@@ -107,3 +108,32 @@ def test_one_layer_is_inside_with_any_decay() -> None:
         monitor = rs.ConvexityMonitor(landscape)
         monitor.step(layer)
         assert monitor.result().in_region.tolist() == [float(decay > 0)]
+
+
+def test_the_datas_bound_is_watched_with_batch_norm_in_train_mode() -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(30, 3)), rng.normal(size=(30, 1))
+    torch.manual_seed(0)
+    plain = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 1))
+    normed = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 1))
+    for model in (scaled(plain, 3.0), scaled(normed, 3.0)):
+        landscape = rs.Landscape(model, x, y, weight_decay=0.9)
+        monitor = rs.ConvexityMonitor(landscape, watch={"bound": data_bound(landscape)})
+        expected = []
+        for _ in range(9):
+            model.train()
+            model(torch.from_numpy(x).float())  # moves the statistics
+            monitor.step(model)
+            assert model.training
+            found = rs.convexity(rs.Landscape(model, x, y, weight_decay=0.9))
+            expected.append(found.data_bound)
+            scaled(model, 0.7)
+        told = monitor.result().watched_values("bound")
+        np.testing.assert_allclose(told, expected, rtol=1e-9)
+        assert told[0] < 0.0 < told[-1]
+
+
+def test_a_bound_that_there_is_not_is_refused() -> None:
+    absolute = rs.Landscape(nn.Linear(2, 1), [[1.0, 2.0]], [1.0], loss="l1")
+    with pytest.raises(InputError, match="no bound on the curvature: an L1 loss"):
+        data_bound(absolute)

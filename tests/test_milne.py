@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,10 +13,11 @@ from torch.func import functional_call
 from torch.nn import functional
 
 from reluscape.errors import InputError
+from reluscape.monitor.trajectory import Trajectory
 from reluscape.papers import milne, milne_images
 from reluscape.papers.milne_data import fingerprint, train_and_test
 from reluscape.papers.milne_trials import MOMENTS, lenet5, resnet22, training_run
-from reluscape.reproduce import reproduce
+from reluscape.reproduce import reproduce, row_of
 from reluscape.study import Study
 
 
@@ -245,10 +247,13 @@ def test_reproduction_with_images(tmp_path: Path) -> None:
     keys = [experiment.key for experiment in result.paper.experiments]
     assert keys == ["toy", "lenet", "resnet-reduced"]
     text = result.summary()
-    assert "300 of the 60000 training images" in text
-    assert "Reduced: nothing published to compare with" in text
-    assert all(row.published is None for rows in result.comparisons[1:] for row in rows)
+    assert "Ours saw 300 of the 60\u202f000 training images." in text
+    assert "Ours is reduced" in text
+    for rows in result.comparisons[1:]:
+        assert all(row.published is not None and row.agrees is None for row in rows)
+        assert {row_of(row)[-1] for row in rows} == {"another size"}
     page = result.report.read_text()
+    assert page.count("The published numbers are those of another size: nothing is compared.") == 2
     for key in ("lenet-fractions", "lenet-second", "resnet-reduced-loss"):
         assert f"milne-{key}" in page
 
@@ -263,6 +268,50 @@ def test_the_published_numbers_stand_beside_the_whole_training_set(tmp_path: Pat
     assert [row.agrees for row in rows[:3]] == [True, True, False]
     assert rows[3].ours == pytest.approx(np.std(97.32 + np.arange(6) - 2.5, ddof=1))
     assert rows[3].low < rows[3].ours < rows[3].high
+
+
+ENDS_AT_2 = [1.0, -1.0, 2.0, 3.0]
+NEVER = [1.0, 2.0, 3.0, -1.0]
+
+
+def recorded(parameters: dict[str, Any], seed: int) -> dict[str, Any]:
+    """The record of a run whose curvatures are known."""
+    curvatures = np.array(parameters["curvatures"])
+    ones, steps = np.ones(4), np.array([0, 10, 20, 30])
+    nothing = np.full(4, np.nan)
+    run = Trajectory(
+        steps=steps, times=nothing, losses=np.arange(4.0)[::-1], squared_gradients=ones,
+        curvatures=curvatures, crossed=nothing, in_region=nothing, in_sharp_region=nothing,
+        extras=(), watched=np.empty((4, 0)), weight_decay=0.0, batch="own", share=0.0,
+    )  # fmt: skip
+    return {
+        "samples": 60_000, "accuracy": 97.0, "percentile": run.percentile(),
+        "fraction": run.loss_fraction, "onset": -1 if run.onset is None else run.onset,
+        "step": steps, "loss": run.losses, "curvature": curvatures,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(("curvatures", "marks"), [(ENDS_AT_2, [20.0]), (NEVER, [])])
+def test_the_dashed_line_is_where_the_convex_phase_begins(
+    curvatures: list[float], marks: list[float], tmp_path: Path
+) -> None:
+    study = Study(tmp_path / "runs.sqlite")
+    study.run(recorded, [{"curvatures": curvatures}])
+    histogram, second, falling = milne_images._figures("lenet", ("one.", "two."))(study)
+    assert "1\u00a0run." in histogram.caption
+    for shown in (second, falling):
+        assert [line.x0 for line in shown.figure.layout.shapes] == marks
+        assert ("begins at the dashed line" in shown.caption) == bool(marks)
+
+
+def test_runs_without_a_convex_phase_are_not_counted_for_its_percentile(tmp_path: Path) -> None:
+    study = Study(tmp_path / "runs.sqlite")
+    runs = (NEVER, ENDS_AT_2, NEVER)
+    study.run(recorded, [{"curvatures": one, "run": place} for place, one in enumerate(runs)])
+    accuracy, percentile, fraction = milne_images._compare_lenet(60_000)(study)[:3]
+    assert [row.trials for row in (accuracy, percentile, fraction)] == [3, 1, 3]
+    assert percentile.ours == pytest.approx(np.percentile([2.0, 3.0], 10))
+    assert "without a percentile: 2 of 3." in percentile.note
 
 
 def made_up(parameters: dict[str, int], seed: int) -> dict[str, float]:

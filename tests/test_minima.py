@@ -609,6 +609,31 @@ def test_a_search_that_is_stopped_leaves_the_answer_open() -> None:
     assert len(told) > 5
 
 
+@pytest.mark.parametrize("loss", ["squared", "l1"])
+def test_a_layers_programs_are_told_and_may_be_stopped(loss: str) -> None:
+    torch.manual_seed(0)
+    rng = np.random.default_rng(0)
+    parts = (nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 5), nn.ReLU(), nn.Linear(5, 3))
+    block = rs.Landscape(
+        nn.Sequential(*parts).double(),
+        rng.normal(size=(12, 6)),
+        rng.normal(size=(12, 3)),
+        loss=loss,
+    ).block(0)
+    told: list[str] = []
+    assert rs.cell_minimum(block, progress=lambda what, _: told.append(what)).genuine is False
+    assert set(told) == {"minima of the cell"}
+    assert len(told) > 1
+
+    def stop(what: str, fraction: float) -> None:
+        raise Stop
+
+    found = rs.cell_minimum(block, progress=stop)
+    assert (found.genuine, found.reason) == (None, "it was stopped")
+    assert "it was stopped" in found.summary()
+    assert rs.verify(found, block.landscape).reason.startswith("it claims nothing")
+
+
 # ---- proofs that are none ---------------------------------------------------------------------------
 
 

@@ -589,9 +589,71 @@ def test_all_none_and_undefined_by_hand() -> None:
     assert unknown.onset == 20
     flat = by_hand([1.0, 1.0], [1.0, 1.0])
     assert np.isnan(flat.loss_fraction)
+    assert "the loss did not fall" in flat.summary()
+    assert "did not fall" not in by_hand([1.0], [1.0]).summary()
     assert "nan" not in flat.summary()
     with pytest.raises(InputError, match="between 0 and 100"):
         flat.percentile(101)
+
+
+def test_a_loss_that_rises_has_no_fall() -> None:
+    """Descent on a quadratic with a step too large: it is convex all along, and diverges."""
+    x = torch.randn(20, 6, generator=torch.Generator().manual_seed(0)).double()
+    model = nn.Linear(6, 1).double()
+    monitor = ConvexityMonitor(nn.MSELoss(), batch=(x, x[:, :1]))
+    for _ in range(8):
+        monitor.step(model)
+        slopes = torch.autograd.grad(
+            functional.mse_loss(model(x), x[:, :1]), list(model.parameters())
+        )
+        with torch.no_grad():
+            for parameter, slope in zip(model.parameters(), slopes, strict=True):
+                parameter.sub_(slope, alpha=5.0)
+    found = monitor.result()
+    assert found.losses[-1] > 10.0 * found.losses[0]
+    assert found.onset == 0
+    assert np.isnan(found.loss_fraction)
+    assert "from step 0 on; the loss did not fall" in found.summary()
+    assert " % " not in found.summary().splitlines()[1]
+    assert np.isnan(by_hand([1.0, 2.0], [1.0, -1.0]).loss_fraction)
+
+
+def test_stationary_records_neither_end_nor_begin_a_convex_phase() -> None:
+    """Without a gradient there is no curvature along it, as where a run has converged exactly."""
+    nan = np.nan
+    squares = [4.0, 0.0, 2.0, 1.0, 0.0, 0.0]
+    run = by_hand([6.0, 5.0, 4.0, 3.0, 2.0, 2.0], [-1.0, nan, 2.0, 4.0, nan, nan], squares)
+    assert run.stationary.tolist() == [False, True, False, False, True, True]
+    assert run.onset == 20
+    assert run.loss_fraction == pytest.approx(0.5)
+    assert run.percentile(50) == 3.0
+    assert "gradient zero" in run.summary()
+    assert ": 3 records, first at step 10" in run.summary()
+    decay = run.decay()
+    assert decay.observed.tolist() == [2.0, 1.0]
+    assert decay.rate == 2.0
+    with pytest.raises(InputError, match="gradient is zero at record 1"):
+        run.decay(1)
+    ended = by_hand([3.0, 2.0, 2.0], [1.0, -1.0, nan], [1.0, 1.0, 0.0])
+    assert ended.onset is None
+    never = by_hand([2.0, 2.0], [nan, nan], [0.0, 0.0])
+    assert never.onset is None
+    assert "the gradient is zero throughout" in never.summary()
+    diverged = by_hand([2.0, 2.0], [1.0, nan], [1.0, np.inf])
+    assert diverged.onset is None
+
+
+def test_a_run_to_a_stationary_point_is_convex_to_its_end() -> None:
+    """|W|^2 with steps of 1/2: the second record is at its minimum."""
+    model = nn.Linear(2, 1, bias=False).double()
+    monitor = ConvexityMonitor(lambda module, batch: (module.weight**2).sum())
+    for _ in range(3):
+        monitor.step(model, torch.zeros(1))
+        with torch.no_grad():
+            model.weight.sub_(2.0 * model.weight, alpha=0.5)
+    found = monitor.result()
+    assert found.squared_gradients[1:].tolist() == [0.0, 0.0]
+    assert (found.onset, found.loss_fraction) == (0, 1.0)
 
 
 def test_decay_is_exact_on_a_quadratic_under_its_flow() -> None:
@@ -624,6 +686,21 @@ def test_decays_bound_takes_the_least_rate_so_far_and_the_flow_their_integral() 
     assert found.rate == pytest.approx(2.0)
 
 
+def test_decay_beyond_what_floats_hold() -> None:
+    """C t = 1000, the end of which no float holds; and the same upwards."""
+    still = by_hand([2.0] * 1001, [20.0] * 1001, [3.0] * 1001, rate=0.05).decay()
+    assert still.rate == 20.0
+    assert still.kept == pytest.approx(1 / 1001)
+    assert still.bound[-1] == 0.0
+    lengths = np.exp(-20.0 * 0.05 * np.arange(700))  # the longest that floats do hold
+    fall = by_hand([2.0] * 700, [20.0] * 700, lengths.tolist(), rate=0.05).decay()
+    assert fall.kept == 1.0
+    rising = by_hand([2.0] * 1001, [-20.0] * 1001, [3.0] * 1001, rate=0.05).decay(0)
+    assert (rising.rate, rising.kept) == (-20.0, 1.0)
+    tiny = by_hand([2.0, 1.0], [7500.0, 7500.0], [1e20, 1e-307], rate=0.1).decay()
+    assert tiny.kept == 1.0  # exp(-750) = 2e-326 is no float; times 1e20 it is one
+
+
 def test_decay_of_a_phase_and_what_it_needs() -> None:
     found = by_hand([3.0, 2.0, 1.0], [-4.0, 2.0, 6.0], [8.0, 6.0, 4.0])
     assert found.decay().observed.tolist() == [6.0, 4.0]
@@ -648,6 +725,9 @@ def test_trajectories_are_saved_loaded_and_drawn(tmp_path: Path) -> None:
     assert list(figure.data[1].y) == [-10.0, 2.0, 4.0]  # clipped as in the paper
     assert figure.data[1].yaxis == "y2"
     assert {shape.x0 for shape in figure.layout.shapes} == {10.0}
+    assert figure.layout.yaxis.type == "log"
+    below = by_hand([1.0, -1.0, -2.0], [1.0, 2.0, 4.0]).plot()
+    assert below.layout.yaxis.type != "log"  # which would leave out what is negative
     decay = found.decay()
     assert len(decay.plot().data) == 3
     assert Decay.load(decay.save(tmp_path / "decay.nc")).kept == decay.kept
@@ -734,13 +814,74 @@ def test_checkpoints_that_are_none(tmp_path: Path) -> None:
         trajectory_of([tmp_path / "missing.pt"], landscape)
     with pytest.raises(InputError, match="rate must be"):
         trajectory_of(tmp_path, landscape, rate=0.0)
-    save_file(nn.Linear(2, 2).state_dict(), tmp_path / "other.safetensors")
+    save_file(nn.Linear(2, 2).state_dict(), tmp_path / "other-1.safetensors")
     with pytest.raises(InputError, match="does not fit"):
         trajectory_of(tmp_path, landscape)
-    for name in ("b", "a"):
+    (tmp_path / "other-1.safetensors").unlink()
+    for name in ("best", "last"):
         save_file(model.state_dict(), tmp_path / f"{name}.safetensors")
-    (tmp_path / "other.safetensors").unlink()
-    assert trajectory_of(tmp_path, landscape).steps.tolist() == [0, 1]
+    with pytest.raises(InputError, match=r"as step-100.pt; .* has best.safetensors, last.saf"):
+        trajectory_of(tmp_path, landscape)
+
+
+@pytest.mark.parametrize(
+    ("names", "steps", "left_out"),
+    [
+        ("step1 step2 step9 step10 step11 last", [1, 2, 9, 10, 11], {"last": "no number"}),
+        ("epoch=9-val_loss=0.25 epoch=10-val_loss=0.3 best", [9, 10], {"best": "no number"}),
+        ("e1-s5 e1-s10 e2-s5 e10-s1", [0, 1, 2, 3], {}),
+        ("3 20 20-best best-20", [3, 20], {"20-best": "numbers of 20", "best-20": "numbers of 20"}),
+        ("v2-8 v2-9 v2-10", [8, 9, 10], {}),
+        ("1 99999999999999999999", [0, 1], {}),
+    ],
+)
+def test_a_folders_order_is_that_of_its_numbers(
+    tmp_path: Path, names: str, steps: list[int], left_out: dict[str, str]
+) -> None:
+    model = mlp(0)
+    x, y = batch_for((3,), 12)
+    landscape = Landscape(model, x.numpy(), y.numpy(), loss="cross_entropy")
+    losses = []
+    for name in names.split():
+        save_file(model.state_dict(), tmp_path / f"{name}.safetensors")
+        if name not in left_out:
+            theta = torch.cat([p.detach().ravel() for p in model.parameters()])
+            losses.append(landscape.at(theta).loss())
+        with torch.no_grad():
+            for p in model.parameters():
+                p.mul_(1.1)
+    found = trajectory_of(tmp_path, landscape)
+    np.testing.assert_allclose(found.losses, losses, rtol=1e-9)
+    assert found.steps.tolist() == steps
+    told = dict(line.split(": ") for line in found.skipped)
+    assert told.keys() == {f"{name}.safetensors" for name in left_out}
+    for name, why in left_out.items():
+        assert why in told[f"{name}.safetensors"]
+
+
+def test_a_rate_needs_numbers_that_grow(tmp_path: Path) -> None:
+    model = mlp(0)
+    landscape = Landscape(model, np.ones((2, 3)), np.array([0, 1]), loss="cross_entropy")
+    for name in ("epoch1-step5", "epoch2-step5"):
+        save_file(model.state_dict(), tmp_path / f"{name}.safetensors")
+    with pytest.raises(InputError, match=r"epoch2-step5\.safetensors comes after epoch1"):
+        trajectory_of(tmp_path, landscape, rate=0.1)
+
+
+def test_diverged_checkpoints_are_named(tmp_path: Path) -> None:
+    """One with a NaN is left out; one at which the loss overflows has no finite loss."""
+    model = mlp(0)
+    x, y = batch_for((3,), 12)
+    landscape = Landscape(model, x.numpy(), y.numpy(), loss="cross_entropy")
+    for step, factor in enumerate((1.0, 1.0, 1e200, np.nan)):
+        state = {name: factor * one.double() for name, one in model.state_dict().items()}
+        save_file(state, tmp_path / f"{step}.safetensors")
+    found = trajectory_of(tmp_path, landscape)
+    assert found.steps.tolist() == [0, 1, 2]
+    assert np.isfinite(found.losses).tolist() == [True, True, False]
+    assert "NaN or infinite" in found.skipped[0]
+    assert found.onset is None
+    assert "not finite: 1 record, first at step 2" in found.summary()
 
 
 # ---- flaws and mistakes ---------------------------------------------------------------------------
@@ -758,8 +899,8 @@ def test_zero_and_infinite_gradients_are_recorded_and_named() -> None:
     assert found.curvatures[0] == pytest.approx(4.0)
     assert found.onset == 3
     text = found.summary()
-    assert "gradient zero: a stationary point: 1 records, first at step 1" in text
-    assert "not finite: 1 records, first at step 2" in text
+    assert "gradient zero, so that nothing is said of convexity: 1 record, first at step 1" in text
+    assert "not finite: 1 record, first at step 2" in text
 
 
 def test_a_loss_that_is_linear_in_the_parameters_has_no_curvature() -> None:

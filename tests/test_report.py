@@ -24,7 +24,7 @@ from reluscape.report import (
     render,
 )
 from reluscape.report.charts import Series as ChartSeries
-from reluscape.report.charts import activity_bins, curves, dots
+from reluscape.report.charts import activity_bins, bars, curves, dots, histograms, shares
 from reluscape.report.page import section_modules
 from reluscape.report.wording import listed, number, share, tally, verdict_line, verdict_sentence
 
@@ -213,6 +213,17 @@ def test_activity_bars_keep_dead_and_always_active_units_apart() -> None:
     assert counts[-1] == 1
     assert counts.sum() == activity.size
     assert np.all(np.diff(centres) > 0)
+
+
+@pytest.mark.parametrize(
+    ("most", "step", "low"), [(1, 1, 1), (2, 1, 1), (7, 2, 5), (13, 5, 5), (480, 100, 200)]
+)
+def test_counts_are_marked_at_whole_numbers_each_once(most: int, step: int, low: int) -> None:
+    values = np.append(np.full(most, 0.5), 0.9)
+    few = histograms([("layer", [ChartSeries("model", values, [])])], "share")
+    for figure in (shares(values, "share", "runs"), bars([ChartSeries("", [1], [most])], "x", "y")):
+        assert figure.layout.yaxis.dtick == step
+    assert few.layout.yaxis.dtick == low
 
 
 def test_dots_leave_out_what_a_logarithm_cannot_show() -> None:

@@ -178,6 +178,26 @@ def test_ctrl_c_leaves_a_page_of_what_was_done(papers: dict[str, Paper], tmp_pat
     assert len(result.comparisons[0]) == 2
 
 
+def at_once(parameters: dict[str, Any], seed: int) -> dict[str, Any]:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("name", reproduce.PAPERS)
+def test_ctrl_c_before_the_last_experiment_tells_what_was_done(
+    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    found = reproduce._paper(name)
+    first, last = found.experiments[0], paper(6, 7).experiments[0]
+    stopping = replace(found, experiments=(last, replace(first, function=at_once), last))
+    monkeypatch.setattr(reproduce, "_paper", {name: stopping}.__getitem__)
+    interrupted = invoke("reproduce", name, "--scale", "smoke", "--jobs", 1, "--out", tmp_path)
+    assert interrupted.exit_code == 130, interrupted.output
+    assert "3.75 pips" in interrupted.stdout
+    assert f"{first.title}\nNo trial has a record yet." in interrupted.stdout
+    assert "Not begun: Throws." in interrupted.stdout
+    assert "Not begun: Throws." in (tmp_path / f"{name}.html").read_text()
+
+
 @pytest.mark.parametrize(
     ("name", "options", "expected"),
     [

@@ -79,6 +79,45 @@ def test_random_vectors_estimate_the_trace_and_the_density(
     assert np.abs(found.density - there).max() < 0.05 * there.max() + 5 * found.density_error.max()
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("max_dense", [0, 2000])
+def test_a_hessian_of_zeros_has_a_spectrum(max_dense: int) -> None:
+    if not max_dense:
+        pytest.importorskip("hessian_eigenthings", reason="the extra spectrum is not installed")
+    net = sequential([3, 9, 9, 1], [False, False, False], 0.0, 1.0)
+    with torch.no_grad():
+        net[2].weight.abs_().neg_()
+    x = np.random.default_rng(1).uniform(0.1, 1.0, (20, 3))
+    found = rs.spectrum(rs.Landscape(net, x, np.ones(20)), max_dense=max_dense)
+    assert not found.eigenvalues.any()
+    assert found.trace == 0.0
+    assert np.isfinite(found.density).all()
+    assert np.trapezoid(found.density, found.grid) == pytest.approx(1.0, abs=1e-2)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("width", [1, 2, 33])
+def test_no_eigenvalue_is_told_twice(width: int) -> None:
+    """Both ends together are no more than all there are."""
+    x = np.random.default_rng(2).normal(size=(40, width))
+    landscape = rs.Landscape(nn.Linear(width, 1, bias=False), x, np.zeros(40))
+    found = rs.spectrum(landscape, k=20, max_dense=0)
+    values = np.linalg.eigvalsh(2.0 * x.T @ x / 40)
+    np.testing.assert_allclose(found.eigenvalues, values, atol=1e-12)
+
+
+def test_eigenvalues_of_a_multiple_of_the_identity_ascend() -> None:
+    pytest.importorskip("hessian_eigenthings", reason="the extra spectrum is not installed")
+    net = sequential([3, 9, 9, 1], [False, False, False], 0.0, 1.0)
+    with torch.no_grad():
+        net[2].weight.abs_().neg_()
+    x = np.random.default_rng(1).uniform(0.1, 1.0, (20, 3))
+    landscape = rs.Landscape(net, x, np.ones(20), weight_decay=0.3)
+    found = rs.spectrum(landscape, k=5, max_dense=0)
+    assert (np.diff(found.eigenvalues) >= 0).all()
+    np.testing.assert_allclose(found.eigenvalues, np.full(10, 0.3), rtol=1e-12)
+
+
 def test_equal_seeds_give_equal_numbers(pair: tuple[rs.Spectrum, np.ndarray]) -> None:
     again = rs.spectrum(large().landscape(), k=6, max_dense=0, seed=3)
     for name in ("eigenvalues", "density", "density_error"):
@@ -118,10 +157,62 @@ def test_a_module_that_is_not_read_says_that_kinks_are_unknown() -> None:
     landscape = rs.Landscape(net, np.ones((4, 2)), np.zeros(4))
     found = rs.spectrum(landscape)
     assert not found.kinks_checked
-    assert "kinks are not read completely" in found.summary()
+    assert "the model is not read completely" in found.summary()
     np.testing.assert_allclose(
         found.eigenvalues, np.linalg.eigvalsh(landscape.hessian()), atol=1e-12
     )
+
+
+class Convolution(nn.Module):
+    """A layer that is not read, on whose kinks zero patches lie where its bias is zero."""
+
+    def __init__(self, bias: bool) -> None:
+        super().__init__()
+        self.body = nn.Conv1d(1, 2, 3, padding=1, bias=bias)
+        self.head = nn.Linear(12, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(nn.functional.relu(self.body(x[:, None, :])).flatten(1))
+
+
+def test_kinks_of_parts_that_are_not_read_are_refused() -> None:
+    torch.manual_seed(2)
+    rng = np.random.default_rng(2)
+    x, y = rng.normal(size=(20, 6)), rng.normal(size=20)
+    x[:, :4] = 0.0  # patches 0 to 2 hold nothing else
+    landscape = rs.Landscape(Convolution(bias=True), x, y, weight_decay=0.1)
+    theta = landscape.theta
+    theta[6:8] = 0.0
+    sides = [rs.spectrum(landscape, theta + side * 1e-6 * np.eye(len(theta))[6:8].sum(axis=0))
+             for side in (-1.0, 1.0)]  # fmt: skip
+    least = [side.eigenvalues[0] for side in sides]
+    assert abs(least[0] - least[1]) > 1e-3
+    with pytest.raises(rs.InputError, match="120 kinks"):
+        rs.spectrum(landscape, theta)
+    found = rs.convexity(landscape, theta)
+    assert found.active_kinks == 120
+    assert found.is_convex is None
+    assert "kinks other than rectifiers' may be active" in found.summary()
+
+
+def test_without_a_bias_zero_patches_lie_on_no_kink() -> None:
+    """No small change of the weights moves what is zero there."""
+    rng = np.random.default_rng(2)
+    x, y = rng.normal(size=(20, 6)), rng.normal(size=20)
+    x[:, :4] = 0.0
+    landscape = rs.Landscape(Convolution(bias=False), x, y)
+    found = rs.spectrum(landscape)
+    assert not found.kinks_checked
+    assert rs.convexity(landscape).active_kinks == 0
+    np.testing.assert_allclose(
+        found.eigenvalues, np.linalg.eigvalsh(landscape.hessian()), atol=1e-12
+    )
+
+
+def test_kinks_of_parts_that_are_not_read_are_found_at_zero_weights_as_well() -> None:
+    landscape = rs.Landscape(Convolution(bias=True), np.ones((3, 6)), np.ones(3))
+    with pytest.raises(rs.InputError, match="36 kinks"):
+        rs.spectrum(landscape, np.zeros(landscape.size))
 
 
 def test_options_are_checked_and_results_saved(tmp_path: object) -> None:

@@ -22,7 +22,9 @@ from reluscape.check_curvature import (
     second_derivative,
 )
 from reluscape.convex import Convexity, why_unbounded
+from reluscape.digits import rounded_down
 from reluscape.errors import AnalysisError, InputError
+from reluscape.kinks import kinks_at
 from reluscape.landscape import Landscape
 from reluscape.network import Rectifier
 from reluscape.tolerances import TOLERANCES
@@ -76,7 +78,7 @@ def _told(found: Convexity, proved: bool) -> str:
     """What was proved, and what is only told."""
     upper = f"{found.exact:.6g} ({'within' if proved else 'or less'}"
     upper += f" {found.error:.1g})" if proved else ")"
-    least = "" if found.reason else f", at least {found.data_bound:.6g}"
+    least = "" if found.reason else f", at least {rounded_down(found.data_bound):.6g}"
     verdict = found.sentence()
     if found.is_convex and not found.in_data_region and not proved:
         verdict = "that the loss is strongly convex here is told, not proved"
@@ -108,13 +110,18 @@ def _lower(found: Convexity, here: Landscape) -> Passes | None:
     """The bounds and what follows from them, and what they were checked with; or that there are none."""
     why = why_unbounded(here)
     require(found.reason == why, f"there are {'no bounds: ' + why if why else 'bounds'}")
+    active, checked = kinks_at(here)
+    require(found.kinks_checked == checked, f"its kinks_checked is {checked}")
     if why:
         _nothing(found)
+        require(found.active_kinks == active, f"{active} kinks are zero to rounding")
         return None
     assert here.reading is not None
     read, features = unfolded(here), np.asarray(here.reading.features)
-    passes = passes_of(read, features, here.targets, here.loss_name)
-    _bounds(found, passes)
+    passes, widest = (
+        passes_of(read, features, here.targets, here.loss_name, most) for most in (False, True)
+    )
+    _bounds(found, passes, widest)
     hidden, biased = len(passes.moving) - 1, any(one is not None for one in passes.biases)
     bends = any(isinstance(one, Rectifier) and one.slope != 1.0 for one in read.network.layers)
     facts = {"hidden_layers": hidden, "biased": biased, "linear": not bends}
@@ -134,22 +141,27 @@ def _nothing(found: Convexity) -> None:
         require(math.isnan(getattr(found, name)), f"its {name} has no reason")
     for name in ("in_region", "in_sharp_region", "in_data_region", "biased"):
         require(getattr(found, name) is None, f"its {name} has no reason")
-    for name in ("hidden_layers", "active_kinks"):
-        require(getattr(found, name) == -1, f"its {name} has no reason")
+    require(found.hidden_layers == -1, "its hidden_layers has no reason")
     require(not found.linear, "its network is not known to be linear")
 
 
-def _bounds(found: Convexity, passes: Passes) -> None:
-    """The three numbers by their definition, their order, and the regions."""
-    exact, sizes = excesses(passes), excesses(absolute(passes))
+def _bounds(found: Convexity, passes: Passes, widest: Passes) -> None:
+    """The three numbers by their definition, their order, and the regions.
+
+    Between those for the fewest switching values that count as zero and for the most.
+    """
+    exact, sizes, most = excesses(passes), excesses(absolute(passes)), excesses(widest)
     stated = (found.paper_bound, found.sharp_bound, found.data_bound)
     for (name, excess), bound in zip(exact.items(), stated, strict=True):
         value = found.weight_decay - excess
         rounding = SAME * excess + 4 * passes.additions * EPS * (sizes[name] + found.weight_decay)
-        if name == "data":
-            value = max(value, stated[1])  # the sharper bound holds, too
-        require(abs(bound - value) <= rounding, f"its {name}_bound is {value:.6g}")
-    require(stated[0] <= stated[1] <= stated[2] <= found.exact, "its bounds are in another order")
+        low = found.weight_decay - most[name]
+        if name == "data":  # the sharper bound holds, too
+            low, value = max(low, stated[1]), max(value, stated[1])
+        near = low - rounding <= bound <= value + rounding
+        require(near, f"its {name}_bound is {value:.6g}")
+    ordered = stated[0] <= stated[1] <= stated[2] <= found.exact + abs(found.error)
+    require(ordered or found.active_kinks > 0, "its bounds are in another order")
     regions = (found.in_region, found.in_sharp_region, found.in_data_region)
     for region, bound in zip(regions, stated, strict=True):
         require(region == (bound > 0), "it lies in other regions than its bounds say")
@@ -202,7 +214,8 @@ def _smallest(found: Convexity, product: Product, slack: float) -> None:
     hessian = 0.5 * (hessian + hessian.T)
     largest = float(np.linalg.norm(hessian))
     rounding = TOLERANCES.eigenvalue * size * EPS * largest
-    require(found.error <= rounding * (1.0 + SAME) + slack, "its error is larger than it need be")
+    needed = rounding * (1.0 + SAME) + TOLERANCES.rounding * slack  # bounds need not be the same
+    require(found.error <= needed, "its error is larger than it need be")
     shift = found.exact - found.error - 2.0 * (slack + rounding)
     try:
         np.linalg.cholesky(hessian - shift * np.eye(size))
@@ -226,7 +239,7 @@ def _product(here: Landscape, passes: Passes | None) -> tuple[Product, float]:
     sums = replace(by_hand, passes=sizes)(
         np.ones(here.size)
     )  # a row's: no eigenvalue of them is larger
-    slack = passes.additions * EPS * float(sums.max())
+    slack = passes.additions * EPS * sizes.softened() * float(sums.max())
     return by_hand, slack
 
 

@@ -35,7 +35,9 @@ class Passes:
         weights: W_k of each affine layer.
         biases: b_k, or None.
         inputs: h_(k-1), with which each is multiplied, (samples, inputs).
-        factors: D_k, what the rectifiers behind each multiply by, (samples, units).
+        factors: D_k, what the rectifiers behind each multiply by, (samples, units); where a switching
+            value counts as zero, the middle of both slopes.
+        spreads: How far they are off there, (samples, units).
         gains: The most that they can multiply by, a number for each affine layer.
         outputs: f, (samples, outputs).
         targets: y.
@@ -50,6 +52,7 @@ class Passes:
     biases: tuple[Floats | None, ...]
     inputs: tuple[Floats, ...]
     factors: tuple[Floats, ...]
+    spreads: tuple[Floats, ...]
     gains: tuple[float, ...]
     outputs: Floats
     targets: NDArray[Any]
@@ -68,6 +71,17 @@ class Passes:
     def additions(self) -> int:
         """Additions one after the other in a pass forward and back, and over the samples."""
         return 4 * (len(self.outputs) + sum(sum(one.shape) + 3 for one in self.weights))
+
+    def softened(self) -> float:
+        """Of absolute passes: how much more the loss's derivatives are off than their terms are rounded.
+
+        Three probabilities multiply each other, and each changes by twice the outputs' change.
+        """
+        if self.loss != "cross_entropy":
+            return 1.0
+        last = np.abs(self.inputs[-1]) @ np.abs(self.weights[-1]).T
+        last = last if self.biases[-1] is None else last + np.abs(self.biases[-1])
+        return 1.0 + 6.0 * self.gains[-1] * float(last.max())
 
     def mean(self) -> float:
         """The loss without weight decay."""
@@ -97,43 +111,64 @@ class Passes:
         return self.outputs + np.abs(targets) if self.absolute else self.outputs - targets
 
 
-def passes_of(found: Unfolded, features: Floats, targets: NDArray[Any], loss: str) -> Passes:
-    """Go through a network of affine layers and rectifiers."""
+def passes_of(
+    found: Unfolded, features: Floats, targets: NDArray[Any], loss: str, most: bool = False
+) -> Passes:
+    """Go through a network of affine layers and rectifiers.
+
+    Switching values count as zero that one more rounding error may have made of it; with `most`, all
+    that may possibly count.
+    """
     network = found.network
-    weights, biases, inputs, factors, gains = [], [], [], [], []
-    values, least, most = features, 0, 0
-    sizes, moving = np.abs(features), np.ones((len(features), 1), dtype=np.bool_)
-    for place, layer in enumerate(network.layers):
+    weights, biases, inputs, factors, spreads, gains = [], [], [], [], [], []
+    values, least, largest, first = features, 0, 0, True
+    sizes, still = np.abs(features), features == 0.0
+    for layer in network.layers:
         if isinstance(layer, Affine):
             weights.append(np.array(layer.weight))
             biases.append(None if layer.bias is None else np.array(layer.bias))
             inputs.append(values)
-            moving = np.any(values != 0.0, axis=1, keepdims=True) | (layer.bias is not None)
+            still = np.tile(still.all(axis=1)[:, None] & (layer.bias is None), len(layer.weight))
+            terms = np.abs(values) @ np.abs(layer.weight).T
             sizes, values = sizes @ np.abs(layer.weight).T, values @ layer.weight.T
             if layer.bias is not None:
                 values, sizes = values + layer.bias, sizes + np.abs(layer.bias)
+                terms = terms + np.abs(layer.bias)
             factors.append(np.ones_like(values))
+            spreads.append(np.zeros_like(values))
             gains.append(1.0)
+            first = True
             continue
         assert isinstance(layer, Rectifier)
-        if layer.slope != 1.0 and isinstance(network.layers[place - 1], Affine):
-            least += int((moving & (values == 0.0)).sum())
-            bound = 100.0 * EPS * sum(one.shape[1] + 3 for one in weights) * sizes
-            most += int((moving & (np.abs(values) <= bound)).sum())
         factor = np.where(values > 0, 1.0, layer.slope)
-        values, sizes = values * factor, sizes * max(1.0, abs(layer.slope))
+        if layer.slope != 1.0:
+            bound = 100.0 * EPS * sum(one.shape[1] + 3 for one in weights) * sizes
+            few, many = (~still & (np.abs(values) <= one) for one in (EPS * terms, bound))
+            least, largest = least + first * int(few.sum()), largest + first * int(many.sum())
+            zero = many if most else few
+            still |= (values <= 0) & ~zero & (layer.slope == 0.0)
+            factor[zero] = (1.0 + layer.slope) / 2.0
+            spread = np.where(zero, abs(1.0 - layer.slope) / 2.0, 0.0)
+            wide = (np.abs(factors[-1]) + spreads[-1]) * (np.abs(factor) + spread)
+            spreads[-1] = wide - np.abs(factors[-1] * factor)
+            first = False
+        values, sizes = layer(values), sizes * max(1.0, abs(layer.slope))
+        terms = terms * max(1.0, abs(layer.slope))
         factors[-1] = factors[-1] * factor
         gains[-1] *= max(1.0, abs(layer.slope))
     return Passes(
-        tuple(weights), tuple(biases), tuple(inputs), tuple(factors), tuple(gains), values, targets,
-        loss, found.movable, found.diagonal, (least, most),
+        tuple(weights), tuple(biases), tuple(inputs), tuple(factors), tuple(spreads), tuple(gains),
+        values, targets, loss, found.movable, found.diagonal, (least, largest),
     )  # fmt: skip
 
 
 def absolute(passes: Passes) -> Passes:
     """The same passes with sums of absolute terms for their values; the softmax keeps its outputs."""
     values, inputs = np.abs(passes.inputs[0]), []
-    factors = tuple(np.abs(one) for one in passes.factors)
+    factors = tuple(
+        np.abs(one) + off for one, off in zip(passes.factors, passes.spreads, strict=True)
+    )
+    spreads = tuple(np.zeros_like(one) for one in factors)
     weights = tuple(np.abs(one) for one in passes.weights)
     biases = tuple(None if one is None else np.abs(one) for one in passes.biases)
     for weight, bias, factor in zip(weights, biases, factors, strict=True):
@@ -143,7 +178,7 @@ def absolute(passes: Passes) -> Passes:
     outputs = passes.outputs if passes.loss == "cross_entropy" else values
     return replace(
         passes, weights=weights, biases=biases, inputs=tuple(inputs), factors=factors,
-        outputs=outputs, absolute=True,
+        spreads=spreads, outputs=outputs, absolute=True,
     )  # fmt: skip
 
 
@@ -154,6 +189,20 @@ def derivatives(passes: Passes) -> tuple[Floats, ...]:
         found.append(slope)
         slope = factor * (slope @ weight)
     return (*found, slope)[::-1]
+
+
+def margins(passes: Passes) -> tuple[Floats, ...]:
+    """How far each g_k may be off for other slopes where switching values count as zero."""
+    slopes = passes.slopes()
+    slope, off = slopes * passes.factors[-1], np.abs(slopes) * passes.spreads[-1]
+    found = [off]
+    parts = zip(passes.weights[:0:-1], passes.factors[-2::-1], passes.spreads[-2::-1], strict=True)
+    for weight, factor, spread in parts:
+        slope, off = slope @ weight, off @ np.abs(weight)
+        off = (np.abs(factor) + spread) * off + spread * np.abs(slope)
+        slope = factor * slope
+        found.append(off)
+    return tuple(found[::-1])
 
 
 Moves = Sequence[tuple[Floats, Floats | None]]
@@ -223,36 +272,45 @@ def carried_norms(passes: Passes) -> list[float]:
 
 def _with_data(passes: Passes, plain: Sequence[float]) -> Floats:
     """The upper triangle of A, zero where a layer has no parameters."""
-    slopes, moving = derivatives(passes), passes.moving
+    slopes, off, moving = derivatives(passes), margins(passes), passes.moving
     inputs = [
         values if bias is None else np.column_stack([values, np.ones(len(values))])
         for values, bias in zip(passes.inputs, passes.biases, strict=True)
     ]
     found = np.zeros((len(plain), len(plain)))
     for place, j in enumerate(moving):
-        size = np.linalg.norm(slopes[j], axis=1)
+        size = np.linalg.norm(np.abs(slopes[j]) + off[j], axis=1)
         for i in moving[:place]:
             typical = float((size * np.linalg.norm(inputs[i], axis=1)).mean())
             between = math.prod(plain[i + 1 : j]) * math.prod(passes.gains[i:j])
             found[i, j] = typical * between
         for i in moving[: max(place - 1, 0)]:
+            if any(spread.any() for spread in passes.spreads[i:]):
+                continue  # paths are unsettled
             found[i, j] = min(found[i, j], _by_path(passes, i, j, slopes[j], inputs[i]))
         if place:
             i = moving[place - 1]
             factor = passes.factors[i]
+            wide = np.abs(factor) + passes.spreads[i]
             for k in range(i + 1, j):
-                factor = factor * np.diag(passes.weights[k]) * passes.factors[k]
-            found[i, j] = min(found[i, j], _by_unit(factor, slopes[j], inputs[i]))
+                scale = np.diag(passes.weights[k])
+                factor = factor * scale * passes.factors[k]
+                wide = wide * np.abs(scale) * (np.abs(passes.factors[k]) + passes.spreads[k])
+            lengths = np.linalg.norm(inputs[i], axis=1)
+            extra = wide * np.linalg.norm(off[j], axis=1)[:, None]
+            extra += (wide - np.abs(factor)) * np.linalg.norm(slopes[j], axis=1)[:, None]
+            more = (extra * lengths[:, None]).mean(axis=0)
+            found[i, j] = min(found[i, j], _by_unit(factor, slopes[j], inputs[i], more))
     return found
 
 
-def _by_unit(factor: Floats, slope: Floats, values: Floats) -> float:
-    """`max_u |mean_n D_nu g_n h_n^T|`, where finding it takes few enough multiplications."""
+def _by_unit(factor: Floats, slope: Floats, values: Floats, more: Floats) -> float:
+    """`max_u |mean_n D_nu g_n h_n^T| + more_u`, where finding it takes few enough multiplications."""
     samples, units = factor.shape
     if samples * units * slope.shape[1] * values.shape[1] > MAX_WORK:
         return math.inf
     sums = [norm((factor[:, [u]] * slope).T @ values) for u in range(units)]
-    return max(sums) / len(factor)
+    return float((np.array(sums) / len(factor) + more).max())
 
 
 def _by_path(passes: Passes, i: int, j: int, slope: Floats, values: Floats) -> float:

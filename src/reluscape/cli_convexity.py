@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 
 __all__ = ["convexity"]
 
+#: What the page calls the model.
+MODEL = "The model"
+
 
 def convexity(
     ctx: typer.Context,
@@ -48,7 +51,10 @@ def convexity(
     ] = 0,
     checkpoints: Annotated[
         Path | None,
-        typer.Option(help="Folder of a run's weights files: the convexity along it as well."),
+        typer.Option(
+            help="Folder of a run's weights files: the convexity along it as well. Without --weights the"
+            " model is that of the last one."
+        ),
     ] = None,
     rate: Annotated[
         float | None,
@@ -69,18 +75,25 @@ def convexity(
     piecewise strongly convex. OUT holds convexity.nc and report.html.
 
     With CHECKPOINTS also the second derivative along the gradient at each of a run's checkpoints, in the
-    order of the numbers in their names: from where on the run is in a convex part, how much of the
-    loss's fall that is, and which of them lie in the regions of certified convexity. Files that cannot be
-    read or do not fit are left out and named. OUT then holds trajectory.nc, too, and the page its curves.
-    The first Ctrl-C while they are read goes on with those so far, a second one stops at once.
+    order of the whole numbers in their names, as epoch-2-step-100.pt: from where on the run is in a
+    convex part, how much of the loss's fall that is, and which of them lie in the regions of certified
+    convexity. Files that have no number, cannot be read or do not fit are left out and named. OUT then
+    holds trajectory.nc, too, and the page its curves. The first Ctrl-C while they are read goes on with
+    those so far, a second one stops at once.
 
-        reluscape convexity --weights run/9.pt --data mine.npz --checkpoints run/ --out r/
+        reluscape convexity --checkpoints run/ --data mine.npz --out r/
     """
     if rate is not None and (checkpoints is None or not 0.0 < rate < math.inf):
         without = "" if checkpoints is not None else " without --checkpoints"
         raise InputError(
             f"--rate is a positive number, for --checkpoints; received {rate!r}{without}"
         )
+    name = MODEL
+    if checkpoints is not None and weights is None and data is not None:
+        from reluscape.monitor.checkpoints import last_of
+
+        weights = last_of(checkpoints, model)
+        name = f"The last checkpoint, {weights.name}"
     landscape = landscape_from(data, target, standardise, weights, model, loss, weight_decay)
     from reluscape.check_convexity import check_found
     from reluscape.convex import convexity as compute
@@ -106,12 +119,14 @@ def convexity(
         section = None
         if run is not None and checkpoints is not None:
             section = _section(run, " ".join(subject), found, checkpoints, rate, out)
-        _write(ctx, found, landscape, str(data), subject, seed, out, section)
+        _write(ctx, found, landscape, (name, str(data)), subject, seed, out, section)
     if as_json:
         told = {} if run is None else {"trajectory": _run_record(run)}
         typer.echo(json.dumps(_record(found) | told | {"files": ctx.obj}))
     else:
         summaries = [found.summary()] if run is None else [found.summary(), run.summary()]
+        if name != MODEL:
+            summaries.insert(0, f"{name}:")
         typer.echo("\n".join([*summaries, *(f"  written: {file}" for file in ctx.obj)]))
     if run is not None and any(line.endswith(INTERRUPTED) for line in run.skipped):
         typer.echo("interrupted: the checkpoints so far are above", err=True)
@@ -161,7 +176,7 @@ def _write(
     ctx: typer.Context,
     found: Convexity,
     landscape: Landscape,
-    data: str,
+    names: tuple[str, str],
     options: tuple[str, str],
     seed: int,
     out: Path,
@@ -172,7 +187,7 @@ def _write(
     from reluscape.results import write_then_rename
 
     ctx.obj.append(str(found.save(out / "convexity.nc")))
-    page = render_convexity(found, landscape, data, options, seed, run).encode()
+    page = render_convexity(found, landscape, names, options, seed, run).encode()
     write_then_rename(out / "report.html", lambda path: path.write_bytes(page))
     ctx.obj.append(str(out / "report.html"))
 
@@ -202,11 +217,13 @@ def _known(value: float) -> float | None:
 
 
 def _record(found: Convexity) -> dict[str, Any]:
-    """The result as one JSON object; null for what is not known."""
+    """The result as one JSON object; null for what is not known, a word for what is infinite."""
     left_out = ("theta", "direction")
     names = [item.name for item in fields(found) if item.name not in left_out]
     told = {name: getattr(found, name) for name in names}
     finite = {
         name: _known(value) if isinstance(value, float) else value for name, value in told.items()
     }
+    if found.lowest_minimum == math.inf:
+        finite["lowest_minimum"] = "Infinity"
     return {"convex": found.is_convex, **finite}

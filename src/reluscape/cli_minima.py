@@ -43,6 +43,9 @@ class SignsName(StrEnum):
     all = "all"
 
 
+#: The conventions in the order in which they are asked: the one of many choices last.
+ASKED = ("given", "uniform", "free")
+
 #: Titles of the table's columns; the first is that of what was asked.
 COLUMNS = ("genuine minimum", "minimisers' loss", "loss now", "kind", "bad", "found by")
 
@@ -132,9 +135,7 @@ Answer = tuple["Question", "CellMinimum | str", list[Path]]
 
 def _signs(signs: SignsName | None) -> tuple[Any, ...]:
     """The conventions to ask under."""
-    from reluscape.minima.result import SIGNS
-
-    return SIGNS if signs in (None, SignsName.all) else (signs.value,)
+    return ASKED if signs in (None, SignsName.all) else (signs.value,)
 
 
 def _waiting() -> None:  # in a signal handler: no buffers

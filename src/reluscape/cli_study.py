@@ -62,7 +62,10 @@ def reproduce(
     ctx: typer.Context,
     paper: Annotated[PaperName, typer.Argument(help="The paper, by its first author.")],
     scale: Annotated[
-        ScaleName, typer.Option(help="smoke: seconds; small: a minute; paper: the published size.")
+        ScaleName,
+        typer.Option(
+            help="smoke: seconds; small: a minute, several with --data-dir; paper: the published size."
+        ),
     ] = ScaleName.small,
     trials: Annotated[
         int | None, typer.Option(min=1, help="Runs per experiment, instead of the scale's.")
@@ -110,7 +113,7 @@ def reproduce(
             {
                 "quantity": row.quantity, "unit": row.unit, "published": row.published,
                 "ours": row.ours, "interval": row.interval, "agrees": agreement(row),
-                "runs": row.trials,
+                "runs": row.trials, "comparable": row.comparable,
             }
             for rows in result.comparisons for row in rows
         ]  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,9 +11,12 @@ import plotly.graph_objects as go
 from numpy.typing import ArrayLike, NDArray
 
 from reluscape.coverage import covering_decay, paper_decay, settings_of, smallest_minimum
-from reluscape.curvature import active_kinks, chain_of, curvature_bounds
+from reluscape.curvature import chain_of, curvature_bounds
+from reluscape.digits import rounded_down, rounded_up
 from reluscape.errors import AnalysisError, InputError, UnsupportedModelError
 from reluscape.hessian import HessianProduct, LeastEigenvalue, least_eigenvalue
+from reluscape.hessian_error import entries_error, entries_estimate
+from reluscape.kinks import kinks_at
 from reluscape.landscape import Landscape
 from reluscape.losses import make_loss
 from reluscape.network import Rectifier, Scale
@@ -39,10 +42,13 @@ NAMES = {
 class Convexity(Result):
     """Lower bounds on the smallest eigenvalue of the frozen-switch Hessian, and that eigenvalue.
 
-    A positive one means that the loss with its weight decay is strongly convex, with that constant, on
-    the piece of parameter space around the point on which no switch changes: `paper_bound <= sharp_bound
-    <= data_bound <= exact`. The bounds are certified: rounding errors are on their safe side, to first
-    order. Whether the piece holds a minimum is another question (`cell_minimum`).
+    A positive one means that near the point the loss with its weight decay is strongly convex, with that
+    constant, on the piece of parameter space on which no switch changes: `paper_bound <= sharp_bound <=
+    data_bound <= exact`, the last within `error`. The bounds are certified: rounding errors are on their
+    safe side, to first order. Whether the piece holds a minimum is another question (`cell_minimum`).
+
+    At active kinks several pieces meet. The bounds hold on each of them. The exact value is that of
+    one choice of the kinks' signs, which need not even be a piece's, and decides nothing.
 
     Attributes:
         paper_bound: Milne's, as extended in `reluscape.curvature`; NaN, like the next two, where the
@@ -51,8 +57,9 @@ class Convexity(Result):
         data_bound: With each sample's activations and slopes.
         exact: The smallest eigenvalue: for method "dense" within `error`; for "lanczos" never below it
             but for rounding, an estimate from above and not certified.
-        error: Dense: bound on the eigensolver's error (that of the Hessian's entries is not in it).
-            Lanczos: the residual |H v - exact v|, and rounding.
+        error: Dense: bound on the eigensolver's error and on that of the Hessian's entries, to first
+            order; the latter an estimate where the network is not read completely. Lanczos: the
+            residual |H v - exact v|, and both.
         method: "dense" or "lanczos".
         in_region: Whether the point lies in the paper's region U(lambda, 0), where `paper_bound > 0`;
             None without a bound.
@@ -62,13 +69,16 @@ class Convexity(Result):
             `data_bound`, from the targets and the samples' lengths alone; NaN without bounds.
         paper_covering_decay: The paper's, for its own region.
         lowest_minimum: No local minimum other than zero weights has a loss (with decay) below this, of a
-            network without biases; NaN where that does not apply. Then the regions hold none at all.
+            network without biases; infinite where there is none at all, NaN where that does not
+            apply. Where it does, the regions hold none.
         linear: Whether no rectifier bends anything: then there is one piece only.
         biased: Whether a layer has a bias; None where the network is not read.
         hidden_layers: H, where the parameters of a batch norm count as a layer; -1 where the network is
             not read.
-        active_kinks: Switching values that are zero to rounding at the point and count as negative; -1
-            where the network is not read.
+        active_kinks: Switching values that are zero to rounding at the point; where the network is not
+            read completely, those of `nn.ReLU`, `nn.LeakyReLU` and their functions that a change of the
+            weights in their last digits switches.
+        kinks_checked: Whether these are all kinks; False where the network is not read completely.
         weight_decay: lambda.
         loss: The loss at the point, with its decay.
         objective: The landscape's loss, "squared" and so on.
@@ -94,6 +104,7 @@ class Convexity(Result):
     biased: bool | None
     hidden_layers: int
     active_kinks: int
+    kinks_checked: bool
     weight_decay: float
     loss: float
     objective: str
@@ -106,10 +117,13 @@ class Convexity(Result):
         """Whether the loss is strongly convex at the point with its switches frozen; None if undecided.
 
         Decided by a certified bound, or by the exact value: its sign if it is larger than the error. A
-        negative Rayleigh quotient shows that it is not, a positive one of Lanczos shows nothing.
+        negative Rayleigh quotient shows that it is not, a positive one of Lanczos shows nothing. At
+        active kinks only the bound decides, then for all pieces that meet there.
         """
         if self.in_data_region:
             return True
+        if self.active_kinks > 0:
+            return None
         if self.exact < -self.error:
             return False
         return True if self.method == "dense" and self.exact > self.error else None
@@ -137,8 +151,9 @@ class Convexity(Result):
         for name, label in NAMES.items():
             value = getattr(self, name)
             if not math.isnan(value):
-                note = self._how() if name == "exact" else "certified"
-                lines.append(f"{label}: {value:.6g} ({note})")
+                exact = name == "exact"
+                shown, note = (value, self._how()) if exact else (rounded_down(value), "certified")
+                lines.append(f"{label}: {shown:.6g} ({note})")
         return lines
 
     def _how(self) -> str:
@@ -150,20 +165,34 @@ class Convexity(Result):
         """What else is known, a sentence each."""
         lines = [f"no bounds: {self.reason}"] if self.reason else []
         if not self.reason and self.hidden_layers:
+            data, paper = map(rounded_up, (self.covering_decay, self.paper_covering_decay))
             lines.append(
-                f"above a weight decay of {self.covering_decay:.6g} (here {self.weight_decay:.6g}) all"
-                f" global minimisers lie where the data's bound is positive, above"
-                f" {self.paper_covering_decay:.6g} where the paper's is"
+                f"above a weight decay of {data:.6g} (here {self.weight_decay:.6g}) all global minimisers"
+                f" lie where the data's bound is positive, above {paper:.6g} where the paper's is"
             )
         if not math.isnan(self.lowest_minimum):
             lines += self._without_biases()
         if self.active_kinks > 0:
-            lines.append(f"{self.active_kinks} kinks are zero to rounding and count as negative")
+            lines.append(self._about_kinks())
+        if not self.kinks_checked:
+            lines.append(
+                "the model is not read completely: kinks other than rectifiers' may be active"
+            )
         return lines
+
+    def _about_kinks(self) -> str:
+        kinks = "1 kink is" if self.active_kinks == 1 else f"{self.active_kinks} kinks are"
+        held = "" if self.reason else "the bounds hold on every piece that meets here, "
+        return (
+            f"{kinks} zero to rounding: {held}the exact value is that of one choice of their signs"
+        )
 
     def _without_biases(self) -> list[str]:
         what = "critical point" if self.linear else "local minimum"
-        lines = [f"without biases, no {what} but zero has a loss below {self.lowest_minimum:.6g}"]
+        if math.isinf(self.lowest_minimum):
+            return [f"without biases, there is no {what} but zero"]
+        least = rounded_down(self.lowest_minimum)
+        lines = [f"without biases, no {what} but zero has a loss below {least:.6g}"]
         if self.in_data_region:
             lines.append(f"nor is there one in these regions: unless zero, this point is no {what}")
         return lines
@@ -229,14 +258,16 @@ def convexity(
             " that of the weight decay and says nothing of its kinks: use certify, or another loss"
         )
     here = landscape if theta is None else landscape.at(theta)
-    least = _least(here, seed, max_dense)
     reason = why_unbounded(here)
+    least = _least(here, not reason, seed, max_dense)
     known = _NO_BOUNDS if reason else _bounded(here)
-    low = -math.inf if reason else known["data_bound"]
+    active, checked = kinks_at(here)
     return Convexity(
-        exact=max(least.value, low),  # where a bound is attained, its rounding is the smaller one
+        exact=least.value,
         error=least.error,
         method=least.method,
+        active_kinks=active,
+        kinks_checked=checked,
         weight_decay=here.weight_decay,
         loss=here.loss(),
         objective=here.loss_name,
@@ -272,7 +303,7 @@ _NO_BOUNDS: dict[str, Any] = {
     **dict.fromkeys(("paper_bound", "sharp_bound", "data_bound"), NAN),
     **dict.fromkeys(("in_region", "in_sharp_region", "in_data_region", "biased"), None),
     **dict.fromkeys(("covering_decay", "paper_covering_decay", "lowest_minimum"), NAN),
-    **{"linear": False, "hidden_layers": -1, "active_kinks": -1},
+    **{"linear": False, "hidden_layers": -1},
 }
 
 
@@ -301,13 +332,17 @@ def _bounded(here: Landscape) -> dict[str, Any]:
         "linear": chain.linear,
         "biased": chain.biased,
         "hidden_layers": chain.hidden,
-        "active_kinks": active_kinks(network, features),
     }
 
 
-def _least(here: Landscape, seed: int, max_dense: int) -> LeastEigenvalue:
+def _least(here: Landscape, read: bool, seed: int, max_dense: int) -> LeastEigenvalue:
     """The smallest eigenvalue; a Hessian that is not finite is told as such."""
-    least = least_eigenvalue(HessianProduct(here), seed=seed, max_dense=max_dense)
+    product = HessianProduct(here)
+    least = least_eigenvalue(product, seed=seed, max_dense=max_dense)
     if not math.isfinite(least.value):
         raise AnalysisError("expected a finite Hessian; received NaN or infinite values")
-    return least
+    if read:
+        entries = entries_error(here, unfolded(here).network, product.batch)
+    else:
+        entries = entries_estimate(here, least.direction, product.batch)
+    return replace(least, error=least.error + entries)

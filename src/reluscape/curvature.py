@@ -36,6 +36,10 @@ among the k of these products, and counts as a factor |V_k| in `paper`. A rectif
 a factor max(1, |a|). Milne (Piecewise strong convexity of neural networks, 2019) has `paper` for one
 output, no biases and half the squared loss (Lemma 3); outputs and biases in any number, batch norm, the
 cross-entropy, `sharp` and `data` are extensions.
+
+Where switching values are zero to rounding, pieces meet, each with a Hessian of its own. The outputs and
+norms are the same on all of them; in A the most counts that the unsettled switches can make of D. So the
+bounds hold on each of these pieces, and by continuity near the point as far as they are positive.
 """
 
 from __future__ import annotations
@@ -48,15 +52,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from reluscape.layer_pairs import Chain, Rounded, by_samples, rows_of
+from reluscape.kinks import Passed, Rounded, forward, product, through
+from reluscape.layer_pairs import Chain, by_samples, rows_of
 from reluscape.losses import CrossEntropyLoss, Loss
-from reluscape.network import Affine, Network, Rectifier, Scale
+from reluscape.network import Affine, Network, Rectifier
 from reluscape.tolerances import TOLERANCES
 
 __all__ = [
     "Chain",
     "CurvatureBounds",
-    "active_kinks",
     "chain_of",
     "curvature_bounds",
     "norm_excesses",
@@ -132,8 +136,8 @@ def curvature_bounds(
     depth = chain.hidden
     if not depth:
         return CurvatureBounds(weight_decay, weight_decay, weight_decay)
-    passed = list(_forward(network, features))
-    outputs, errors = _through(*passed[-1])
+    passed = list(forward(network, features))
+    outputs, errors = through(*passed[-1][:3])
     slope = len(outputs) * loss.slope(outputs, targets)
     slope_errors = len(outputs) * loss.slope_error(outputs, errors) + 4 * EPS * np.abs(slope)
     gradients = _backward(passed, slope, slope_errors)
@@ -165,84 +169,52 @@ def norm_excesses(chain: Chain, longest: float, mean: float) -> tuple[float, flo
     )
 
 
-def active_kinks(network: Network, features: Floats) -> int:
-    """Number of switching values that are zero, as far as their rounding errors tell.
-
-    Those that no small change of the weights moves do not count: of a layer without biases, for a
-    sample that enters it as zeros.
-    """
-    count, plain = 0, True
-    moving = np.ones(len(features), dtype=np.bool_)
-    for layer, values, errors in _forward(network, features):
-        if isinstance(layer, Rectifier):
-            if plain and layer.slope != 1.0:
-                count += int((np.abs(values) <= errors)[moving].sum())
-            plain = False
-        else:
-            plain = True
-        if isinstance(layer, Affine):
-            moving = np.any(values != 0, axis=1) | (layer.bias is not None)
-    return count
-
-
 # ---- passes through the network ----------------------------------------------------------------
-
-Passed = tuple[Affine | Scale | Rectifier, Floats, Floats]
-
-
-def _forward(network: Network, features: Floats) -> Iterator[Passed]:
-    """Every layer with the values that enter it, (samples, width), and bounds on their errors."""
-    values, errors = features, np.zeros_like(features)
-    for layer in network.layers:
-        yield layer, values, errors
-        values, errors = _through(layer, values, errors)
-
-
-def _through(
-    layer: Affine | Scale | Rectifier, values: Floats, errors: Floats
-) -> tuple[Floats, Floats]:
-    """A layer's outputs and bounds on their errors (Higham, section 3.3: running error analysis)."""
-    if isinstance(layer, Rectifier):
-        return layer(values), layer.sizes(errors)
-    additions = layer.weight.shape[1] + 2 if isinstance(layer, Affine) else 2
-    fresh = additions * EPS * layer.sizes(np.abs(values))
-    factor = np.abs(layer.weight).T if isinstance(layer, Affine) else np.abs(layer.scale)
-    passed = errors @ factor if isinstance(layer, Affine) else errors * factor
-    return layer(values), passed + fresh
 
 
 def _backward(passed: Sequence[Passed], slope: Floats, errors: Floats) -> list[Rounded]:
     """g_j of each affine layer j, first to last, (samples, units), and bounds on the errors."""
     found: list[Rounded] = []
-    for layer, values, _ in reversed(passed):
-        if isinstance(layer, Rectifier):
-            factor = np.where(values > 0, 1.0, layer.slope)
-            slope, errors = slope * factor, errors * np.abs(factor)
+    for at in reversed(passed):
+        if isinstance(at.layer, Rectifier):
+            slope, errors = product((slope, errors), _factor(at))
             continue
-        assert isinstance(layer, Affine)
+        assert isinstance(at.layer, Affine)
         found.append((slope, errors))
-        size, additions = np.abs(layer.weight), len(layer.weight) + 2
+        size, additions = np.abs(at.layer.weight), len(at.layer.weight) + 2
         errors = (errors + additions * EPS * np.abs(slope)) @ size
-        slope = slope @ layer.weight
+        slope = slope @ at.layer.weight
     return found[::-1]
 
 
-def _masks(passed: Sequence[Passed]) -> Iterator[Floats]:
-    """D_n behind each affine layer but the last, as rows (samples, units)."""
-    mask: Floats | None = None
-    for layer, values, _ in passed:
-        if isinstance(layer, Affine):
+def _factor(at: Passed) -> Rounded:
+    """A rectifier's slopes: where a switch is unsettled, the middle of both and how far they are off."""
+    assert isinstance(at.layer, Rectifier)
+    low = at.layer.slope
+    factor = np.where(at.values > 0, 1.0, low)
+    spread = np.where(at.unsettled, abs(1.0 - low) / 2.0 * (1.0 + 4 * EPS), 0.0)
+    return np.where(at.unsettled, (1.0 + low) / 2.0, factor), spread
+
+
+def _masks(passed: Sequence[Passed]) -> Iterator[Rounded]:
+    """D_n behind each affine layer as rows (samples, units), and how far it may be off."""
+    mask: Rounded | None = None
+    for at in passed:
+        if isinstance(at.layer, Affine):
             if mask is not None:
                 yield mask
-            mask = np.ones((len(values), len(layer.weight)))
-        elif isinstance(layer, Rectifier):
+            shape = len(at.values), len(at.layer.weight)
+            mask = np.ones(shape), np.zeros(shape)
+        elif isinstance(at.layer, Rectifier):
             assert mask is not None
-            mask = mask * np.where(values > 0, 1.0, layer.slope)
+            mask = product(mask, _factor(at))
+    assert mask is not None
+    yield mask
 
 
 def _affine(passed: Sequence[Passed]) -> Iterator[tuple[Affine, Floats, Floats]]:
     """The affine layers among those passed."""
-    for layer, values, errors in passed:
+    for layer, values, errors, _ in passed:
         if isinstance(layer, Affine):
             yield layer, values, errors
 

@@ -7,20 +7,21 @@ kink is active.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
+from scipy.sparse.linalg import ArpackError, ArpackNoConvergence, LinearOperator, eigsh
 from torch import nn
 
 from reluscape.errors import AnalysisError
 from reluscape.landscape import Landscape
 from reluscape.tolerances import TOLERANCES
 
-__all__ = ["HessianProduct", "LeastEigenvalue", "extreme", "least_eigenvalue"]
+__all__ = ["HessianProduct", "LeastEigenvalue", "extreme", "forms_whole", "least_eigenvalue"]
 
 Floats = NDArray[np.float64]
 
@@ -31,8 +32,25 @@ COLUMNS = 32
 #: Residual of an eigenvalue, over the Hessian's norm, at which Lanczos ends, and the one that it settles
 #: for: an eigenvalue is within its square over the gap to the next one, where there is a gap.
 RESIDUALS = (1e-9, 1e-5)
-#: Vectors that Lanczos keeps.
-VECTORS = 48
+#: Vectors that Lanczos keeps, at least, and for each eigenvalue.
+VECTORS, EACH = 48, 3
+
+
+class Objective(Protocol):
+    """A function of one flat vector that is a sum over samples."""
+
+    @property
+    def size(self) -> int:
+        """Length of the vector."""
+
+    @property
+    def num_samples(self) -> int:
+        """Number of samples."""
+
+    def flat_objective(
+        self, theta: Floats | None = None, rows: slice = slice(None)
+    ) -> tuple[torch.Tensor, Callable[[torch.Tensor], torch.Tensor]]:
+        """A vector, by default its own, and some samples' share as a function of such."""
 
 
 class HessianProduct:
@@ -41,19 +59,26 @@ class HessianProduct:
     One batch keeps its graph, so that a product costs one backward pass; several are run anew each time.
 
     Args:
-        landscape: Any module and any loss.
-        batch: Samples in a batch; by default as many as fit.
+        subject: A landscape, of any module and any loss.
+        batch: Samples in a batch; of a landscape by default as many as fit.
+        theta: Where; by default at its own parameters.
 
     Attributes:
         size: Number of parameters.
+        batch: Samples in a batch.
         count: Products formed so far.
     """
 
-    def __init__(self, landscape: Landscape, batch: int | None = None) -> None:
-        self._landscape, self.size, self.count = landscape, landscape.size, 0
-        samples = landscape.num_samples
-        batch = batch or max(1, MAX_VALUES // _values_per_sample(landscape))
-        self._rows = [slice(start, start + batch) for start in range(0, samples, batch)]
+    def __init__(
+        self, subject: Objective, batch: int | None = None, theta: Floats | None = None
+    ) -> None:
+        self._subject, self._theta, self.size, self.count = subject, theta, subject.size, 0
+        if batch is None:
+            assert isinstance(subject, Landscape)
+            batch = max(1, MAX_VALUES // _values_per_sample(subject))
+        self.batch = batch
+        starts = range(0, subject.num_samples, batch)
+        self._rows = [slice(start, start + batch) for start in starts]
         self._kept = self._gradient(self._rows[0]) if len(self._rows) == 1 else None
 
     def __call__(self, vector: Floats) -> Floats:
@@ -79,7 +104,7 @@ class HessianProduct:
 
     def _gradient(self, rows: slice) -> tuple[torch.Tensor, torch.Tensor]:
         """The parameters and the gradient of some samples' share, as a function of them."""
-        flat, objective = self._landscape.flat_objective(rows=rows)
+        flat, objective = self._subject.flat_objective(self._theta, rows)
         flat = flat.detach().requires_grad_()
         (slope,) = torch.autograd.grad(objective(flat), flat, create_graph=True)
         return flat, slope
@@ -115,6 +140,11 @@ class LeastEigenvalue:
     direction: Floats
 
 
+def forms_whole(size: int, count: int, max_dense: int) -> bool:
+    """Whether the whole matrix is formed: if it is small, or no larger than what Lanczos would keep."""
+    return size <= max(max_dense, EACH * count)
+
+
 def least_eigenvalue(
     product: HessianProduct, *, seed: int = 0, max_dense: int = TOLERANCES.max_dense
 ) -> LeastEigenvalue:
@@ -123,7 +153,7 @@ def least_eigenvalue(
     Raises:
         AnalysisError: Lanczos does not converge.
     """
-    if product.size <= max_dense:
+    if forms_whole(product.size, 1, max_dense):
         values, vectors = np.linalg.eigh(product.dense())
         error = TOLERANCES.eigenvalue * product.size * np.finfo(float).eps * np.abs(values).max()
         least = np.ascontiguousarray(vectors[:, 0])
@@ -151,7 +181,7 @@ def extreme(
     `H - shift` should be nearly zero.
 
     Raises:
-        AnalysisError: None converges.
+        AnalysisError: None converges, or ARPACK gives up.
     """
     operator = LinearOperator(
         (product.size,) * 2, matvec=lambda v: product(v.ravel()) - shift * v.ravel(), dtype=float
@@ -166,11 +196,16 @@ def extreme(
         try:
             vectors = eigsh(
                 operator, count, which=end, v0=start, tol=tolerance,
-                ncv=min(max(VECTORS, 3 * count), product.size), maxiter=100,
+                ncv=min(max(VECTORS, EACH * count), product.size), maxiter=100,
             )[1]  # fmt: skip
             break
         except ArpackNoConvergence as partial:
             vectors = partial.eigenvectors
+        except ArpackError as error:
+            raise AnalysisError(
+                f"expected eigenvalues at an end of the Hessian; Lanczos ended with: {error}: take"
+                " another seed, or raise max_dense to form the whole Hessian"
+            ) from error
     if not vectors.shape[1]:
         raise AnalysisError(
             f"expected eigenvalues at an end of the Hessian; Lanczos has not converged to"

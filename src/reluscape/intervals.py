@@ -69,11 +69,11 @@ def median_interval(values: Floats, *, level: float = 0.95) -> tuple[float, floa
     return median, float(ranked[below]), float(ranked[count - 1 - below])
 
 
-def wilson_interval(
+def share_interval(
     successes: int, trials: int, *, level: float = 0.95
 ) -> tuple[float, float, float]:
-    """A share with Wilson's score interval."""
+    """A share with its exact binomial interval (Clopper and Pearson), which holds for few trials too."""
     if trials == 0:
         return float("nan"), 0.0, 1.0
-    interval = binomtest(successes, trials).proportion_ci(level, method="wilson")
+    interval = binomtest(successes, trials).proportion_ci(level, method="exact")
     return successes / trials, float(interval.low), float(interval.high)

@@ -12,14 +12,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from reluscape.kinks import Rounded, product
 from reluscape.tolerances import TOLERANCES
 
-__all__ = ["MAX_WORK", "Chain", "Rounded", "by_samples", "rows_of"]
+__all__ = ["MAX_WORK", "Chain", "by_samples", "rows_of"]
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
-#: Values and bounds on their errors.
-Rounded = tuple[Floats, Floats]
 EPS = float(np.finfo(np.float64).eps)
 #: Multiplications for two layers that this may take: some tenths of a second. Measured, not derived.
 MAX_WORK = 3e8
@@ -80,10 +79,13 @@ def by_samples(
     chain: Chain,
     inputs: Sequence[Rounded],
     gradients: Sequence[Rounded],
-    masks: Sequence[Floats],
+    masks: Sequence[Rounded],
     weights: Sequence[Floats],
 ) -> Floats:
-    """A, of the layers with parameters."""
+    """A, of the layers with parameters.
+
+    Where switches behind a layer are unsettled, paths from it are too: norms count, or single units.
+    """
     moving, gains = np.flatnonzero(chain.movable).tolist(), chain.gains
     scales = [np.diag(one) for one in weights]  # fixed layers are diagonal
     before, behind = [rows_of(*one) for one in inputs], [rows_of(*one) for one in gradients]
@@ -94,39 +96,41 @@ def by_samples(
             size = between * (behind[j] * before[i]).mean()
             if j == moving[place + 1]:
                 size = min(size, _by_units(inputs[i], gradients[j], _scaled(masks, scales, i, j)))
-            else:
-                size = min(size, _by_paths(inputs[i], gradients[j], masks[i:j], weights[i + 1 : j]))
+            elif not any(spread.any() for _, spread in masks[i:]):
+                passing = [mask for mask, _ in masks[i:j]]
+                size = min(size, _by_paths(inputs[i], gradients[j], passing, weights[i + 1 : j]))
             matrix[i, j] = matrix[j, i] = size
     return matrix[np.ix_(chain.movable, chain.movable)]
 
 
-def _scaled(masks: Sequence[Floats], scales: Sequence[Floats], i: int, j: int) -> Floats:
+def _scaled(masks: Sequence[Rounded], scales: Sequence[Floats], i: int, j: int) -> Rounded:
     """What the units between two layers are multiplied by, where all between them is fixed."""
     mask = masks[i]
     for k in range(i + 1, j):
-        mask = mask * scales[k] * masks[k]
+        mask = product(product(mask, (scales[k], np.zeros_like(scales[k]))), masks[k])
     return mask
 
 
-def _by_units(inputs: Rounded, gradients: Rounded, mask: Floats) -> float:
+def _by_units(inputs: Rounded, gradients: Rounded, factors: Rounded) -> float:
     """`max_u |mean_n D_nu g_n h_n^T|` for two layers with the units u between them.
 
     With columns u of X_j and rows u of X_i the sum over samples is one over units, where samples of
     opposite slopes cancel. Infinite where it takes too many multiplications.
     """
-    (h, h_errors), (g, g_errors) = inputs, gradients
+    (h, h_errors), (g, g_errors), (mask, spread) = inputs, gradients, factors
     (samples, width), units, outputs = h.shape, mask.shape[1], g.shape[1]
     if samples * width * units * outputs > MAX_WORK:
         return math.inf
     weighted = (mask[:, :, None] * g[:, None, :]).reshape(samples, -1) / samples
     means = (weighted.T @ h).reshape(units, outputs, width)
-    largest = float(np.linalg.norm(means, 2, axis=(1, 2)).max())
     sizes = rows_of(h, h_errors), rows_of(g, g_errors)
     rounding = (samples + 8) * EPS * sizes[0] * sizes[1]
-    carried = sizes[0] * rows_of(g_errors, np.zeros_like(g)) + sizes[1] * rows_of(h_errors, 0 * h)
+    carried = sizes[0] * rows_of(g_errors, 0 * g) + sizes[1] * rows_of(h_errors, 0 * h)
+    off = (np.abs(mask) + spread) * (rounding + carried)[:, None]
+    off += spread * (sizes[0] * rows_of(g, 0 * g))[:, None]
     raised = 1.0 + TOLERANCES.eigenvalue * (outputs + width) * EPS
-    slack = float((rounding + carried).mean()) * float(np.abs(mask).max())
-    return float(largest * raised + slack)
+    largest = np.linalg.norm(means, 2, axis=(1, 2)) * raised + off.mean(axis=0)
+    return float(largest.max())
 
 
 def _by_paths(

@@ -7,7 +7,6 @@ the Linear layers does not, and ReLU is assumed. Any other model needs ``module:
 
 from __future__ import annotations
 
-import copy
 import itertools
 import re
 from collections import OrderedDict
@@ -21,6 +20,7 @@ from torch import nn
 
 from reluscape import factory as factories
 from reluscape.errors import InputError
+from reluscape.validation import copied
 from reluscape.weights import keeps_order, read_state
 
 __all__ = ["InferredMLP", "load_model", "num_outputs", "takes_flat_inputs"]
@@ -172,7 +172,7 @@ def _from_factory(source: str) -> nn.Module:
     model = factories.build(source)
     if not isinstance(model, nn.Module):
         raise InputError(f"{source} must give a torch.nn.Module, got {type(model).__name__}")
-    return copy.deepcopy(model)
+    return copied(model)
 
 
 def _load_into(

@@ -32,6 +32,9 @@ COLUMNS = ("quantity", "published", "ours", "95 % interval", "runs", "agrees?")
 #: Columns of numbers.
 NUMERIC = (1, 2, 4)
 
+#: In place of a table.
+NO_RECORD = "No trial has a record yet."
+
 
 @dataclass(frozen=True, slots=True)
 class Reproduction:
@@ -57,17 +60,29 @@ class Reproduction:
     report: Path
     table: Path
 
+    @property
+    def begun(self) -> tuple[Experiment, ...]:
+        """The experiments that have a standing; Ctrl-C leaves out those that were still to come."""
+        return self.paper.experiments[: len(self.standings)]
+
+    @property
+    def not_begun(self) -> tuple[str, ...]:
+        """A sentence on every experiment that was still to come."""
+        later = self.paper.experiments[len(self.standings) :]
+        return tuple(f"Not begun: {experiment.title}." for experiment in later)
+
     def summary(self) -> str:
         """The table *published | ours | 95 % interval | runs | agrees?* as text, for every experiment."""
         parts = [f"{self.paper.citation} (scale {self.scale}, seed {self.seed})"]
         for experiment, standing, rows in zip(
-            self.paper.experiments, self.standings, self.comparisons, strict=True
+            self.begun, self.standings, self.comparisons, strict=True
         ):
-            parts += ["", experiment.title, aligned([COLUMNS, *(row_of(row) for row in rows)])]
-            parts += _notes(rows)
+            table = aligned([COLUMNS, *(row_of(row) for row in rows)]) if rows else NO_RECORD
+            parts += ["", experiment.title, table, *_notes(rows)]
             if standing.failed or standing.lost:
                 parts.append(standing.summary())
-        parts += ["", *self.paper.notes] if self.paper.notes else []
+        notes = (*self.not_begun, *self.paper.notes)
+        parts += ["", *notes] if notes else []
         return "\n".join(parts)
 
 
@@ -89,7 +104,8 @@ def reproduce(
     Args:
         name: One of `PAPERS`.
         out: Folder for the studies, the table and the page; the same call goes on where one stopped.
-        scale: "smoke" (seconds), "small" (a minute), "paper" (the published size or more).
+        scale: "smoke" (seconds), "small" (a minute, several with `data_dir`), "paper" (the published
+            size or more).
         trials: Runs per experiment, instead of the scale's.
         seed: Seed of the studies.
         jobs: Local processes.
@@ -175,15 +191,7 @@ def _written(
     sections = [
         _section(paper, *item) for item in zip(begun, studies, standings, comparisons, strict=True)
     ]
-    page = fill(
-        "reproduction.html.j2",
-        sections=sections,
-        paper=paper,
-        complete=complete,
-        scale=scale,
-        seed=seed,
-        version=__version__,
-    )
+    page = fill("reproduction.html.j2", sections=sections, result=result, version=__version__)
     write_then_rename(result.report, lambda path: path.write_text(page, encoding="utf-8"))
     write_then_rename(result.table, lambda path: _write_csv(path, result))
     return result
@@ -228,18 +236,21 @@ def _section(
 def _verdict(rows: tuple[Comparison, ...]) -> str:
     """How many published numbers agree with ours."""
     if not rows:
-        return "No trial has a record yet."
+        return NO_RECORD
     published = [agreement(row) for row in rows if row.published is not None]
     if not published:
         return "No numbers are published; the table holds ours."
+    if not any(row.comparable for row in rows):
+        return "The published numbers are those of another size: nothing is compared."
     told = f"{published.count(True)} of {len(published)} published numbers agree with ours"
     untold = published.count(None)
     return f"{told}; too few runs to tell of {untold}." if untold else f"{told}."
 
 
 def agreement(row: Comparison) -> bool | None:
-    """Whether ours agrees with what is published; None without either, or with too few runs to tell.
+    """Whether ours agrees with what is published; None where that is not to be told.
 
+    That is without a published number, with one of another size, or with too few runs.
     Without an interval a difference says nothing, least of all disagreement.
     """
     return None if row.interval is None and not row.agrees else row.agrees
@@ -248,7 +259,8 @@ def agreement(row: Comparison) -> bool | None:
 def row_of(row: Comparison) -> tuple[str, ...]:
     """A comparison as the texts of a table's row."""
     unit = f" {row.unit}" if row.unit else ""
-    untold = NONE if row.published is None else "too few runs"
+    untold = "too few runs" if row.comparable else "another size"
+    untold = NONE if row.published is None else untold
     return (
         row.quantity,
         NONE if row.published is None else f"{number(row.published)}{unit}",
@@ -269,11 +281,11 @@ def _write_csv(path: Path, result: Reproduction) -> None:
     fields = ("quantity", "unit", "published", "published_error", "ours")
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["experiment", *fields, "low", "high", "runs", "agrees", "note"])
-        begun = result.paper.experiments[: len(result.comparisons)]
-        for experiment, rows in zip(begun, result.comparisons, strict=True):
+        told = ("low", "high", "runs", "comparable", "agrees", "note")
+        writer.writerow(["experiment", *fields, *told])
+        for experiment, rows in zip(result.begun, result.comparisons, strict=True):
             for row in rows:
                 values = [getattr(row, field) for field in fields]
                 ends = row.interval or (None, None)
-                told = (row.trials, agreement(row), " ".join(row.remarks))
-                writer.writerow([experiment.key, *values, *ends, *told])
+                judged = (row.trials, row.comparable, agreement(row), " ".join(row.remarks))
+                writer.writerow([experiment.key, *values, *ends, *judged])

@@ -10,9 +10,9 @@ import plotly.graph_objects as go
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from reluscape.curvature import active_kinks
 from reluscape.errors import AnalysisError, InputError
-from reluscape.hessian import HessianProduct, extreme
+from reluscape.hessian import HessianProduct, extreme, forms_whole
+from reluscape.kinks import kinks_at
 from reluscape.landscape import Landscape
 from reluscape.results import Result
 from reluscape.tolerances import TOLERANCES
@@ -47,8 +47,9 @@ class Spectrum(Result):
         bandwidth: Standard deviation of the Gaussian.
         method: "dense" or "lanczos".
         size: Number of parameters.
-        kinks_checked: Whether no switching value is zero at the point, to rounding; False where the
-            network is not read completely, so that some may be.
+        kinks_checked: Whether no kink is active at the point, to rounding; False where the network is not
+            read completely, so that kinks other than those of `nn.ReLU`, `nn.LeakyReLU` and their
+            functions may be.
         weight_decay: lambda.
         objective: The landscape's loss.
         seed: Of the random vectors.
@@ -80,7 +81,9 @@ class Spectrum(Result):
             f"  trace: {self.trace:.6g} ± {self.trace_error:.1g}",
         ]
         if not self.kinks_checked:
-            lines.append("  kinks are not read completely: some may be active at the point")
+            lines.append(
+                "  the model is not read completely: kinks other than rectifiers' may be active"
+            )
         return "\n".join(lines)
 
     def plot(self) -> go.Figure:
@@ -118,7 +121,7 @@ def spectrum(
         seed: Of all random vectors.
         probes: Random vectors of the density.
         steps: Lanczos steps for each of them, which resolve about range / steps.
-        max_dense: Up to so many parameters the whole Hessian is formed.
+        max_dense: Up to so many parameters, or three times k, the whole Hessian is formed.
 
     Returns:
         Cost beyond `max_dense`: `probes * steps` products for the density, 99 for the trace, some
@@ -147,7 +150,7 @@ def spectrum(
     here = landscape if theta is None else landscape.at(theta)
     checked = _check_smooth(here)
     product = HessianProduct(here)
-    dense = here.size <= max_dense
+    dense = forms_whole(here.size, k, max_dense)
     found = _dense(product, steps) if dense else _sampled(product, k, seed, probes, steps)
     return Spectrum(
         **found,
@@ -167,15 +170,13 @@ def _check_smooth(here: Landscape) -> bool:
             "expected a loss with curvature; an L1 loss is affine on every piece, so that the zeros of"
             " its Hessian say nothing about flatness: use certify or descend, or another loss"
         )
-    if here.reading is None:
-        return False
-    active = active_kinks(here.reading.network, here.reading.features)
+    active, checked = kinks_at(here)
     if active:
         raise InputError(
             f"expected a point where the loss is smooth; received one with {active} kinks that are zero"
             " to rounding, where each side has a Hessian of its own: use certify, or move the weights"
         )
-    return not here.reading.opaque
+    return checked
 
 
 def _dense(product: HessianProduct, steps: int) -> dict[str, Any]:
@@ -204,7 +205,6 @@ def _sampled(product: HessianProduct, k: int, seed: int, probes: int, steps: int
             f"spectrum of {product.size} parameters needs hessian-eigenthings: pip install"
             " 'reluscape[spectrum]', or raise max_dense to form the whole Hessian"
         ) from error
-    count = min(k, product.size - 1)
     operator = LambdaOperator(
         lambda v: torch.from_numpy(product(v.numpy())), product.size, dtype=torch.float64
     )
@@ -218,14 +218,15 @@ def _sampled(product: HessianProduct, k: int, seed: int, probes: int, steps: int
     nodes, weights = runs.raw_eigenvalues.numpy(), runs.raw_weights.numpy()
     low, high = float(np.nanmin(nodes)), float(np.nanmax(nodes))
     ends = [
-        extreme(product, count, "SA", high, seed)[:2],
-        extreme(product, count, "LA", low, seed)[:2],
+        extreme(product, k, "SA", high, seed)[:2],
+        extreme(product, k, "LA", low, seed)[:2],
     ]
     values, errors = (np.concatenate(parts) for parts in zip(*ends, strict=True))
+    order = np.argsort(values, kind="stable")  # equal ones at both ends differ by rounding
     trace = hutch_plus_plus(operator, num_matvecs=TRACE_PRODUCTS, seed=seed)
     return {
-        "eigenvalues": values,
-        "errors": errors,
+        "eigenvalues": values[order],
+        "errors": errors[order],
         "trace": float(trace.estimate),
         "trace_error": float(trace.stderr),
         **_density(np.where(np.isnan(nodes), 0.0, nodes), weights, steps),
@@ -235,7 +236,8 @@ def _sampled(product: HessianProduct, k: int, seed: int, probes: int, steps: int
 def _density(nodes: Floats, weights: Floats, steps: int) -> dict[str, Any]:
     """Mean and standard error over runs of weights at nodes, both (runs, nodes), as a smooth density."""
     low, high = float(nodes.min()), float(nodes.max())
-    spread = max(high - low, 1e-9 * max(abs(low), abs(high)), np.finfo(float).tiny)
+    size = max(abs(low), abs(high)) or 1.0  # zeros alone have no unit of their own
+    spread = max(high - low, 1e-9 * size, 1e-290)  # of which a thousandth's inverse is finite
     width = spread / steps
     grid = np.linspace(low - BEYOND * spread, high + BEYOND * spread, POINTS)
     curves = np.stack([

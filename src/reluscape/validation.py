@@ -78,7 +78,7 @@ def private_copy(model: nn.Module, device: str) -> nn.Module:
             f"model must be a torch.nn.Module; received {type(model).__name__}: pass the module"
             " itself, not its class or weights"
         )
-    module = copy.deepcopy(model).double().eval().to(device)
+    module = copied(model).double().eval().to(device)
     for name, parameter in module.named_parameters():
         if not torch.isfinite(parameter).all():
             raise InputError(
@@ -87,6 +87,19 @@ def private_copy(model: nn.Module, device: str) -> nn.Module:
             )
         check_sizes(parameter.detach().cpu().numpy(), f"parameters in {name!r}")
     return module
+
+
+def copied(model: nn.Module) -> nn.Module:
+    """A deep copy; PyTorch has none of a module that keeps the result of a computation."""
+    for name, module in model.named_modules():
+        for attribute, value in vars(module).items():
+            if isinstance(value, torch.Tensor) and value.grad_fn is not None:
+                place = f"{name}.{attribute}" if name else attribute
+                raise InputError(
+                    f"the model cannot be copied: {place!r} is computed from other tensors, as by"
+                    " torch.nn.utils.prune and weight_norm: call prune.remove or remove_weight_norm first"
+                )
+    return copy.deepcopy(model)
 
 
 def as_array(values: ArrayLike | torch.Tensor, what: str = "data") -> NDArray[Any]:

@@ -24,9 +24,11 @@ from reluscape.minima.minimisers import (
     squared,
 )
 from reluscape.minima.result import CellMinimum, Infeasibility, Kind
+from reluscape.minima.signs import Watch
 from reluscape.minima.told import zero_kinks
 from reluscape.minima.units import row_space
 from reluscape.nearby import in_theta_order
+from reluscape.progress import Progress, Stop
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -131,8 +133,8 @@ class Frozen:
         return Sides(depths, rows)
 
 
-def block_minimum(block: Block, start: Floats) -> CellMinimum:
-    """`cell_minimum` of a block."""
+def block_minimum(block: Block, start: Floats, progress: Progress | None) -> CellMinimum:
+    """`cell_minimum` of a block; open where the progress raises `Stop`."""
     frozen = Frozen.of(block, start)
     found = _minimisers(frozen)
     if found.falling is not None:
@@ -140,7 +142,10 @@ def block_minimum(block: Block, start: Floats) -> CellMinimum:
         return _result(frozen, found, None, proof, Left(0.0, np.inf))
     sources = [frozen.sides(found)] + ([] if found.closed is None else [found.closed])
     cap = max(float(np.linalg.norm(found.point)), float(np.linalg.norm(frozen.own))) or 1.0
-    deep = deepest(sources, found.free.shape[1], cap)
+    try:
+        deep = deepest(sources, found.free.shape[1], cap, Watch(progress))
+    except Stop:
+        return _result(frozen, found, None, None, Left(np.nan, np.nan))
     if deep.depth > SHALLOW * cap:
         theta = frozen.expand(found.point + found.free @ deep.point) + frozen.unseen()
         theta = _settled(frozen, found.dual, theta)

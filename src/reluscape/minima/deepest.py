@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from reluscape.minima.signs import Watch
 from reluscape.solvers import LinearProgram
 
 Floats = NDArray[np.float64]
@@ -64,17 +65,20 @@ class Deepest:
     weights: tuple[Floats, ...]
 
 
-def deepest(sources: Sequence[Sides], variables: int, cap: float) -> Deepest:
+def deepest(
+    sources: Sequence[Sides], variables: int, cap: float, watch: Watch | None = None
+) -> Deepest:
     """Find a point about as deep as any, or one of depth at most zero with weights that prove it.
 
     Args:
         sources: The sides.
         variables: Number of variables; zero is a point to start at.
         cap: Depth that is deep enough.
+        watch: Told before each linear program.
 
     Cost: some linear programs of `variables` columns and a few times as many rows.
     """
-    work = _Working(sources, variables, cap)
+    work = _Working(sources, variables, cap, watch or Watch())
     depth = work.least(work.start, inside=True)
     if depth >= PLENTY * cap and work.least(work.start, inside=False) >= 0.0:
         return Deepest(np.zeros(variables), depth, tuple(np.zeros(len(d)) for d in work.start))
@@ -88,8 +92,8 @@ def deepest(sources: Sequence[Sides], variables: int, cap: float) -> Deepest:
 class _Working:
     """The working set of sides, and its linear program."""
 
-    def __init__(self, sources: Sequence[Sides], variables: int, cap: float) -> None:
-        self.sources, self.variables, self.cap = sources, variables, cap
+    def __init__(self, sources: Sequence[Sides], variables: int, cap: float, watch: Watch) -> None:
+        self.sources, self.variables, self.cap, self.watch = sources, variables, cap, watch
         self.start = [source.depths(np.zeros(variables)) for source in sources]
         self.known = [np.zeros(len(one), dtype=np.bool_) for one in self.start]
         self.chosen: list[tuple[int, int]] = []
@@ -128,6 +132,7 @@ class _Working:
         low = np.append(-box[:-1], -FAR[-1] * self.cap)
         self.program.set_box(low, box)
         while True:
+            self.watch.tell()
             solution = self.program.minimise(np.append(np.zeros(self.variables), -1.0))
             point, bound = solution.point[:-1], float(solution.point[-1])
             depths = [source.depths(point) for source in self.sources]

@@ -141,7 +141,7 @@ def _of_block(block: Block, start: Floats, progress: Progress | None) -> CellMin
             "cell_minimum needs a landscape without weight decay; received"
             f" weight_decay={block.landscape.weight_decay:g}"
         )
-    found = readout_minimum(block, start, progress) or block_minimum(block, start)
+    found = readout_minimum(block, start, progress) or block_minimum(block, start, progress)
     return _sound(found, block.landscape)
 
 
@@ -224,7 +224,8 @@ def _settled(found: CellMinimum, landscape: Landscape) -> CellMinimum | None:
 def _why_open(found: CellMinimum) -> str:
     """What is missing for an answer."""
     if found.infeasibility is None:
-        return "there are too many sign choices"
+        many = "there are too many sign choices, or " if found.layer is None else ""
+        return f"{many}it was stopped"
     if found.margin > LEFT_OPEN:
         return (
             f"its proof leaves minimisers inside {found.margin:.2g} of their length, not rounding"

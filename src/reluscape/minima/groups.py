@@ -30,6 +30,9 @@ DENSE = 2000
 #: Share of its coefficients that free directions move a side by, to be constant up to rounding; the
 #: second one, coarser, of the squares that are cheap to form.
 CONSTANT, COARSE = 1e-10, 1e-6
+#: Share of U's largest singular value at which others are zero but for rounding, and of its largest
+#: square at which the eigenvalue decomposition of U^T U no longer says.
+SINGULAR, SQUARES = 1e-10, 1e-9
 #: Solutions by the squares of U, each of what the last one left.
 REFINEMENTS = 4
 
@@ -89,7 +92,7 @@ class Groups:
 
         Cost: a singular value decomposition of the inputs for each group, and one of U.
         """
-        left, back = scores_of(units.samples)
+        left, back, noise = scores_of(units.samples)
         roots, factors, sides = np.sqrt(units.samples.counts), units.factors, units.sides
         alive = np.flatnonzero(factors.any(axis=0))
         _, number = np.unique(_columns(units.pattern[:, alive]), return_inverse=True)
@@ -97,7 +100,7 @@ class Groups:
         for one in range(number.max(initial=-1) + 1):
             members = alive[number.ravel() == one]
             scaled = (roots * factors[:, members[0]])[:, None] * left
-            outputs, values, rows = _whole(scaled)
+            outputs, values, rows = _whole(scaled, max(RANK, noise))
             rank = len(values)
             stop = start + rank
             seen, silent = rows[:rank].T / values, rows[rank:].T
@@ -203,10 +206,10 @@ def _columns(pattern: Bools) -> NDArray[np.void]:
     return packed.view(np.dtype((np.void, packed.shape[1]))).ravel()
 
 
-def _whole(rows: Floats) -> tuple[Floats, Floats, Floats]:
+def _whole(rows: Floats, least: float) -> tuple[Floats, Floats, Floats]:
     """Singular value decomposition without zeros but for rounding, and right rows that span all."""
     left, values, right = svd(rows)
-    rank = int((values > RANK * values.max(initial=0.0)).sum())
+    rank = int((values > least * values.max(initial=0.0)).sum())
     if len(right) < rows.shape[1] and rank < rows.shape[1]:
         right = np.vstack([right[:rank], _complement(right[:rank])])
     return left[:, :rank], values[:rank], right
@@ -224,12 +227,16 @@ def _decomposed(matrix: Floats) -> tuple[Floats, Floats, Floats]:
         return np.empty((0, 0)), np.empty(0), np.empty((0, 0))
     if size <= DENSE or samples < size:
         _, values, right = svd(matrix)
-        rank = int((values > 1e-10 * values.max(initial=0.0)).sum())
+        rank = int((values > SINGULAR * values.max(initial=0.0)).sum())
         rest = _complement(right[:rank]) if rank < size else np.empty((0, size))
         return right[:rank].T, values[:rank] ** 2, rest.T
     squares, vectors = eigh(matrix.T @ matrix, driver="evd")
-    kept = squares > 1e-13 * squares.max(initial=0.0)
-    return vectors[:, kept], squares[kept], vectors[:, ~kept]
+    most = float(squares.max(initial=0.0))
+    clear, unclear = vectors[:, squares > SQUARES * most], vectors[:, squares <= SQUARES * most]
+    _, values, right = svd(matrix @ unclear)  # which squaring has cost half the digits
+    turned, kept = unclear @ right.T, values > SINGULAR * most**0.5
+    axes = np.hstack([clear, turned[:, kept]])
+    return axes, np.append(squares[squares > SQUARES * most], values[kept] ** 2), turned[:, ~kept]
 
 
 def _solved(matrix: Floats, axes: Floats, stretches: Floats, pull: Floats) -> Floats:

@@ -80,7 +80,7 @@ class Programs:
                 inside[unit] = q / size
                 continue
             cone = _cone(turned, groups.scores)
-            found = deepest([cone], groups.scores.shape[1], 1.0)
+            found = deepest([cone], groups.scores.shape[1], 1.0, watch)
             if found.depth > SHALLOW:
                 inside[unit] = found.point / np.linalg.norm(found.point)
             else:
@@ -141,7 +141,7 @@ class Programs:
                   if (sign := self.sign_of(place, signs)) in (-1, 1)]  # fmt: skip
         cap = self.groups.size
         sides = [self.groups.sides_of(place, float(sign)) for place, sign in chosen]
-        found = self.central(chosen) or deepest(sides, self.groups.variables, cap)
+        found = self.central(chosen) or deepest(sides, self.groups.variables, cap, self.watch)
         if found.depth <= SHALLOW * cap:
             return self.shown(signs, chosen, found)
         points = [self.groups.point(place, found.point) for place in range(len(self.groups.groups))]

@@ -28,6 +28,8 @@ Indices = NDArray[np.intp]
 
 #: Singular values below this share of the largest are rounding errors of zero.
 RANK = 1e-11
+#: Rounding errors of scores, in units of the inputs' condition.
+NOISE = 16.0
 #: Share of the targets' squares below which a loss above the least possible one is rounding.
 FIT = 1e-12
 #: Reciprocal condition of the inputs' Gram matrix above which they are independent.
@@ -136,13 +138,18 @@ def gram_of(samples: Samples) -> Any | None:
 
 
 @lru_cache(maxsize=4)
-def scores_of(samples: Samples) -> tuple[Floats, Floats]:
-    """Orthonormal scores C of the distinct inputs, `x_i . w = C_i . q`, and scaled weights by q."""
+def scores_of(samples: Samples) -> tuple[Floats, Floats, float]:
+    """Orthonormal scores C of the distinct inputs, `x_i . w = C_i . q`, and scaled weights by q.
+
+    The last number is what rounding may have moved C by: columns that are nearly constant leave scores
+    that are differences of almost equal numbers.
+    """
     if not len(samples.features):
-        return np.empty((0, 0)), np.empty((samples.features.shape[1], 0))
+        return np.empty((0, 0)), np.empty((samples.features.shape[1], 0)), 0.0
     left, values, right = svd(samples.features)
     rank = int((values > RANK * values[0]).sum())
-    return left[:, :rank], right[:rank].T / values[:rank]
+    noise = NOISE * float(np.finfo(np.float64).eps * values[0] / values[rank - 1])
+    return left[:, :rank], right[:rank].T / values[:rank], noise
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -21,12 +21,16 @@ DOTS, MARKS = 60, 300
 
 
 def trajectory_figure(trajectory: Trajectory) -> go.Figure:
-    """Both curves over the same steps; those in a region of certified convexity are marked below."""
+    """Both curves over the same steps; those in a region of certified convexity are marked below.
+
+    The loss is on a logarithmic axis unless it is negative somewhere.
+    """
     onset = trajectory.onset
     marks = [float(onset)] if onset is not None and trajectory.start else []
     steps, dots = trajectory.steps.astype(np.float64), len(trajectory.steps) <= DOTS
     losses = [Series("loss", steps, trajectory.losses)]
-    above = trails(losses, "step", "loss", marks=marks, dots=dots)
+    positive = not (trajectory.losses < 0.0).any()
+    above = trails(losses, "step", "loss", log=positive, marks=marks, dots=dots)
     values = np.maximum(trajectory.curvatures, CLIPPED)
     title = "normalised second derivative"
     below = trails([Series(title, steps, values)], "step", title, log=False, marks=marks, dots=dots)

@@ -14,16 +14,20 @@ from torch import nn
 
 from reluscape.errors import InputError
 from reluscape.landscape import Landscape
+from reluscape.models import load_model
 from reluscape.monitor.monitor import ConvexityMonitor
 from reluscape.monitor.trajectory import Trajectory
 from reluscape.progress import Progress, Stop
 from reluscape.weights import read_state
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt")
-
+#: The largest step.
+MOST = 2**62
 
 #: Why a file is left out that a `Stop` came before.
 INTERRUPTED = "interrupted before"
+#: And one that could stand anywhere in the run.
+UNNUMBERED = "no number in its name says where it belongs"
 
 
 def trajectory_of(
@@ -42,13 +46,14 @@ def trajectory_of(
     in `skipped`.
 
     Args:
-        checkpoints: A folder, or files in order. A folder's weights files are taken in the order of the
-            last number of their names if all that fit have different ones, which are then the `steps`;
-            otherwise in the order of their names.
+        checkpoints: A folder, or files in order. A folder's weights files are taken by the whole numbers
+            in their names, compared from the left; those without any are left out, and of those with
+            the same ones all but the first. The last number is the `steps`' if it grows from file to
+            file; otherwise, as in a list, they count from 0.
         landscape: Of the same model on its training data.
         crossings: Whether to count the kinks crossed between checkpoints.
         rate: The time that one `step` takes: the learning rate times the training steps that it stands
-            for. Without it `times` are NaN and there is no `decay`.
+            for. Without it `times` are NaN and there is no `decay`. Of a folder it needs such numbers.
         watch: Further numbers by name, each a function of the model.
         progress: Told what is being done and the fraction done; if it raises `Stop`, the checkpoints so
             far are the trajectory.
@@ -56,15 +61,21 @@ def trajectory_of(
     Cost: about four forward and a backward pass per checkpoint, in float64; each file is read twice.
 
     Raises:
-        InputError: No weights files, none that fits the landscape's model, or a file of a list that does
-            not exist.
+        InputError: No weights files, none with a number, none that fits the landscape's model, or a file
+            of a list that does not exist; a rate without numbers that grow.
     """
     if rate is not None and not 0.0 < rate < math.inf:
         raise InputError(f"rate must be a positive number; received {rate!r}")
     told = progress or _silent
     model = landscape.module_at()
-    paths, skipped = _fitting(_files(checkpoints), model, told)
-    numbered = _numbered(paths, isinstance(checkpoints, (str, os.PathLike)))
+    if isinstance(checkpoints, (str, os.PathLike)):
+        paths, skipped = _in_order(Path(checkpoints))
+        paths, unfit = _fitting(paths, model, told)
+        paths, twice = _without_copies(paths)
+        numbered, skipped = _numbered(paths, rate), [*skipped, *unfit, *twice]
+    else:
+        paths, skipped = _fitting(_listed(checkpoints), model, told)
+        numbered = list(enumerate(paths))
     monitor = ConvexityMonitor(landscape, crossings=crossings, watch=watch)
     for place, (number, path) in enumerate(numbered):
         try:
@@ -85,24 +96,81 @@ def _silent(what: str, fraction: float) -> None:
     """Progress that nobody watches."""
 
 
-def _files(
-    checkpoints: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
-) -> list[Path]:
-    """Weights files, those of a folder by name."""
-    if not isinstance(checkpoints, (str, os.PathLike)):
-        found = [Path(one) for one in checkpoints]
-        missing = [str(path) for path in found if not path.is_file()]
-        if not found or missing:
-            received = f"{missing[0]} is no file" if missing else "received none"
-            raise InputError(f"expected at least one checkpoint; {received}")
-        return found
-    folder = Path(checkpoints)
+def last_of(folder: Path, factory: str | None = None) -> Path:
+    """The last of a folder's checkpoints that a model can be made of, as `load_model` makes it.
+
+    Raises:
+        InputError: None can; it says what is wrong with the last.
+    """
+    failed: InputError | None = None
+    for path in reversed(_in_order(folder)[0]):
+        try:
+            load_model(path, factory)
+        except InputError as error:
+            failed = failed or error
+        else:
+            return path
+    assert failed is not None
+    raise failed
+
+
+def _listed(checkpoints: Sequence[str | os.PathLike[str]]) -> list[Path]:
+    """Files that there are."""
+    found = [Path(one) for one in checkpoints]
+    missing = [str(path) for path in found if not path.is_file()]
+    if not found or missing:
+        received = f"{missing[0]} is no file" if missing else "received none"
+        raise InputError(f"expected at least one checkpoint; {received}")
+    return found
+
+
+def _in_order(folder: Path) -> tuple[list[Path], list[str]]:
+    """A folder's weights files by the numbers in their names, and why the others are left out."""
     if not folder.is_dir():
         raise InputError(f"expected a folder of checkpoints; {folder} is none")
     found = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
     if not found:
         raise InputError(f"expected checkpoints ({', '.join(SUFFIXES)}) in {folder}; it has none")
-    return found
+    numbered = [path for path in found if _numbers(path)]
+    if not numbered:
+        raise InputError(
+            f"expected checkpoints with numbers in their names, as step-100.pt; {folder} has"
+            f" {_some([path.name for path in found])}: rename them"
+        )
+    rest = [f"{path.name}: {UNNUMBERED}" for path in found if not _numbers(path)]
+    return sorted(numbered, key=lambda path: (_numbers(path), len(path.name))), rest
+
+
+def _numbers(path: Path) -> tuple[int, ...]:
+    """The whole numbers in a name; a loss of 0.25 is none."""
+    found = re.findall(r"\d+(?:\.\d+)*", path.stem)
+    return tuple(int(one) for one in found if "." not in one)
+
+
+def _without_copies(paths: Sequence[Path]) -> tuple[list[Path], list[str]]:
+    """The first of those with the same numbers, as of a best one kept twice."""
+    first: dict[tuple[int, ...], Path] = {}
+    for path in paths:
+        first.setdefault(_numbers(path), path)
+    others = [path for path in paths if first[_numbers(path)] != path]
+    return [*first.values()], [
+        f"{path.name}: it has the numbers of {first[_numbers(path)].name}" for path in others
+    ]
+
+
+def _numbered(paths: Sequence[Path], rate: float | None) -> list[tuple[int, Path]]:
+    """The files with the numbers of their steps."""
+    steps = [_numbers(path)[-1] for path in paths]
+    falling = [k for k in range(1, len(steps)) if steps[k - 1] >= steps[k]]
+    if not falling and steps[-1] <= MOST:
+        return list(zip(steps, paths, strict=True))
+    if rate is not None:
+        k = falling[0] if falling else len(paths) - 1
+        raise InputError(
+            "rate takes the time from the last number in the files' names, which must grow from each to"
+            f" the next; {paths[k].name} comes after {paths[k - 1].name}: rename them or leave out rate"
+        )
+    return list(enumerate(paths))
 
 
 def _fitting(
@@ -121,15 +189,6 @@ def _fitting(
     if not fitting:
         raise InputError(f"expected checkpoints of the landscape's model; {skipped[0]}")
     return fitting, skipped
-
-
-def _numbered(paths: Sequence[Path], by_name: bool) -> list[tuple[int, Path]]:
-    """The files with the numbers of their steps, in order."""
-    numbers = [re.findall(r"\d+", path.stem) for path in paths]
-    steps = [int(one[-1]) if one else -1 for one in numbers]
-    if not by_name or min(steps) < 0 or len(set(steps)) < len(steps):
-        return list(enumerate(paths))
-    return sorted(zip(steps, paths, strict=True))
 
 
 def _brief(error: str, path: Path) -> str:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from reluscape.curvature import Chain, chain_of, norm_excesses
+from reluscape.curvature import Chain, chain_of, curvature_bounds, norm_excesses
+from reluscape.errors import InputError
 from reluscape.landscape import Landscape
+from reluscape.losses import make_loss
 from reluscape.network import Affine, Network, Scale
+from reluscape.unfolded import unfolded
 
 Floats = NDArray[np.float64]
 #: One or zero, or NaN where it is not known: in the paper's region, and in the sharper one.
@@ -37,9 +40,7 @@ class Membership:
     """
 
     def __init__(self, landscape: Landscape) -> None:
-        from reluscape.convex import why_unbounded  # which imports what draws
-
-        self.reason = "an L1 loss" if landscape.loss_name == "l1" else why_unbounded(landscape)
+        self.reason = _why_none(landscape)
         if self.reason:
             return
         assert landscape.reading is not None
@@ -101,6 +102,50 @@ class Membership:
                 self._seen[k] = np.asarray(layer.weight.T @ image)
             carried.append(max(plain[-1], _constant(layer, k, self._chain)))
         return replace(self._chain, plain=np.array(plain), carried=np.array(carried))
+
+
+def data_bound(landscape: Landscape) -> Callable[[nn.Module], float]:
+    """A function for `watch` of a monitor: the bound of `reluscape.convexity` by each sample's values.
+
+    It is `Convexity.data_bound` at a model's weights and running statistics, on the landscape's data:
+    where it is positive, they lie in the largest of the three regions. Batch norm may be there.
+
+        watch = {"data's bound": data_bound(landscape)}
+        trajectory = trajectory_of("checkpoints/", landscape, watch=watch)
+        inside = trajectory.watched_values("data's bound") > 0.0
+
+    Args:
+        landscape: Whose data, loss and weight decay the bound is about.
+
+    Cost: the network is read, and three passes over all data are made in NumPy; 20 ms for 400 parameters
+    and 200 samples, 0.2 s for 5000 and 2000. Monitor each so many steps only.
+
+    Raises:
+        InputError: There is no bound for this landscape.
+    """
+    if reason := _why_none(landscape):
+        raise InputError(f"there is no bound on the curvature: {reason}")
+    loss, decay = make_loss(landscape.loss_name), landscape.weight_decay
+
+    def bound(model: nn.Module) -> float:
+        module = landscape.module_at()
+        module.load_state_dict(landscape.state_of(model))
+        here = Landscape(
+            module, landscape.inputs, landscape.targets, loss=loss.name, weight_decay=decay
+        )
+        assert here.reading is not None
+        plain = unfolded(here)
+        chain, features = chain_of(plain.network, plain.movable), here.reading.features
+        return curvature_bounds(plain.network, features, here.targets, loss, decay, chain).data
+
+    return bound
+
+
+def _why_none(landscape: Landscape) -> str:
+    """Why nothing bounds the curvature; empty where something does."""
+    from reluscape.convex import why_unbounded  # which imports what draws
+
+    return "an L1 loss" if landscape.loss_name == "l1" else why_unbounded(landscape)
 
 
 def _above(network: Network, chain: Chain) -> Chain:

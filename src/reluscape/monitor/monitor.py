@@ -80,7 +80,8 @@ class ConvexityMonitor:
         crossings: Whether to count kinks crossed between records (of `nn.ReLU`, `nn.LeakyReLU`,
             `nn.PReLU` and the functions; NaN in a model without any). With dropout in train mode masks
             count as well.
-        watch: Further numbers by name, each a function of the model.
+        watch: Further numbers by name, each a function of the model, such as
+            `{"data's bound": data_bound(landscape)}`, positive in the largest region.
         sink: Told of every record, such as `tensorboard_sink(writer)`.
 
     Cost of a record: two training steps' arithmetic where nearly all is affine maps, convolutions and

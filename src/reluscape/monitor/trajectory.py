@@ -31,27 +31,50 @@ class Decay(Result):
 
     Attributes:
         times: Since the start of the phase, steps times their sizes, shape (records,).
-        bound: `|g(0)|^2 exp(-C t)` with C the least c recorded up to t; it grows where C < 0.
-        flow: `|g(0)|^2 exp(-int c)`, by the trapezium rule.
-        observed: `|g(t)|^2`.
+        rates: c as recorded, shape (records,).
+        observed: `|g(t)|^2`, shape (records,).
     """
 
     times: Floats
-    bound: Floats
-    flow: Floats
+    rates: Floats
     observed: Floats
+
+    @property
+    def bound(self) -> Floats:
+        """`|g(0)|^2 exp(-C t)` with C the least c recorded up to t; it grows where C < 0."""
+        return self._after(self._owed())
+
+    @property
+    def flow(self) -> Floats:
+        """`|g(0)|^2 exp(-int c)`, by the trapezium rule."""
+        means = 0.5 * (self.rates[1:] + self.rates[:-1])
+        return self._after(np.concatenate([[0.0], np.cumsum(means * np.diff(self.times))]))
 
     @property
     def rate(self) -> float:
         """C over the whole phase; NaN without a second record."""
         if len(self.times) < 2 or self.times[-1] <= 0.0:
             return float("nan")
-        return float(np.log(self.bound[0] / self.bound[-1]) / self.times[-1])
+        return float(self.rates.min())
 
     @property
     def kept(self) -> float:
-        """Share of the records at which the squared gradient is no larger than the bound."""
-        return float((self.observed <= self.bound * (1.0 + ROUNDING)).mean())
+        """Share of the records at which the squared gradient is no larger than the bound.
+
+        By logarithms: the bound itself may be too small, or too large, for a float.
+        """
+        with np.errstate(divide="ignore"):
+            fallen = np.log(self.observed[0]) - np.log(self.observed)
+        return float((fallen >= self._owed() - ROUNDING).mean())
+
+    def _owed(self) -> Floats:
+        """C t."""
+        return np.asarray(np.minimum.accumulate(self.rates) * self.times)
+
+    def _after(self, fallen: Floats) -> Floats:
+        """The squared gradient after its logarithm has fallen by so much."""
+        with np.errstate(over="ignore", under="ignore"):
+            return np.asarray(self.observed[0] * np.exp(-fallen))
 
     def plot(self) -> go.Figure:
         """The three curves on a logarithmic scale."""
@@ -63,7 +86,7 @@ class Decay(Result):
         )
 
 
-#: Relative rounding error of an exponential and its exponent that `Decay.kept` forgives.
+#: Rounding error of logarithms and exponents, relative error of the gradient, that `Decay.kept` forgives.
 ROUNDING = 1e-9
 
 
@@ -110,11 +133,20 @@ class Trajectory(Result):
     skipped: tuple[str, ...] = ()
 
     @property
+    def stationary(self) -> NDArray[np.bool_]:
+        """Records at which the gradient is zero: they have no second derivative along it."""
+        return np.asarray(np.isfinite(self.losses) & (self.squared_gradients == 0.0))
+
+    @property
     def start(self) -> int | None:
-        """Record at which the convex phase begins: from it on all curvatures are positive."""
-        negative = np.flatnonzero(~(self.curvatures > 0.0))
-        start = int(negative[-1]) + 1 if len(negative) else 0
-        return start if start < len(self.curvatures) else None
+        """Record at which the convex phase begins: from it on all curvatures are positive.
+
+        Stationary records have none and are passed over; one that is not finite ends a phase.
+        """
+        known = ~self.stationary
+        outside = np.flatnonzero(known & ~(self.curvatures > 0.0))
+        known[: outside[-1] + 1 if len(outside) else 0] = False
+        return int(known.argmax()) if known.any() else None
 
     @property
     def onset(self) -> int | None:
@@ -125,13 +157,18 @@ class Trajectory(Result):
     def loss_fraction(self) -> float:
         """`(gamma(t0) - gamma(t1)) / (gamma(0) - gamma(t1))`; 0 without a convex phase.
 
-        NaN where the loss is the same at both ends or not finite.
+        NaN where the loss did not fall or is not finite.
         """
         last = self.losses[-1]
         fall = float(self.losses[0] - last)
-        if not np.isfinite(fall) or fall == 0.0:
+        if not (np.isfinite(fall) and fall > 0.0):
             return float("nan")
         return 0.0 if self.start is None else float((self.losses[self.start] - last) / fall)
+
+    @property
+    def rose(self) -> bool:
+        """Whether the loss is no lower at the last record than at the first."""
+        return len(self.losses) > 1 and bool(self.losses[0] <= self.losses[-1])
 
     def percentile(self, share: float = 10.0) -> float:
         """Percentile of the curvatures within the convex phase; NaN without one."""
@@ -139,13 +176,15 @@ class Trajectory(Result):
             raise InputError(f"share must be between 0 and 100; received {share!r}")
         if self.start is None:
             return float("nan")
-        return float(np.percentile(self.curvatures[self.start :], share))
+        return float(np.nanpercentile(self.curvatures[self.start :], share))
 
     def decay(self, first: int | None = None) -> Decay:
         """The gradient's decay from record `first` on (default: the convex phase's first).
 
+        Stationary records after it are left out.
+
         Raises:
-            InputError: No step sizes were told, no convex phase, or no such record.
+            InputError: No step sizes were told, no convex phase, or no such record or a stationary one.
         """
         first = self.start if first is None else first
         if first is None or not 0 <= first < len(self.steps):
@@ -153,15 +192,13 @@ class Trajectory(Result):
                 f"expected a record between 0 and {len(self.steps) - 1} to start from; received"
                 f" {first} (None: there is no convex phase): give first"
             )
-        times = self.times[first:] - self.times[first]
+        if self.stationary[first]:
+            raise InputError(f"the gradient is zero at record {first}: start from another")
+        kept = first + np.flatnonzero(~self.stationary[first:])
+        times = self.times[kept] - self.times[first]
         if np.isnan(times).any():
             raise InputError("expected step sizes: give the monitor rate= or its optimizer")
-        rates, size = self.curvatures[first:], self.squared_gradients[first]
-        with np.errstate(over="ignore"):
-            bound = size * np.exp(-np.minimum.accumulate(rates) * times)
-            means = 0.5 * (rates[1:] + rates[:-1])
-            gone = np.concatenate([[0.0], np.cumsum(means * np.diff(times))])
-            return Decay(times, bound, size * np.exp(-gone), self.squared_gradients[first:])
+        return Decay(times, self.curvatures[kept], self.squared_gradients[kept])
 
     def watched_values(self, name: str) -> Floats:
         """Values of what else was watched, shape (records,).
@@ -179,18 +216,7 @@ class Trajectory(Result):
         """Where the convex phase begins, and how convex it is, in a few lines."""
         found = f"{len(self.steps)} records of steps {self.steps[0]} to {self.steps[-1]} (sampled)"
         lines = [f"{found}; loss {self.losses[0]:.6g} -> {self.losses[-1]:.6g}"]
-        if self.start is None:
-            lines.append("no convex phase: the last second derivative is not positive")
-        else:
-            fall = f": {100 * self.loss_fraction:.1f} % of the loss's fall"
-            known = not np.isnan(self.loss_fraction)
-            lines.append(
-                f"convex along the gradient from step {self.onset} on{fall if known else ''}"
-            )
-            lines.append(
-                f"normalised second derivative there: 10th percentile {self.percentile():.4g},"
-                f" median {self.percentile(50):.4g}"
-            )
+        lines += self._phase()
         lines += [self._flaw(name, bad) for name, bad in self._flaws() if bad.any()]
         if np.isfinite(self.crossed).any():
             lines.append(f"kinks crossed between records: median {np.nanmedian(self.crossed):.0f}")
@@ -204,6 +230,23 @@ class Trajectory(Result):
             lines.append(f"the monitor took {100 * self.share:.0f} % of the time")
         return "\n".join(lines)
 
+    def _phase(self) -> list[str]:
+        """The convex phase in a line or two."""
+        if self.stationary.all():
+            return ["no convex phase: the gradient is zero throughout"]
+        if self.start is None:
+            return ["no convex phase: the last second derivative is not positive"]
+        told = ""
+        if np.isfinite(self.loss_fraction):
+            told = f": {100 * self.loss_fraction:.1f} % of the loss's fall"
+        elif self.rose:
+            told = "; the loss did not fall"
+        return [
+            f"convex along the gradient from step {self.onset} on{told}",
+            f"normalised second derivative there: 10th percentile {self.percentile():.4g},"
+            f" median {self.percentile(50):.4g}",
+        ]
+
     def _inside(self) -> str:
         """How many records lie in the regions of certified convexity."""
         regions = (("the paper's", self.in_region), ("the sharper", self.in_sharp_region))
@@ -215,12 +258,14 @@ class Trajectory(Result):
         finite = np.isfinite(self.losses) & np.isfinite(self.squared_gradients)
         return (
             ("loss or gradient not finite", ~finite),
-            ("gradient zero: a stationary point", finite & (self.squared_gradients == 0.0)),
+            ("gradient zero, so that nothing is said of convexity", self.stationary),
         )
 
     def _flaw(self, name: str, bad: NDArray[np.bool_]) -> str:
         """How often and from which step on."""
-        return f"{name}: {int(bad.sum())} records, first at step {self.steps[bad.argmax()]}"
+        count = int(bad.sum())
+        records = f"{count} record{'' if count == 1 else 's'}"
+        return f"{name}: {records}, first at step {self.steps[bad.argmax()]}"
 
     def plot(self) -> go.Figure:
         """Loss and normalised second derivative by step; a dashed line where the convex phase begins."""

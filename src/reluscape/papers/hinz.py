@@ -13,7 +13,7 @@ import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import NDArray
 
-from reluscape.intervals import median_interval, wilson_interval
+from reluscape.intervals import median_interval, share_interval
 from reluscape.papers.hinz_trials import FRACTIONS, PLACES, RULES, descents, training
 from reluscape.papers.paper import Comparison, Experiment, Paper, PaperFigure, Scale
 from reluscape.report.charts import Series, curves, trails
@@ -87,7 +87,7 @@ def _row(quantity: str, found: tuple[float, float, float], runs: int, unit: str 
 def _share(quantity: str, values: Iterable[Any]) -> Comparison:
     """A share of runs with its interval."""
     known = [bool(value) for value in values]
-    share, low, high = wilson_interval(sum(known), len(known))
+    share, low, high = share_interval(sum(known), len(known))
     return _row(quantity, (100 * share, 100 * low, 100 * high), len(known), "%")
 
 

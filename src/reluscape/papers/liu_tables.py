@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from reluscape.intervals import Z95, mean_interval, median_interval, wilson_interval
+from reluscape.intervals import Z95, mean_interval, median_interval, share_interval
 from reluscape.papers.liu_trials import COLUMNS, CROSSED, LIMIT, TRAPPED
 from reluscape.papers.paper import Comparison, over_draws
 from reluscape.study import Study
@@ -55,10 +55,10 @@ def _share(
     quantity: str, values: Floats, published: float | None, draws: int, note: str
 ) -> Comparison:
     """A share of draws in percent; the published one's error is that of as many draws as it had."""
-    share, low, high = wilson_interval(int(values.sum()), len(values))
+    share, low, high = share_interval(int(values.sum()), len(values))
     error = 0.0
     if published is not None:
-        ends = wilson_interval(round(published * draws / 100), draws)[1:]
+        ends = share_interval(round(published * draws / 100), draws)[1:]
         error = 100 * (ends[1] - ends[0]) / (2 * Z95)
     found = (100 * share, 100 * low, 100 * high)
     return Comparison(quantity, published, error, *found, len(values), "%", note)

@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 
 from reluscape.gaussian import expected_minimum_probability, probability_curve
-from reluscape.intervals import wilson_interval
+from reluscape.intervals import share_interval
 from reluscape.papers.paper import Comparison, Experiment, PaperFigure, Scale
 from reluscape.study import Study
 
@@ -122,7 +122,7 @@ def _compare(study: Study) -> tuple[Comparison, ...]:
 
 def _less(quantity: str, share: float, count: int, expected: float, note: str) -> Comparison:
     """A share less what the formula gives."""
-    low, high = wilson_interval(round(share * count), count)[1:]
+    low, high = share_interval(round(share * count), count)[1:]
     ends = 100 * (low - expected), 100 * (high - expected)
     return Comparison(quantity, None, 0.0, 100 * (share - expected), *ends, count, "%", note)
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from reluscape.papers.milne_images import with_images
 from reluscape.papers.paper import Comparison, Experiment, Paper, PaperFigure, Scale, over_draws
 from reluscape.report.charts import shares, threshold_curve
+from reluscape.report.wording import several
 from reluscape.study import Study
 
 Floats = NDArray[np.float64]
@@ -146,7 +147,7 @@ def _figures(study: Study) -> tuple[PaperFigure, ...]:
     return (
         PaperFigure(
             "milne-toy-fractions",
-            f"Share of the loss's fall inside U, {len(fractions)} runs.",
+            f"Share of the loss's fall inside U, {several(len(fractions), 'run')}.",
             "Figure 1, left, the same histogram over 1000 trials; in the paper's words most trajectories"
             " inhabit U for almost the entire training run.",
             shares(fractions, "share of the loss's fall inside U", "runs"),

@@ -15,6 +15,7 @@ from reluscape.papers.milne_data import PATTERNS, fingerprint, is_there, train_a
 from reluscape.papers.milne_trials import training_run
 from reluscape.papers.paper import Comparison, Experiment, Paper, PaperFigure, Scale, over_draws
 from reluscape.report.charts import Series, shares, trails
+from reluscape.report.wording import count, several
 from reluscape.study import Study
 
 Floats = NDArray[np.float64]
@@ -23,6 +24,7 @@ Floats = NDArray[np.float64]
 LENET = {"accuracy": (97.32, 1.00), "percentile": (21.19, 2.12), "fraction": (0.80, 0.09)}
 LENET_RUNS = 100
 RESNET = {"accuracy": (84.93, 0.35), "percentile": (8.82, 2.80), "fraction": (1.00, 0.00)}
+RESNET_RUNS = 20
 QUANTITIES = {
     "accuracy": ("test accuracy", "%"),
     "percentile": ("10th percentile of the normalised second derivative", ""),
@@ -48,13 +50,13 @@ def _lenet_points(known: dict[str, Any]) -> Any:
     """Runs of LeNet-5 at the published protocol."""
     fixed = known | {
         "scaling": "standardised", "width": 0, "epochs": 2, "rate": 0.05, "late": 1.0,
-        "decay": 5e-4, "every": 1, "runs": 1,
+        "decay": 5e-4, "every": 10, "runs": 1,
     }  # fmt: skip
 
     def points(scale: Scale, runs: int | None) -> Sequence[dict[str, Any]]:
-        count, samples = _LENET[scale]
-        count = count if runs is None else runs
-        return [fixed | {"samples": samples, "instance": number} for number in range(count)]
+        usual, samples = _LENET[scale]
+        instances = range(usual if runs is None else runs)
+        return [fixed | {"samples": samples, "instance": number} for number in instances]
 
     return points
 
@@ -66,10 +68,10 @@ def _resnet_points(known: dict[str, Any]) -> Any:
     }  # fmt: skip
 
     def points(scale: Scale, runs: int | None) -> Sequence[dict[str, Any]]:
-        count, samples, epochs, width, every = _RESNET[scale]
-        count = count if runs is None else runs
+        usual, samples, epochs, width, every = _RESNET[scale]
+        instances = range(usual if runs is None else runs)
         sizes = {"samples": samples, "epochs": epochs, "width": width, "every": every}
-        return [fixed | sizes | {"instance": number} for number in range(count)]
+        return [fixed | sizes | {"instance": number} for number in instances]
 
     return points
 
@@ -83,15 +85,21 @@ def _done(study: Study) -> Any:
     return records[records["status"] == "done"]
 
 
-def _row(records: Any, name: str, published: float | None, error: float, note: str) -> Comparison:
-    """Mean over runs."""
+def _row(
+    records: Any, name: str, published: float, error: float, note: str, comparable: bool
+) -> Comparison:
+    """Mean over the runs that have a value."""
     values = records[name].to_numpy(dtype=np.float64)
-    values = values[np.isfinite(values)]
+    known = values[np.isfinite(values)]
     quantity, unit = QUANTITIES[name]
-    if not len(values):
-        values = np.array([np.nan])
-    mean, low, high, _ = over_draws(values)
-    return Comparison(quantity, published, error, mean, low, high, len(values), unit, note)
+    mean, low, high, _ = over_draws(known) if len(known) else (np.nan,) * 4
+    if lacking := len(values) - len(known):
+        note = (
+            f"Runs without a convex phase, and so without a percentile: {lacking} of {len(values)}."
+        )
+    return Comparison(
+        quantity, published, error, mean, low, high, len(known), unit, note, comparable
+    )
 
 
 def _compare_lenet(available: int) -> Any:
@@ -102,16 +110,15 @@ def _compare_lenet(available: int) -> Any:
         samples = min(int(records["samples"].max()), available)
         whole = samples == MNIST
         note = (
-            "The published numbers are means over 100 runs, ours over fewer; 'agrees' counts the standard"
-            " errors of both means."
+            "The published numbers are means over 100 runs; 'agrees' counts the standard errors of both"
+            " means."
             if whole
-            else f"{samples} of the {MNIST} training images: nothing can agree, nothing is compared."
+            else f"Ours saw {count(samples)} of the {count(MNIST)} training images."
         )
-        rows = []
-        for name, (published, deviation) in LENET.items():
-            known = published if whole else None
-            error = deviation / LENET_RUNS**0.5 if whole else 0.0
-            rows.append(_row(records, name, known, error, note))
+        rows = [
+            _row(records, name, published, deviation / LENET_RUNS**0.5, note, whole)
+            for name, (published, deviation) in LENET.items()
+        ]
         return (*rows, *_spreads(records, whole))
 
     return compare
@@ -141,9 +148,11 @@ def _spreads(records: Any, whole: bool) -> tuple[Comparison, ...]:
 def _compare_resnet(study: Study) -> tuple[Comparison, ...]:
     """Means over reduced runs; what is published is for another size."""
     records = _done(study)
-    told = ", ".join(f"{QUANTITIES[name][0]} {mean} ± {sd}" for name, (mean, sd) in RESNET.items())
-    note = f"Reduced: nothing published to compare with. Published for the whole data, 65 epochs: {told}."
-    return tuple(_row(records, name, None, 0.0, note) for name in RESNET)
+    note = "Ours is reduced; the published runs are of all 50,000 images, 65 epochs."
+    return tuple(
+        _row(records, name, published, deviation / RESNET_RUNS**0.5, note, comparable=False)
+        for name, (published, deviation) in RESNET.items()
+    )
 
 
 # ---- figures --------------------------------------------------------------------------------------
@@ -153,25 +162,31 @@ def _figures(key: str, published: tuple[str, str]) -> Any:
     """Figure 2 of the paper: the histogram over runs and the curves of one run."""
 
     def figures(study: Study) -> tuple[PaperFigure, ...]:
-        fractions = _done(study)["fraction"].to_numpy(dtype=np.float64)
-        curvature = next(values for _, values in study.arrays("curvature"))
-        loss = next(values for _, values in study.arrays("loss"))
-        step = next(values for _, values in study.arrays("step"))
-        histogram = shares(fractions[np.isfinite(fractions)], "share of the loss's fall", "runs")
-        negative = np.flatnonzero(~(curvature > 0))
-        start = float(step[negative[-1]]) if len(negative) else 0.0
+        records = _done(study)
+        fractions = records["fraction"].to_numpy(dtype=np.float64)
+        fractions = fractions[np.isfinite(fractions)]
+        names = ("curvature", "loss", "step")
+        curvature, loss, step = (next(study.arrays(name))[1] for name in names)
+        onset = float(records["onset"].iloc[0])
+        mark = onset if onset >= 0 else None
         clipped = [Series("", step, np.maximum(curvature, -10.0))]
-        second = trails(clipped, "step", "normalised second derivative", log=False, marks=[start])
-        falling = trails([Series("", step, loss)], "step", "loss", marks=[start])
+        second = trails(clipped, "step", "normalised second derivative", log=False, marks=[mark])
+        falling = trails([Series("", step, loss)], "step", "loss", marks=[mark])
         run = "The first run; the convex phase begins at the dashed line."
+        if mark is None:
+            run = (
+                "The first run; without a convex phase: the last second derivative is not positive."
+            )
         return (
             PaperFigure(
                 f"milne-{key}-fractions",
-                f"Share of the loss's fall in the convex phase, {len(fractions)} runs.",
+                f"Share of the loss's fall in the convex phase, {several(len(fractions), 'run')}.",
                 published[0],
-                histogram,
+                shares(fractions, "share of the loss's fall", "runs"),
             ),
-            PaperFigure(f"milne-{key}-second", f"{run} Clipped at -10.", published[1], second),
+            PaperFigure(
+                f"milne-{key}-second", f"{run} Clipped at \N{MINUS SIGN}10.", published[1], second
+            ),
             PaperFigure(f"milne-{key}-loss", run, "the same figure, the blue curve.", falling),
         )
 
@@ -199,7 +214,8 @@ def _lenet(known: dict[str, Any], available: int) -> Experiment:
         key="lenet",
         title="LeNet-5 on MNIST: convexity along stochastic gradient descent",
         protocol=(
-            "2 epochs, batches of 128, rate 0.05, weight decay 5e-4, cross-entropy, every step recorded.",
+            "2 epochs, batches of 128, rate 0.05, weight decay 5e-4, cross-entropy, every tenth step"
+            " recorded, as in the paper's figure.",
             _RECORDS,
             _OPEN,
         ),

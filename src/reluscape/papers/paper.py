@@ -32,6 +32,7 @@ class Comparison:
         low: Lower end of our 95 % interval; NaN where there are too few runs for one.
         high: Upper end.
         trials: Number of runs behind ours.
+        comparable: Whether ours was run at the published size; if not, nothing can agree.
         unit: Unit of all of these.
         note: What to know about the comparison.
     """
@@ -45,6 +46,7 @@ class Comparison:
     trials: int
     unit: str = ""
     note: str = ""
+    comparable: bool = True
 
     @property
     def interval(self) -> tuple[float, float] | None:
@@ -55,18 +57,21 @@ class Comparison:
     def remarks(self) -> tuple[str, ...]:
         """What to know about the comparison, and whether it lacks an interval."""
         runs = "1 run" if self.trials == 1 else f"{self.trials} runs"
-        untold = f"{runs}: no 95 % interval." if self.interval is None else ""
+        untold = f"{runs}: no 95 % interval." if self.interval is None and self.trials else ""
         return tuple(text for text in (self.note, untold) if text)
 
     @property
     def agrees(self) -> bool | None:
         """Whether the difference is within 1.96 standard errors, both samplings counted.
 
-        Without an interval only the published number's counts; None where nothing is published.
+        So it is wherever our interval, which may be lopsided, holds the published number. Without an
+        interval only the published number's error counts; None where nothing is published for this size.
         """
-        if self.published is None:
+        if self.published is None or not self.comparable:
             return None
         low, high = self.interval or (self.ours, self.ours)
+        if low <= self.published <= high:
+            return True
         error = np.hypot((high - low) / (2 * Z95), self.published_error)
         return bool(abs(self.ours - self.published) <= Z95 * error)
 

@@ -1,7 +1,8 @@
 """The look that all figures of a report share, and the kinds of chart its sections draw."""
 
 import html
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -19,7 +20,6 @@ _CURVE_POINTS = 600
 _LABEL = 16
 #: What lies lower than this times the largest value is off a logarithmic axis of `trails`.
 _DEPTH = 1e-10
-_COUNTS: Final = {"rangemode": "tozero", "tickformat": ",d"}
 _SHARES: Final = {
     "range": [-6, 106],
     "tickvals": [-2.5, 25, 50, 75, 102.5],
@@ -168,7 +168,8 @@ def bars(series: Sequence[Series], x_title: str, y_title: str) -> go.Figure:
         {"type": "bar", "x": one.x, "y": one.y, "name": plain(one.name), "marker": _paint(place)}
         for place, one in enumerate(series)
     ]
-    axes = {"xaxis": _x_axis(x_title), "yaxis": _y_axis(y_title) | _COUNTS}
+    heights = [float(height) for one in series for height in one.y]
+    axes = {"xaxis": _x_axis(x_title), "yaxis": _y_axis(y_title) | _counts(heights)}
     return _figure(traces, axes, 300, len(series))
 
 
@@ -187,13 +188,15 @@ def histograms(rows: Sequence[tuple[str, Sequence[Series]]], x_title: str) -> go
         row = str(place + 1) if place else ""
         title = x_title if place == len(rows) - 1 else ""
         axes[f"xaxis{row}"] = grid[f"xaxis{row}"] | _x_axis(title) | _SHARES
-        axes[f"yaxis{row}"] = grid[f"yaxis{row}"] | _y_axis("units") | _COUNTS | {"nticks": 4}
+        heights = [0.0]
         for one in series:
             trace: dict[str, Any] = {"type": "bar", "name": plain(one.name)}
             trace |= {"legendgroup": one.name, "showlegend": one.name not in names}
             trace |= {"marker": _paint(names.setdefault(one.name, len(names)))}
             trace |= dict(zip("xy", activity_bins(np.asarray(one.x, float)), strict=True))
             traces.append(trace | {"xaxis": f"x{row}", "yaxis": f"y{row}"})
+            heights += list(trace["y"])
+        axes[f"yaxis{row}"] = grid[f"yaxis{row}"] | _y_axis("units") | _counts(heights, 3)
     style = {"x": 0, "xanchor": "left", "font": {"size": 13, "color": INK}}
     axes["annotations"] = [note | style for note in grid["annotations"]]
     top = 60 if len(names) > 1 else 30
@@ -205,7 +208,7 @@ def shares(values: np.ndarray, x_title: str, y_title: str) -> go.Figure:
     counts, edges = np.histogram(values, bins=20, range=(0.0, 1.0))
     bar = {"type": "bar", "x": 50 * (edges[1:] + edges[:-1]), "y": counts, "width": 5}
     percent = {"range": [-1, 101], "ticksuffix": " %"}
-    axes = {"xaxis": _x_axis(x_title) | percent, "yaxis": _y_axis(y_title) | _COUNTS}
+    axes = {"xaxis": _x_axis(x_title) | percent, "yaxis": _y_axis(y_title) | _counts(counts)}
     return _figure([bar | {"marker": _paint(0)}], axes | {"bargap": 0.04}, 300, 1)
 
 
@@ -321,6 +324,14 @@ def _y_axis(title: str) -> dict[str, Any]:
     line = {"gridcolor": GRID, "linecolor": MUTED, "zeroline": False, "automargin": True}
     words = {"text": title, "font": {"size": 13, "color": MUTED}, "standoff": 8}
     return line | {"fixedrange": True, "title": words}
+
+
+def _counts(values: Iterable[float], steps: int = 6) -> dict[str, Any]:
+    """A scale from zero in at most so many steps of 1, 2 or 5 times a power of ten."""
+    largest = max(values, default=0)
+    sizes = (factor * 10**power for power in itertools.count() for factor in (1, 2, 5))
+    step = next(size for size in sizes if steps * size >= largest)
+    return {"rangemode": "tozero", "tickformat": ",d", "tick0": 0, "dtick": step}
 
 
 def _rows_axes(series: Sequence[Series], labels: Sequence[str], x_title: str) -> dict[str, Any]:

@@ -10,7 +10,6 @@ from reluscape.report.page import TIERS, fill
 from reluscape.report.section import Section
 from reluscape.report.sections import convexity
 
-NAME = "The model"
 SAMPLED = "observed at the checkpoints; nothing is proved of what lies between them"
 #: The result, beside the page.
 FILE = "convexity.nc"
@@ -19,7 +18,7 @@ FILE = "convexity.nc"
 def render_convexity(
     found: Convexity,
     landscape: Landscape,
-    data: str,
+    names: tuple[str, str],
     options: tuple[str, str],
     seed: int,
     run: Section | None = None,
@@ -29,13 +28,13 @@ def render_convexity(
     Args:
         found: What was found.
         landscape: The model that it was found of.
-        data: Name of the data.
+        names: What to call the model, and name of the data.
         options: Command-line options of the model, and those of the data, in the page's folder.
         seed: Seed of Lanczos.
         run: What is said of a run's checkpoints, if there are any.
     """
-    model = ModelSurvey(NAME, options=options[0], convexity=ConvexitySurvey.of(found, FILE))
-    about = DataSummary(data, landscape.num_samples, options=options[1])
+    model = ModelSurvey(names[0], options=options[0], convexity=ConvexitySurvey.of(found, FILE))
+    about = DataSummary(names[1], landscape.num_samples, options=options[1])
     decay = found.weight_decay
     survey = Survey(about, found.objective, decay, seed=seed, models=(model,), version=__version__)
     section = convexity.section(survey)

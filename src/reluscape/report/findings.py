@@ -124,7 +124,7 @@ class ConvexitySurvey:
         covering_decay: The one above which all global minimisers lie where the third is positive.
         paper_covering_decay: The same for the paper's region.
         lowest_minimum: Loss below which no local minimum but zero exists; None where there are biases.
-        num_active_kinks: Switching values that are zero to rounding and count as negative.
+        num_active_kinks: Switching values that are zero to rounding.
     """
 
     method: str
@@ -156,7 +156,7 @@ class ConvexitySurvey:
             found.linear,
             file,
             **{name: None if math.isnan(value) else value for name, value in told.items()},
-            num_active_kinks=found.active_kinks if found.active_kinks >= 0 else None,
+            num_active_kinks=found.active_kinks,
         )
 
 

@@ -18,10 +18,7 @@ from reluscape.report.wording import NONE, count, number, several, share
 Floats = NDArray[np.float64]
 #: Checkpoints up to which each has a line in the table.
 LISTED = 60
-COLUMNS = (
-    "step", "loss", "squared gradient", "second derivative", "kinks crossed", "paper's region",
-    "sharper region",
-)  # fmt: skip
+COLUMNS = ("step", "loss", "squared gradient", "second derivative", "kinks", "region")
 
 
 def run_section(run: Trajectory, commands: tuple[str, ...]) -> Section:
@@ -41,15 +38,24 @@ def run_section(run: Trajectory, commands: tuple[str, ...]) -> Section:
 def _verdict(run: Trajectory) -> str:
     """Where the convex phase begins."""
     seen = f"At {several(len(run.steps), 'checkpoint')}, "
+    if run.stationary.all():
+        return f"{seen}the gradient is zero: the loss has no curvature along it."
+    one = "one with a gradient" if run.stationary.any() else "one"
     if run.onset is None:
-        last = "" if np.isfinite(run.curvatures[-1]) else ": it has no second derivative there"
-        return f"{seen}no convex phase: the loss is not convex along its gradient at the last one{last}."
-    if run.start == 0:
-        return f"{seen}the loss is convex along its gradient at every one."
-    fall = (
-        "" if np.isnan(run.loss_fraction) else f", which is {share(run.loss_fraction)} of its fall"
-    )
-    return f"{seen}the loss is convex along its gradient from step {count(run.onset)} on{fall}."
+        known = np.isfinite(run.curvatures[~run.stationary][-1])
+        why = "" if known else ": it has no second derivative there"
+        return f"{seen}no convex phase: the loss is not convex along its gradient at the last {one}{why}."
+    where = f"at every {one}" if run.start == 0 else f"from step {count(run.onset)} on"
+    return f"{seen}the loss is convex along its gradient {where}{_fall(run)}."
+
+
+def _fall(run: Trajectory) -> str:
+    """How much of the loss's fall that is."""
+    if run.rose:
+        return "; from the first to the last it did not fall"
+    if run.start == 0 or np.isnan(run.loss_fraction):
+        return ""
+    return f", which is {share(run.loss_fraction)} of its fall"
 
 
 def _facts(run: Trajectory) -> Table:
@@ -61,6 +67,8 @@ def _facts(run: Trajectory) -> Table:
             ("second derivative there, 10th percentile", number(run.percentile())),
             ("second derivative there, median", number(run.percentile(50))),
         ]
+    if run.stationary.any():
+        rows.append(("checkpoints with a gradient of zero", _of(run.stationary.astype(float))))
     if np.isfinite(run.crossed).any():
         rows.append(("kinks between checkpoints, median", number(float(np.nanmedian(run.crossed)))))
     rows += [
@@ -153,12 +161,15 @@ def _row(run: Trajectory, place: int) -> tuple[Cell, ...]:
         Cell(count(int(run.steps[place]))),
         *(Cell(number(float(one[place])), numeric=True) for one in numbers),
         Cell(NONE if np.isnan(crossed) else count(int(crossed)), numeric=True),
-        *(Cell(_said(one[place])) for one in (run.in_region, run.in_sharp_region)),
+        Cell(_region(run.in_region[place], run.in_sharp_region[place])),
     )
 
 
-def _said(inside: float) -> str:
-    return NONE if np.isnan(inside) else "inside" if inside else "outside"
+def _region(paper: float, sharp: float) -> str:
+    """The smaller of the regions in which it lies: the paper's is part of the sharper."""
+    if np.isnan(paper):
+        return NONE
+    return "paper's" if paper else "sharper" if sharp else "outside"
 
 
 def _method(run: Trajectory) -> tuple[str, ...]:
@@ -168,11 +179,13 @@ def _method(run: Trajectory) -> tuple[str, ...]:
         "and the second derivative that along it, 2 gᵀHg / |g|², with all switches frozen. All of this "
         "is sampled: it is said of the checkpoints, and nothing of what lies between them.",
         "The convex phase is what comes after the last checkpoint at which that is not positive. The "
-        "share of the loss's fall is what the loss falls within it over what it falls in all.",
+        "share of the loss's fall is what the loss falls within it over what it falls in all. Where the "
+        "gradient is zero there is no such derivative: those checkpoints are passed over.",
         *(
             (
                 "A checkpoint lies in a region where the bound from the norms of its layers is positive "
-                "(see below): then the loss is strongly convex along every direction on its piece.",
+                "(see below): then the loss is strongly convex along every direction on its piece. The "
+                "paper's region is part of the sharper one.",
             )
             if np.isfinite(run.in_region).any()
             else ()

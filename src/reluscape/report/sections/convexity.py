@@ -1,7 +1,9 @@
 """Section: how convex the loss is with its switches frozen, by bounds and exactly."""
 
+import math
 import shlex
 
+from reluscape.digits import rounded_down, rounded_up
 from reluscape.report.charts import Series, dots_to
 from reluscape.report.findings import ConvexitySurvey, ModelSurvey, Survey
 from reluscape.report.section import Cell, Figure, Section, Table
@@ -9,6 +11,8 @@ from reluscape.report.wording import NONE, number, several
 
 ORDER = 37
 COLUMNS = ("lower bound or value", "smallest curvature", "shows convexity", "how it is known")
+#: Significant digits that are shown.
+DIGITS = 3
 #: The numbers, weakest first, by the record's names.
 LABELS = {
     "paper_bound": "paper's bound",
@@ -44,6 +48,11 @@ def section(survey: Survey) -> Section | None:
 def _verdict(one: ConvexitySurvey) -> str:
     """Whether it is convex, and what shows it."""
     value = number(one.exact)
+    if one.convex is None and one.num_active_kinks:
+        return (
+            "whether the loss is strongly convex here, its switches frozen, is undecided: switching "
+            f"values are zero. For one choice of their signs the smallest curvature is {value}."
+        )
     if one.convex is None:
         return (
             f"whether the loss is strongly convex here, its switches frozen, is undecided. Its smallest "
@@ -58,11 +67,12 @@ def _verdict(one: ConvexitySurvey) -> str:
     if shown:
         return (
             f"with its switches frozen the loss is strongly convex here, and the {LABELS[shown[0]]} is "
-            f"enough to show it: no direction has a curvature below {number(getattr(one, shown[-1]))}."
+            f"enough to show it: no direction has a curvature below {_least(getattr(one, shown[-1]))}."
         )
     return (
         "with its switches frozen the loss is strongly convex here: no direction has a curvature below "
-        f"{value}. The bounds from the layers' norms do not show it."
+        f"{_least((one.exact or 0.0) - (one.error or 0.0))}. The bounds from the layers' norms do not"
+        " show it."
     )
 
 
@@ -71,20 +81,34 @@ def _remarks(one: ConvexitySurvey) -> list[str]:
     told = [f"There are no bounds: {one.reason}."] if one.reason else []
     if one.covering_decay:
         told.append(
-            f"Above a weight decay of {number(one.covering_decay)} all global minimisers lie where the "
-            f"data's bound is positive, above {number(one.paper_covering_decay)} where the paper's is; "
+            f"Above a weight decay of {_enough(one.covering_decay)} all global minimisers lie where the "
+            f"data's bound is positive, above {_enough(one.paper_covering_decay)} where the paper's is; "
             f"here it is {number(one.weight_decay)}."
         )
     if one.lowest_minimum is not None:
         what = "critical point" if one.linear else "local minimum"
+        below = f" with a loss below {_least(one.lowest_minimum)}, nor anywhere in these regions"
         told.append(
-            f"Without biases there is no {what} but zero weights with a loss below "
-            f"{number(one.lowest_minimum)}, nor anywhere in these regions."
+            f"Without biases there is no {what} but zero weights"
+            f"{'' if math.isinf(one.lowest_minimum) else below}."
         )
     if one.num_active_kinks:
         zero = several(one.num_active_kinks, "switching value")
-        told.append(f"Zero to rounding, and counted as negative: {zero}.")
+        held = "" if one.reason else " The bounds hold on every piece that meets here."
+        told.append(
+            f"Zero to rounding: {zero}.{held} The exact value is that of one choice of their signs."
+        )
     return told
+
+
+def _least(value: float | None) -> str:
+    """A lower bound."""
+    return number(None if value is None else rounded_down(value, DIGITS), DIGITS)
+
+
+def _enough(value: float | None) -> str:
+    """What suffices."""
+    return number(None if value is None else rounded_up(value, DIGITS), DIGITS)
 
 
 def _method(found: list[ConvexitySurvey]) -> tuple[str, ...]:
@@ -93,8 +117,8 @@ def _method(found: list[ConvexitySurvey]) -> tuple[str, ...]:
     return (
         "With the sign of every switching value kept, the loss is a smooth function of all parameters "
         "together. Its smallest curvature is the smallest eigenvalue of its Hessian, weight decay "
-        "included: where it is positive, the loss is strongly convex on the piece of parameter space "
-        "around the point. That says nothing about other pieces.",
+        "included: where it is positive, the loss is strongly convex near the point on the piece of "
+        "parameter space that the point is in. That says nothing about other pieces.",
         "The bounds are certified: spectral norms, outputs and slopes are raised by their rounding "
         "errors. The paper's takes the largest norm of any layer, the sharper one those of all layers, "
         "and the data's each sample's activations and slopes, which may cancel (Milne, Piecewise strong "
@@ -125,7 +149,7 @@ def _figures(found: list[tuple[ModelSurvey, ConvexitySurvey]]) -> tuple[Figure, 
     caption = "How far the curvature may fall below the weight decay, by each bound, and does fall."
     if level > 0:
         caption += " Left of the dashed line the loss is strongly convex."
-    chart = dots_to(series, "weight decay minus smallest curvature", level)
+    chart = dots_to(series, "below the weight decay by", level)
     return (Figure("convexity", caption, chart),)
 
 
@@ -144,7 +168,7 @@ def _row(one: ConvexitySurvey, name: str) -> tuple[Cell, ...]:
     if name != "exact":
         shows = NONE if value is None else "yes" if value > 0 else "no"
         known = Cell(NONE) if value is None else Cell("norms", tier="certified")
-        return Cell(LABELS[name]), Cell(number(value), numeric=True), Cell(shows), known
+        return Cell(LABELS[name]), Cell(_least(value), numeric=True), Cell(shows), known
     shows = {True: "yes", False: "refutes it", None: "no"}[one.convex]
     how = f"whole Hessian, within {number(one.error)}"
     if one.method == "lanczos":

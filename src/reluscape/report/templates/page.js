@@ -21,3 +21,13 @@
     for (const plot of plots) Plotly.relayout(plot, { width: null, autosize: true });
   });
 })();
+// Commands break between words, not within --options.
+document.querySelectorAll("pre code").forEach((code) => {
+  const parts = code.textContent.split(/(\s+)/).map((part) => {
+    if (!part.trim()) return part;
+    const word = document.createElement("span");
+    word.textContent = part;
+    return word;
+  });
+  code.replaceChildren(...parts);
+});
