@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -144,6 +147,47 @@ def test_batch_norm_moves_with_its_scales_and_shifts(loss):
     assert found.lower <= searched * (1 + 1e-12) <= found.upper <= 1.0011 * found.lower
 
 
+def duplicates(landscape):
+    """The same landscape of samples that occur four times, with coinciding kinks."""
+    rows = np.repeat(np.arange(2), 4)
+    module, inputs, targets = landscape.module_at(), landscape.inputs, landscape.targets
+    return rs.Landscape(module, inputs[rows], targets[rows], loss=landscape.loss_name)
+
+
+def single(landscape):
+    """The same landscape of one sample."""
+    module, inputs, targets = landscape.module_at(), landscape.inputs[:1], landscape.targets[:1]
+    return rs.Landscape(module, inputs, targets, loss=landscape.loss_name)
+
+
+@pytest.mark.parametrize("loss", ["squared", "l1", "cross_entropy"])
+@pytest.mark.parametrize("widths", [(2, 4, 3), (2, 4, 4, 3)])
+@pytest.mark.parametrize(
+    "change", [None, duplicates, single], ids=["plain", "duplicates", "single"]
+)
+def test_degenerate_ends_are_enclosed(widths, loss, change):
+    """Through zero, where all kinks meet; nothing or one number moving; dead units; any scale."""
+    landscape = landscape_of(widths, loss, seed=3)
+    landscape = landscape if change is None else change(landscape)
+    a, b = ends_of(landscape, 3)
+    dead = np.where(np.arange(landscape.size) < 12, 0.0, a)
+    dead[8:12] = -1.0
+    nudged = a + np.eye(landscape.size)[0]
+    pairs = [(a, -a), (0 * a, 0 * a), (0 * a, a), (a, nudged), (dead, 2 * dead)]
+    for start, stop in [*pairs, *((size * a, size * b) for size in (1e-8, 1e-3, 1e3, 1e6))]:
+        found = rs.path_maximum(landscape, start, stop)
+        searched = sought(landscape, start, stop, 201)[1]
+        assert found.lower <= searched * (1 + 1e-12)
+        assert searched <= found.upper <= 1.0011 * found.lower
+
+
+def test_a_perfect_fit_is_known_to_rounding():
+    landscape = landscape_of((2, 4, 3), "squared")
+    fitted = rs.Landscape(landscape.module_at(), landscape.inputs, landscape.outputs())
+    found = rs.path_maximum(fitted, fitted.theta, fitted.theta)
+    assert 0.0 <= found.lower <= found.upper < 1e-24
+
+
 def test_a_quartic_by_hand():
     """One sample x = 1, target 0, no kink on the way: f = (1 + t)(2 - t), largest at t = 1/2."""
     landscape = landscape_of((1, 1, 1), "squared", count=1, bias=False)
@@ -185,6 +229,20 @@ def test_refusals_say_what_was_expected():
     for gap in (0.0, -1.0, np.inf, np.nan, True, "small"):
         with pytest.raises(InputError, match="relative_gap"):
             rs.path_maximum(landscape, theta, theta, relative_gap=gap)
+    for level in (np.nan, np.inf, True, "low"):
+        with pytest.raises(InputError, match="level must be a finite number"):
+            rs.path_maximum(landscape, theta, theta, level=level)
+
+
+def test_the_readmes_example_runs(capsys):
+    text = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    (code,) = (
+        one for one in re.findall(r"```python\n(.*?)```", text, re.S) if "match_units" in one
+    )
+    exec(code, scope := {})
+    assert scope["found"].tier == "certified"
+    assert scope["matched"].distance < scope["matched"].distance_before
+    assert capsys.readouterr().out.startswith("largest loss")
 
 
 def test_results_are_saved_and_drawn(tmp_path):

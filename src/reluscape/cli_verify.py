@@ -1,4 +1,4 @@
-"""What the command `verify` needs to check a file of `minima` or `convexity`."""
+"""What the command `verify` needs to check a file of `minima`, `convexity` or `connect`."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING
 from reluscape.cli_options import LossName, landscape_from
 
 if TYPE_CHECKING:
-    from reluscape.convex import Convexity
     from reluscape.landscape import Landscape
-    from reluscape.minima.result import CellMinimum
+    from reluscape.verification import Claim
 
 __all__ = ["result_verdict"]
 
@@ -41,12 +40,15 @@ def result_verdict(
     return result.valid, result.reason
 
 
-def _is_of(found: CellMinimum | Convexity, landscape: Landscape) -> bool:
-    """Whether the result is about the landscape's own weights."""
+def _is_of(found: Claim, landscape: Landscape) -> bool:
+    """Whether the result is about the landscape's own weights; of a string they are a bead."""
     import numpy as np
 
     from reluscape.convex import Convexity
+    from reluscape.strings.connection import Connection
 
+    if isinstance(found, Connection):
+        return any(np.array_equal(bead, landscape.theta) for bead in found.beads)
     if isinstance(found, Convexity):
         return np.array_equal(found.theta, landscape.theta)
     subject = landscape if found.layer is None else landscape.block(found.layer)

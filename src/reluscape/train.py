@@ -126,7 +126,7 @@ def train(
     total = epochs * -(-len(features) // batch_size)
     was_training, completed = model.training, True
     model.train()
-    with torch.random.fork_rng(devices=[]), _one_thread():
+    with torch.random.fork_rng(devices=[]), one_thread():
         torch.manual_seed(seed)
         optimizer = torch.optim.Adam(parameters, lr=rate)
         try:
@@ -156,7 +156,7 @@ def train(
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     """Small networks train faster on one thread, and rounding then depends on no thread count."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -34,13 +34,18 @@ from reluscape.minima.check import check_minimum
 from reluscape.minima.result import CellMinimum
 from reluscape.network_output import NetworkOutput
 from reluscape.results import load_one_of
+from reluscape.strings.check import check_connection
+from reluscape.strings.connection import Connection
+
+#: A result that claims something and can be checked.
+Claim = CellMinimum | Convexity | Connection
 
 
 def verify(
-    path_or_certificate: str | os.PathLike[str] | Certificate | CellMinimum | Convexity,
+    path_or_certificate: str | os.PathLike[str] | Certificate | Claim,
     landscape: Landscape | NetworkOutput,
 ) -> Verification:
-    """Check a certificate, a cell's minimum or a convexity against a landscape; never calls a solver.
+    """Check a certificate or a result that claims something against a landscape; never calls a solver.
 
     Recomputed from the landscape's network and data: the hashes, the pattern and active kinks at the
     certified point, the independence of their normals, the gradient and its split by the given
@@ -58,6 +63,9 @@ def verify(
             That no direction has a smaller curvature is proved by a Cholesky factorisation for method
             "dense" where forming the Hessian takes some seconds, and else told; `error` of "lanczos"
             may be larger than it need be, and so may "dense" have become "lanczos", which claims less.
+            Or a `Connection` or its NetCDF file: values at its beads are computed and the maxima of its
+            segments proved anew, or looked at on the same grid where they were; for another metric than
+            a loss use `reluscape.strings.check.check_connection`.
         landscape: The network, data, loss and weight decay that it is about, or the network's output
             with its bounds.
 
@@ -74,7 +82,7 @@ def verify(
             "verify needs the Landscape or the NetworkOutput that the certificate is about; received"
             f" {type(landscape).__name__}"
         )
-    if isinstance(path_or_certificate, CellMinimum | Convexity):
+    if isinstance(path_or_certificate, CellMinimum | Convexity | Connection):
         return _of_result(path_or_certificate, landscape)
     if not isinstance(path_or_certificate, Certificate) and not os.path.exists(path_or_certificate):
         raise InputError(
@@ -109,14 +117,14 @@ def verify(
     return Verification(True, f"recomputed from network and data: {certificate.sentence()}")
 
 
-def _of_result(
-    found: CellMinimum | Convexity, landscape: Landscape | NetworkOutput
-) -> Verification:
-    """Check a cell's minimum, or a convexity."""
+def _of_result(found: Claim, landscape: Landscape | NetworkOutput) -> Verification:
+    """Check a cell's minimum, a convexity or a string of models."""
     if isinstance(landscape, NetworkOutput):
         return Verification(False, "it is about a landscape, not about a network's output")
     if isinstance(found, Convexity):
         return check_convexity(found, landscape)
+    if isinstance(found, Connection):
+        return check_connection(found, landscape)
     if landscape.weight_decay > 0:
         return Verification(False, f"it is about no weight decay, not {landscape.weight_decay!r}")
     try:
@@ -125,17 +133,18 @@ def _of_result(
         return Verification(False, str(error))
 
 
-def load_claim(path: str | os.PathLike[str]) -> CellMinimum | Convexity | str:
-    """The cell's minimum or the convexity of a file, or why there is none in it."""
+def load_claim(path: str | os.PathLike[str]) -> Claim | str:
+    """The cell's minimum, the convexity or the string of a file, or why there is none in it."""
     try:
-        found = load_one_of(path, (CellMinimum, Convexity))
+        found = load_one_of(path, (CellMinimum, Convexity, Connection))
     except InputError as error:
         return str(error)
     # Where someone has put other content under its own digest, readers fail anywhere, with any exception.
     except Exception as error:
         text = (str(error).splitlines() or [""])[0][:120]
-        return f"expected a CellMinimum or a Convexity; could not read {str(path)!r}: {text}"
-    assert isinstance(found, CellMinimum | Convexity)
+        kinds = "a CellMinimum, a Convexity or a Connection"
+        return f"expected {kinds}; could not read {str(path)!r}: {text}"
+    assert isinstance(found, CellMinimum | Convexity | Connection)
     return found
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from reluscape.strings.evolving import ROUND, evolve
+from reluscape.strings.evolving import ROUND, evolve, units
 from reluscape.strings.finishing import Work
 
 Floats = NDArray[np.float64]
@@ -43,9 +43,8 @@ class Band:
         """The springs."""
         steps = moved[1:] - moved[:-1]
         lengths = steps.norm(dim=1, keepdim=True)
-        along = rows[2:] - rows[:-2]
-        along = along / along.norm(dim=1, keepdim=True).clamp_min(torch.finfo(along.dtype).tiny)
-        return moved[1:-1] + 0.5 * self.share * (lengths[1:] - lengths[:-1]) * along
+        pull = 0.5 * self.share * (lengths[1:] - lengths[:-1])
+        return torch.addcmul(moved[1:-1], pull, units(rows[2:] - rows[:-2]))
 
     def moving(self, values: Floats) -> NDArray[np.bool_]:
         """All of them: it is one band."""
@@ -62,7 +61,7 @@ def _tangents(rows: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
     ahead, back = rows[2:] - rows[1:-1], rows[1:-1] - rows[:-2]
     upward = (values[2:] > values[:-2])[:, None]
     along = torch.where(upward, ahead, back)
-    return along / along.norm(dim=1, keepdim=True).clamp_min(torch.finfo(along.dtype).tiny)
+    return units(along)
 
 
 def grow_band(work: Work) -> None:

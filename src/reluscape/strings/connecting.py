@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
-from torch import nn
+from numpy.typing import NDArray
 
 from reluscape.errors import InputError
 from reluscape.landscape import Landscape
@@ -17,15 +18,27 @@ from reluscape.strings.band import grow_band
 from reluscape.strings.bezier import grow_bezier
 from reluscape.strings.connection import Connection
 from reluscape.strings.constrained import grow_constrained
+from reluscape.strings.ends import (
+    End,
+    Model,
+    Statistics,
+    buffers_along,
+    flat_buffers,
+    has_statistics,
+    model_of,
+    on_own_statistics,
+    read_end,
+)
 from reluscape.strings.finishing import Work, finish
 from reluscape.strings.greedy import grow_greedily
 from reluscape.strings.judging import Beads, Judge
+from reluscape.strings.matching import match_units as units_matched
 from reluscape.strings.surface import Metric, Surface
 from reluscape.strings.training import Schedule
-from reluscape.validation import check_theta, check_whole
+from reluscape.train import one_thread
+from reluscape.validation import check_share, check_told, check_whole
 
 Floats = NDArray[np.float64]
-End = ArrayLike | nn.Module | Mapping[str, torch.Tensor]
 
 METHODS = {
     "greedy": grow_greedily,
@@ -37,45 +50,202 @@ METHODS = {
 
 def connect(
     landscape: Landscape,
-    theta_a: ArrayLike,
-    theta_b: ArrayLike,
+    theta_a: End,
+    theta_b: End,
     level: float,
     *,
     method: str = "greedy",
+    match_units: bool = False,
     metric: str | Metric | Landscape | None = None,
     max_depth: int = 10,
     alpha: float = 0.95,
-    schedule: Schedule | None = None,
     middle: bool = False,
-    spring: float = 0.0,
+    spring: float = 0.03,
     draws: int = 1,
+    schedule: Schedule | None = None,
     batched: bool = True,
     relative_gap: float = 1e-3,
     start: Connection | None = None,
     progress: Progress | None = None,
     seed: int = 0,
 ) -> Connection:
-    """Look for a path between two models on which the loss stays at or below a level."""
+    """Look for a path between two models on which the loss stays at or below a level.
+
+        gamma(0) = theta_a,   gamma(1) = theta_b,   loss(gamma(t)) <= level for all t
+
+    The path is a string of models ("beads") joined by straight segments. Dynamic String Sampling inserts
+    beads where it is too high and trains them to `alpha * level`, until all segments are below the level.
+
+    Args:
+        landscape: Any module; its loss is what beads are trained on.
+        theta_a: One model: flat parameters, a module, or its state dict. Given with running statistics
+            (batch norm), it keeps them; on the string between the ends they are those of the landscape's
+            data at each point, as if re-estimated there.
+        theta_b: The other one.
+        level: At least the value at both ends.
+        method: "greedy": beads go into segments one depth at a time and are trained freely.
+            "constrained": all beads move together, each on the hyperplane between its neighbours.
+            "bezier": a quadratic Bezier curve; "band": a nudged elastic band; both to compare with.
+        match_units: Permute the second model's hidden units first so that they fit the first one's; the
+            path then ends at that permuted model, which computes the same function.
+        metric: What is held below the level instead of the loss: "error_rate", a function of outputs and
+            targets, or a landscape of the same model on other data.
+        max_depth: How often a segment may be halved, one after the other.
+        alpha: Beads are trained to this share of the level.
+        middle: Greedy beads start in the middle of their segment, not where it is highest.
+        spring: Of the constrained variant, in units of loss per length.
+        draws: Positions on the Bezier curve in one step.
+        schedule: Rate, steps and samples per step of the training.
+        batched: False trains beads one after the other.
+        relative_gap: Of certified maxima.
+        start: A connection between the same ends to go on from.
+        progress: Told the number of beads, the depth and the worst segment.
+        seed: Of every random choice; the same seed gives the same bytes on one machine.
+
+    Returns:
+        What was found; "not_found" does not say that there is no path. A `Stop` or Ctrl-C ends the search
+        with the string as it is.
+
+    Cost: each step of training evaluates one gradient for each bead that is still above its goal, all of
+    them as one batch; each new segment 33 losses and, once these are below the level, the proof that it
+    is (`path_maximum`), or a grid of 257 losses where there is none.
+
+    Raises:
+        InputError: Ends of another shape or above the level, or an option out of range.
+
+    Example:
+        >>> import numpy as np
+        >>> from torch import nn
+        >>> line = nn.Linear(1, 1, bias=False)
+        >>> found = connect(Landscape(line, np.array([[1.0]]), [0.0]), [-1.0], [1.0], 1.5)
+        >>> found.status, found.tier, found.num_beads
+        ('connected', 'exact', 2)
+
+    Reference: Freeman and Bruna, Topology and geometry of half-rectified network optimization (2017).
+    """
     began = perf_counter()
-    if method not in METHODS:
-        raise InputError(f"method must be one of {', '.join(METHODS)}; received {method!r}")
-    first, last = (check_theta(theta, landscape.size) for theta in (theta_a, theta_b))
-    surface = Surface(landscape, metric, batched=batched)
+    _check(method, spring, progress, relative_gap, start)
+    ends = read_end(landscape, theta_a, "theta_a"), read_end(landscape, theta_b, "theta_b")
+    given = ends[1]
+    if match_units:
+        ends = ends[0], _matched(landscape, *ends)
+    pair = _Pair(landscape, ends, metric)
+    surface = pair.surface(batched, seed)
+    pair.check_level(surface, level)
     work = Work(
         surface=surface,
         judge=Judge(surface, level, relative_gap),
-        beads=Beads([first, last], [0, 0]),
-        goal=alpha * level,
+        beads=_first_beads(ends, start),
+        goal=check_share(alpha, "alpha") * level,
         schedule=schedule or Schedule(),
         max_depth=check_whole(max_depth, "max_depth", 1),
         middle=middle,
         spring=spring,
-        draws=draws,
+        draws=check_whole(draws, "draws", 1),
         seed=check_whole(seed, "seed", 0),
         progress=progress,
     )
-    try:
-        METHODS[method](work)
-    except KeyboardInterrupt:
-        work.tried.append("stopped before the end")
-    return finish(work, method, perf_counter() - began)
+    with one_thread() if surface.small else nullcontext():
+        try:
+            METHODS[method](work)
+        except KeyboardInterrupt:  # Stop is one
+            work.tried.append("stopped before the end")
+        extra = pair.buffers(work)
+        if match_units:
+            unmatched = work.judge.prove(ends[0].theta, given.theta).lower
+            extra |= {"matched": True, "unmatched_lower": unmatched}
+        return finish(work, method, began, **extra)
+
+
+@dataclass(frozen=True, slots=True)
+class _Pair:
+    """The ends on their landscape.
+
+    Attributes:
+        landscape: As given.
+        ends: Both models.
+        metric: As given.
+    """
+
+    landscape: Landscape
+    ends: tuple[Model, Model]
+    metric: str | Metric | Landscape | None
+
+    @property
+    def floating(self) -> bool:
+        """Whether running statistics change along the path."""
+        given = any(end.state is not None for end in self.ends)
+        return given and has_statistics(self.landscape)
+
+    def surface(self, batched: bool, seed: int) -> Surface:
+        """What the string lies on."""
+        if not self.floating:
+            return Surface(self.landscape, self.metric, batched=batched, seed=seed)
+        own = on_own_statistics(self.landscape)
+        judged = None
+        if isinstance(self.metric, Landscape):
+            judged = Statistics(self.landscape).loss_on(self.metric)
+        return Surface(own, self.metric, batched=batched, seed=seed, judged=judged, floating=True)
+
+    def check_level(self, surface: Surface, level: float) -> None:
+        """Refuse ends that are above the level."""
+        values = surface.values(np.stack([end.theta for end in self.ends]))
+        for name, end, value in zip(("theta_a", "theta_b"), self.ends, values, strict=True):
+            own = self._own(end) if self.floating and surface.kind == "loss" else value
+            if not max(own, value) <= level:
+                raise InputError(
+                    f"level must be at least the {surface.kind} of both ends; received {level!r},"
+                    f" and {name} has {float(max(own, value)):.6g}: raise it or train further"
+                )
+
+    def buffers(self, work: Work) -> dict[str, Any]:
+        """Running statistics of the beads, where they change."""
+        if not self.floating:
+            return {}
+        thetas = np.stack(work.beads.thetas)
+        return {"buffers": buffers_along(self.landscape, thetas, self.ends)}
+
+    def _own(self, end: Model) -> float:
+        """An end's loss with its own running statistics."""
+        if end.state is None:
+            return self.landscape.loss(end.theta)
+        with torch.no_grad():
+            return float(self.landscape.loss_of(end.state))
+
+
+def _check(
+    method: str, spring: float, progress: object, relative_gap: float, start: object
+) -> None:
+    """Refuse options out of range."""
+    if method not in METHODS:
+        raise InputError(f"method must be one of {', '.join(METHODS)}; received {method!r}")
+    for name, value in (("spring", spring), ("relative_gap", relative_gap)):
+        if not 0.0 <= value < np.inf:
+            raise InputError(f"{name} must be a finite number >= 0; received {value!r}")
+    if start is not None and (not isinstance(start, Connection) or method == "bezier"):
+        raise InputError(
+            "start must be a Connection to go on from, with any method but 'bezier'; received"
+            f" {type(start).__name__} with method {method!r}"
+        )
+    check_told(progress, "progress")
+
+
+def _first_beads(ends: tuple[Model, Model], start: Connection | None) -> Beads:
+    """The string to begin with."""
+    first, last = (end.theta for end in ends)
+    if start is None:
+        return Beads([first, last], [0, 0])
+    if not (np.array_equal(start.beads[0], first) and np.array_equal(start.beads[-1], last)):
+        raise InputError(
+            "start must have the given ends; received a connection between other models"
+        )
+    return Beads(list(start.beads), [int(depth) for depth in start.depths])
+
+
+def _matched(landscape: Landscape, first: Model, last: Model) -> Model:
+    """The second model with its hidden units in the order of the first one's."""
+    if last.state is None:
+        return Model(units_matched(landscape, first.theta, last.theta).theta, None)
+    buffers = flat_buffers(landscape, last.state)
+    found = units_matched(landscape, first.theta, last.theta, buffers=buffers)
+    return model_of(landscape, found.theta, found.buffers)

@@ -13,6 +13,7 @@ from reluscape.crossing import cells_crossed
 from reluscape.errors import InputError
 from reluscape.landscape import Landscape
 from reluscape.results import Result
+from reluscape.strings.ends import model_of
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -34,7 +35,8 @@ class Connection(Result):
         level: What the value shall not exceed.
         maximum: Bound on the value along the path from above; for tier "sampled" the largest one seen.
         beads: Points of the path in order (beads, params); the first and the last are the given ends.
-        values: The value at each bead (beads,).
+        values: The value at each bead (beads,); where running statistics follow the path, with those of
+            the data, at the ends as well.
         depths: When each bead was inserted, 0 for the ends (beads,).
         lower: Largest value seen on each segment (segments,).
         upper: Bound from above on each segment; infinite where its tier is "sampled" (segments,).
@@ -48,6 +50,8 @@ class Connection(Result):
         normalized_length: Length of the path over the distance of its ends; 1 for equal ends.
         normalized_length_weights: The same without biases.
         kind: What is judged: "loss", "other loss" or a metric's name.
+        objective: Loss of the judged landscape.
+        weight_decay: Its lambda.
         method: How the path was found.
         gradients: Gradients evaluated, one for each bead and step.
         losses: Values evaluated without a gradient, those of this result's own measures included.
@@ -56,6 +60,8 @@ class Connection(Result):
         seed: Of every random choice.
         matched: Whether the hidden units of the second model were permuted before: then the last bead is
             that permuted model, which computes the same function.
+        unmatched_lower: Largest value seen on the straight line to the second model as it was given;
+            NaN where nothing was permuted.
         tried: What was done, and for "not_found" why it ended.
         buffers: Running statistics at each bead (beads, buffers), in the order of the module's buffers;
             no columns where they do not change along the path.
@@ -80,6 +86,8 @@ class Connection(Result):
     normalized_length: float
     normalized_length_weights: float
     kind: str
+    objective: str
+    weight_decay: float
     method: str
     gradients: int
     losses: int
@@ -87,6 +95,7 @@ class Connection(Result):
     unbatched: str
     seed: int
     matched: bool
+    unmatched_lower: float
     tried: tuple[str, ...]
     buffers: Floats
 
@@ -127,14 +136,10 @@ class Connection(Result):
         """
         if not -len(self.beads) <= bead < len(self.beads):
             raise InputError(f"bead must lie in 0..{len(self.beads) - 1}; received {bead!r}")
-        module = landscape.module_at(self.beads[bead])
-        start = 0
-        with torch.no_grad():
-            for buffer in module.buffers() if self.buffers.shape[1] else ():
-                part = self.buffers[bead, start : start + buffer.numel()]
-                buffer.copy_(torch.from_numpy(part).view(buffer.shape))
-                start += buffer.numel()
-        return dict(module.state_dict())
+        if not self.buffers.shape[1]:
+            return dict(landscape.module_at(self.beads[bead]).state_dict())
+        found = model_of(landscape, self.beads[bead], self.buffers[bead]).state
+        return dict(found or {})
 
     def arc(self) -> Floats:
         """Length of the path up to each bead (beads,)."""
@@ -163,7 +168,10 @@ class Connection(Result):
             f" {self.seconds:.1f} s",
         ]
         if self.matched:
-            lines.append("  the second model's hidden units were permuted before")
+            lines.append(
+                "  the second model's hidden units were permuted before; as they were, the straight"
+                f" line rose to {self.unmatched_lower:.6g}"
+            )
         return "\n".join([*lines, *(f"  {one}" for one in self.tried)])
 
     def plot(self) -> go.Figure:

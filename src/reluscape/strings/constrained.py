@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from reluscape.strings.evolving import ROUND, evolve
+from reluscape.strings.evolving import ROUND, evolve, units
 from reluscape.strings.finishing import Work
 
 Floats = NDArray[np.float64]
@@ -37,14 +37,14 @@ class Equidistant:
     ) -> torch.Tensor:
         """The gradient of loss and spring, without its part across the hyperplane."""
         back, ahead = rows[1:-1] - rows[:-2], rows[1:-1] - rows[2:]
-        pull = self.spring * (_units(back) + _units(ahead))
-        across = _units(rows[2:] - rows[:-2])
+        pull = self.spring * (units(back) + units(ahead))
+        across = units(rows[2:] - rows[:-2])
         force = gradients + pull
         return force - (force * across).sum(1, keepdim=True) * across
 
     def settle(self, rows: torch.Tensor, moved: torch.Tensor) -> torch.Tensor:
         """Back to the hyperplane halfway between the neighbours."""
-        across = _units(moved[2:] - moved[:-2])
+        across = units(moved[2:] - moved[:-2])
         middle = 0.5 * (moved[2:] + moved[:-2])
         away = ((moved[1:-1] - middle) * across).sum(1, keepdim=True)
         return moved[1:-1] - away * across
@@ -62,12 +62,6 @@ class Equidistant:
             for place in work.beads.above(threshold)
             if max(depths[place : place + 2]) < work.max_depth
         ]
-
-
-def _units(rows: torch.Tensor) -> torch.Tensor:
-    """Rows of length one; zero rows stay zero."""
-    lengths = rows.norm(dim=1, keepdim=True)
-    return rows / torch.where(lengths > 0, lengths, torch.ones_like(lengths))
 
 
 def grow_constrained(work: Work) -> None:

@@ -38,6 +38,12 @@ class Rule(Protocol):
         """Segments that get a new bead."""
 
 
+def units(rows: torch.Tensor) -> torch.Tensor:
+    """Rows of length one; zero rows stay zero."""
+    lengths = rows.norm(dim=1, keepdim=True)
+    return rows / torch.where(lengths > 0, lengths, torch.ones_like(lengths))
+
+
 @dataclass(slots=True)
 class _Memory:
     """Adam's averages for the inner beads, of which some are new."""
@@ -65,8 +71,8 @@ def evolve(work: Work, rule: Rule, rounds: int) -> None:
     size = len(beads.thetas[0])
     memory = _Memory(Adam((len(beads.thetas) - 2, size), work.schedule.rate, surface.device))
     for number in range(rounds + 1):
-        work.tell(f"round {number}")
         work.judge.examine(beads)
+        work.tell(f"round {number}")
         if not beads.above(work.level):
             return
         values = surface.values(np.stack(beads.thetas))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -64,7 +65,7 @@ class Work:
             self.progress(told, UNKNOWN)
 
 
-def finish(work: Work, method: str, seconds: float, **extra: Any) -> Connection:
+def finish(work: Work, method: str, began: float, **extra: Any) -> Connection:
     """The result of a search, measured."""
     beads, judge, surface = work.beads, work.judge, work.surface
     judge.glance(beads)
@@ -96,13 +97,16 @@ def finish(work: Work, method: str, seconds: float, **extra: Any) -> Connection:
         "normalized_length": length,
         "normalized_length_weights": length_weights,
         "kind": surface.kind,
+        "objective": surface.judge.loss_name,
+        "weight_decay": surface.judge.weight_decay,
         "method": method,
         "gradients": surface.gradients,
         "losses": surface.losses,
-        "seconds": seconds,
+        "seconds": perf_counter() - began,
         "unbatched": surface.unbatched,
         "seed": work.seed,
         "matched": False,
+        "unmatched_lower": float("nan"),
         "tried": tuple(work.tried),
         "buffers": np.zeros((len(thetas), 0)),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -32,6 +33,8 @@ def grow_greedily(work: Work) -> None:
             return
         trained = train_into(work, places, depth)
         work.beads.insert(places, trained.thetas, depth)
+        if trained.stopped:
+            raise KeyboardInterrupt
         stuck = int((~trained.reached).sum())
         if stuck:
             work.tried.append(
@@ -61,6 +64,8 @@ def mend(work: Work) -> None:
         trained = train_below(work.surface, starts, work.goal, work.schedule, tell=_teller(work))
         for place, theta in zip(high, trained.thetas, strict=True):
             beads.move(int(place), theta)
+        if trained.stopped:
+            raise KeyboardInterrupt
 
 
 def train_into(work: Work, places: list[int], depth: int) -> Trained:
@@ -70,7 +75,7 @@ def train_into(work: Work, places: list[int], depth: int) -> Trained:
     rng = np.random.default_rng((work.seed, depth))
     for attempt in range(1, STARTS):
         failed = np.flatnonzero(~best.reached)
-        if not len(failed):
+        if not len(failed) or best.stopped:
             break
         starts = _elsewhere(work, [places[k] for k in failed], attempt, rng)
         again = train_below(work.surface, starts, work.goal, work.schedule, tell=_teller(work))
@@ -96,7 +101,7 @@ def _better(best: Trained, again: Trained, places: NDArray[np.intp]) -> Trained:
     best.thetas[kept], best.values[kept] = again.thetas[lower], again.values[lower]
     best.reached[kept] = again.reached[lower]
     best.steps[places] += again.steps
-    return best
+    return replace(best, stopped=again.stopped)
 
 
 def _teller(work: Work) -> partial[None]:

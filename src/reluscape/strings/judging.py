@@ -104,15 +104,16 @@ class Judge:
     def __init__(self, surface: Surface, level: float, relative_gap: float) -> None:
         self.surface, self.level, self.relative_gap = surface, level, relative_gap
         reading = surface.judge.reading
-        loss = surface.kind in ("loss", "other loss")
-        self.proves = loss and reading is not None and not reading.opaque
+        self.proves = surface.is_loss and reading is not None and not reading.opaque
 
     def examine(self, beads: Beads) -> None:
         """Fill in what is not known of a string's segments."""
         self._look(beads)
         for place, segment in enumerate(beads.segments):
             if segment is not None and not segment.proved and segment.lower <= self.level:
-                beads.segments[place] = self.prove(beads.thetas[place], beads.thetas[place + 1])
+                beads.segments[place] = self.prove(
+                    beads.thetas[place], beads.thetas[place + 1], self.level
+                )
 
     def glance(self, beads: Beads) -> None:
         """The same from a few points alone, which proves nothing."""
@@ -126,10 +127,12 @@ class Judge:
         """Values at evenly spaced positions, ends included, (segments, COARSE + 2)."""
         return self.surface.along(starts, stops, np.linspace(0.0, 1.0, COARSE + 2))
 
-    def prove(self, start: Floats, stop: Floats) -> Segment:
-        """The maximum of one segment, proved if possible."""
+    def prove(self, start: Floats, stop: Floats, level: float | None = None) -> Segment:
+        """The maximum of a segment, proved if possible: only as far as a level asks, if there is one."""
         if self.proves:
-            found = path_maximum(self.surface.judge, start, stop, relative_gap=self.relative_gap)
+            found = path_maximum(
+                self.surface.judge, start, stop, relative_gap=self.relative_gap, level=level
+            )
             return Segment(found.lower, found.upper, found.position, found.tier, True)
         times = np.linspace(0.0, 1.0, DENSE)
         values = self.surface.along(start[None], stop[None], times)[0]

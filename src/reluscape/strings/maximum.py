@@ -23,7 +23,7 @@ __all__ = ["PathMaximum", "path_maximum"]
 Floats = NDArray[np.float64]
 
 #: Points of the grid where a maximum is proved, and where the grid is all there is.
-FEW, MANY = 65, 257
+FEW, MANY = 33, 257
 
 
 @dataclass(frozen=True, slots=True, repr=False, eq=False)
@@ -102,16 +102,29 @@ def path_maximum(
 
     Cost: exact, two forward passes and O(log) for each of the at most `samples * units` kinks: 0.1 s for
     1,000 samples and 50 units. Certified, O(samples * units^2 * depth^2) for a part of the segment: at
-    1,000 samples, layers of 50 units and a gap of 1e-3 some 30 to 90 parts, about a second for two or
-    three hidden layers and a few for four.
+    1,000 samples, layers of 50 units and a gap of 1e-3 between trained models 30 to 80 parts, on one core
+    0.3 to 0.4 s for two hidden layers, 0.8 to 1.2 s for three and 1.4 to 2.1 s for four; a third of that
+    for a level a fifth above the maximum. Parts grow with the inverse square root of the gap.
 
     Raises:
-        InputError: Points of the wrong shape or not finite; a gap that is not a positive number.
+        InputError: Points of the wrong shape or not finite; a gap that is not a positive number; a level
+            that is not a number.
+
+    Example:
+        >>> import numpy as np
+        >>> from torch import nn
+        >>> model = nn.Sequential(nn.Linear(1, 1, bias=False), nn.ReLU(), nn.Linear(1, 1, bias=False))
+        >>> landscape = Landscape(model, np.ones((1, 1)), np.zeros((1, 1)))
+        >>> found = path_maximum(landscape, [1.0, 2.0], [2.0, 1.0])  # ((1 + t) (2 - t))^2
+        >>> print(f"{found.upper:.4f} at {found.position:.4f}, {found.tier}")
+        5.0625 at 0.5000, exact
 
     Source: Freeman and Bruna, section 4, where the maximum is that of a grid.
     """
     start, stop = (check_theta(theta, landscape.size) for theta in (theta_a, theta_b))
-    _check_gap(relative_gap)
+    _check_number(relative_gap, "relative_gap", 0.0)
+    if level is not None:
+        _check_number(level, "level", -np.inf)
     moving = Moving.of(landscape, start, stop)
     exact = moving is not None and is_one_hidden(moving)
     if moving is None or not (exact or can_bound(moving)):
@@ -129,10 +142,14 @@ def path_maximum(
     )
 
 
-def _check_gap(value: object) -> None:
-    """Refuse what is no positive number."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < np.inf:
-        raise InputError(f"relative_gap must be a positive number; received {value!r}")
+def _check_number(value: object, name: str, least: float) -> None:
+    """Refuse what is no finite number above `least`."""
+    number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(
+        value, bool
+    )
+    if not number or not least < value < np.inf:  # type: ignore[operator]
+        kind = "positive" if least == 0.0 else "finite"
+        raise InputError(f"{name} must be a {kind} number; received {value!r}")
 
 
 def _sampled(

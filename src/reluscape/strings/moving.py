@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from reluscape.deep_crossing import check_affine
-from reluscape.errors import InputError, UnsupportedModelError
 from reluscape.landscape import Landscape
-from reluscape.network import Affine, Network, Rectifier, Scale
+from reluscape.network import Affine, Network, Rectifier, Scale, read_network
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -41,21 +40,19 @@ class Moving:
 
     @classmethod
     def of(cls, landscape: Landscape, start: Floats, stop: Floats) -> Moving | None:
-        """The way between two points, or None where a part that is not readable moves."""
-        try:
-            ends = [landscape.at(point) for point in (start, 0.5 * (start + stop), stop)]
-        except UnsupportedModelError:
+        """The way between two points, or None where a part that is not readable moves.
+
+        What is read is affine in the parameters: re-parametrised layers are not read.
+        """
+        if landscape.reading is None:
             return None
-        readings = [end.reading for end in ends]
-        if any(reading is None for reading in readings):
+        hidden = ~_read(landscape)
+        if landscape.reading.opaque and not np.array_equal(start[hidden], stop[hidden]):
             return None
-        first, middle, last = (reading for reading in readings if reading is not None)
-        if first.opaque and not np.array_equal(start[~_read(landscape)], stop[~_read(landscape)]):
-            return None
-        try:
-            check_affine(first.network, middle.network, last.network)
-        except InputError:  # re-parametrised layers
-            return None
+        inputs = torch.from_numpy(landscape.inputs)
+        first, last = (
+            read_network(landscape.module_at(point).cpu(), inputs) for point in (start, stop)
+        )
         return cls(landscape, start, stop, first.network, last.network, first.features)
 
     def theta(self, t: float) -> Floats:
@@ -117,8 +114,11 @@ class Moving:
         )
         if name == "l1":
             apart = float(errors.sum()) / count
-        elif name == "cross_entropy":  # each loss moves by at most twice the largest error
-            apart = 2.0 * float(errors.max(axis=1).sum()) / count
+        elif name == "cross_entropy":  # log(1 + e^m) has a slope of at most 1, and of its own value
+            margins = 2.0 * errors.max(axis=1)
+            largest = float(margins.max())
+            grown = float(np.expm1(largest)) * value if largest < 500.0 else np.inf
+            apart = min(float(margins.sum()) / count, grown)
         else:  # by the triangle inequality for the root of the mean square
             share = 1.0 if name == "squared" else 0.5
             root = np.sqrt(share * float((errors**2).sum()) / count)

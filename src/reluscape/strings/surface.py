@@ -18,6 +18,8 @@ Floats = NDArray[np.float64]
 #: A number to stay below, from outputs (samples, outputs) and targets as the landscape holds them.
 Metric = Callable[[Floats, NDArray[np.generic]], float]
 
+#: Parameters and activations up to which one thread is faster than several.
+SMALL = 2**19
 #: Numbers that one batch of points may hold at once; 2^26 in float64 are 512 MB.
 LARGEST_BATCH = 2**26
 
@@ -44,11 +46,14 @@ class Surface:
             and targets, or another landscape of the same model (such as one of test data).
         batched: False evaluates row by row.
         seed: Of the order in which `batches` go through the samples.
+        judged: In place of the judge's loss as a function of flat parameters.
+        floating: Whether running statistics follow the parameters.
 
     Attributes:
         judge: The landscape whose loss is judged, or whose outputs a metric is of.
         kind: "loss", "other loss", or the metric's name.
         unbatched: Why rows are evaluated one by one; empty where they are not.
+        small: Whether one thread is faster than several.
         gradients: Gradients evaluated so far, one for each row.
         losses: Values evaluated so far without a gradient, one for each row.
     """
@@ -60,6 +65,8 @@ class Surface:
         *,
         batched: bool = True,
         seed: int = 0,
+        judged: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        floating: bool = False,
     ) -> None:
         self.landscape = landscape
         self.judge = metric if isinstance(metric, Landscape) else landscape
@@ -73,8 +80,10 @@ class Surface:
         self.device = landscape.flat_objective()[0].device
         self._objective = landscape.flat_objective()[1]
         self._seed = seed
-        self._judged = self._objective if metric is None else self._judged_by()
+        self._floating = floating
+        self._judged = judged or self._judged_by()
         work = landscape.size + _activations(landscape)
+        self.small = work <= SMALL
         self._rows = max(1, LARGEST_BATCH // work)
         self.unbatched = "asked for" if not batched else self._why_unbatched()
 
@@ -82,6 +91,11 @@ class Surface:
     def trains_on_judged(self) -> bool:
         """Whether the judged value is the loss that beads are trained on."""
         return self._metric is None and self.judge is self.landscape
+
+    @property
+    def is_loss(self) -> bool:
+        """Whether the judged value is the judge's loss as `Landscape.loss` gives it."""
+        return self._metric is None and not self._floating
 
     def values(self, thetas: Floats) -> Floats:
         """The judged value at each row of (points, params), shape (points,)."""
@@ -149,7 +163,7 @@ class Surface:
         """The judge's loss, or its outputs where a metric is made of them."""
         if self._metric is not None:
             return self.judge.outputs_of
-        return self.judge.flat_objective()[1]
+        return self._objective if self.judge is self.landscape else self.judge.flat_objective()[1]
 
     def _map(
         self, function: Callable[[torch.Tensor], torch.Tensor], thetas: torch.Tensor

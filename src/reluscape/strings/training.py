@@ -55,12 +55,14 @@ class Trained:
         values: The judged value there (beads,).
         reached: Whether it is below the goal (beads,).
         steps: Steps that each took (beads,).
+        stopped: Whether the training was asked to end.
     """
 
     thetas: Floats
     values: Floats
     reached: Bools
     steps: NDArray[np.int64]
+    stopped: bool = False
 
 
 class Adam:
@@ -77,8 +79,9 @@ class Adam:
         self.counts += 1.0
         self.first.lerp_(gradients, 1.0 - FIRST)
         self.second.mul_(SECOND).addcmul_(gradients, gradients, value=1.0 - SECOND)
-        scale = (1.0 - SECOND**self.counts).sqrt() / (1.0 - FIRST**self.counts)
-        change: torch.Tensor = self.rates * scale * self.first / (self.second.sqrt() + TINY)
+        mean = self.first / (1.0 - FIRST**self.counts)
+        size = (self.second / (1.0 - SECOND**self.counts)).sqrt() + TINY
+        change: torch.Tensor = self.rates * mean / size
         return change
 
     def keep(self, rows: torch.Tensor) -> None:
@@ -108,11 +111,15 @@ def train_below(
         tell: Called at every step with the number of beads left.
     """
     run = _Run(surface, starts, schedule)
-    for step in range(schedule.max_steps):
-        tell(len(run.active))
-        if not run.advance(step, goal):
-            break
-    return run.result(goal)
+    stopped = False
+    try:
+        for step in range(schedule.max_steps):
+            tell(len(run.active))
+            if not run.advance(step, goal):
+                break
+    except KeyboardInterrupt:  # between two steps, or within one: the best points stand
+        stopped = True
+    return run.result(goal, stopped)
 
 
 class _Run:
@@ -150,11 +157,11 @@ class _Run:
         self.steps[self.active] += 1
         return True
 
-    def result(self, goal: float) -> Trained:
+    def result(self, goal: float, stopped: bool) -> Trained:
         """The beads as they stand; those still active are judged once more."""
         if len(self.active):
             self._look(self.surface.values(self.rows.cpu().numpy()), goal)
-        return Trained(self.best, self.values, self.values <= goal, self.steps)
+        return Trained(self.best, self.values, self.values <= goal, self.steps, stopped)
 
     def _look(self, values: Floats, goal: float) -> torch.Tensor:
         """Take note of the active beads' values; let those go that are done or beyond hope."""

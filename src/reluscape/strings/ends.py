@@ -1,0 +1,166 @@
+"""The two models that a string joins: their parameters, and running statistics where they have some."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import nn
+from torch.func import functional_call
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from reluscape.errors import InputError
+from reluscape.landscape import Landscape
+from reluscape.validation import check_theta
+
+Floats = NDArray[np.float64]
+State = dict[str, torch.Tensor]
+#: A model: its flat parameters, the module, or its state dict.
+End = ArrayLike | nn.Module | Mapping[str, torch.Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """One end.
+
+    Attributes:
+        theta: Its parameters (params,).
+        state: Parameters and buffers; None where only parameters were given.
+    """
+
+    theta: Floats
+    state: State | None
+
+
+def read_end(landscape: Landscape, end: End, name: str) -> Model:
+    """Parameters and buffers of an end in the landscape's order.
+
+    Raises:
+        InputError: A model of another shape, or with entries that are not finite.
+    """
+    if isinstance(end, Mapping):
+        module = landscape.module_at()
+        try:
+            module.load_state_dict(dict(end))
+        except RuntimeError as error:
+            lines = " ".join(str(error).split())[:300]
+            raise InputError(f"{name} does not fit the landscape's model: {lines}") from error
+        end = module
+    if not isinstance(end, nn.Module):
+        return Model(check_theta(end, landscape.size), None)
+    state = landscape.state_of(end)
+    parts = [state[key].cpu().numpy().ravel() for key, _ in end.named_parameters()]
+    return Model(check_theta(np.concatenate(parts), landscape.size), state)
+
+
+def flat_buffers(landscape: Landscape, state: State) -> Floats:
+    """A state's buffers in the order of `module.buffers()`, as one vector."""
+    names = [name for name, _ in landscape.module_at().named_buffers()]
+    parts = [state[name].detach().double().cpu().numpy().ravel() for name in names]
+    return np.concatenate([np.zeros(0), *parts])
+
+
+def model_of(landscape: Landscape, theta: Floats, buffers: Floats) -> Model:
+    """The model with these parameters and buffers, as `flat_buffers` orders them."""
+    module = landscape.module_at(theta)
+    sizes = [buffer.numel() for buffer in module.buffers()]
+    with torch.no_grad():
+        for buffer, part in zip(
+            module.buffers(), np.split(buffers, np.cumsum(sizes)[:-1]), strict=True
+        ):
+            buffer.copy_(torch.from_numpy(part).view(buffer.shape))
+    return Model(theta, landscape.state_of(module))
+
+
+def has_statistics(landscape: Landscape) -> bool:
+    """Whether the model keeps running statistics of batches."""
+    return bool(_norms(landscape.module_at()))
+
+
+def on_own_statistics(landscape: Landscape) -> Landscape:
+    """The landscape with batch norm by the statistics of its own data, which follow the parameters."""
+    module = landscape.module_at()
+    for norm in _norms(module).values():
+        norm.track_running_stats = False
+        norm.running_mean = norm.running_var = norm.num_batches_tracked = None
+    return Landscape(
+        module,
+        landscape.inputs,
+        landscape.targets,
+        loss=landscape.loss_name,
+        weight_decay=landscape.weight_decay,
+        device=str(landscape.flat_objective()[0].device),
+    )
+
+
+class Statistics:
+    """Running statistics that a model would have at any parameters, from a landscape's data.
+
+    Means and variances over samples (and places) of what enters each batch norm, the variance divided by
+    their number: with them, eval mode gives the outputs of batch norm by the data's own statistics.
+    """
+
+    def __init__(self, landscape: Landscape) -> None:
+        own = on_own_statistics(landscape)
+        self._module = own.module_at()
+        vector = own.flat_objective()[0]
+        self._inputs = torch.as_tensor(own.inputs, device=vector.device)
+        shapes = {key: p.shape for key, p in self._module.named_parameters()}
+        self._shapes: dict[str, torch.Size] = shapes
+
+    def named(self, vector: torch.Tensor) -> State:
+        """A flat vector as named parameters."""
+        sizes = [shape.numel() for shape in self._shapes.values()]
+        parts = zip(self._shapes.items(), torch.split(vector, sizes), strict=True)
+        return {key: part.view(shape) for (key, shape), part in parts}
+
+    def __call__(self, vector: torch.Tensor) -> State:
+        """Running means and variances by name, differentiable by the parameters."""
+        found: State = {}
+        names = {module: key for key, module in self._module.named_modules()}
+
+        def see(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+            entering = inputs[0]
+            axes = [axis for axis in range(entering.ndim) if axis != 1]
+            found[f"{names[module]}.running_mean"] = entering.mean(axes)
+            found[f"{names[module]}.running_var"] = entering.var(axes, unbiased=False)
+
+        norms = [m for m in self._module.modules() if isinstance(m, _BatchNorm)]
+        hooks = [norm.register_forward_pre_hook(see) for norm in norms]
+        try:
+            functional_call(self._module, self.named(vector), (self._inputs,))
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return found
+
+    def loss_on(self, judge: Landscape) -> Callable[[torch.Tensor], torch.Tensor]:
+        """The loss on other data, with statistics from these."""
+        return lambda vector: judge.loss_of(self.named(vector) | self(vector))
+
+
+def buffers_along(landscape: Landscape, thetas: Floats, ends: tuple[Model, Model]) -> Floats:
+    """Buffers at each bead (beads, buffers): those of the ends, and estimated ones between them."""
+    statistics, device = Statistics(landscape), landscape.flat_objective()[0].device
+    rows = []
+    for place, theta in enumerate(thetas):
+        module = landscape.module_at(theta)
+        end = ends[0] if place == 0 else ends[1] if place == len(thetas) - 1 else None
+        with torch.no_grad():
+            found = statistics(torch.as_tensor(theta, device=device)) if end is None else end.state
+        known = dict(module.named_buffers()) | (found or {})
+        rows.append(flat_buffers(landscape, known))
+    return np.stack(rows)
+
+
+def _norms(module: nn.Module) -> dict[str, _BatchNorm]:
+    """Batch norms with running statistics, by name."""
+    return {
+        name: part
+        for name, part in module.named_modules()
+        if isinstance(part, _BatchNorm) and part.running_mean is not None
+    }

@@ -1,0 +1,128 @@
+"""Ways between two factorisations of matrices, one factor moving at a time.
+
+A state is a list of factors `W_1 .. W_K`, whose product is `W_K ... W_1`, with n rows. All matrices in
+between have more than n rows. From each end, steps that keep the product lead to a state in which
+`W_K ... W_2` has n independent rows; then `W_K`, ..., `W_2` become those of the other end, one after the
+other and column by column, the factor behind them keeping the product; at last `W_1` goes straight.
+
+What keeps the product is always one of two moves: a factor moves in a null space of what is in front of
+it, or columns of a factor move that meet zero rows behind it. So the product is the same on the whole
+segment. (Freeman and Bruna's own path changes its end: `W^+ W V` is not V.)
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import qr
+
+Floats = NDArray[np.float64]
+State = list[Floats]
+
+#: Singular values below this, relative to the largest, are zero: products change by less than that.
+RANK = 1e-13
+#: Directions in which rows are weaker than this, relative to the strongest, are strengthened.
+WEAK = 0.1
+
+
+def joined(first: State, last: State) -> tuple[list[State], list[State]]:
+    """States with the product of `first`, and states with that of `last`.
+
+    The first of the former is `first`, the last of the latter is `last`. From each state to the next only
+    one factor moves; between the two lists it is `W_1`.
+
+    Cost: of the order of K n products of matrices, and n small factorisations for each factor.
+    """
+    begin, end = _strengthened(first), _strengthened(last)
+    goal, upper = end[-1], np.eye(len(first[-1]))
+    for place in range(len(first) - 1, 0, -1):
+        begin += _replaced(begin[-1], place, goal[place], upper)
+        upper = upper @ goal[place]
+    return _distinct(begin), _distinct(end)[::-1]
+
+
+def _strengthened(state: State) -> list[State]:
+    """States of one product up to one in which all `W_K ... W_k`, k >= 2, have independent rows."""
+    states, upper = [state], np.eye(len(state[-1]))
+    for place in range(len(state) - 1, 0, -1):
+        now = states[-1]
+        left, values, right = np.linalg.svd(upper @ now[place])
+        largest = values[0] if values[0] > 0 else 1.0
+        rank = int((values > RANK * largest).sum())
+        seen, free = right[:rank], right[rank:]
+        states.append(_with(now, place - 1, seen.T @ (seen @ now[place - 1])))
+        strength = np.zeros(len(left))
+        strength[: len(values)] = values
+        weak = np.flatnonzero(strength < WEAK * largest)[::-1][: len(free)]
+        more = np.linalg.pinv(upper) @ (largest * left[:, weak] @ free[: len(weak)])
+        states.append(_with(states[-1], place, now[place] + more))
+        upper = upper @ states[-1][place]
+    return states
+
+
+def _replaced(state: State, place: int, goal: Floats, upper: Floats) -> list[State]:
+    """States of one product, up to one in which a factor is another one.
+
+    Args:
+        state: The state to begin with.
+        place: Which factor.
+        goal: What it shall be.
+        upper: Product of the factors in front of it, with independent rows, and so has `upper @ goal`.
+    """
+    product = upper @ state[place] @ state[place - 1]
+    basis = _independent(upper @ state[place])
+    todo, states = _independent(upper @ goal), [state]
+    done: list[int] = []
+    states.append(_supported(state, place, upper, basis, product))
+    while todo:
+        factor = states[-1][place].copy()
+        free = [unit for unit in range(factor.shape[1]) if unit not in basis]
+        ready = [unit for unit in todo if unit in free]
+        if ready:
+            factor[:, ready] = goal[:, ready]
+            columns = upper @ factor
+            for unit in ready:
+                _enter(unit, basis, done, columns)
+                done.append(unit)
+            todo = [unit for unit in todo if unit not in ready]
+        else:  # all stand in the basis with another column: copies of these take their part
+            moved = todo[: len(free)]
+            factor[:, free[: len(moved)]] = factor[:, moved]
+            for unit, copy in zip(moved, free, strict=False):
+                basis[basis.index(unit)] = copy
+        states.append(_with(states[-1], place, factor))
+        states.append(_supported(states[-1], place, upper, basis, product))
+    return [*states, _with(states[-1], place, goal)]
+
+
+def _independent(columns: Floats) -> list[int]:
+    """As many columns as there are rows, independent of each other."""
+    return [int(k) for k in qr(columns, mode="r", pivoting=True)[1][: len(columns)]]
+
+
+def _enter(unit: int, basis: list[int], done: list[int], columns: Floats) -> None:
+    """Take a column into the basis, for the one that it depends on most and that is not to stay."""
+    shares = np.abs(np.linalg.solve(columns[:, basis], columns[:, unit]))
+    shares[[basis.index(kept) for kept in done]] = -1.0
+    basis[int(np.argmax(shares))] = unit
+
+
+def _supported(state: State, place: int, upper: Floats, basis: list[int], product: Floats) -> State:
+    """The state whose factor behind `place` has zero rows but for those of the basis."""
+    behind = np.zeros(state[place - 1].shape)
+    behind[basis] = np.linalg.solve((upper @ state[place])[:, basis], product)
+    return _with(state, place - 1, behind)
+
+
+def _with(state: State, place: int, factor: Floats) -> State:
+    """The state with another factor."""
+    return [*state[:place], factor, *state[place + 1 :]]
+
+
+def _distinct(states: list[State]) -> list[State]:
+    """States without those that are the same as the one before."""
+    kept = states[:1]
+    for state in states[1:]:
+        if not all(np.array_equal(a, b) for a, b in zip(state, kept[-1], strict=True)):
+            kept.append(state)
+    return kept
