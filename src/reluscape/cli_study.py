@@ -26,6 +26,7 @@ __all__ = ["reproduce", "study"]
 class PaperName(StrEnum):
     """The papers that can be reproduced; a test keeps them equal to the library's."""
 
+    freeman = "freeman"
     hinz = "hinz"
     liu = "liu"
     milne = "milne"
@@ -79,7 +80,8 @@ def reproduce(
     data_dir: Annotated[
         Path | None,
         typer.Option(
-            help="Folder with MNIST and CIFAR-10 files (liu, milne); what needs them is else left out."
+            help="Folder with MNIST and CIFAR-10 files (freeman, liu, milne); what needs them is else"
+            " left out."
         ),
     ] = None,
     as_json: Json = False,

@@ -25,7 +25,7 @@ from reluscape.study.store import NoPlanError
 Progress = Callable[[str, float], None]
 
 #: Papers with a file in `reluscape.papers`.
-PAPERS = ("hinz", "liu", "milne")
+PAPERS = ("freeman", "hinz", "liu", "milne")
 
 COLUMNS = ("quantity", "published", "ours", "95 % interval", "runs", "agrees?")
 
