@@ -545,6 +545,60 @@ def test_a_cell_whose_own_weights_are_a_minimum_is_answered_by_them() -> None:
     assert "nearest minimum" in methods
 
 
+def test_labels_that_cancel_leave_no_minimum_of_their_roundings_sign() -> None:
+    """Six equal inputs whose labels add up to zero: the only minimiser is zero, on the kink."""
+    module = nn.Sequential(nn.Linear(1, 1, bias=False), nn.ReLU(), nn.Linear(1, 1, bias=False))
+    for weight in module.parameters():
+        nn.init.ones_(weight)
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        labels = rng.normal(size=3)
+        labels = rng.permutation(np.concatenate([labels, -labels]))
+        once = rs.Landscape(module.double(), np.ones((6, 1)), labels)
+        inputs = np.repeat([[1.0], [2.0]], 6, axis=0)
+        twice = rs.Landscape(module, inputs, np.concatenate([labels, labels]))
+        for landscape in (once, twice):
+            for signs in SIGNS:
+                found = rs.cell_minimum(landscape, signs=signs)
+                assert found.genuine is False
+                assert rs.verify(found, landscape).valid
+
+
+def polygon(seed: int) -> rs.Landscape:
+    """A unit for each corner of a polygon, which fits it, and one unit that is active everywhere.
+
+    Pairs of equal points inside have labels that cancel, so that the last unit is to be zero.
+    """
+    rng = np.random.default_rng(seed)
+    corners = 40
+    angles = 2 * np.pi * np.arange(corners) / corners
+    points = np.column_stack([np.cos(angles), np.sin(angles)])
+    inside = np.repeat(0.4 * rng.uniform(-1, 1, (25, 2)), 2, axis=0)
+    module = nn.Sequential(
+        nn.Linear(2, corners + 1), nn.ReLU(), nn.Linear(corners + 1, 1, bias=False)
+    ).double()
+    with torch.no_grad():
+        module[0].weight[:] = torch.tensor(np.vstack([0.1 * rng.normal(size=(1, 2)), points]))
+        edge = np.full(corners, -np.cos(np.pi / corners / 2))
+        module[0].bias[:] = torch.tensor(np.append(rng.uniform(0.5, 2), edge))
+        module[2].weight[:] = torch.tensor(rng.uniform(0.5, 2, (1, corners + 1)))
+        inputs = np.vstack([points, inside])
+        hidden = module[0](torch.tensor(inputs)).relu()[:, 1:]
+        targets = (hidden @ module[2].weight[0, 1:]).numpy()
+    return rs.Landscape(
+        module, inputs, targets + np.append(np.zeros(corners), np.tile([1.0, -1.0], 25))
+    )
+
+
+@pytest.mark.parametrize("seed", [1, 12])
+def test_a_unit_that_ought_to_be_zero_is_no_minimum_of_its_rounding(seed: int) -> None:
+    landscape = polygon(seed)
+    for signs in SIGNS:
+        found = rs.cell_minimum(landscape, signs=signs)
+        assert found.genuine is False
+        assert rs.verify(found, landscape).valid
+
+
 def wide(seed: int, units: int, samples: int, inputs: int) -> rs.Landscape:
     """Gaussian data with labels of -1 and 1, and default weights."""
     rng = np.random.default_rng(seed)

@@ -201,7 +201,7 @@ def test_ctrl_c_before_the_last_experiment_tells_what_was_done(
 @pytest.mark.parametrize(
     ("name", "options", "expected"),
     [
-        ("nobody", {}, "expected one of the papers hinz, liu, milne"),
+        ("nobody", {}, "expected one of the papers freeman, hinz, liu, milne"),
         ("milne", {"scale": "huge"}, "scale must be one of smoke, small, paper"),
         ("milne", {"trials": 0}, "trials must be at least 1"),
         ("milne", {"jobs": 0}, "jobs must be at least 1"),

@@ -102,6 +102,7 @@ def _witness(found: CellMinimum, landscape: Landscape, start: Block, cell: Froze
         gradient = np.abs(there.gradient())
         require(bool((gradient <= slack).all()), "the gradient does not vanish")
     if found.layer is None:
+        require(_all_heard(there, slack), "a unit's outputs are rounding errors of the targets")
         _output_weights(found, landscape, start, there)
     loss, rounding = there.loss(), SAME * loss_size(there)
     require(abs(loss - found.loss) <= rounding, f"its loss is {loss:.6g}")
@@ -120,6 +121,27 @@ def _witness(found: CellMinimum, landscape: Landscape, start: Block, cell: Froze
         least = _least_possible(found, landscape, there)
         require(loss <= least + rounding, "a lower loss is not ruled out")
     return f"a genuine minimum of loss {loss:.6g}"
+
+
+def _all_heard(there: Block, slack: Floats) -> bool:
+    """Whether the gradient would be seen to change without any one of the active units.
+
+    A unit whose weights ought to be zero has the pattern of its rounding errors.
+
+    Args:
+        there: The first layer at the witness.
+        slack: Rounding errors of the gradient by its parameters (params,).
+    """
+    piecewise = there.piecewise
+    weights = there.landscape.block(1).theta[: piecewise.width]
+    values = there.kinks().reshape(-1, piecewise.width)
+    slopes = np.where(values > 0, 1.0, piecewise.slopes[0])
+    factor = (1.0 if there.landscape.loss_name == "half_squared" else 2.0) / len(values)
+    without = factor * slopes**2 * values * weights**2
+    seen = np.abs(piecewise.assemble(without)) > slack
+    some, bias = piecewise.unpack(seen.astype(np.float64))
+    heard = some.any(axis=1) if bias is None else some.any(axis=1) | (bias > 0)
+    return bool((heard | ~without.any(axis=0)).all())
 
 
 def block_distance(there: Block, theta: Floats, cell: FrozenCell) -> float:

@@ -16,7 +16,7 @@ from reluscape.minima.closed import Closed
 from reluscape.minima.depth import LEFT_OPEN, depth_left
 from reluscape.minima.frozen_cell import FrozenCell
 from reluscape.minima.lower import with_lower_loss
-from reluscape.minima.programs import Programs
+from reluscape.minima.programs import NEAREST, Programs
 from reluscape.minima.readouts import readout_minimum
 from reluscape.minima.result import SIGNS, CellMinimum, Infeasibility, Signs
 from reluscape.minima.signs import Watch, Witness, roots_of, search
@@ -150,7 +150,7 @@ def _of_landscape(
 ) -> CellMinimum:
     """The first layer and the output weights of a one-hidden-layer network."""
     places = _Places.of(landscape)
-    units, active = places.units(start)
+    units, _ = places.units(start)
     if signs == "given" and not units.outputs.all():
         zero = ", ".join(map(str, np.flatnonzero(units.outputs == 0)))
         raise InputError(
@@ -159,6 +159,22 @@ def _of_landscape(
         )
     watch = Watch(progress)
     route = Closed.of(units) or Programs.of(units, free=signs == "free", watch=watch)
+    found = _answer(landscape, start, signs, places, route, watch)
+    if found.genuine is None and isinstance(route, Programs) and found.method == NEAREST:
+        found = _answer(landscape, start, signs, places, replace(route, near=False), watch)
+    return found
+
+
+def _answer(
+    landscape: Landscape,
+    start: Floats,
+    signs: Signs,
+    places: _Places,
+    route: Closed | Programs,
+    watch: Watch,
+) -> CellMinimum:
+    """What one route finds, as far as the check accepts it."""
+    units, active = places.units(start)
     witness, leaves, parts = search(roots_of(signs, units.outputs), route.test, watch)
     theta = None if witness is None else places.theta(start, witness, units.samples.sizes)
     infeasibility = places.infeasibility(leaves, units) if leaves else None

@@ -27,6 +27,8 @@ Indices = NDArray[np.intp]
 ZERO = 1e-8
 #: Units from which on one proof for all signs is looked for before any part of them is.
 CHOICES = 8
+#: What the minimiser nearest to the cell's own weights is called.
+NEAREST = "nearest minimum"
 #: Signs turned over, for each unit, until a guess is taken as it is.
 FLIPS = 4
 #: Least side of a unit's weights, over their and the input's length, at which they are inside their cell.
@@ -47,6 +49,7 @@ class Programs:
         constant: For each group the sides that have one depth at all minimisers, and the depths.
         free: Whether groups may take both signs.
         watch: Told at each step of a long program.
+        near: Whether the minimiser nearest to the cell's own weights is tried first.
     """
 
     units: Units
@@ -57,6 +60,7 @@ class Programs:
     constant: tuple[tuple[Indices, Floats], ...]
     free: bool
     watch: Watch
+    near: bool = True
 
     @classmethod
     def of(cls, units: Units, *, free: bool, watch: Watch) -> Programs:
@@ -91,7 +95,7 @@ class Programs:
     def method(self, witness: Witness | None, leaves: Sequence[Leaf], parts: int) -> str:
         """How the answer was found, from what rules signs out and the number of parts looked at."""
         if witness is not None and witness.near:
-            return "nearest minimum"
+            return NEAREST
         if leaves and all(leaf.clause for leaf in leaves):
             return "sign clauses"
         if leaves and all(leaf.clause or leaf.of_one_side for leaf in leaves):
@@ -120,8 +124,10 @@ class Programs:
             weights = np.zeros(self.units.pattern.shape)
             weights[:, unit] = self.empty[unit]
             return self.leaf(signs, weights, clause=False)
-        if self.groups.variables > MANY and (near := self.near_by(signs)) is not None:
-            return near
+        if self.near and self.groups.variables > MANY:
+            nearest = self.near_by(signs)
+            if nearest is not None:
+                return nearest
         early = self.by_clauses(signs)
         if isinstance(early, Leaf):
             return early

@@ -90,11 +90,15 @@ class Samples:
     def means(self, targets: Floats) -> tuple[Floats, float]:
         """Mean targets of each input, and the sum of squares that no function of the inputs removes.
 
-        Inputs of zero have outputs that no weights change.
+        Inputs of zero have outputs that no weights change. Targets that cancel but for the rounding of
+        their sum have the mean zero: its sign would be that of the rounding.
         """
         inside = self.group >= 0
         number, some = self.group[inside], targets[inside]
         means = np.bincount(number, some, minlength=len(self.rows)) / self.counts
+        sizes = np.bincount(number, np.abs(some), minlength=len(self.rows))
+        noise = np.where(self.counts > 1, np.finfo(np.float64).eps * sizes, 0.0)
+        means = np.where(np.abs(means) <= noise, 0.0, means)
         rest = float(((some - means[number]) ** 2).sum() + (targets[~inside] ** 2).sum())
         return means, rest
 
