@@ -333,7 +333,7 @@ def test_descents_of_linear_networks_end_at_zero_or_above_the_threshold() -> Non
         assert np.linalg.norm(one.landscape().gradient(theta)) < 1e-5
         zero = float(np.abs(theta).max()) < 1e-4
         assert zero or found.loss >= found.lowest_minimum
-        assert zero or not found.in_data_region
+        assert zero or found.data_bound < 1e-9  # the end is critical up to 1e-5 only
         ends.append(zero)
         assert found.linear
         assert "no critical point but zero" in found.summary()

@@ -148,7 +148,7 @@ def test_above_the_covering_decay_weights_of_little_loss_lie_in_the_region() -> 
 
 def test_the_covering_decay_has_the_statistics_for_a_factor() -> None:
     """f = v w x / 2 and M = 1: E = 2 l^(1/2) <= 2; the samples are (1, 1) and (2, 1)."""
-    norm = nn.BatchNorm1d(1, affine=False, eps=0.0)
+    norm = nn.BatchNorm1d(1, affine=False, eps=1e-300)
     assert norm.running_var is not None
     norm.running_var.fill_(4.0)
     model = nn.Sequential(nn.Linear(1, 1, bias=False), norm, nn.Linear(1, 1, bias=False))
@@ -160,7 +160,7 @@ def test_the_covering_decay_has_the_statistics_for_a_factor() -> None:
 
 def test_bounds_are_attained_behind_a_fixed_layer() -> None:
     """f = v w x / 2, at zero: the direction (1, 1) has the curvature -|slope| / 2 + decay."""
-    norm = nn.BatchNorm1d(1, affine=False, eps=0.0)
+    norm = nn.BatchNorm1d(1, affine=False, eps=1e-300)
     assert norm.running_var is not None
     norm.running_var.fill_(4.0)
     model = nn.Sequential(nn.Linear(1, 1, bias=False), norm, nn.Linear(1, 1, bias=False))
