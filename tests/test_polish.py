@@ -205,7 +205,8 @@ def test_command_keeps_what_was_done_before_an_error(
         break_off(3, patch, rs.AnalysisError("it broke"))
         first = CliRunner().invoke(cli.app, ["descend", "--weights", "mlp.pt", *common])
     assert first.exit_code == 1
-    assert first.stderr.splitlines()[-1].startswith("error: it broke; what was reached is kept: the same command")
+    last = first.stderr.splitlines()[-1]
+    assert last.startswith("error: it broke; what was reached is kept: the same command")
     record = json.loads(first.stdout)
     assert (record["complete"], record["failure"]) == (False, "it broke")
     assert "An error stopped the descent: it broke." in Path("r/report.html").read_text()
