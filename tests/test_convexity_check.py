@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +52,8 @@ CHANGES: list[tuple[str, Any, str]] = [
     ("data_bound", lambda one: one.data_bound - 1e-4, "data_bound is"),
     ("exact", lambda one: one.exact + 1e-6, "direction has curvature"),
     ("exact", lambda one: one.exact - 1e-6, "direction has curvature"),
-    ("error", lambda one: 1e-3, "larger than it need be"),
     ("error", lambda one: -1.0, "none"),
+    ("error", lambda one: np.nan, "another order"),
     ("method", lambda one: "guess", "no known method"),
     ("in_region", lambda one: not one.in_region, "other regions"),
     ("in_sharp_region", lambda one: not one.in_sharp_region, "other regions"),
@@ -242,3 +243,109 @@ def test_fields_of_other_types_are_rejected(
         verdict = rs.verify(replace(found, **change), landscape)
         assert not verdict.valid
         assert "\n" not in verdict.reason
+
+
+# ---- where numbers vanish or overflow ----------------------------------------------------------
+
+
+def network_of(*weights: list[list[float]], bias: float | None = None) -> nn.Module:
+    """Layers of these weights; the first one's biases are all the same, if it has any."""
+    layers: list[nn.Module] = []
+    for place, rows in enumerate(weights):
+        weight = torch.tensor(rows, dtype=torch.float64)
+        biased = place == 0 and bias is not None
+        layer = nn.Linear(weight.shape[1], weight.shape[0], bias=biased, dtype=torch.float64)
+        layer.weight.data = weight
+        if biased:
+            nn.init.constant_(layer.bias, bias or 0.0)
+        layers += [layer, nn.ReLU()]
+    return nn.Sequential(*layers[:-1])
+
+
+ZERO = [[0.0, 0.0], [0.0, 0.0]]
+DEGENERATE: dict[str, tuple[nn.Module, Any, Any, str, float]] = {
+    "dead": (network_of([[1.0, 0.5], [0.2, 1.0]], [[1.0, 2.0]], bias=-9.0),
+             [[1.0, 2.0], [0.5, 1.0]], [1.0, 2.0], "squared", 0.0),
+    "dead, softmax": (network_of([[0.0, -1.0]], [[1.0], [0.0]], [[-1.0, -2.0], [2.0, 1.0]]),
+                      [[0.0, 1.0]], [1], "cross_entropy", 0.0),
+    "dead, targets of zero": (network_of([[-2.0, 0.0]], [[0.0], [-2.0]], [[1.0, -2.0]], [[2.0]]),
+                              [[1.0, 2.0]], [0.0], "half_squared", 0.1),
+    "inputs of zero": (network_of([[-2.0], [-1.0]], [[2.0, -2.0]], [[-1.0]], [[-1.0], [2.0]]),
+                       [[0.0]], [0], "cross_entropy", 1.0),
+    "zero first layer": (network_of([[0.0]], [[-2.0]]),
+                         [[0.0], [-1.0]], [-2.0, -1.0], "half_squared", 0.0),
+    "all zero": (network_of(ZERO, ZERO, ZERO), [[1.0, 2.0]], [1], "cross_entropy", 0.0),
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+@pytest.mark.parametrize("name", DEGENERATE)
+def test_degenerate_networks_pass(name: str) -> None:
+    net, x, y, loss, decay = DEGENERATE[name]
+    landscape = rs.Landscape(net, np.array(x), np.array(y), loss=loss, weight_decay=decay)
+    for max_dense in (2000, 0):
+        found = rs.convexity(landscape, max_dense=max_dense)
+        verdict = rs.verify(found, landscape)
+        assert verdict.valid, verdict.reason
+        for change in (1e-6, -1e-2):
+            forged = replace(found, sharp_bound=found.sharp_bound + change)
+            assert "its sharp_bound is" in rs.verify(forged, landscape).reason
+
+
+def test_only_inputs_of_zero_exclude_all_minima(
+    subject: tuple[rs.Landscape, rs.Convexity],
+) -> None:
+    forged = replace(subject[1], lowest_minimum=np.inf)
+    assert "lowest_minimum is finite" in rs.verify(forged, subject[0]).reason
+
+
+def test_small_integer_networks_pass() -> None:
+    """Kinks, dead units, vanishing Hessians: whatever exact zeros bring."""
+    for seed in range(150):
+        rng = np.random.default_rng(seed)
+        classes = 2 if seed % 2 else 1
+        widths = [*rng.integers(1, 4, size=2 + seed % 3), classes]
+        weights = [rng.integers(-2, 3, (b, a)) for a, b in pairwise(widths)]
+        bias = None if seed % 5 else float(rng.integers(-2, 3))
+        net = network_of(*(one.astype(float).tolist() for one in weights), bias=bias)
+        samples = int(rng.integers(1, 5))
+        x = rng.integers(-1, 3, (samples, widths[0])).astype(float)
+        y = rng.integers(0, 2, samples)
+        loss = "cross_entropy" if classes == 2 else ("squared", "half_squared")[seed % 4 // 2]
+        decay = (0.0, 0.1, 1.0)[seed // 2 % 3]
+        landscape = rs.Landscape(net, x, y if classes == 2 else y - 1.0, loss=loss,
+                                 weight_decay=decay)  # fmt: skip
+        for max_dense in (2000, 0):
+            verdict = rs.verify(rs.convexity(landscape, max_dense=max_dense), landscape)
+            assert verdict.valid, (seed, verdict.reason)
+
+
+@pytest.mark.parametrize("size", [1.0, 6.0, 30.0, 1000.0])
+def test_saturated_softmax_passes(size: float) -> None:
+    """Large outputs: probabilities are off by as much as these are rounded."""
+    for seed in range(12):
+        torch.manual_seed(seed)
+        rng = np.random.default_rng(seed)
+        widths = [3, *rng.integers(1, 5, size=1 + seed % 4), 3]
+        net = sequential(widths, [bool(seed % 2)] * (len(widths) - 1), 0.0, 1.0)
+        with torch.no_grad():
+            for parameter in net.parameters():
+                parameter.mul_(size)
+        x = rng.normal(size=(1 + 4 * (seed % 3), 3))
+        if seed % 3:  # a kink in the first unit
+            x[0] = 0.0
+        landscape = rs.Landscape(net, x, rng.integers(0, 3, len(x)), loss="cross_entropy",
+                                 weight_decay=0.01 * (seed % 2))  # fmt: skip
+        found = rs.convexity(landscape)
+        verdict = rs.verify(found, landscape)
+        assert verdict.valid, (seed, verdict.reason)
+
+
+def test_a_larger_error_is_a_weaker_claim(subject: tuple[rs.Landscape, rs.Convexity]) -> None:
+    landscape, found = subject
+    told = rs.verify(replace(found, error=0.125), landscape)
+    assert told.valid
+    assert "(within 0.1)" in told.reason
+    nothing = rs.verify(replace(found, error=np.inf), landscape)
+    assert nothing.valid
+    assert "(or less)" in nothing.reason

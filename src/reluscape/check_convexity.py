@@ -34,6 +34,8 @@ Floats = NDArray[np.float64]
 
 #: Relative difference of numbers that are the same: what is stated is raised to its safe side by less.
 SAME = 1e-9
+#: Smallest normal number: below it products lose digits, or all of them.
+TINY = float(np.finfo(np.float64).tiny)
 #: Multiplications that a whole Hessian may take to be formed again: about ten seconds.
 MAX_WORK = 1e10
 #: Largest Hessian that is formed again: half a gigabyte, and some seconds to factor.
@@ -150,11 +152,13 @@ def _bounds(found: Convexity, passes: Passes, widest: Passes) -> None:
 
     Between those for the fewest switching values that count as zero and for the most.
     """
-    exact, sizes, most = excesses(passes), excesses(absolute(passes)), excesses(widest)
+    exact, sizes, most = excesses(passes), _sizes(passes), excesses(widest)
     stated = (found.paper_bound, found.sharp_bound, found.data_bound)
     for (name, excess), bound in zip(exact.items(), stated, strict=True):
         value = found.weight_decay - excess
-        rounding = SAME * excess + 4 * passes.additions * EPS * (sizes[name] + found.weight_decay)
+        rounding = (
+            SAME * excess + 4 * passes.additions * EPS * (sizes[name] + found.weight_decay) + TINY
+        )
         low = found.weight_decay - most[name]
         if name == "data":  # the sharper bound holds, too
             low, value = max(low, stated[1]), max(value, stated[1])
@@ -165,6 +169,19 @@ def _bounds(found: Convexity, passes: Passes, widest: Passes) -> None:
     regions = (found.in_region, found.in_sharp_region, found.in_data_region)
     for region, bound in zip(regions, stated, strict=True):
         require(region == (bound > 0), "it lies in other regions than its bounds say")
+
+
+def _sizes(passes: Passes) -> dict[str, float]:
+    """What the rounding errors of the three excesses are in proportion to.
+
+    The outputs' errors change probabilities, and with them slopes, in proportion to these.
+    """
+    sizes = absolute(passes, passing=True)
+    found, more = excesses(sizes), sizes.softened() - 1.0
+    if not more:
+        return found
+    slopes = excesses(replace(sizes, given=np.abs(passes.slopes())))
+    return {name: size + more * slopes[name] for name, size in found.items()}
 
 
 def _coverage(found: Convexity, passes: Passes, features: Floats, zero: float) -> None:
@@ -196,7 +213,7 @@ def _eigenvalue(found: Convexity, here: Landscape, passes: Passes | None) -> boo
     residual = float(np.linalg.norm(image - found.exact * v))
     allowed = found.error + 2.0 * slack
     require(residual <= allowed, f"its direction is off an eigenvector by {residual:.2g}")
-    if found.method == "lanczos" or not _repeatable(here):
+    if found.method == "lanczos" or math.isinf(found.error) or not _repeatable(here):
         return False
     _smallest(found, product, slack)
     return True
@@ -208,15 +225,16 @@ def _repeatable(here: Landscape) -> bool:
 
 
 def _smallest(found: Convexity, product: Product, slack: float) -> None:
-    """No eigenvalue is smaller than stated: what is left is positive definite."""
+    """No eigenvalue is smaller than stated: what is left is positive definite.
+
+    A larger error than need be is a weaker claim, and as true.
+    """
     size = found.direction.size
     hessian = np.array([product(row) for row in np.eye(size)])
     hessian = 0.5 * (hessian + hessian.T)
     largest = float(np.linalg.norm(hessian))
     rounding = TOLERANCES.eigenvalue * size * EPS * largest
-    needed = rounding * (1.0 + SAME) + TOLERANCES.rounding * slack  # bounds need not be the same
-    require(found.error <= needed, "its error is larger than it need be")
-    shift = found.exact - found.error - 2.0 * (slack + rounding)
+    shift = found.exact - found.error - 2.0 * (slack + rounding) - TINY
     try:
         np.linalg.cholesky(hessian - shift * np.eye(size))
     except np.linalg.LinAlgError:
@@ -229,18 +247,19 @@ def _product(here: Landscape, passes: Passes | None) -> tuple[Product, float]:
     In NumPy; PyTorch differentiates what is not read, and where a switching value is zero to rounding:
     there the sign that it computes is that which was frozen.
     """
-    if passes is None or passes.zeros[1]:
-        image = _by_pytorch(here, np.random.default_rng(0).normal(size=here.size))
-        return lambda v: _by_pytorch(here, v), TOLERANCES.independence * float(
-            np.linalg.norm(image)
-        )
+    rounding = 0.0 if passes is None else _rounding(here, passes)
+    if passes is not None and not passes.zeros[1]:
+        return ByHand.of(here, passes), rounding
+    image = _by_pytorch(here, np.random.default_rng(0).normal(size=here.size))
+    typical = float(np.linalg.norm(image))
+    return lambda v: _by_pytorch(here, v), TOLERANCES.independence * typical + rounding
+
+
+def _rounding(here: Landscape, passes: Passes) -> float:
+    """By how much rounding may change the Hessian: the sums of absolute terms are its own of others."""
     sizes = absolute(passes)
-    by_hand = ByHand.of(here, passes)
-    sums = replace(by_hand, passes=sizes)(
-        np.ones(here.size)
-    )  # a row's: no eigenvalue of them is larger
-    slack = passes.additions * EPS * sizes.softened() * float(sums.max())
-    return by_hand, slack
+    sums = replace(ByHand.of(here, passes), passes=sizes)(np.ones(here.size))  # of each row
+    return passes.additions * EPS * sizes.softened() * float(sums.max())  # no eigenvalue is larger
 
 
 @dataclass(frozen=True, slots=True)

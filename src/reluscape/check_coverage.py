@@ -32,6 +32,8 @@ class _Case:
 
     def demand(self, decay: float, loss: float) -> float:
         """The largest of `k r^2 (loss - decay s / 2)^q (c + s)^(H - 1)` over s, on a grid."""
+        if not self.reach:  # the samples are zero
+            return 0.0
         s = np.linspace(0.0, 2.0 * loss / decay, POINTS)
         left = np.maximum(loss - decay * s / 2.0, 0.0) ** self.power
         values = left * (self.constants + s) ** (self.hidden - 1)
@@ -77,7 +79,8 @@ def no_minimum_below(loss: float, decay: float, passes: Passes, features: Floats
         )
 
     if math.isinf(loss):
-        require(excluded(1e100) and loss > 0, "its lowest_minimum is finite")
+        still = any(one.reach**2 == 0.0 for one in _cases(passes, features, loss))
+        require(still and loss > 0, "its lowest_minimum is finite")
         return
     require(loss > 0.0 and excluded(loss * (1.0 - NEAR)), "its lowest_minimum excludes too much")
     require(not excluded(loss * (1.0 + NEAR)), "its lowest_minimum excludes more")

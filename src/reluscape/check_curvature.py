@@ -46,6 +46,7 @@ class Passes:
         diagonal: Of each whether its parameters are its weight's diagonal, and its bias.
         zeros: Least and largest number of switching values that may count as zero.
         absolute: Whether all of this is in absolute values.
+        given: Slopes that stand for the loss's own.
     """
 
     weights: tuple[Floats, ...]
@@ -61,6 +62,7 @@ class Passes:
     diagonal: tuple[bool, ...]
     zeros: tuple[int, int] = (0, 0)
     absolute: bool = False
+    given: Floats | None = None
 
     @property
     def moving(self) -> list[int]:
@@ -92,6 +94,8 @@ class Passes:
 
     def slopes(self) -> Floats:
         """Each sample's derivative of its own loss by its outputs."""
+        if self.given is not None:
+            return self.given
         if self.loss != "cross_entropy":
             return np.asarray(2.0 * FACTORS[self.loss] * self._residuals())
         own: Floats = np.eye(self.outputs.shape[1])[self.targets]
@@ -162,11 +166,15 @@ def passes_of(
     )  # fmt: skip
 
 
-def absolute(passes: Passes) -> Passes:
-    """The same passes with sums of absolute terms for their values; the softmax keeps its outputs."""
+def absolute(passes: Passes, passing: bool = False) -> Passes:
+    """The same passes with sums of absolute terms for their values; the softmax keeps its outputs.
+
+    With `passing`, rectifiers pass on all that they can: what is off may be rounded before.
+    """
     values, inputs = np.abs(passes.inputs[0]), []
+    parts = zip(passes.factors, passes.spreads, passes.gains, strict=True)
     factors = tuple(
-        np.abs(one) + off for one, off in zip(passes.factors, passes.spreads, strict=True)
+        np.full_like(one, gain) if passing else np.abs(one) + off for one, off, gain in parts
     )
     spreads = tuple(np.zeros_like(one) for one in factors)
     weights = tuple(np.abs(one) for one in passes.weights)
