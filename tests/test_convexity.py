@@ -576,3 +576,13 @@ def test_a_point_and_a_seed_are_checked() -> None:
     with pytest.raises(rs.InputError, match="seed"):
         rs.convexity(landscape, seed=-1)
     assert make_loss(landscape.loss_name).name == landscape.loss_name
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+def test_a_dead_network_is_as_convex_as_its_decay(decay: float) -> None:
+    net = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1, bias=False)).double()
+    nn.init.constant_(net[0].bias, -9.0)
+    landscape = rs.Landscape(net, np.eye(2), [[0.0], [0.0]], weight_decay=decay)
+    found = rs.convexity(landscape)
+    assert found.data_bound == decay
+    assert rs.verify(found, landscape).valid

@@ -254,6 +254,8 @@ def _largest_eigenvalue(matrix: Floats) -> float:
 
 def _below(weight_decay: float, excess: float, samples: int) -> float:
     """`weight_decay - excess`, lowered by the rounding of means, products and an eigenvalue."""
+    if excess == 0.0:  # nothing was rounded
+        return weight_decay
     return math.nextafter(weight_decay - excess * (1.0 + (samples + 100) * EPS), -math.inf)
 
 
