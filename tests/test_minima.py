@@ -564,6 +564,21 @@ def test_labels_that_cancel_leave_no_minimum_of_their_roundings_sign() -> None:
                 assert rs.verify(found, landscape).valid
 
 
+def test_answers_about_nearly_equal_inputs_pass_their_check_or_are_open() -> None:
+    seen: Counter[bool | None] = Counter()
+    for seed in range(30):
+        rng = np.random.default_rng(seed)
+        inputs = 1.0 + 10.0 ** rng.uniform(-9, -3) * rng.normal(size=(8, 4))
+        landscape = wide(seed, 2, 8, 4)
+        landscape = rs.Landscape(landscape.module_at(), inputs, landscape.targets)
+        for signs in SIGNS:
+            found = rs.cell_minimum(landscape, signs=signs)
+            assert found.genuine is None or rs.verify(found, landscape).valid
+            seen[found.genuine] += 1
+    assert seen[True] >= 10
+    assert seen[False] >= 10
+
+
 def polygon(seed: int) -> rs.Landscape:
     """A unit for each corner of a polygon, which fits it, and one unit that is active everywhere.
 

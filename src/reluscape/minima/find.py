@@ -196,7 +196,10 @@ def _answer(
         start=start,
         active=active,
     )
-    return _sound(_judged(found, places, units), landscape)
+    judged = _judged(found, places, units)
+    if judged.genuine is False and not route.clear:
+        return checked(judged, landscape)
+    return _sound(judged, landscape)
 
 
 def _sound(found: CellMinimum, landscape: Landscape) -> CellMinimum:

@@ -72,6 +72,7 @@ class Groups:
         free: N (coordinates, k).
         squares: Sum of the squared residuals of distinct inputs.
         size: Length that a minimiser may be expected to have.
+        clear: Whether the scores are accurate, so that no part of the outputs is lost in their rounding.
     """
 
     scores: Floats
@@ -85,6 +86,7 @@ class Groups:
     free: Floats
     squares: float
     size: float
+    clear: bool
 
     @classmethod
     def of(cls, units: Units) -> Groups:
@@ -115,8 +117,9 @@ class Groups:
         lengths = np.linalg.norm(left, axis=1)
         size = max(float(np.linalg.norm(best)), SMALL * float(np.linalg.norm(wanted))) or 1.0
         return cls(
-            left, lengths, back, tuple(groups), together, axes, stretches, best, free, squares, size
-        )
+            left, lengths, back, tuple(groups), together, axes, stretches, best, free, squares, size,
+            noise <= RANK,
+        )  # fmt: skip
 
     @property
     def fitted(self) -> Floats:

@@ -107,6 +107,11 @@ class Programs:
         return "linear program" if self.groups.variables else "sign check"
 
     @property
+    def clear(self) -> bool:
+        """Whether the minimisers' loss is accurate."""
+        return self.groups.clear
+
+    @property
     def rank(self) -> int:
         """Rank of the outputs' derivatives."""
         return self.groups.rank
