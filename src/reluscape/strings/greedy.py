@@ -109,4 +109,4 @@ def _teller(work: Work) -> partial[None]:
 
 
 def _tell(work: Work, left: int) -> None:
-    work.tell(f"training {left} beads")
+    work.tell(f"training {left} bead{'s' * (left != 1)}")
