@@ -194,7 +194,9 @@ def test_a_trial_that_raises_is_stored_and_not_run_again(path, jobs, more):
     study = Study(path)
     standing = study.run(experiments.raises, points, jobs=jobs)
     assert standing.failed == len(points)
-    assert ("ValueError: one two", 1) in standing.errors
+    assert standing.kinds == len(points)
+    if len(points) <= 5:  # of more, five are told: with two processes any of them
+        assert ("ValueError: one two", 1) in standing.errors
     before = study.records()
     errors = dict(zip(before["what"], before["error"], strict=True))
     assert "KeyError: 'key'" in errors["key"]
