@@ -7,10 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from reluscape.errors import InputError
 from reluscape.papers.freeman_large import pair_at_level
 from reluscape.papers.freeman_tables import Measured, curves, measured, rows_of, trend_rows
-from reluscape.papers.milne_data import PATTERNS, fingerprint, is_there
+from reluscape.papers.milne_data import fingerprint, sources_in
 from reluscape.papers.paper import Comparison, Experiment, Paper, PaperFigure, Scale
 from reluscape.study import Study
 
@@ -153,11 +152,7 @@ def with_images(paper: Paper, folder: Path) -> Paper:
     Raises:
         InputError: Neither MNIST nor CIFAR-10 is there.
     """
-    place = str(folder.resolve())
-    there = [source for source in PATTERNS if is_there(place, source)]
-    if not there:
-        looked = ", ".join(files[0] for parts in PATTERNS.values() for files in parts)
-        raise InputError(f"{folder} has no MNIST or CIFAR-10 images: expected {looked} and so on")
+    place, there = sources_in(folder)
     found = [
         _experiment(source, {"folder": place, "sha256": fingerprint(place, source)})
         for source in there

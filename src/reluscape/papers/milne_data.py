@@ -1,4 +1,4 @@
-"""Training and test images for `reproduce milne --data-dir`, from files that are there, never fetched."""
+"""Training and test images for `reproduce --data-dir`, from files that are there, never fetched."""
 
 from __future__ import annotations
 
@@ -29,6 +29,20 @@ Images = tuple[Bytes, Bytes]
 def is_there(folder: str, source: str) -> bool:
     """Whether a folder has training and test images of a source."""
     return all(_files(folder, patterns) for patterns in PATTERNS[source])
+
+
+def sources_in(folder: Path) -> tuple[str, list[str]]:
+    """A folder's full name, and which images are in it.
+
+    Raises:
+        InputError: Neither MNIST nor CIFAR-10.
+    """
+    place = str(folder.resolve())
+    there = [source for source in PATTERNS if is_there(place, source)]
+    if not there:
+        looked = ", ".join(files[0] for parts in PATTERNS.values() for files in parts)
+        raise InputError(f"{folder} has no MNIST or CIFAR-10 images: expected {looked} and so on")
+    return place, there
 
 
 @lru_cache(maxsize=4)

@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from reluscape.errors import InputError
-from reluscape.papers.milne_data import PATTERNS, fingerprint, is_there, train_and_test
+from reluscape.papers.milne_data import fingerprint, sources_in, train_and_test
 from reluscape.papers.milne_trials import training_run
 from reluscape.papers.paper import Comparison, Experiment, Paper, PaperFigure, Scale, over_draws
 from reluscape.report.charts import Series, shares, trails
@@ -269,11 +268,7 @@ def with_images(paper: Paper, folder: Path) -> Paper:
     Raises:
         InputError: Neither MNIST nor CIFAR-10 is there.
     """
-    place = str(folder.resolve())
-    there = [source for source in PATTERNS if is_there(place, source)]
-    if not there:
-        looked = ", ".join(files[0] for parts in PATTERNS.values() for files in parts)
-        raise InputError(f"{folder} has no MNIST or CIFAR-10 images: expected {looked} and so on")
+    place, there = sources_in(folder)
     found = []
     for source in there:
         known = {"source": source, "folder": place, "sha256": fingerprint(place, source)}
