@@ -203,20 +203,67 @@ def enumerate_cells(
     most = check_whole(max_cells, "max_cells", 1)
     frame = frame_of(matrix)
     _check_size(frame, most, len(matrix))
-    words, sums = _half_cells(frame, progress)
-    return _unit_cells(matrix, frame, words, sums)
+    table = _half_cells(frame, progress)
+    return _unit_cells(matrix, frame, table.words, table.sums)
+
+
+@dataclass(frozen=True, slots=True)
+class Cones:
+    """The cells of a unit as cones: the hulls of their rays.
+
+    Attributes:
+        cells: The cells.
+        rays: Directions, of which each cell has those at its edges; the negative of ray r is ray
+            `r + len / 2`, shape (rays, params). Weights that no sample reads are left out: the closed
+            cell is the hull of its rays and of all directions in which no kink changes.
+        corners: Cells and their rays, ascending, shape (corners, 2).
+    """
+
+    cells: UnitCells
+    rays: Floats
+    corners: Indices
+
+
+def enumerate_cones(
+    features: ArrayLike, *, max_cells: int = 10_000_000, progress: Progress | None = None
+) -> Cones:
+    """Find all cells of a unit, as `enumerate_cells` does, with their rays.
+
+    Raises:
+        InputError: As `enumerate_cells`.
+        AnalysisError: As `enumerate_cells`.
+    """
+    matrix = _check_features(features)
+    frame = frame_of(matrix)
+    _check_size(frame, check_whole(max_cells, "max_cells", 1), len(matrix))
+    table = _half_cells(frame, progress, keep=True)
+    cells = _unit_cells(matrix, frame, table.words, table.sums)
+    half, lines = len(table.words), len(table.lines)
+    cell, ray = table.corners[:, 0], table.corners[:, 1]
+    place = np.where(ray > 0, ray - 1, lines - ray - 1)
+    corners = np.stack([cell, place], axis=1)
+    opposite = np.stack([cell + half, (place + lines) % max(2 * lines, 1)], axis=1)
+    both = np.concatenate([corners, opposite] if len(cells) > half else [corners])
+    directions = unit_rows(table.lines @ frame.basis.T)
+    order = np.lexsort((both[:, 1], both[:, 0]))
+    return Cones(cells, np.concatenate([directions, -directions]), both[order])
 
 
 # ---- the search ---------------------------------------------------------------------------------
 
 
-def _half_cells(frame: Frame, progress: Progress | None = None) -> tuple[Words, Floats]:
-    """One of each two antipodal cells: signs of the frame's rows as words, sums of unit rays."""
+def _half_cells(
+    frame: Frame, progress: Progress | None = None, keep: bool = False
+) -> rays.Table:
+    """One of each two antipodal cells: signs of the frame's rows, sums of unit rays; rays if kept."""
     count, rank = frame.rows.shape
     if rank < 2:
-        return np.ones((1, min(count, 1)), dtype=np.uint64), frame.rows[:, :1].copy()
+        return _line(frame)
     room = count_cells(count, rank) // 2
-    table = _table(np.empty((room, -(-count // 64)), dtype=np.uint64), np.empty((room, rank)))
+    lines = comb(count, rank - 1) if keep else 0
+    table = _table(
+        np.empty((room, -(-count // 64)), dtype=np.uint64), np.empty((room, rank)), lines
+    )
     search = _search(frame)
     most = comb(count - 1, rank - 2) + 1  # rays behind one first row, and one to work on
     signs = np.empty((most, count), dtype=np.int8)
@@ -230,8 +277,20 @@ def _half_cells(frame: Frame, progress: Progress | None = None) -> tuple[Words, 
             raise AnalysisError(_TOO_CLOSE.format("more cells found than there can be"))
         if progress is not None:
             progress("cells", 1.0 - comb(count - first - 1, rank - 1) / whole)
-    cells = int(table.used[0])
-    return table.words[:cells], table.sums[:cells]
+    cells, (lines, corners) = int(table.used[0]), table.kept
+    return table._replace(
+        words=table.words[:cells],
+        sums=table.sums[:cells],
+        lines=table.lines[:lines],
+        corners=table.corners[:corners],
+    )
+
+
+def _line(frame: Frame) -> rays.Table:
+    """The cells of a line: both sides of its origin; or all, where nothing turns."""
+    count = min(len(frame.rows), 1)
+    table = _table(np.ones((1, count), dtype=np.uint64), frame.rows[:, :1].copy())
+    return table._replace(lines=frame.rows, corners=np.ones((count, 2), dtype=np.int64) - [1, 0])
 
 
 def _enter_degenerate(
@@ -240,7 +299,7 @@ def _enter_degenerate(
     """Enter the cells around a ray in which many hyperplanes meet: a smaller arrangement's cells."""
     containing = np.flatnonzero(signs[ray] == 0)
     inner = whitened_frame(frame.rows[containing], frame.rows.shape[1] - 1, frame.error)
-    half = _samples_signs(inner, _bits(_half_cells(inner)[0], len(inner.rows)))
+    half = _samples_signs(inner, _bits(_half_cells(inner).words, len(inner.rows)))
     local = np.vstack([half, ~half])
     return bool(rays.enter_local(table, signs, found, ray, containing, local))
 
@@ -256,11 +315,13 @@ def _search(frame: Frame) -> rays.Search:
     return rays.Search(coordinates, lengths, errors, level, chosen, TOLERANCES.rounding)
 
 
-def _table(words: Words, sums: Floats) -> rays.Table:
+def _table(words: Words, sums: Floats, lines: int = 0) -> rays.Table:
     """A table whose cells have their place in `words`; its slots are empty."""
     slots = np.full(1 << (2 * len(words)).bit_length(), -1, dtype=np.int64)
-    key = np.zeros(words.shape[1], dtype=np.uint64)
-    return rays.Table(slots, words, sums, np.zeros(1, dtype=np.int64), key)
+    key, rank = np.zeros(words.shape[1], dtype=np.uint64), sums.shape[1]
+    corners = np.empty((lines << max(rank - 1, 0), 2), dtype=np.int64)
+    used, kept = np.zeros(1, dtype=np.int64), np.zeros(2, dtype=np.int64)
+    return rays.Table(slots, words, sums, used, key, np.empty((lines, rank)), corners, kept)
 
 
 # ---- from words to samples ----------------------------------------------------------------------

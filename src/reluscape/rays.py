@@ -40,6 +40,10 @@ class Table(NamedTuple):
         sums: Sum of the unit rays of each cell (cells, rank).
         used: Number of cells (1,).
         key: Scratch (words,).
+        lines: A direction of each ray; of no length where rays are not kept (rays, rank).
+        corners: Cells and the rays that they have, counted from one, negative for the opposite
+            directions (corners, 2).
+        kept: Numbers of lines and of corners (2,).
     """
 
     slots: NDArray[np.int64]
@@ -47,6 +51,9 @@ class Table(NamedTuple):
     sums: Floats
     used: NDArray[np.int64]
     key: NDArray[np.uint64]
+    lines: Floats
+    corners: NDArray[np.int64]
+    kept: NDArray[np.int64]
 
 
 class Search(NamedTuple):
@@ -183,6 +190,7 @@ def _write_ray(search, key, signs, rays, place):
 def _enter_corners(table, search, before, rays, place):
     """Enter the `2^(rank - 1)` cells around a ray; its key has zeros for the chosen rows."""
     rank, chosen, key = search.coordinates.shape[0], search.chosen, table.key
+    _keep_line(table, rays, place)
     for i in range(len(key)):
         before[i] = key[i]
     for corner in range(1 << (rank - 1)):
@@ -200,6 +208,7 @@ def _enter_corners(table, search, before, rays, place):
 def enter_local(table, signs, rays, place, containing, local):
     """Enter the cells around a ray, given the signs `local` (cells, rows) of the rows `containing` it."""
     key, hyperplanes = table.key, signs.shape[1]
+    _keep_line(table, rays, place)
     for cell in range(len(local)):
         for i in range(len(key)):
             key[i] = 0
@@ -239,7 +248,21 @@ def _enter(table, hyperplanes, rays, place):
             table.sums[cell, k] = 0.0
     for k in range(rays.shape[1]):
         table.sums[cell, k] += sign * rays[place, k]
+    if len(table.corners):
+        corner = table.kept[1]
+        table.corners[corner, 0] = cell
+        table.corners[corner, 1] = table.kept[0] if sign > 0 else -table.kept[0]
+        table.kept[1] = corner + 1
     return True
+
+
+@bare
+def _keep_line(table, rays, place):
+    """Write a ray's direction down, if rays are kept."""
+    if len(table.lines):
+        for k in range(rays.shape[1]):
+            table.lines[table.kept[0], k] = rays[place, k]
+    table.kept[0] += 1
 
 
 @bare

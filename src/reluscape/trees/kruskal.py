@@ -1,0 +1,76 @@
+"""Kruskal's algorithm over the facets of all cells, compiled."""
+
+from __future__ import annotations
+
+from reluscape.compiled import bare
+
+
+@bare
+def ends_of(edge, units, cells, facets, pairs):
+    """The two cells of a facet, by their numbers.
+
+    Facet `(unit, facet, others)` has the number `unit F C^(K-1) + facet C^(K-1) + others`, where `others`
+    are the other units' cells as digits to base C, the first unit's the highest.
+    """
+    rest = cells ** (units - 1)
+    unit = edge // (facets * rest)
+    facet = edge // rest % facets
+    others = edge % rest
+    low = cells ** (units - 1 - unit)
+    base = others // low * low * cells + others % low
+    return base + pairs[facet, 0] * low, base + pairs[facet, 1] * low
+
+
+@bare
+def root_of(parent, cell):
+    """The cell that stands for the component, with the way to it halved."""
+    while parent[cell] != cell:
+        parent[cell] = parent[parent[cell]]
+        cell = parent[cell]
+    return cell
+
+
+@bare
+def join(
+    order, values, levels, shape, pairs, tolerance, highest, parent, lowest, tree, deaths
+):
+    """Join cells at the levels of their facets, lowest first.
+
+    Args:
+        order: Facets by ascending level (facets,).
+        values: Minimum of each cell (cells,).
+        levels: Minimum of each facet (facets,).
+        shape: Units, cells of a unit, facets of a unit.
+        pairs: Cells of a unit's facets (facets, 2).
+        tolerance: Minima that end within this of their loss are none.
+        highest: Level at which to end.
+        parent: Scratch: components (cells,), each cell its own.
+        lowest: Scratch: the lowest cell of each component (cells,), each cell its own.
+        tree: Written: facets at which components met, ascending (cells - 1,).
+        deaths: Written: minima that ended: cell, facet, and the lower minimum's cell (cells - 1, 3).
+
+    Returns:
+        Numbers of facets in `tree` and of rows in `deaths`.
+    """
+    met = ended = 0
+    for edge in order:
+        level = levels[edge]
+        if level > highest:
+            break
+        first, second = ends_of(edge, shape[0], shape[1], shape[2], pairs)
+        first, second = root_of(parent, first), root_of(parent, second)
+        if first == second:
+            continue
+        tree[met] = edge
+        met += 1
+        one, other = lowest[first], lowest[second]
+        if values[other] > values[one] or (values[other] == values[one] and other > one):
+            one, other = other, one
+        if level - values[one] > tolerance:  # `one` ends here, `other` goes on
+            deaths[ended, 0], deaths[ended, 1], deaths[ended, 2] = one, edge, other
+            ended += 1
+        parent[first] = second
+        lowest[second] = other
+        if met == len(tree):
+            break
+    return met, ended

@@ -1,0 +1,113 @@
+"""What a merge tree is made of: one layer, as arrays that are saved beside its result."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reluscape.errors import InputError, UnsupportedModelError
+from reluscape.landscape import Block
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """A layer with one rectifier and one linear layer behind it.
+
+    Outputs are `shift + weights rho(W x + b)`, with `rho(u) = max(u, slope u)` on its negative side.
+
+    Attributes:
+        features: The layer's inputs, and a column of ones for a bias (samples, inputs + bias).
+        weights: Output weights (outputs, units).
+        residual: Targets without the output bias (samples, outputs).
+        slope: The rectifier's, on the negative side.
+        loss: "squared", "half_squared" or "l1".
+        theta: The layer's own parameters (params,).
+        bias: Whether it has biases.
+    """
+
+    features: Floats
+    weights: Floats
+    residual: Floats
+    slope: float
+    loss: str
+    theta: Floats
+    bias: bool
+
+    @classmethod
+    def of(cls, block: Block) -> Layer:
+        """Read a block.
+
+        Raises:
+            UnsupportedModelError: Another structure, or another loss.
+            InputError: Weight decay.
+        """
+        piecewise = block.piecewise
+        maps = piecewise.maps
+        if len(maps) != 2 or maps[0].matrix is not None or maps[0].shift is not None:
+            raise UnsupportedModelError(
+                "merge_tree needs a layer with one ReLU and one linear layer behind it; behind"
+                f" {block.layer!r} there are {len(maps) - 1} rectifiers, or something else between"
+            )
+        if piecewise.loss.name == "cross_entropy":
+            raise UnsupportedModelError(
+                "merge_tree needs loss 'squared', 'half_squared' or 'l1', whose minima over cells are"
+                " found exactly; received 'cross_entropy'"
+            )
+        if piecewise.weight_decay:
+            raise InputError(f"merge_tree needs weight_decay=0; received {piecewise.weight_decay}")
+        matrix = np.ones(piecewise.width) if maps[1].matrix is None else maps[1].matrix
+        weights = np.diag(matrix) if matrix.ndim == 1 else matrix
+        features: Floats = piecewise.features
+        if piecewise.bias:
+            features = np.hstack([features, np.ones((len(features), 1))])
+        targets: NDArray[Any] = np.asarray(piecewise.targets, dtype=np.float64)
+        residual = targets if maps[1].shift is None else targets - maps[1].shift
+        return cls(
+            features, weights, residual, piecewise.slopes[0], piecewise.loss.name,
+            block.theta.copy(), piecewise.bias,
+        )  # fmt: skip
+
+    @property
+    def is_l1(self) -> bool:
+        """Whether the loss is that of absolute values."""
+        return self.loss == "l1"
+
+    @property
+    def scale(self) -> float:
+        """The loss is this times a sum of squares or of absolute values."""
+        return (0.5 if self.loss == "half_squared" else 1.0) / len(self.features)
+
+    @property
+    def zero_loss(self) -> float:
+        """The loss where all units put out zero: the unit in which losses are compared."""
+        return self._loss_of(self.residual)
+
+    def unpack(self, theta: Floats) -> Floats:
+        """Weights and biases of each unit, (..., units, inputs + bias)."""
+        units, inputs = self.weights.shape[1], self.features.shape[1] - self.bias
+        weight = theta[..., : units * inputs].reshape(*theta.shape[:-1], units, inputs)
+        if not self.bias:
+            return weight
+        return np.concatenate([weight, theta[..., units * inputs :, None]], axis=-1)
+
+    def pack(self, rows: Floats) -> Floats:
+        """The inverse of `unpack`."""
+        if not self.bias:
+            return rows.reshape(*rows.shape[:-2], -1)
+        weight = rows[..., :-1].reshape(*rows.shape[:-2], -1)
+        return np.concatenate([weight, rows[..., -1]], axis=-1)
+
+    def value(self, theta: Floats) -> float:
+        """The loss at the layer's parameters."""
+        values = self.features @ self.unpack(theta).T
+        hidden = np.where(values > 0, values, self.slope * values)
+        return self._loss_of(self.residual - hidden @ self.weights.T)
+
+    def _loss_of(self, residual: Floats) -> float:
+        terms = np.abs(residual) if self.is_l1 else residual**2
+        return self.scale * float(terms.sum())

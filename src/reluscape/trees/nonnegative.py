@@ -1,0 +1,133 @@
+"""Least squares over a cone, compiled: `min 1/2 l^T H l - b . l` over `l >= 0`, for few variables.
+
+Lawson and Hanson's active set method on the normal equations, with a Cholesky factor of the variables
+that are free. H is a Gram matrix: it may be singular, and a variable that depends on the free ones stays
+out, as its column lowers nothing that they do not.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from reluscape.compiled import bare
+
+#: Gradients below this share of `|column| |target|` are rounding errors of zero.
+FLAT = 1e-13
+#: Squared distances from the free columns below this share of the column's square are too.
+DEPENDENT = 1e-12
+
+
+@bare
+def least_squares(gram, right, count, size, solution, factor, free, trial, barred):
+    """Minimise over the first `count` variables.
+
+    Args:
+        gram: H (count, count), its upper left part used.
+        right: b (count,).
+        count: Number of variables.
+        size: Square of the target's length, the unit of what is zero.
+        solution: Written: the minimiser (count,).
+        factor: Scratch (count, count).
+        free: Scratch and written: numbers of the free variables (count,).
+        trial: Scratch (count,).
+        barred: Scratch: variables that left as soon as they entered, by rounding errors (count,).
+
+    Returns:
+        The minimum, and the number of free variables; -1 where rounding errors kept it from ending.
+    """
+    used = 0
+    for j in range(count):
+        solution[j] = 0.0
+        barred[j] = gram[j, j] <= 0.0
+    for _ in range(10 * count + 10):
+        best, entering = 0.0, -1
+        for j in range(count):
+            if solution[j] > 0.0 or barred[j]:
+                continue
+            slope = right[j]
+            for k in range(used):
+                slope -= gram[j, free[k]] * solution[free[k]]
+            scaled = slope / gram[j, j] ** 0.5
+            if scaled <= best or scaled <= FLAT * size**0.5:
+                continue
+            free[used] = j
+            if _extend(gram, free, factor, used):
+                best, entering = scaled, j
+        if entering < 0:
+            return _value(gram, right, solution, free, used), used
+        free[used] = entering
+        _extend(gram, free, factor, used)
+        used = _descend(gram, right, solution, factor, free, trial, used + 1)
+        if solution[entering] <= 0.0:
+            barred[entering] = True
+    return _value(gram, right, solution, free, used), -1
+
+
+@bare
+def _extend(gram, free, factor, place):
+    """Write the factor's row of the free variable at `place`; False if it depends on those before."""
+    new = free[place]
+    rest = gram[new, new]
+    for i in range(place):
+        entry = gram[new, free[i]]
+        for k in range(i):
+            entry -= factor[place, k] * factor[i, k]
+        entry /= factor[i, i]
+        factor[place, i] = entry
+        rest -= entry * entry
+    if rest <= DEPENDENT * gram[new, new]:
+        return False
+    factor[place, place] = rest**0.5
+    return True
+
+
+@bare
+def _descend(gram, right, solution, factor, free, trial, used):
+    """Go to the free variables' minimum; those that reach zero on the way are free no more."""
+    while True:
+        for i in range(used):  # forward, then backward
+            entry = right[free[i]]
+            for k in range(i):
+                entry -= factor[i, k] * trial[k]
+            trial[i] = entry / factor[i, i]
+        for i in range(used - 1, -1, -1):
+            entry = trial[i]
+            for k in range(i + 1, used):
+                entry -= factor[k, i] * trial[k]
+            trial[i] = entry / factor[i, i]
+        share, blocked = 1.0, -1
+        for i in range(used):
+            if trial[i] <= 0.0:
+                now = solution[free[i]]
+                here = now / (now - trial[i]) if now > 0.0 else 0.0
+                if here < share or blocked < 0:
+                    share, blocked = here, i
+        if blocked < 0:
+            for i in range(used):
+                solution[free[i]] = trial[i]
+            return used
+        kept = 0
+        for i in range(used):
+            j = free[i]
+            solution[j] += share * (trial[i] - solution[j])
+            if i == blocked or solution[j] <= 0.0:
+                solution[j] = 0.0
+            else:
+                free[kept] = j
+                kept += 1
+        used = kept
+        for i in range(used):
+            _extend(gram, free, factor, i)
+
+
+@bare
+def _value(gram, right, solution, free, used):
+    """The function at the solution."""
+    total = 0.0
+    for i in range(used):
+        j = free[i]
+        bend = 0.0
+        for k in range(used):
+            bend += gram[j, free[k]] * solution[free[k]]
+        total += solution[j] * (0.5 * bend - right[j])
+    return total

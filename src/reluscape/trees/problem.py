@@ -1,0 +1,189 @@
+"""A block whose units are alike but for their output weights, in rays of one unit's cells."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reluscape.arrangement import Cones, count_cells, enumerate_cones
+from reluscape.errors import InputError
+from reluscape.progress import Progress
+from reluscape.tolerances import TOLERANCES
+from reluscape.trees.layer import Layer
+
+Floats = NDArray[np.float64]
+Indices = NDArray[np.int64]
+
+#: Rays up to which all their products are held: 2 GB.
+MAX_RAYS = 16_000
+
+_EPS = float(np.finfo(np.float64).eps)
+
+
+@dataclass(frozen=True, slots=True)
+class Units:
+    """The units of a layer, those that act alike beside each other.
+
+    A unit with output weights v puts out `v relu(w . x)`, which is that of `v / |v|` at `|v| w`: units
+    whose output weights have one direction differ in nothing but the scale of their weights.
+
+    Attributes:
+        order: Numbers of the units that are read, alike ones together (units,).
+        sizes: |v| of these (units,).
+        readouts: v / |v| of these (units, outputs).
+        groups: Number of the first unit that acts alike (units,).
+        silent: Units that nothing reads.
+    """
+
+    order: Indices
+    sizes: Floats
+    readouts: Floats
+    groups: Indices
+    silent: Indices
+
+    @classmethod
+    def of(cls, weights: Floats) -> Units:
+        """The units of output weights (outputs, units)."""
+        sizes = np.linalg.norm(weights, axis=0)
+        read = np.flatnonzero(sizes > 0)
+        directions = weights[:, read].T / sizes[read, None]
+        close = directions @ directions.T >= 1.0 - 4.0 * len(weights) * _EPS
+        first = close.argmax(axis=1)
+        order = np.argsort(first, kind="stable")
+        groups = np.searchsorted(first[order], first[order])
+        return cls(
+            read[order], sizes[read[order]], directions[first[order]], groups,
+            np.flatnonzero(sizes == 0),
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A layer's loss in the rays of its units' cells.
+
+    On a cell every unit's weights are `w_k = sum_r l_kr ray_r / |v_k|` with `l >= 0`, over the rays of its
+    cell, and a unit's output at a ray is the same from all cells around it. So outputs are
+    `shift + sum_kr l_kr readout_k relu(X ray_r)`, and of the samples nothing is needed but the products of
+    these columns with each other and with the targets.
+
+    Attributes:
+        layer: The layer.
+        units: Its units.
+        cones: The cells of one unit.
+        pairs: Cells on both sides of each facet of a unit (facets, 2).
+        starts: Of each cell in `rays` (cells + 1,).
+        rays: Rays of each cell, one cell after the other.
+        facet_starts: Of each facet in `facet_rays` (facets + 1,).
+        facet_rays: Rays of each facet.
+        columns: What a unit of output weight one puts out at each ray (samples, rays).
+    """
+
+    layer: Layer
+    units: Units
+    cones: Cones
+    pairs: Indices
+    starts: Indices
+    rays: Indices
+    facet_starts: Indices
+    facet_rays: Indices
+    columns: Floats
+
+    @classmethod
+    def of(cls, layer: Layer, max_cells: int, progress: Progress | None = None) -> Problem:
+        """Find the cells of a layer's units.
+
+        Raises:
+            InputError: More cells of the layer than `max_cells`.
+        """
+        units, features = Units.of(layer.weights), layer.features
+        _check_count(features, len(units.order), max_cells)
+        cones = enumerate_cones(features, max_cells=max_cells, progress=progress)
+        if len(cones.rays) > MAX_RAYS:
+            raise InputError(
+                f"a unit's cells may have at most {MAX_RAYS} rays; they have {len(cones.rays)}:"
+                " take fewer samples"
+            )
+        contacts = cones.cells.contacts()
+        starts, rays = _grouped(cones.corners, len(cones.cells))
+        facet_starts, facet_rays = _shared(contacts.cells, starts, rays)
+        values = features @ cones.rays.T
+        sizes = np.abs(features) @ np.abs(cones.rays).T
+        values[np.abs(values) <= TOLERANCES.rounding * features.shape[1] * _EPS * sizes] = 0.0
+        columns = np.where(values > 0, values, layer.slope * values)
+        return cls(
+            layer, units, cones, contacts.cells, starts, rays, facet_starts, facet_rays, columns
+        )
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Units that are read, cells of a unit, facets of a unit."""
+        return len(self.units.order), len(self.cones.cells), len(self.pairs)
+
+    @property
+    def num_cells(self) -> int:
+        """Cells of the layer."""
+        units, cells, _ = self.shape
+        return cells**units
+
+    @property
+    def num_facets(self) -> int:
+        """Facets between the layer's cells."""
+        units, cells, facets = self.shape
+        return units * facets * cells ** (units - 1) if units else 0
+
+    def cell_of(self, theta: Floats) -> int:
+        """A closed cell in which the layer's parameters lie."""
+        rows, signs, code = self.layer.unpack(theta), self.cones.cells.unpack(), 0
+        features = self.layer.features
+        rounding = TOLERANCES.rounding * features.shape[1] * _EPS
+        for unit in self.units.order:
+            values, sizes = features @ rows[unit], np.abs(features) @ np.abs(rows[unit])
+            sure = np.abs(values) > rounding * sizes
+            fits = (signs[:, sure] == (values[sure] > 0)).all(axis=1)
+            code = code * len(signs) + int(fits.argmax())
+        return code
+
+    def theta(self, rays: list[Indices], lengths: Floats) -> Floats:
+        """The layer's parameters at a point in a cell.
+
+        Args:
+            rays: Of each unit.
+            lengths: One for each of these, unit after unit.
+        """
+        rows, at = self.layer.unpack(self.layer.theta).copy(), 0
+        for unit, size, own in zip(self.units.order, self.units.sizes, rays, strict=True):
+            rows[unit] = lengths[at : at + len(own)] @ self.cones.rays[own] / size
+            at += len(own)
+        return self.layer.pack(rows)
+
+
+def _check_count(features: Floats, units: int, max_cells: int) -> None:
+    """Refuse more cells than asked for, as far as that is known before they are found."""
+    # fewer distinct hyperplanes, or dependent ones, make fewer cells: only what is certain is refused
+    distinct = len(np.unique(features[features.any(axis=1)], axis=0))
+    rank = int(np.linalg.matrix_rank(features)) if features.size else 0
+    cells = count_cells(distinct, rank)
+    if cells**units > max_cells:
+        raise InputError(
+            f"max_cells must allow the layer's cells, up to {cells:,} of each of {units} units, which is"
+            f" {cells**units:,} in all; received {max_cells:,}: take fewer samples or units, or raise it"
+        )
+
+
+def _grouped(corners: Indices, cells: int) -> tuple[Indices, Indices]:
+    """Starts of the cells' rays, and the rays."""
+    counts = np.bincount(corners[:, 0], minlength=cells)
+    return np.concatenate([[0], np.cumsum(counts)]), np.ascontiguousarray(corners[:, 1])
+
+
+def _shared(pairs: Indices, starts: Indices, rays: Indices) -> tuple[Indices, Indices]:
+    """Starts of the facets' rays, those that both cells have, and the rays."""
+    found = [
+        np.intersect1d(rays[starts[a] : starts[a + 1]], rays[starts[b] : starts[b + 1]])
+        for a, b in pairs
+    ]
+    counts = [len(one) for one in found]
+    flat = np.concatenate([*found, np.empty(0, dtype=np.int64)]).astype(np.int64)
+    return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64), flat
