@@ -252,9 +252,7 @@ def enumerate_cones(
 # ---- the search ---------------------------------------------------------------------------------
 
 
-def _half_cells(
-    frame: Frame, progress: Progress | None = None, keep: bool = False
-) -> rays.Table:
+def _half_cells(frame: Frame, progress: Progress | None = None, keep: bool = False) -> rays.Table:
     """One of each two antipodal cells: signs of the frame's rows, sums of unit rays; rays if kept."""
     count, rank = frame.rows.shape
     if rank < 2:

@@ -23,6 +23,7 @@ from reluscape import (
     cli_convexity,
     cli_minima,
     cli_study,
+    cli_tree,
     cli_verify,
 )
 from reluscape.cli_options import (
@@ -411,6 +412,9 @@ app.command(
 app.command(
     epilog="Example: reluscape connect a.safetensors b.safetensors --data digits --level 0.1 --out c/"
 )(cli_connect.connect)
+app.command(
+    epilog="Example: reluscape tree --weights mlp.safetensors --data mine.npz --samples 20"
+)(cli_tree.tree)
 app.command(epilog="Example: reluscape reproduce milne --scale small --out r/")(cli_study.reproduce)
 app.add_typer(cli_study.study, name="study")
 

@@ -51,10 +51,10 @@ def curves(series: Sequence[Series], x_title: str, y_title: str) -> go.Figure:
         traces.append(trace | {"mode": "lines", "line": line})
         heights.append(y)
     axes = {
-        "xaxis": _x_axis(x_title),
-        "yaxis": _y_axis(y_title) | _log_axis(np.concatenate(heights)),
+        "xaxis": x_axis(x_title),
+        "yaxis": y_axis(y_title) | _log_axis(np.concatenate(heights)),
     }
-    return _figure(traces, axes, 340, len(series))
+    return figure(traces, axes, 340, len(series))
 
 
 def trails(
@@ -82,15 +82,15 @@ def trails(
         heights.append(y)
     values = np.concatenate(heights)
     values = values[values >= _DEPTH * np.nanmax(values, initial=0.0)]
-    vertical = _y_axis(y_title) | (_log_axis(values) if log else {})
+    vertical = y_axis(y_title) | (_log_axis(values) if log else {})
     shapes = [
         {"type": "line", "x0": at, "x1": at, "yref": "paper", "y0": 0, "y1": 1}
         | {"line": {"color": _colour(place), "width": 1.2, "dash": "dash"}}
         for place, at in enumerate(marks)
         if at is not None
     ]
-    layout = {"xaxis": _x_axis(x_title), "yaxis": vertical, "shapes": shapes}
-    return _figure(traces, layout, 340, len(series))
+    layout = {"xaxis": x_axis(x_title), "yaxis": vertical, "shapes": shapes}
+    return figure(traces, layout, 340, len(series))
 
 
 def band(
@@ -112,8 +112,8 @@ def band(
         {"type": "scatter", "x": x[[0, -1]], "y": [level, level], "name": "end", "mode": "lines"}
         | {"line": {"color": _colour(1), "width": 1.4, "dash": "dash"}},
     ]
-    axes = {"xaxis": _x_axis(x_title), "yaxis": _y_axis(y_title)}
-    return _figure(traces, axes, 340, 2)
+    axes = {"xaxis": x_axis(x_title), "yaxis": y_axis(y_title)}
+    return figure(traces, axes, 340, 2)
 
 
 def dots(series: Sequence[Series], x_title: str) -> go.Figure:
@@ -128,17 +128,17 @@ def dots(series: Sequence[Series], x_title: str) -> go.Figure:
         style = {"mode": "markers", "marker": marker, "hovertemplate": "%{x:.3g}"}
         trace = {"type": "scatter", "x": x[shown], "y": rows[shown], "name": plain(one.name)}
         traces.append(trace | style)
-    return _figure(traces, _rows_axes(series, labels, x_title), _rows_height(labels), len(series))
+    return figure(traces, _rows_axes(series, labels, x_title), _rows_height(labels), len(series))
 
 
 def dots_to(series: Sequence[Series], x_title: str, level: float) -> go.Figure:
     """`dots`, and a dashed line at a level if it is positive."""
-    figure = dots(series, x_title)
+    drawn = dots(series, x_title)
     if level > 0:
-        figure.add_vline(x=level, line={"dash": "dash", "color": MUTED, "width": 1.4})
+        drawn.add_vline(x=level, line={"dash": "dash", "color": MUTED, "width": 1.4})
         values = np.concatenate([np.asarray(one.x, float) for one in series])
-        figure.update_xaxes(**_log_axis(np.append(values, level)))
-    return figure
+        drawn.update_xaxes(**_log_axis(np.append(values, level)))
+    return drawn
 
 
 def boxes(series: Sequence[Series], x_title: str) -> go.Figure:
@@ -159,7 +159,7 @@ def boxes(series: Sequence[Series], x_title: str) -> go.Figure:
         }
         traces.append(trace)
     axes = _rows_axes(series, labels, x_title)
-    return _figure(traces, axes, _rows_height(labels, 44), len(series))
+    return figure(traces, axes, _rows_height(labels, 44), len(series))
 
 
 def bars(series: Sequence[Series], x_title: str, y_title: str) -> go.Figure:
@@ -169,8 +169,8 @@ def bars(series: Sequence[Series], x_title: str, y_title: str) -> go.Figure:
         for place, one in enumerate(series)
     ]
     heights = [float(height) for one in series for height in one.y]
-    axes = {"xaxis": _x_axis(x_title), "yaxis": _y_axis(y_title) | _counts(heights)}
-    return _figure(traces, axes, 300, len(series))
+    axes = {"xaxis": x_axis(x_title), "yaxis": y_axis(y_title) | _counts(heights)}
+    return figure(traces, axes, 300, len(series))
 
 
 def histograms(rows: Sequence[tuple[str, Sequence[Series]]], x_title: str) -> go.Figure:
@@ -187,7 +187,7 @@ def histograms(rows: Sequence[tuple[str, Sequence[Series]]], x_title: str) -> go
     for place, (_, series) in enumerate(rows):
         row = str(place + 1) if place else ""
         title = x_title if place == len(rows) - 1 else ""
-        axes[f"xaxis{row}"] = grid[f"xaxis{row}"] | _x_axis(title) | _SHARES
+        axes[f"xaxis{row}"] = grid[f"xaxis{row}"] | x_axis(title) | _SHARES
         heights = [0.0]
         for one in series:
             trace: dict[str, Any] = {"type": "bar", "name": plain(one.name)}
@@ -196,11 +196,11 @@ def histograms(rows: Sequence[tuple[str, Sequence[Series]]], x_title: str) -> go
             trace |= dict(zip("xy", activity_bins(np.asarray(one.x, float)), strict=True))
             traces.append(trace | {"xaxis": f"x{row}", "yaxis": f"y{row}"})
             heights += list(trace["y"])
-        axes[f"yaxis{row}"] = grid[f"yaxis{row}"] | _y_axis("units") | _counts(heights, 3)
+        axes[f"yaxis{row}"] = grid[f"yaxis{row}"] | y_axis("units") | _counts(heights, 3)
     style = {"x": 0, "xanchor": "left", "font": {"size": 13, "color": INK}}
     axes["annotations"] = [note | style for note in grid["annotations"]]
     top = 60 if len(names) > 1 else 30
-    return _figure(traces, axes, 100 + 130 * len(rows), len(names), top)
+    return figure(traces, axes, 100 + 130 * len(rows), len(names), top)
 
 
 def shares(values: np.ndarray, x_title: str, y_title: str) -> go.Figure:
@@ -208,17 +208,17 @@ def shares(values: np.ndarray, x_title: str, y_title: str) -> go.Figure:
     counts, edges = np.histogram(values, bins=20, range=(0.0, 1.0))
     bar = {"type": "bar", "x": 50 * (edges[1:] + edges[:-1]), "y": counts, "width": 5}
     percent = {"range": [-1, 101], "ticksuffix": " %"}
-    axes = {"xaxis": _x_axis(x_title) | percent, "yaxis": _y_axis(y_title) | _counts(counts)}
-    return _figure([bar | {"marker": _paint(0)}], axes | {"bargap": 0.04}, 300, 1)
+    axes = {"xaxis": x_axis(x_title) | percent, "yaxis": y_axis(y_title) | _counts(counts)}
+    return figure([bar | {"marker": _paint(0)}], axes | {"bargap": 0.04}, 300, 1)
 
 
 def threshold_curve(
     x: np.ndarray, y: np.ndarray, level: float, x_title: str, y_title: str
 ) -> go.Figure:
     """One line on a logarithmic vertical axis, and a dashed one at `level`."""
-    figure = curves([Series("", x, y)], x_title, y_title)
-    figure.add_hline(y=level, line={"dash": "dash", "color": COLOURS[1], "width": 1.4})
-    return figure.update_yaxes(**_log_axis(np.append(y, level)))
+    drawn = curves([Series("", x, y)], x_title, y_title)
+    drawn.add_hline(y=level, line={"dash": "dash", "color": COLOURS[1], "width": 1.4})
+    return drawn.update_yaxes(**_log_axis(np.append(y, level)))
 
 
 def activity_bins(activity: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -295,7 +295,7 @@ def _label_axis(labels: Sequence[str]) -> dict[str, object]:
     }
 
 
-def _figure(
+def figure(
     traces: list[dict[str, Any]], layout: dict[str, Any], height: int, num_series: int, top: int = 0
 ) -> go.Figure:
     """A figure with the look of the page, made at once: Plotly is slow to change one."""
@@ -316,11 +316,13 @@ def _figure(
     return go.Figure({"data": traces, "layout": look | layout})
 
 
-def _x_axis(title: str) -> dict[str, Any]:
-    return _y_axis(title) | {"showline": True, "ticks": "outside", "tickcolor": MUTED}
+def x_axis(title: str) -> dict[str, Any]:
+    """A horizontal axis with its title."""
+    return y_axis(title) | {"showline": True, "ticks": "outside", "tickcolor": MUTED}
 
 
-def _y_axis(title: str) -> dict[str, Any]:
+def y_axis(title: str) -> dict[str, Any]:
+    """A vertical axis with its title."""
     line = {"gridcolor": GRID, "linecolor": MUTED, "zeroline": False, "automargin": True}
     words = {"text": title, "font": {"size": 13, "color": MUTED}, "standoff": 8}
     return line | {"fixedrange": True, "title": words}
@@ -336,7 +338,7 @@ def _counts(values: Iterable[float], steps: int = 6) -> dict[str, Any]:
 
 def _rows_axes(series: Sequence[Series], labels: Sequence[str], x_title: str) -> dict[str, Any]:
     values = np.concatenate([np.asarray(one.x, float) for one in series])
-    across, down = _x_axis(x_title) | _log_axis(values), _y_axis("") | _label_axis(labels)
+    across, down = x_axis(x_title) | _log_axis(values), y_axis("") | _label_axis(labels)
     return {"xaxis": across, "yaxis": down}
 
 

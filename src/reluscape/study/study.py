@@ -107,7 +107,7 @@ class Study:
             AnalysisError: The Dask cluster went away. All trials committed so far are intact, always.
         """
         plan = _plan(function, points, trials, seed)
-        jobs = _workers(jobs)
+        jobs = workers(jobs)
         if dask is not None and not dask.strip():
             raise InputError("expected the address of a Dask scheduler, such as tcp://host:8786")
         path = self._fork_for(plan) if fork else self.path
@@ -292,7 +292,8 @@ def _repeated(texts: list[str]) -> str:
     return commonest[0][0] if commonest and commonest[0][1] > 1 else ""
 
 
-def _workers(jobs: int) -> int:
+def workers(jobs: int) -> int:
+    """A number of workers; -1 is one per core."""
     if jobs == -1:
         return os.cpu_count() or 1
     if jobs < 1:

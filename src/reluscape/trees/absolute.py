@@ -46,7 +46,9 @@ def least_absolute(design, target, rows, count, solution, basis, inverse, signs,
     still, seed = 0, 12345
     for _ in range(50 * (count + rows) + 100):
         seed = (1103515245 * seed + 12345) & 0x7FFFFFFF
-        edge, up = _steepest(design, rows, count, basis, inverse, signs, seed if still > STUCK else 0)
+        edge, up = _steepest(
+            design, rows, count, basis, inverse, signs, seed if still > STUCK else 0
+        )
         if edge < 0:
             return _sum(residuals, rows), 1
         length = _pass(

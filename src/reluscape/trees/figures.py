@@ -1,1 +1,150 @@
-"""Pictures of a merge tree."""
+"""Pictures of a merge tree: its branches, its persistence, and the networks at its minima."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import plotly.graph_objects as go
+from numpy.typing import NDArray
+
+from reluscape.report.charts import COLOURS, MUTED, figure, x_axis, y_axis
+
+if TYPE_CHECKING:
+    from reluscape.trees.tree import MergeTree
+
+Floats = NDArray[np.float64]
+
+#: Minima beyond which the least persistent are left out of the branches.
+BRANCHES = 200
+#: Networks that are drawn.
+NETWORKS = 6
+
+
+def disconnectivity(tree: MergeTree) -> go.Figure:
+    """The disconnectivity graph: every minimum's line from its loss up to where it joins a lower one.
+
+    At most `BRANCHES` minima, the most persistent ones; the others' lines would join these.
+    """
+    shown = most_persistent(tree)
+    places = _places(tree, shown)
+    top = _top(tree, shown)
+    x: list[float | None] = []
+    y: list[float | None] = []
+    for k in shown.tolist():
+        end = float(tree.deaths[k]) if np.isfinite(tree.deaths[k]) else top
+        x += [places[k], places[k]]
+        y += [float(tree.losses[k]), end]
+        if np.isfinite(tree.deaths[k]):
+            x.append(places[int(tree.parents[k])])
+            y.append(end)
+        x.append(None)
+        y.append(None)
+    lines = {"type": "scatter", "mode": "lines", "x": x, "y": y, "hoverinfo": "skip"}
+    dots = {
+        "type": "scatter", "mode": "markers",
+        "x": [places[k] for k in shown.tolist()], "y": tree.losses[shown],
+        "marker": {"color": np.where(shown == 0, COLOURS[1], COLOURS[0]), "size": 7},
+        "text": [f"minimum {k}" for k in shown.tolist()],
+        "hovertemplate": "%{text}: loss %{y:.6g}<extra></extra>",
+    }  # fmt: skip
+    across = x_axis("") | {"showticklabels": False, "ticks": "", "showgrid": False}
+    line = {"color": COLOURS[0], "width": 1.4}
+    return figure(
+        [lines | {"line": line}, dots], {"xaxis": across, "yaxis": y_axis("loss")}, 420, 1
+    )
+
+
+def persistence(tree: MergeTree) -> go.Figure:
+    """The persistence diagram: the level at which each minimum's basin joins a lower one, by its loss."""
+    known = np.flatnonzero(np.isfinite(tree.deaths))
+    ends = np.concatenate([tree.losses[:1], tree.losses[known], tree.deaths[known]])
+    low, high = float(ends.min()), float(ends.max())
+    diagonal = {
+        "type": "scatter", "mode": "lines", "x": [low, high], "y": [low, high], "name": "",
+        "line": {"color": MUTED, "width": 1, "dash": "dot"}, "hoverinfo": "skip",
+    }  # fmt: skip
+    dots = {
+        "type": "scatter", "mode": "markers", "x": tree.births[known], "y": tree.deaths[known],
+        "marker": {"color": COLOURS[0], "size": 7, "opacity": 0.7},
+        "text": [f"minimum {k}" for k in known.tolist()],
+        "hovertemplate": "%{text}: %{x:.6g} to %{y:.6g}<extra></extra>",
+    }  # fmt: skip
+    axes = {"xaxis": x_axis("loss of the minimum"), "yaxis": y_axis("joins a lower one at")}
+    return figure([diagonal, dots], axes, 340, 1)
+
+
+def networks(tree: MergeTree) -> go.Figure:
+    """What the networks at the lowest minima put out, over the data, for one input and one output.
+
+    One of those that differ by an exchange of units.
+    """
+    inputs, targets = tree.features[:, 0], tree.residual[:, 0]
+    margin = 0.05 * max(float(np.ptp(inputs)), 1e-12)
+    grid = np.linspace(inputs.min() - margin, inputs.max() + margin, 600)
+    data = {
+        "type": "scatter", "mode": "markers", "x": inputs, "y": targets, "name": "data",
+        "marker": {"color": MUTED, "size": 7},
+    }  # fmt: skip
+    traces: list[dict[str, Any]] = [data]
+    for place, k in enumerate(distinct(tree)[:NETWORKS]):
+        rows = tree.layer.unpack(tree.minima[k])
+        features = np.stack([grid, np.ones_like(grid)], axis=1)[:, : rows.shape[1]]
+        values = features @ rows.T
+        outputs = np.where(values > 0, values, tree.slope * values) @ tree.weights[0]
+        dash = ("solid", "dash", "dot")[place // len(COLOURS) % 3]
+        look = {"color": COLOURS[place % len(COLOURS)], "width": 1.8, "dash": dash}
+        name = f"minimum {k}: {tree.losses[k]:.4g}"
+        traces.append(
+            {
+                "type": "scatter",
+                "mode": "lines",
+                "x": grid,
+                "y": outputs,
+                "name": name,
+                "line": look,
+            }
+        )
+    axes = {"xaxis": x_axis("input"), "yaxis": y_axis("output without its bias")}
+    return figure(traces, axes, 400, len(traces), 70)
+
+
+def most_persistent(tree: MergeTree) -> NDArray[np.int64]:
+    """Minima that are shown, ascending: a minimum's parent is at least as persistent."""
+    order = np.argsort(-(tree.deaths - tree.births), kind="stable")
+    return np.sort(order[:BRANCHES])
+
+
+def distinct(tree: MergeTree) -> list[int]:
+    """Minima of which none is another one's exchange of units."""
+    found: list[int] = []
+    left: dict[float, int] = {}
+    for k, loss in enumerate(tree.losses.round(12).tolist()):
+        if left.get(loss, 0) == 0:
+            found.append(k)
+            left[loss] = int(tree.multiplicity[k])
+        left[loss] -= 1
+    return found
+
+
+def _places(tree: MergeTree, shown: NDArray[np.int64]) -> dict[int, float]:
+    """Where each minimum's line stands: beside its parent's, those that join it first next to it."""
+    children: dict[int, list[int]] = {k: [] for k in shown.tolist()}
+    roots = []
+    for k in shown.tolist():
+        (children[int(tree.parents[k])] if tree.parents[k] >= 0 else roots).append(k)
+    for several in children.values():
+        several.sort(key=lambda k: -tree.deaths[k])
+    places, stack = {}, roots[::-1]
+    while stack:
+        k = stack.pop()
+        places[k] = float(len(places))
+        stack += children[k]
+    return places
+
+
+def _top(tree: MergeTree, shown: NDArray[np.int64]) -> float:
+    """Where the lines end that join no other."""
+    ends = tree.deaths[shown][np.isfinite(tree.deaths[shown])]
+    highest = float(max(ends.max(initial=tree.losses[0]), tree.losses[shown].max()))
+    return highest + 0.08 * max(highest - float(tree.losses[0]), 1e-12)

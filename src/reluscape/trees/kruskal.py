@@ -31,9 +31,7 @@ def root_of(parent, cell):
 
 
 @bare
-def join(
-    order, values, levels, shape, pairs, tolerance, highest, parent, lowest, tree, deaths
-):
+def join(order, values, levels, shape, pairs, tolerance, highest, parent, lowest, tree, deaths):
     """Join cells at the levels of their facets, lowest first.
 
     Args:
@@ -74,3 +72,11 @@ def join(
         if met == len(tree):
             break
     return met, ended
+
+
+@bare
+def unite(joins, start, stop, units, cells, facets, pairs, parent):
+    """Join the cells of some facets."""
+    for k in range(start, stop):
+        first, second = ends_of(joins[k], units, cells, facets, pairs)
+        parent[root_of(parent, first)] = root_of(parent, second)

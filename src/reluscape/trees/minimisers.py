@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reluscape.trees.problem import Problem
-from reluscape.trees.values import Scratch, Table, digits_of, others_of, solve, table_of
+from reluscape.trees.sweep import Scratch, Table, digits_of, others_of, solve, table_of
 
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]

@@ -14,6 +14,7 @@ from reluscape.errors import InputError
 from reluscape.landscape import Block
 from reluscape.progress import Progress
 from reluscape.results import Result
+from reluscape.study.study import workers
 from reluscape.trees.barrier import Barrier
 from reluscape.trees.kruskal import ends_of, join
 from reluscape.trees.layer import Layer
@@ -157,6 +158,7 @@ def merge_tree(
     block: Block,
     *,
     max_cells: int = 10_000_000,
+    jobs: int = 1,
     tolerance: float = 1e-9,
     progress: Progress | None = None,
 ) -> MergeTree:
@@ -175,6 +177,7 @@ def merge_tree(
     Args:
         block: The layer; any input dimension, any number of outputs.
         max_cells: Most cells of the layer that are gone through.
+        jobs: Threads; -1 for one per core. The tree is the same.
         tolerance: Minima whose basins join a lower one within this of their loss, relative to the loss of
             a layer that puts out zero, are none.
         progress: Called with a label and the share done.
@@ -208,7 +211,7 @@ def merge_tree(
     if not 0 <= tolerance < np.inf:
         raise InputError(f"tolerance must be a number of at least zero; received {tolerance!r}")
     problem = Problem.of(Layer.of(block), most, progress)
-    values = least_values(problem, progress)
+    values = least_values(problem, jobs=workers(jobs), progress=progress)
     joins, ended = _joined(problem, values, tolerance * problem.layer.zero_loss)
     return _tree(problem, values, joins, ended, tolerance)
 
@@ -229,7 +232,7 @@ def _tree(
     problem: Problem, values: Values, joins: Indices, ended: Indices, tolerance: float
 ) -> MergeTree:
     """The result: minima by ascending loss, each where it ends."""
-    lowest = int(values.cells.argmin())
+    lowest, slack = int(values.cells.argmin()), tolerance * problem.layer.zero_loss
     cells = np.append(ended[:, 0], lowest)
     losses = values.cells[cells]
     order = np.lexsort((cells, np.arange(len(cells)) < len(ended), losses))
@@ -251,7 +254,9 @@ def _tree(
         deaths=deaths,
         saddles=saddles,
         parents=parents,
-        multiplicity=multiplicities(problem, cells[order], losses[order], joins, values.facets[joins]),
+        multiplicity=multiplicities(
+            problem, cells[order], losses[order] + slack, joins, values.facets[joins]
+        ),
         cells=np.stack([cells[order] // unit_cells**k % unit_cells for k in range(units)][::-1], 1)
         if units else np.empty((len(cells), 0), dtype=np.int64),
         num_cells=problem.num_cells,

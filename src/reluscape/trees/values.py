@@ -2,267 +2,58 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from reluscape.compiled import bare
 from reluscape.progress import Progress
-from reluscape.trees.absolute import least_absolute
-from reluscape.trees.nonnegative import least_squares
 from reluscape.trees.problem import Problem
+from reluscape.trees.sweep import (
+    Scratch,
+    Table,
+    copy_cells,
+    copy_facets,
+    solve_cells,
+    solve_facets,
+    table_of,
+)
 
 Floats = NDArray[np.float64]
-Indices = NDArray[np.int64]
 
-#: Cells between two words about progress.
-_CHUNK = 200_000
+#: Cells or facets that are gone through at once.
+CHUNK = 100_000
 
 
-class Table(NamedTuple):
-    """What the compiled search reads.
+class Chunk(NamedTuple):
+    """Some of the cells or of the facets.
 
     Attributes:
-        shape: Units, cells of a unit, facets of a unit (3,).
-        groups: Of the units, the first that acts alike (units,).
-        starts, rays: Of a unit's cells.
-        facet_starts, facet_rays: Of a unit's facets.
-        pairs: Cells of a unit's facets (facets, 2).
-        products: Of the rays' columns (rays, rays).
-        mixing: Of the units' readouts (units, units).
-        right: Products of columns and targets (units, rays).
-        size: Sum of the targets' squares.
-        columns: What a unit of output weight one puts out at each ray (rays, samples).
-        readouts: Output weights (units, outputs).
-        targets: Targets without the output bias, sample-major (samples * outputs,).
-        absolute: Whether the loss is that of absolute values.
+        kind: "cells" or "facets".
+        start: The first.
+        stop: Behind the last.
     """
 
-    shape: Indices
-    groups: Indices
-    starts: Indices
-    rays: Indices
-    facet_starts: Indices
-    facet_rays: Indices
-    pairs: Indices
-    products: Floats
-    mixing: Floats
-    right: Floats
-    size: float
-    columns: Floats
-    readouts: Floats
-    targets: Floats
-    absolute: bool
+    kind: str
+    start: int
+    stop: int
 
 
-class Scratch(NamedTuple):
-    """What the compiled search writes, for each thread of its own."""
+class Solved(NamedTuple):
+    """Least sums of a chunk.
 
-    gram: Floats
-    right: Floats
-    solution: Floats
-    factor: Floats
-    free: Indices
-    trial: Floats
-    barred: NDArray[np.bool_]
-    rays: Indices
-    owners: Indices
-    digits: Indices
-    design: Floats
-    residuals: Floats
-    rates: Floats
-    signs: Floats
-
-    @classmethod
-    def of(cls, problem: Problem) -> Scratch:
-        """Room for the largest cell."""
-        layer, units = problem.layer, problem.shape[0]
-        rows = layer.residual.size if layer.is_l1 else 0
-        most = max(1, units * int(np.diff(problem.starts).max(initial=1)))
-        numbers, places = (most,), (most, most)
-        return cls(
-            np.empty(places), np.empty(numbers), np.empty(numbers), np.empty(places),
-            np.empty(numbers, dtype=np.int64), np.empty(numbers), np.empty(numbers, dtype=np.bool_),
-            np.empty(numbers, dtype=np.int64), np.empty(numbers, dtype=np.int64),
-            np.empty(max(1, units), dtype=np.int64), np.empty((rows, most)), np.empty(rows),
-            np.empty(rows), np.empty(rows),
-        )  # fmt: skip
-
-
-def table_of(problem: Problem) -> Table:
-    """The products that all least squares problems are made of."""
-    columns, readouts = problem.columns, problem.units.readouts
-    return Table(
-        np.array(problem.shape), problem.units.groups, problem.starts, problem.rays,
-        problem.facet_starts, problem.facet_rays, problem.pairs, columns.T @ columns,
-        readouts @ readouts.T, readouts @ problem.layer.residual.T @ columns,
-        float((problem.layer.residual**2).sum()), np.ascontiguousarray(columns.T), readouts,
-        np.ascontiguousarray(problem.layer.residual).ravel(), problem.layer.is_l1,
-    )  # fmt: skip
-
-
-@bare
-def cell_values(table, scratch, start, stop, values):
-    """Write the least squares of cells `start .. stop`; how many were solved, and how many were not.
-
-    Cells that differ by an exchange of units that act alike are solved once, in ascending order of their
-    units' cells, and copied: those come first.
+    Attributes:
+        sums: NaN for those that are the same as another's (stop - start,).
+        solved: How many were solved.
+        failed: How many of these rounding errors kept from being shown to be least.
     """
-    units, cells = table.shape[0], table.shape[1]
-    solved = failed = 0
-    for code in range(start, stop):
-        digits_of(code, units, cells, scratch.digits)
-        if not _ascending(scratch.digits, table.groups, units, -1):
-            _sort(scratch.digits, table.groups, units, -1)
-            values[code] = values[_code(scratch.digits, units, cells)]
-            continue
-        values[code], used = solve(table, scratch, -1, -1)
-        solved += 1
-        failed += used < 0
-    return solved, failed
 
-
-@bare
-def facet_values(table, scratch, start, stop, values):
-    """The same of facets `start .. stop`, numbered as in `kruskal`."""
-    units, cells, facets = table.shape[0], table.shape[1], table.shape[2]
-    rest = cells ** (units - 1)
-    solved = failed = 0
-    for edge in range(start, stop):
-        unit, facet = edge // (facets * rest), edge // rest % facets
-        others_of(edge % rest, unit, units, cells, scratch.digits)
-        first = table.groups[unit]
-        if unit != first or not _ascending(scratch.digits, table.groups, units, unit):
-            if unit != first:
-                for k in range(unit, first, -1):
-                    scratch.digits[k] = scratch.digits[k - 1]
-            _sort(scratch.digits, table.groups, units, first)
-            others = _code_without(scratch.digits, units, cells, first)
-            values[edge] = values[(first * facets + facet) * rest + others]
-            continue
-        values[edge], used = solve(table, scratch, unit, facet)
-        solved += 1
-        failed += used < 0
-    return solved, failed
-
-
-@bare
-def digits_of(code, units, cells, digits):
-    """Cells of the units of a cell."""
-    for k in range(units - 1, -1, -1):
-        digits[k] = code % cells
-        code //= cells
-
-
-@bare
-def others_of(code, unit, units, cells, digits):
-    """Cells of the units of a facet, but of the one that it is a facet of."""
-    for k in range(units - 1, -1, -1):
-        if k != unit:
-            digits[k] = code % cells
-            code //= cells
-
-
-@bare
-def _code(digits, units, cells):
-    """The number of a cell."""
-    code = 0
-    for k in range(units):
-        code = code * cells + digits[k]
-    return code
-
-
-@bare
-def _code_without(digits, units, cells, unit):
-    """The number of the other units' cells."""
-    code = 0
-    for k in range(units):
-        if k != unit:
-            code = code * cells + digits[k]
-    return code
-
-
-@bare
-def _ascending(digits, groups, units, without):
-    """Whether cells of units that act alike ascend, one unit left out."""
-    for k in range(1, units):
-        before = k - 1 if k - 1 != without else k - 2
-        if k == without or before < 0 or groups[before] != groups[k]:
-            continue
-        if digits[before] > digits[k]:
-            return False
-    return True
-
-
-@bare
-def _sort(digits, groups, units, without):
-    """Make them ascend."""
-    for k in range(1, units):
-        if k == without:
-            continue
-        at = k
-        while True:
-            before = at - 1 if at - 1 != without else at - 2
-            if before < 0 or groups[before] != groups[at] or digits[before] <= digits[at]:
-                break
-            digits[before], digits[at] = digits[at], digits[before]
-            at = before
-
-
-@bare
-def solve(table, scratch, unit, facet):
-    """The least sum over the cell of `scratch.digits`, or over a facet of one of its units."""
-    count = gather(table, scratch, unit, facet)
-    if table.absolute:
-        return _absolute(table, scratch, count)
-    for i in range(count):
-        ray, owner = scratch.rays[i], scratch.owners[i]
-        scratch.right[i] = table.right[owner, ray]
-        for j in range(i + 1):
-            entry = table.products[ray, scratch.rays[j]] * table.mixing[owner, scratch.owners[j]]
-            scratch.gram[i, j] = entry
-            scratch.gram[j, i] = entry
-    value, used = least_squares(
-        scratch.gram, scratch.right, count, table.size, scratch.solution, scratch.factor,
-        scratch.free, scratch.trial, scratch.barred,
-    )  # fmt: skip
-    return max(table.size + 2.0 * value, 0.0), used
-
-
-@bare
-def _absolute(table, scratch, count):
-    """The least sum of absolute values over the rays that were gathered."""
-    samples, outputs = table.columns.shape[1], table.readouts.shape[1]
-    for i in range(count):
-        ray, owner = scratch.rays[i], scratch.owners[i]
-        for sample in range(samples):
-            for output in range(outputs):
-                entry = table.columns[ray, sample] * table.readouts[owner, output]
-                scratch.design[sample * outputs + output, i] = entry
-    value, ended = least_absolute(
-        scratch.design, table.targets, samples * outputs, count, scratch.solution,
-        scratch.free, scratch.factor, scratch.signs, scratch.rates, scratch.residuals,
-    )  # fmt: skip
-    return value, ended - 1
-
-
-@bare
-def gather(table, scratch, unit, facet):
-    """Write the rays of a cell or facet, and whose they are; how many."""
-    count = 0
-    for k in range(table.shape[0]):
-        if k == unit:
-            first, last, source = table.facet_starts[facet], table.facet_starts[facet + 1], table.facet_rays
-        else:
-            cell = scratch.digits[k]
-            first, last, source = table.starts[cell], table.starts[cell + 1], table.rays
-        for place in range(first, last):
-            scratch.rays[count] = source[place]
-            scratch.owners[count] = k
-            count += 1
-    return count
+    sums: Floats
+    solved: int
+    failed: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,17 +74,50 @@ class Values:
     failed: int
 
 
-def least_values(problem: Problem, progress: Progress | None = None) -> Values:
-    """The least loss of all cells and facets."""
-    table, scratch = table_of(problem), Scratch.of(problem)
-    found, solved, failed = [], 0, 0
-    work = (("cells", problem.num_cells, cell_values), ("facets", problem.num_facets, facet_values))
-    for name, count, write in work:
-        values = np.empty(count)
-        for start in range(0, count, _CHUNK):
-            more, lost = write(table, scratch, start, min(start + _CHUNK, count), values)
-            solved, failed = solved + more, failed + lost
-            if progress is not None:
-                progress(name, min(start + _CHUNK, count) / count)
-        found.append(problem.layer.scale * values)
-    return Values(found[0], found[1], solved, failed)
+def chunks(problem: Problem) -> Iterator[Chunk]:
+    """All cells and all facets."""
+    for kind, count in (("cells", problem.num_cells), ("facets", problem.num_facets)):
+        for start in range(0, count, CHUNK):
+            yield Chunk(kind, start, min(start + CHUNK, count))
+
+
+def solve_chunk(problem: Problem, table: Table, chunk: Chunk) -> Solved:
+    """The least sums of a chunk."""
+    sums = np.empty(chunk.stop - chunk.start)
+    sweep = solve_cells if chunk.kind == "cells" else solve_facets
+    return Solved(sums, *sweep(table, Scratch.of(problem), chunk.start, chunk.stop, sums))
+
+
+def least_values(problem: Problem, *, jobs: int = 1, progress: Progress | None = None) -> Values:
+    """The least loss of all cells and facets, in so many threads."""
+    table, work = table_of(problem), list(chunks(problem))
+    with ThreadPoolExecutor(jobs) as pool:
+        try:
+            found = pool.map(lambda chunk: solve_chunk(problem, table, chunk), work)
+            return gathered(problem, table, zip(work, found, strict=True), progress)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def gathered(
+    problem: Problem,
+    table: Table,
+    found: Iterator[tuple[Chunk, Solved]],
+    progress: Progress | None = None,
+) -> Values:
+    """Chunks put together."""
+    sums = {"cells": np.empty(problem.num_cells), "facets": np.empty(problem.num_facets)}
+    whole, done, solved, failed = problem.num_cells + problem.num_facets, 0, 0, 0
+    for chunk, part in found:
+        sums[chunk.kind][chunk.start : chunk.stop] = part.sums
+        solved, failed = solved + part.solved, failed + part.failed
+        done += len(part.sums)
+        if progress is not None:
+            progress(chunk.kind, done / whole)
+    scratch = Scratch.of(problem)
+    copy_cells(table, scratch, sums["cells"])
+    copy_facets(table, scratch, sums["facets"])
+    for values in sums.values():
+        values *= problem.layer.scale
+    return Values(sums["cells"], sums["facets"], solved, failed)

@@ -1,0 +1,152 @@
+"""The command `tree`."""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from reluscape import __version__
+from reluscape.cli_options import (
+    DataName,
+    Decay,
+    Json,
+    Loss,
+    Model,
+    Standardise,
+    Target,
+    Weights,
+    landscape_from,
+    layers_called,
+)
+
+if TYPE_CHECKING:
+    from reluscape.landscape import Block
+    from reluscape.report.branches import Grown
+    from reluscape.trees.tree import MergeTree
+
+__all__ = ["tree"]
+
+
+def tree(
+    ctx: typer.Context,
+    data: DataName = None,
+    weights: Weights = None,
+    model: Model = None,
+    target: Target = None,
+    standardise: Standardise = False,
+    loss: Loss = None,
+    weight_decay: Decay = 0.0,
+    layer: Annotated[
+        str, typer.Option(help="The layer's name or index, the last one before the output.")
+    ] = "0",
+    samples: Annotated[
+        int | None, typer.Option(min=1, help="Random samples to take.  [default: all]")
+    ] = None,
+    max_cells: Annotated[
+        int, typer.Option(min=1, help="Most activation cells that are gone through.")
+    ] = 10_000_000,
+    jobs: Annotated[int, typer.Option(help="Threads; -1 for one per core.")] = -1,
+    seed: Annotated[int, typer.Option(min=0, max=2**31, help="Seed of the samples taken.")] = 0,
+    out: Annotated[
+        Path, typer.Option(help="Folder for the page, the tree, and the minima as weights.")
+    ] = Path("reluscape-tree"),
+    as_json: Json = False,
+) -> None:
+    """Find all local minima of a small layer, and the levels at which their basins join.
+
+    For the first layer of a network with one hidden layer, output weights held fixed: every activation
+    cell and every facet between two is gone through, so nothing is missed. OUT holds merge_tree.nc,
+    report.html, and the lowest minima as weights, minima/000.safetensors and so on.
+
+        reluscape tree --weights mlp.safetensors --data mine.npz --samples 20 --out t/
+    """
+    landscape = landscape_from(data, target, standardise, weights, model, loss, weight_decay)
+    from reluscape.progress import shown
+    from reluscape.results import options_from
+    from reluscape.tree_files import TreeFolder, some_samples
+    from reluscape.trees.tree import merge_tree
+
+    landscape = some_samples(landscape, samples, seed)
+    (name,) = layers_called(landscape, layer)
+    assert name is not None
+    block = landscape.block(name)
+    folder = TreeFolder(out)
+    folder.check()
+    with shown() as progress:
+        found = merge_tree(block, max_cells=max_cells, jobs=jobs, progress=progress)
+    subject = [*_option("--model", model), "--data", str(data), *_option("--target", target),
+               *["--standardise"] * standardise, "--loss", landscape.loss_name]  # fmt: skip
+    search = ["--layer", name, *_option("--samples", samples), "--seed", str(seed)]
+    about = _about(found, block, options_from(subject, out), search, weights, out)
+    ctx.obj.extend(map(str, folder.write(found, landscape, name, about)))
+    if as_json:
+        typer.echo(json.dumps(_record(found, name) | {"files": ctx.obj}))
+    else:
+        told = [f"layer {name!r}: {found.summary()}", f"  {about.where}", f"  written: {out}"]
+        typer.echo("\n".join(told))
+
+
+def _option(name: str, value: object) -> list[str]:
+    return [] if value is None else [name, str(value)]
+
+
+def _about(
+    found: MergeTree,
+    block: Block,
+    subject: list[str],
+    search: list[str],
+    weights: Path | None,
+    out: Path,
+) -> Grown:
+    """What the page says besides the tree."""
+    from reluscape.report.branches import Grown
+    from reluscape.results import options_from
+
+    own = [] if weights is None else ["--weights", options_from([str(weights)], out)[0]]
+    again = ["reluscape", "tree", *own, *subject, *search, "--out", "again"]
+    return Grown(
+        layer=block.layer,
+        data=Path(subject[subject.index("--data") + 1]).name,
+        where=_where(found, block),
+        again=shlex.join(again),
+        version=__version__,
+        seed=int(search[-1]),
+    )
+
+
+def _where(found: MergeTree, block: Block) -> str:
+    """How far the model's own weights are from the minima."""
+    from reluscape.report.wording import number
+
+    loss = block.loss()
+    barrier = found.barrier(block.theta, found.minima[0])
+    rise = barrier.level - loss
+    way = "without rising" if rise <= 0 else f"over a barrier {number(rise)} above its loss"
+    return f"The model as it is has loss {number(loss)}; from there the global minimum can be reached {way}."
+
+
+def _record(found: MergeTree, layer: str) -> dict[str, Any]:
+    """The tree as one JSON object; null where a minimum joins no other."""
+    minima = [
+        {
+            "loss": float(found.losses[k]),
+            "death": float(found.deaths[k]) if math.isfinite(found.deaths[k]) else None,
+            "parent": int(found.parents[k]) if found.parents[k] >= 0 else None,
+            "multiplicity": int(found.multiplicity[k]),
+        }
+        for k in range(len(found.losses))
+    ]
+    return {
+        "layer": layer,
+        "objective": found.loss,
+        "cells": found.num_cells,
+        "facets": found.num_facets,
+        "solved": found.num_solved,
+        "failed": found.num_failed,
+        "minima": minima,
+    }

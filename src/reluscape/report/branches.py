@@ -1,0 +1,157 @@
+"""The page of `reluscape tree`: the landscape of a layer as its merge tree."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from reluscape.report.page import fill
+from reluscape.report.section import Cell, Figure, Section, Table
+from reluscape.report.wording import count, number, several, share
+from reluscape.trees import figures
+from reluscape.trees.tree import MergeTree
+
+__all__ = ["FILE", "MINIMA", "Grown", "minimum_name", "render_tree", "tree_section"]
+
+#: The tree, beside the page, and the folder of the minima's weights.
+FILE, MINIMA = "merge_tree.nc", "minima"
+#: Minima beyond which the table and the weights' files leave off.
+LISTED = 50
+COLUMNS = ("minimum", "loss", "joins", "at", "barrier", "exchanges of units")
+
+
+@dataclass(frozen=True, slots=True)
+class Grown:
+    """What the page says besides the tree.
+
+    Attributes:
+        layer: Name of the layer.
+        data: Name of the data.
+        where: Loss and minimum of the basin that the model's own weights lie in, in words.
+        again: The command that finds it again, in the page's folder.
+        version: Of reluscape.
+        seed: Of the samples that were drawn.
+    """
+
+    layer: str
+    data: str
+    where: str
+    again: str
+    version: str
+    seed: int
+
+
+def minimum_name(minimum: int) -> str:
+    """File of a minimum's weights."""
+    return f"{MINIMA}/{minimum:03d}.safetensors"
+
+
+def render_tree(tree: MergeTree, about: Grown) -> str:
+    """The page as a text: one HTML file with everything inside; all texts are escaped."""
+    return fill("tree.html.j2", sections=[tree_section(tree, about)], tree=tree, about=about)
+
+
+def tree_section(tree: MergeTree, about: Grown, files: bool = True) -> Section:
+    """The tree as a section of a page."""
+    return Section(
+        key="tree",
+        title="All minima of the layer, and the levels at which they join",
+        verdict=_verdict(tree),
+        remarks=(about.where,) if about.where else (),
+        figures=_figures(tree),
+        tables=(_minima(tree, files),),
+        method=_method(tree),
+        check=(
+            "Every minimum is a weights file of its own, for load_state_dict of the module; `reluscape "
+            "certify` says of each what it is.",
+        ),
+        commands=(about.again,),
+    )
+
+
+def _verdict(tree: MergeTree) -> str:
+    """How many minima there are, and how bad."""
+    found = len(figures.distinct(tree))
+    best = number(float(tree.losses[0]))
+    if found == 1:
+        return f"Every local minimum is global: loss {best}."
+    worse = tree.losses > tree.losses[0] + tree.tolerance * tree.layer.zero_loss
+    highest = float(tree.deaths[np.isfinite(tree.deaths)].max())
+    alike = "" if found == len(tree.losses) else f", {found} but for exchanges of units"
+    return (
+        f"{several(len(tree.losses), 'local minimum', 'local minima')}{alike}. The global one has loss "
+        f"{best}; {share(float(worse.mean()))} are worse, the worst {number(float(tree.losses[-1]))}. All "
+        f"are joined below {number(highest)}."
+    )
+
+
+def _figures(tree: MergeTree) -> tuple[Figure, ...]:
+    found = []
+    if len(tree.losses) > 1:
+        left = len(tree.losses) - figures.BRANCHES
+        some = f" The {count(left)} least persistent minima are left out." if left > 0 else ""
+        found.append(
+            Figure(
+                "branches",
+                "The disconnectivity graph: each dot is a local minimum, its line ends where its basin "
+                f"joins that of a lower one. Between two dots, the highest point of the way along the "
+                f"lines is the barrier between them.{some}",
+                figures.disconnectivity(tree),
+            )
+        )
+        found.append(
+            Figure(
+                "persistence",
+                "Each local minimum but the global one: its loss, and the level at which it joins a lower "
+                "one. Minima far above the dotted line have high barriers.",
+                figures.persistence(tree),
+            )
+        )
+    inputs = tree.features.shape[1] - tree.bias
+    if inputs == 1 and tree.residual.shape[1] == 1:
+        caption = "What the networks at the lowest minima put out, over the data; both less the output's bias."
+        found.append(Figure("networks", caption, figures.networks(tree)))
+    return tuple(found)
+
+
+def _minima(tree: MergeTree, files: bool) -> Table:
+    """A line for each of the lowest minima."""
+    rows = []
+    for k in range(min(len(tree.losses), LISTED)):
+        last = not np.isfinite(tree.deaths[k])
+        barrier = float(tree.deaths[k] - tree.losses[k])
+        rows.append(
+            (
+                Cell(f"{k:03d}", file=minimum_name(k) if files else ""),
+                Cell(number(float(tree.losses[k])), tier="exact", numeric=True),
+                Cell("" if last else f"{tree.parents[k]:03d}", numeric=True),
+                Cell("" if last else number(float(tree.deaths[k])), numeric=True),
+                Cell("" if last else number(barrier), numeric=True),
+                Cell(count(int(tree.multiplicity[k])), numeric=True),
+            )
+        )
+    left = (
+        f", the lowest {LISTED} of {count(len(tree.losses))}" if len(tree.losses) > LISTED else ""
+    )
+    return Table(f"Local minima{left}", COLUMNS, tuple(rows))
+
+
+def _method(tree: MergeTree) -> tuple[str, ...]:
+    """How it was obtained."""
+    problems = "least squares" if tree.loss != "l1" else "least absolute deviations"
+    failed = (
+        (f"In {several(tree.num_failed, 'problem')} rounding errors kept the search from ending.",)
+        if tree.num_failed
+        else ()
+    )
+    return (
+        f"The layer has {count(tree.num_cells)} activation cells with {count(tree.num_facets)} facets "
+        f"between them. On each the loss is convex, and its least value is a problem of {problems}: "
+        f"{count(tree.num_solved)} were solved, the others are the same by an exchange of units.",
+        "Two cells are joined below a level if and only if the least loss on their common facet is below "
+        "it, so the facets in the order of their least losses (Kruskal's algorithm) give every minimum "
+        "and every barrier of the whole landscape.",
+        f"Minima that join a lower one within {number(tree.tolerance)} of the loss of zero weights are none.",
+        *failed,
+    )

@@ -1,0 +1,58 @@
+"""The folder of a merge tree: the tree, its lowest minima as weights, and its page."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from reluscape.landscape import Landscape
+from reluscape.report.branches import FILE, LISTED, MINIMA, Grown, minimum_name, render_tree
+from reluscape.results import check_writable, write_then_rename
+from reluscape.trees.tree import MergeTree
+from reluscape.weights import write_state
+
+__all__ = ["TreeFolder", "some_samples"]
+
+
+def some_samples(landscape: Landscape, count: int | None, seed: int) -> Landscape:
+    """The landscape of random samples, in their own order; of all, if there are no more than `count`."""
+    if count is None or count >= landscape.num_samples:
+        return landscape
+    rows = np.random.default_rng(seed).choice(landscape.num_samples, count, replace=False)
+    rows.sort()
+    return Landscape(
+        landscape.module_at(), landscape.inputs[rows], landscape.targets[rows],
+        loss=landscape.loss_name, weight_decay=landscape.weight_decay,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class TreeFolder:
+    """Writes each file whole or not at all.
+
+    Attributes:
+        path: The folder.
+    """
+
+    path: Path
+
+    def check(self) -> None:
+        """Refuse a folder that cannot be written to, before any work is done."""
+        check_writable(self.path, self.path / MINIMA)
+
+    def write(self, found: MergeTree, landscape: Landscape, layer: str, about: Grown) -> list[Path]:
+        """Write the tree, its lowest minima and, last, the page that links them."""
+        files = [found.save(self.path / FILE)]
+        columns, theta = landscape.positions(layer), landscape.theta
+        for minimum in range(min(len(found.losses), LISTED)):
+            theta[columns] = found.minima[minimum]
+            files.append(self.path / minimum_name(minimum))
+            state = landscape.at(theta).state()
+            write_then_rename(files[-1], partial(write_state, state=state))
+        page = render_tree(found, about).encode()
+        files.append(self.path / "report.html")
+        write_then_rename(files[-1], lambda file: file.write_bytes(page))
+        return files

@@ -1,0 +1,286 @@
+"""Compiled sweeps over all cells and facets, with one small problem for each."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reluscape.compiled import bare, unlocked
+from reluscape.trees.absolute import least_absolute
+from reluscape.trees.nonnegative import least_squares
+from reluscape.trees.problem import Problem
+
+Floats = NDArray[np.float64]
+Indices = NDArray[np.int64]
+
+
+class Table(NamedTuple):
+    """What the compiled search reads.
+
+    Attributes:
+        shape: Units, cells of a unit, facets of a unit (3,).
+        groups: Of the units, the first that acts alike (units,).
+        starts, rays: Of a unit's cells.
+        facet_starts, facet_rays: Of a unit's facets.
+        pairs: Cells of a unit's facets (facets, 2).
+        products: Of the rays' columns (rays, rays).
+        mixing: Of the units' readouts (units, units).
+        right: Products of columns and targets (units, rays).
+        size: Sum of the targets' squares.
+        columns: What a unit of output weight one puts out at each ray (rays, samples).
+        readouts: Output weights (units, outputs).
+        targets: Targets without the output bias, sample-major (samples * outputs,).
+        absolute: Whether the loss is that of absolute values.
+    """
+
+    shape: Indices
+    groups: Indices
+    starts: Indices
+    rays: Indices
+    facet_starts: Indices
+    facet_rays: Indices
+    pairs: Indices
+    products: Floats
+    mixing: Floats
+    right: Floats
+    size: float
+    columns: Floats
+    readouts: Floats
+    targets: Floats
+    absolute: bool
+
+
+class Scratch(NamedTuple):
+    """What the compiled search writes, for each thread of its own."""
+
+    gram: Floats
+    right: Floats
+    solution: Floats
+    factor: Floats
+    free: Indices
+    trial: Floats
+    barred: NDArray[np.bool_]
+    rays: Indices
+    owners: Indices
+    digits: Indices
+    design: Floats
+    residuals: Floats
+    rates: Floats
+    signs: Floats
+
+    @classmethod
+    def of(cls, problem: Problem) -> Scratch:
+        """Room for the largest cell."""
+        layer, units = problem.layer, problem.shape[0]
+        rows = layer.residual.size if layer.is_l1 else 0
+        most = max(1, units * int(np.diff(problem.starts).max(initial=1)))
+        numbers, places = (most,), (most, most)
+        return cls(
+            np.empty(places), np.empty(numbers), np.empty(numbers), np.empty(places),
+            np.empty(numbers, dtype=np.int64), np.empty(numbers), np.empty(numbers, dtype=np.bool_),
+            np.empty(numbers, dtype=np.int64), np.empty(numbers, dtype=np.int64),
+            np.empty(max(1, units), dtype=np.int64), np.empty((rows, most)), np.empty(rows),
+            np.empty(rows), np.empty(rows),
+        )  # fmt: skip
+
+
+def table_of(problem: Problem) -> Table:
+    """The products that all least squares problems are made of."""
+    columns, readouts = problem.columns, problem.units.readouts
+    return Table(
+        np.array(problem.shape), problem.units.groups, problem.starts, problem.rays,
+        problem.facet_starts, problem.facet_rays, problem.pairs, columns.T @ columns,
+        readouts @ readouts.T, readouts @ problem.layer.residual.T @ columns,
+        float((problem.layer.residual**2).sum()), np.ascontiguousarray(columns.T), readouts,
+        np.ascontiguousarray(problem.layer.residual).ravel(), problem.layer.is_l1,
+    )  # fmt: skip
+
+
+@unlocked
+def solve_cells(table, scratch, start, stop, values):
+    """Write the least sums of cells `start .. stop`; how many were solved, and how many not to the end.
+
+    Of cells that differ by an exchange of units that act alike, the one whose units' cells ascend is
+    solved; the others get NaN, and their value from `copy_cells`.
+    """
+    units, cells = table.shape[0], table.shape[1]
+    solved = failed = 0
+    for code in range(start, stop):
+        digits_of(code, units, cells, scratch.digits)
+        if not _ascending(scratch.digits, table.groups, units, -1):
+            values[code - start] = np.nan
+            continue
+        values[code - start], used = solve(table, scratch, -1, -1)
+        solved += 1
+        failed += used < 0
+    return solved, failed
+
+
+@unlocked
+def solve_facets(table, scratch, start, stop, values):
+    """The same of facets `start .. stop`, numbered as in `kruskal`."""
+    units, cells, facets = table.shape[0], table.shape[1], table.shape[2]
+    rest = cells ** (units - 1)
+    solved = failed = 0
+    for edge in range(start, stop):
+        unit, facet = edge // (facets * rest), edge // rest % facets
+        others_of(edge % rest, unit, units, cells, scratch.digits)
+        if unit != table.groups[unit] or not _ascending(scratch.digits, table.groups, units, unit):
+            values[edge - start] = np.nan
+            continue
+        values[edge - start], used = solve(table, scratch, unit, facet)
+        solved += 1
+        failed += used < 0
+    return solved, failed
+
+
+@bare
+def copy_cells(table, scratch, values):
+    """Give every cell the value of the one that was solved for it."""
+    units, cells = table.shape[0], table.shape[1]
+    for code in range(len(values)):
+        digits_of(code, units, cells, scratch.digits)
+        if not _ascending(scratch.digits, table.groups, units, -1):
+            _sort(scratch.digits, table.groups, units, -1)
+            values[code] = values[_code(scratch.digits, units, cells)]
+
+
+@bare
+def copy_facets(table, scratch, values):
+    """Give every facet the value of the one that was solved for it."""
+    units, cells, facets = table.shape[0], table.shape[1], table.shape[2]
+    rest = cells ** (units - 1)
+    for edge in range(len(values)):
+        unit, facet = edge // (facets * rest), edge // rest % facets
+        others_of(edge % rest, unit, units, cells, scratch.digits)
+        first = table.groups[unit]
+        if unit == first and _ascending(scratch.digits, table.groups, units, unit):
+            continue
+        for k in range(unit, first, -1):
+            scratch.digits[k] = scratch.digits[k - 1]
+        _sort(scratch.digits, table.groups, units, first)
+        others = _code_without(scratch.digits, units, cells, first)
+        values[edge] = values[(first * facets + facet) * rest + others]
+
+
+@bare
+def digits_of(code, units, cells, digits):
+    """Cells of the units of a cell."""
+    for k in range(units - 1, -1, -1):
+        digits[k] = code % cells
+        code //= cells
+
+
+@bare
+def others_of(code, unit, units, cells, digits):
+    """Cells of the units of a facet, but of the one that it is a facet of."""
+    for k in range(units - 1, -1, -1):
+        if k != unit:
+            digits[k] = code % cells
+            code //= cells
+
+
+@bare
+def _code(digits, units, cells):
+    """The number of a cell."""
+    code = 0
+    for k in range(units):
+        code = code * cells + digits[k]
+    return code
+
+
+@bare
+def _code_without(digits, units, cells, unit):
+    """The number of the other units' cells."""
+    code = 0
+    for k in range(units):
+        if k != unit:
+            code = code * cells + digits[k]
+    return code
+
+
+@bare
+def _ascending(digits, groups, units, without):
+    """Whether cells of units that act alike ascend, one unit left out."""
+    for k in range(1, units):
+        before = k - 1 if k - 1 != without else k - 2
+        if k == without or before < 0 or groups[before] != groups[k]:
+            continue
+        if digits[before] > digits[k]:
+            return False
+    return True
+
+
+@bare
+def _sort(digits, groups, units, without):
+    """Make them ascend."""
+    for k in range(1, units):
+        if k == without:
+            continue
+        at = k
+        while True:
+            before = at - 1 if at - 1 != without else at - 2
+            if before < 0 or groups[before] != groups[at] or digits[before] <= digits[at]:
+                break
+            digits[before], digits[at] = digits[at], digits[before]
+            at = before
+
+
+@bare
+def solve(table, scratch, unit, facet):
+    """The least sum over the cell of `scratch.digits`, or over a facet of one of its units."""
+    count = gather(table, scratch, unit, facet)
+    if table.absolute:
+        return _absolute(table, scratch, count)
+    for i in range(count):
+        ray, owner = scratch.rays[i], scratch.owners[i]
+        scratch.right[i] = table.right[owner, ray]
+        for j in range(i + 1):
+            entry = table.products[ray, scratch.rays[j]] * table.mixing[owner, scratch.owners[j]]
+            scratch.gram[i, j] = entry
+            scratch.gram[j, i] = entry
+    value, used = least_squares(
+        scratch.gram, scratch.right, count, table.size, scratch.solution, scratch.factor,
+        scratch.free, scratch.trial, scratch.barred,
+    )  # fmt: skip
+    return max(table.size + 2.0 * value, 0.0), used
+
+
+@bare
+def _absolute(table, scratch, count):
+    """The least sum of absolute values over the rays that were gathered."""
+    samples, outputs = table.columns.shape[1], table.readouts.shape[1]
+    for i in range(count):
+        ray, owner = scratch.rays[i], scratch.owners[i]
+        for sample in range(samples):
+            for output in range(outputs):
+                entry = table.columns[ray, sample] * table.readouts[owner, output]
+                scratch.design[sample * outputs + output, i] = entry
+    value, ended = least_absolute(
+        scratch.design, table.targets, samples * outputs, count, scratch.solution,
+        scratch.free, scratch.factor, scratch.signs, scratch.rates, scratch.residuals,
+    )  # fmt: skip
+    return value, ended - 1
+
+
+@bare
+def gather(table, scratch, unit, facet):
+    """Write the rays of a cell or facet, and whose they are; how many."""
+    count = 0
+    for k in range(table.shape[0]):
+        if k == unit:
+            first, last, source = (
+                table.facet_starts[facet],
+                table.facet_starts[facet + 1],
+                table.facet_rays,
+            )
+        else:
+            cell = scratch.digits[k]
+            first, last, source = table.starts[cell], table.starts[cell + 1], table.rays
+        for place in range(first, last):
+            scratch.rays[count] = source[place]
+            scratch.owners[count] = k
+            count += 1
+    return count
