@@ -288,7 +288,9 @@ def _line(frame: Frame) -> rays.Table:
     """The cells of a line: both sides of its origin; or all, where nothing turns."""
     count = min(len(frame.rows), 1)
     table = _table(np.ones((1, count), dtype=np.uint64), frame.rows[:, :1].copy())
-    return table._replace(lines=frame.rows, corners=np.ones((count, 2), dtype=np.int64) - [1, 0])
+    return table._replace(
+        lines=frame.rows, corners=np.array([[0, 1]] * count, dtype=np.int64).reshape(-1, 2)
+    )
 
 
 def _enter_degenerate(

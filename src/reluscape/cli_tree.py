@@ -127,7 +127,7 @@ def _where(found: MergeTree, block: Block) -> str:
     barrier = found.barrier(block.theta, found.minima[0])
     rise = barrier.level - loss
     way = "without rising" if rise <= 0 else f"over a barrier {number(rise)} above its loss"
-    return f"The model as it is has loss {number(loss)}; from there the global minimum can be reached {way}."
+    return f"The model has loss {number(loss)}; from there the global minimum can be reached {way}."
 
 
 def _record(found: MergeTree, layer: str) -> dict[str, Any]:

@@ -81,8 +81,8 @@ def _verdict(tree: MergeTree) -> str:
     alike = "" if found == len(tree.losses) else f", {found} but for exchanges of units"
     return (
         f"{several(len(tree.losses), 'local minimum', 'local minima')}{alike}. The global one has loss "
-        f"{best}; {share(float(worse.mean()))} are worse, the worst {number(float(tree.losses[-1]))}. All "
-        f"are joined below {number(highest)}."
+        f"{best}; {share(float(worse.mean()))} are worse, the worst {number(float(tree.losses[-1]))}. "
+        f"All are joined below {number(highest)}."
     )
 
 
@@ -94,17 +94,17 @@ def _figures(tree: MergeTree) -> tuple[Figure, ...]:
         found.append(
             Figure(
                 "branches",
-                "The disconnectivity graph: each dot is a local minimum, its line ends where its basin "
-                f"joins that of a lower one. Between two dots, the highest point of the way along the "
-                f"lines is the barrier between them.{some}",
+                "The disconnectivity graph: each dot is a local minimum, its line ends where its "
+                "basin joins that of a lower one. Between two dots, the highest point of the way "
+                f"along the lines is the barrier between them.{some}",
                 figures.disconnectivity(tree),
             )
         )
         found.append(
             Figure(
                 "persistence",
-                "Each local minimum but the global one: its loss, and the level at which it joins a lower "
-                "one. Minima far above the dotted line have high barriers.",
+                "Each local minimum but the global one: its loss, and the level at which it joins "
+                "a lower one. Minima far above the dotted line have high barriers.",
                 figures.persistence(tree),
             )
         )
@@ -152,6 +152,7 @@ def _method(tree: MergeTree) -> tuple[str, ...]:
         "Two cells are joined below a level if and only if the least loss on their common facet is below "
         "it, so the facets in the order of their least losses (Kruskal's algorithm) give every minimum "
         "and every barrier of the whole landscape.",
-        f"Minima that join a lower one within {number(tree.tolerance)} of the loss of zero weights are none.",
+        f"Minima that join a lower one within {number(tree.tolerance)} of the loss of zero weights are "
+        "none.",
         *failed,
     )

@@ -106,9 +106,9 @@ def _pass(design, target, rows, count, solution, basis, inverse, signs, rates, r
     wall, limit = -1, 1e300
     for j in range(count):
         rate = up * inverse[j, edge]
-        if rate < -STILL and not _is_basic(basis, count, rows + j):
-            if -solution[j] / rate < limit:
-                wall, limit = rows + j, max(-solution[j] / rate, 0.0)
+        ahead = rate < -STILL and -solution[j] / rate < limit
+        if ahead and not _is_basic(basis, count, rows + j):
+            wall, limit = rows + j, max(-solution[j] / rate, 0.0)
     entering, length = -1, 0.0
     while slope < 0.0:
         entering, length = wall, limit
@@ -139,10 +139,10 @@ def _pass(design, target, rows, count, solution, basis, inverse, signs, rates, r
 @bare
 def _is_basic(basis, count, what):
     """Whether something is zero by the basis."""
+    found = False
     for k in range(count):
-        if basis[k] == what:
-            return True
-    return False
+        found |= basis[k] == what
+    return found
 
 
 @bare

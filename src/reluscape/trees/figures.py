@@ -130,12 +130,13 @@ def distinct(tree: MergeTree) -> list[int]:
 def _places(tree: MergeTree, shown: NDArray[np.int64]) -> dict[int, float]:
     """Where each minimum's line stands: beside its parent's, those that join it first next to it."""
     children: dict[int, list[int]] = {k: [] for k in shown.tolist()}
-    roots = []
+    roots: list[int] = []
     for k in shown.tolist():
         (children[int(tree.parents[k])] if tree.parents[k] >= 0 else roots).append(k)
     for several in children.values():
         several.sort(key=lambda k: -tree.deaths[k])
-    places, stack = {}, roots[::-1]
+    places: dict[int, float] = {}
+    stack = roots[::-1]
     while stack:
         k = stack.pop()
         places[k] = float(len(places))

@@ -7,8 +7,6 @@ out, as its column lowers nothing that they do not.
 
 from __future__ import annotations
 
-import numpy as np
-
 from reluscape.compiled import bare
 
 #: Gradients below this share of `|column| |target|` are rounding errors of zero.

@@ -63,10 +63,10 @@ class Units:
 class Problem:
     """A layer's loss in the rays of its units' cells.
 
-    On a cell every unit's weights are `w_k = sum_r l_kr ray_r / |v_k|` with `l >= 0`, over the rays of its
-    cell, and a unit's output at a ray is the same from all cells around it. So outputs are
-    `shift + sum_kr l_kr readout_k relu(X ray_r)`, and of the samples nothing is needed but the products of
-    these columns with each other and with the targets.
+    On a cell every unit's weights are `w_k = sum_r l_kr ray_r / |v_k|` with `l >= 0`, over the rays of
+    its cell, and a unit's output at a ray is the same from all cells around it. So outputs are
+    `shift + sum_kr l_kr readout_k relu(X ray_r)`, and of the samples nothing is needed but the products
+    of these columns with each other and with the targets.
 
     Attributes:
         layer: The layer.
@@ -125,7 +125,7 @@ class Problem:
     def num_cells(self) -> int:
         """Cells of the layer."""
         units, cells, _ = self.shape
-        return cells**units
+        return int(cells**units)
 
     @property
     def num_facets(self) -> int:

@@ -34,9 +34,9 @@ Indices = NDArray[np.int64]
 class MergeTree(Result):
     """All local minima of a layer, and how their basins join as the level rises.
 
-    Minima ascend by loss. A minimum may be a whole set of points (a plateau, a flat valley): one of them
-    is given. Minima are those whose persistence, `deaths - births`, is above `tolerance` times the loss of
-    a layer that puts out zero.
+    Minima ascend by loss. A minimum may be a whole set of points (a plateau, a flat valley): one of
+    them is given. Minima are those whose persistence, `deaths - births`, is above `tolerance` times the
+    loss of a layer that puts out zero.
 
     Attributes:
         minima: A minimiser of each, shape (minima, params).
