@@ -110,7 +110,10 @@ def _figures(tree: MergeTree) -> tuple[Figure, ...]:
         )
     inputs = tree.features.shape[1] - tree.bias
     if inputs == 1 and tree.residual.shape[1] == 1:
-        caption = "What the networks at the lowest minima put out, over the data; both less the output's bias."
+        caption = (
+            "What the networks at the lowest minima put out, over the data; both without the output's"
+            " bias."
+        )
         found.append(Figure("networks", caption, figures.networks(tree)))
     return tuple(found)
 
