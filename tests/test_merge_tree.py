@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from itertools import pairwise, product
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,10 +16,11 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import minimum_spanning_tree
 from torch import nn
 
-from reluscape import Landscape, merge_tree, path_maximum
+from reluscape import Landscape, Study, merge_tree, path_maximum
 from reluscape.errors import InputError, UnsupportedModelError
 from reluscape.landscape import Block
 from reluscape.train import mlp
+from reluscape.trees import values
 from reluscape.trees.absolute import least_absolute
 from reluscape.trees.nonnegative import least_squares
 
@@ -354,6 +358,69 @@ def test_threads_and_a_file_give_the_same_tree(tmp_path: Any) -> None:
             np.testing.assert_array_equal(getattr(one, name), getattr(tree, name))
     ends = tree.minima[-1], tree.minima[0]
     np.testing.assert_array_equal(read.barrier(*ends).beads, tree.barrier(*ends).beads)
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("share", [0.02, 0.3])
+def test_below_a_loss_the_tree_is_the_part_of_the_whole_one(
+    case: dict[str, Any], share: float
+) -> None:
+    block = layer(**case)
+    tree = merge_tree(block)
+    level = float(tree.losses[0] + share * (tree.layer.zero_loss - tree.losses[0]))
+    part = merge_tree(block, below=level)
+    kept = tree.losses <= level
+    deaths = np.where(tree.deaths <= level, tree.deaths, np.inf)[kept]
+    np.testing.assert_allclose(part.losses, tree.losses[kept], atol=1e-13)
+    np.testing.assert_allclose(np.sort(part.deaths), np.sort(deaths), atol=1e-13)
+    assert part.num_pruned > 0
+    for k in range(len(part.losses)):
+        exact = tree.barrier(part.minima[k], part.minima[0]).level
+        found = part.barrier(part.minima[k], part.minima[0]).level
+        assert found == pytest.approx(exact, abs=1e-12) if exact <= level else np.isinf(found)
+
+
+def test_below_the_global_minimum_there_is_nothing() -> None:
+    block = layer(10, 1, 2, 0)
+    tree = merge_tree(block, below=0.5 * merge_tree(block).losses[0])
+    assert len(tree.losses) == 0
+    assert "no loss is at most" in tree.summary()
+
+
+KILLED = """
+import sys
+sys.path.insert(0, {tests!r})
+from test_merge_tree import layer
+from reluscape import merge_tree
+from reluscape.trees import values
+values.CHUNK = 500
+told = lambda what, share: print(share if what.startswith("trial") else 0.0, flush=True)
+merge_tree(layer(20, 1, 2, 5), store={store!r}, progress=told)
+"""
+
+
+def test_a_killed_run_goes_on_from_its_file_to_the_same_tree(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(values, "CHUNK", 500)
+    block, store = layer(20, 1, 2, 5), tmp_path / "tree.sqlite"
+    code = KILLED.format(tests=str(Path(__file__).parent), store=str(store))
+    run = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert run.stdout is not None
+    for line in run.stdout:
+        if float(line) > 0.3:
+            run.kill()
+            break
+    run.wait()
+    run.stdout.close()
+    kept = Study(store).standing().done
+    assert 0 < kept < 10
+    tree = merge_tree(block, store=store)
+    whole = merge_tree(block)
+    for name in ("minima", "losses", "deaths", "saddles", "joins", "levels", "num_solved"):
+        np.testing.assert_array_equal(getattr(tree, name), getattr(whole, name))
+    with pytest.raises(InputError, match="another study"):
+        merge_tree(layer(20, 1, 2, 6), store=store)
 
 
 def test_one_sample_has_one_minimum() -> None:

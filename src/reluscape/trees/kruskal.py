@@ -22,6 +22,13 @@ def ends_of(edge, units, cells, facets, pairs):
 
 
 @bare
+def write_ends(edges, units, cells, facets, pairs, ends):
+    """Write the two cells of each facet (edges, 2)."""
+    for k in range(len(edges)):
+        ends[k] = ends_of(edges[k], units, cells, facets, pairs)
+
+
+@bare
 def root_of(parent, cell):
     """The cell that stands for the component, with the way to it halved."""
     while parent[cell] != cell:
@@ -31,19 +38,18 @@ def root_of(parent, cell):
 
 
 @bare
-def join(order, values, levels, shape, pairs, tolerance, highest, parent, lowest, tree, deaths):
+def join(order, values, levels, shape, pairs, tolerance, parent, lowest, tree, deaths):
     """Join cells at the levels of their facets, lowest first.
 
     Args:
-        order: Facets by ascending level (facets,).
+        order: Facets of interest, by ascending level.
         values: Minimum of each cell (cells,).
         levels: Minimum of each facet (facets,).
         shape: Units, cells of a unit, facets of a unit.
         pairs: Cells of a unit's facets (facets, 2).
         tolerance: Minima that end within this of their loss are none.
-        highest: Level at which to end.
-        parent: Scratch: components (cells,), each cell its own.
-        lowest: Scratch: the lowest cell of each component (cells,), each cell its own.
+        parent: Components (cells,): each cell its own, then whom it belongs to.
+        lowest: The lowest cell of each component (cells,): at first each cell its own.
         tree: Written: facets at which components met, ascending (cells - 1,).
         deaths: Written: minima that ended: cell, facet, and the lower minimum's cell (cells - 1, 3).
 
@@ -53,8 +59,6 @@ def join(order, values, levels, shape, pairs, tolerance, highest, parent, lowest
     met = ended = 0
     for edge in order:
         level = levels[edge]
-        if level > highest:
-            break
         first, second = ends_of(edge, shape[0], shape[1], shape[2], pairs)
         first, second = root_of(parent, first), root_of(parent, second)
         if first == second:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import comb
 
 import numpy as np
 from numpy.typing import NDArray
 
-from reluscape.arrangement import Cones, count_cells, enumerate_cones
+from reluscape.arrangement import Cones, enumerate_cones
 from reluscape.errors import InputError
 from reluscape.progress import Progress
 from reluscape.tolerances import TOLERANCES
@@ -91,19 +92,20 @@ class Problem:
     columns: Floats
 
     @classmethod
-    def of(cls, layer: Layer, max_cells: int, progress: Progress | None = None) -> Problem:
+    def of(cls, layer: Layer, max_cells: int | None, progress: Progress | None = None) -> Problem:
         """Find the cells of a layer's units.
 
         Raises:
             InputError: More cells of the layer than `max_cells`.
         """
         units, features = Units.of(layer.weights), layer.features
-        _check_count(features, len(units.order), max_cells)
-        cones = enumerate_cones(features, max_cells=max_cells, progress=progress)
-        if len(cones.rays) > MAX_RAYS:
+        _check_unit(features)
+        cones = enumerate_cones(features, progress=progress)
+        cells, count = len(cones.cells), len(units.order)
+        if max_cells is not None and cells**count > max_cells:
             raise InputError(
-                f"a unit's cells may have at most {MAX_RAYS} rays; they have {len(cones.rays)}:"
-                " take fewer samples"
+                f"max_cells must allow the layer's {cells**count:,} cells, {cells:,} of each of"
+                f" {count} units; received {max_cells:,}: take fewer samples or units, or raise it"
             )
         contacts = cones.cells.contacts()
         starts, rays = _grouped(cones.corners, len(cones.cells))
@@ -159,16 +161,15 @@ class Problem:
         return self.layer.pack(rows)
 
 
-def _check_count(features: Floats, units: int, max_cells: int) -> None:
-    """Refuse more cells than asked for, as far as that is known before they are found."""
-    # fewer distinct hyperplanes, or dependent ones, make fewer cells: only what is certain is refused
+def _check_unit(features: Floats) -> None:
+    """Refuse a unit whose cells have more rays than memory holds, before they are found."""
     distinct = len(np.unique(features[features.any(axis=1)], axis=0))
     rank = int(np.linalg.matrix_rank(features)) if features.size else 0
-    cells = count_cells(distinct, rank)
-    if cells**units > max_cells:
+    lines = 2 * comb(distinct, max(rank - 1, 0))  # fewer, if samples are not in general position
+    if lines > MAX_RAYS:
         raise InputError(
-            f"max_cells must allow the layer's cells, up to {cells:,} of each of {units} units, which is"
-            f" {cells**units:,} in all; received {max_cells:,}: take fewer samples or units, or raise it"
+            f"a unit's cells may have at most {MAX_RAYS:,} rays; {distinct:,} samples in {rank}"
+            f" dimensions have up to {lines:,}: take fewer samples"
         )
 
 

@@ -33,6 +33,10 @@ class Table(NamedTuple):
         readouts: Output weights (units, outputs).
         targets: Targets without the output bias, sample-major (samples * outputs,).
         absolute: Whether the loss is that of absolute values.
+        bundles: Number of bundles of a unit's cells.
+        bundle: Which one each of a unit's cells is in (cells,).
+        alive: Whether cells whose units' cells are in these bundles may have a loss of interest
+            (bundles ** units,).
     """
 
     shape: Indices
@@ -50,6 +54,9 @@ class Table(NamedTuple):
     readouts: Floats
     targets: Floats
     absolute: bool
+    bundles: int
+    bundle: Indices
+    alive: NDArray[np.bool_]
 
 
 class Scratch(NamedTuple):
@@ -95,6 +102,7 @@ def table_of(problem: Problem) -> Table:
         readouts @ readouts.T, readouts @ problem.layer.residual.T @ columns,
         float((problem.layer.residual**2).sum()), np.ascontiguousarray(columns.T), readouts,
         np.ascontiguousarray(problem.layer.residual).ravel(), problem.layer.is_l1,
+        1, np.zeros(len(problem.cones.cells), dtype=np.int64), np.ones(1, dtype=np.bool_),
     )  # fmt: skip
 
 
@@ -111,6 +119,9 @@ def solve_cells(table, scratch, start, stop, values):
         digits_of(code, units, cells, scratch.digits)
         if not _ascending(scratch.digits, table.groups, units, -1):
             values[code - start] = np.nan
+            continue
+        if not _alive(table, scratch, -1, 0):
+            values[code - start] = np.inf
             continue
         values[code - start], used = solve(table, scratch, -1, -1)
         solved += 1
@@ -130,10 +141,24 @@ def solve_facets(table, scratch, start, stop, values):
         if unit != table.groups[unit] or not _ascending(scratch.digits, table.groups, units, unit):
             values[edge - start] = np.nan
             continue
+        one, other = table.pairs[facet, 0], table.pairs[facet, 1]
+        if not (_alive(table, scratch, unit, one) and _alive(table, scratch, unit, other)):
+            values[edge - start] = np.inf
+            continue
         values[edge - start], used = solve(table, scratch, unit, facet)
         solved += 1
         failed += used < 0
     return solved, failed
+
+
+@bare
+def _alive(table, scratch, unit, cell):
+    """Whether a cell may have a loss of interest; one unit's cell is given, if there is such a unit."""
+    code = 0
+    for k in range(table.shape[0]):
+        own = cell if k == unit else scratch.digits[k]
+        code = code * table.bundles + table.bundle[own]
+    return table.alive[code]
 
 
 @bare

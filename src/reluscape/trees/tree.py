@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import math
+import os
 from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import plotly.graph_objects as go
@@ -13,13 +17,15 @@ from scipy.sparse.csgraph import breadth_first_order
 from reluscape.errors import InputError
 from reluscape.landscape import Block
 from reluscape.progress import Progress
+from reluscape.report.wording import several
 from reluscape.results import Result
 from reluscape.study.study import workers
 from reluscape.trees.barrier import Barrier
-from reluscape.trees.kruskal import ends_of, join
+from reluscape.trees.kruskal import join, write_ends
 from reluscape.trees.layer import Layer
 from reluscape.trees.minimisers import Minimisers
 from reluscape.trees.problem import Problem
+from reluscape.trees.pruning import pruned_table
 from reluscape.trees.symmetry import multiplicities
 from reluscape.trees.values import Values, least_values
 from reluscape.validation import check_theta, check_whole
@@ -28,6 +34,9 @@ __all__ = ["MergeTree", "merge_tree"]
 
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
+
+#: Minima that a summary lists.
+LISTED = 6
 
 
 @dataclass(frozen=True, slots=True, repr=False, eq=False)
@@ -55,6 +64,8 @@ class MergeTree(Result):
         num_facets: Facets between them.
         num_solved: Problems that were solved; the others are the same by an exchange of units.
         num_failed: Problems whose solution rounding errors kept from being shown to be least.
+        num_pruned: Cells that were passed over, as their least loss is shown to be above `below`.
+        below: As given; infinite where everything was gone through.
         tolerance: As given.
         joins: Facets at which basins met, by ascending level: the minimum spanning tree of all cells,
             shape (cells - 1,).
@@ -74,6 +85,8 @@ class MergeTree(Result):
     num_facets: int
     num_solved: int
     num_failed: int
+    num_pruned: int
+    below: float
     tolerance: float
     joins: Indices
     levels: Floats
@@ -92,17 +105,24 @@ class MergeTree(Result):
 
     def summary(self) -> str:
         """Cells, minima and the lowest of them in a few lines."""
+        told = f"{self.num_cells:,} cells, {self.num_facets:,} facets"
+        if self.num_pruned:
+            told += f" ({self.num_pruned:,} cells shown to lie above {self.below:.6g})"
+        if not len(self.losses):
+            return f"{told}: no loss is at most {self.below:.9g}"
         lines = [
-            f"{self.num_cells:,} cells, {self.num_facets:,} facets: {len(self.losses)} local minima",
+            f"{told}: {several(len(self.losses), 'local minimum', 'local minima')}",
             f"global minimum: loss {self.losses[0]:.9g}",
         ]
-        for k in range(1, min(len(self.losses), 6)):
-            lines.append(
-                f"minimum {k}: loss {self.losses[k]:.9g}, joins minimum {self.parents[k]} at"
-                f" {self.deaths[k]:.9g}"
+        for k in range(1, min(len(self.losses), LISTED)):
+            joins = (
+                f"joins minimum {self.parents[k]} at {self.deaths[k]:.9g}"
+                if self.parents[k] >= 0
+                else f"joins none up to {self.below:.9g}"
             )
-        if len(self.losses) > 6:
-            lines.append(f"... {len(self.losses) - 6} more")
+            lines.append(f"minimum {k}: loss {self.losses[k]:.9g}, {joins}")
+        if len(self.losses) > LISTED:
+            lines.append(f"... {len(self.losses) - LISTED} more")
         return "\n".join(lines)
 
     def plot(self) -> go.Figure:
@@ -128,24 +148,25 @@ class MergeTree(Result):
         """
         size = len(self.layer.theta)
         ends = [check_theta(theta, size) for theta in (theta_a, theta_b)]
-        problem = Problem.of(self.layer, self.num_cells)
+        problem = Problem.of(self.layer, None)
         way = self._way(problem, *(problem.cell_of(theta) for theta in ends))
+        if way is None:
+            return Barrier(math.inf, np.empty((0, size)), np.empty(0))
         minimisers = Minimisers.of(problem)
         beads = np.stack([ends[0], *(minimisers.of_facet(edge) for edge in way), ends[1]])
         losses = np.array([self.layer.value(bead) for bead in beads])
         return Barrier(float(losses.max()), beads, losses)
 
-    def _way(self, problem: Problem, first: int, last: int) -> list[int]:
-        """Facets on the spanning tree's way between two cells."""
+    def _way(self, problem: Problem, first: int, last: int) -> list[int] | None:
+        """Facets on the spanning tree's way between two cells; None where there is none."""
         units, cells, facets = problem.shape
-        ends = np.array(
-            [ends_of(edge, units, cells, facets, problem.pairs) for edge in self.joins.tolist()]
-        ).reshape(-1, 2)
-        graph = coo_array(
-            (np.arange(1, len(ends) + 1), (ends[:, 0], ends[:, 1])),
-            shape=(self.num_cells, self.num_cells),
-        ).tocsr()
+        ends = np.empty((len(self.joins), 2), dtype=np.int64)
+        write_ends(self.joins, units, cells, facets, problem.pairs, ends)
+        numbers = np.arange(1, len(ends) + 1)
+        graph = coo_array((numbers, ends.T), shape=(self.num_cells, self.num_cells)).tocsr()
         _, before = breadth_first_order(graph, first, directed=False)
+        if first != last and before[last] < 0:
+            return None
         found, cell = [], last
         while cell != first:
             back = int(before[cell])
@@ -160,6 +181,9 @@ def merge_tree(
     max_cells: int = 10_000_000,
     jobs: int = 1,
     tolerance: float = 1e-9,
+    store: str | os.PathLike[str] | None = None,
+    dask: str | None = None,
+    below: float = math.inf,
     progress: Progress | None = None,
 ) -> MergeTree:
     """All local minima of a layer's landscape, the global one, and the barrier between any two.
@@ -177,9 +201,14 @@ def merge_tree(
     Args:
         block: The layer; any input dimension, any number of outputs.
         max_cells: Most cells of the layer that are gone through.
-        jobs: Threads; -1 for one per core. The tree is the same.
+        jobs: Threads, or processes with `store`; -1 for one per core. The tree is the same.
         tolerance: Minima whose basins join a lower one within this of their loss, relative to the loss of
             a layer that puts out zero, are none.
+        store: A study's file, in which what is solved is kept: after any interruption, the same call goes
+            on from there.
+        dask: Address of a Dask scheduler, with `store`, in place of processes.
+        below: Only what lies below this loss is of interest: groups of cells whose least loss is shown to
+            be above it are passed over, and basins that do not join below it keep infinite deaths.
         progress: Called with a label and the share done.
 
     Returns:
@@ -211,60 +240,100 @@ def merge_tree(
     if not 0 <= tolerance < np.inf:
         raise InputError(f"tolerance must be a number of at least zero; received {tolerance!r}")
     problem = Problem.of(Layer.of(block), most, progress)
-    values = least_values(problem, jobs=workers(jobs), progress=progress)
-    joins, ended = _joined(problem, values, tolerance * problem.layer.zero_loss)
-    return _tree(problem, values, joins, ended, tolerance)
+    if math.isnan(below):
+        raise InputError("below must be a number; received NaN")
+    values = _values(problem, jobs, store, dask, below, progress)
+    slack = tolerance * problem.layer.zero_loss
+    return _tree(problem, values, _joined(problem, values, slack, below), tolerance, below)
 
 
-def _joined(problem: Problem, values: Values, tolerance: float) -> tuple[Indices, Indices]:
-    """Facets at which basins meet, and the minima that end there."""
+def _values(
+    problem: Problem,
+    jobs: int,
+    store: str | os.PathLike[str] | None,
+    dask: str | None,
+    below: float,
+    progress: Progress | None,
+) -> Values:
+    """The least losses, from threads or from a study."""
+    table = pruned_table(problem, below)
+    if store is not None:
+        from reluscape.trees.stored import stored_values
+
+        return stored_values(
+            problem, table, Path(store), below=below, jobs=jobs, dask=dask, progress=progress
+        )
+    if dask is not None:
+        raise InputError("dask needs store, the file in which chunks are kept: give both")
+    return least_values(problem, table, jobs=workers(jobs), progress=progress)
+
+
+class Joined(NamedTuple):
+    """How basins join.
+
+    Attributes:
+        joins: Facets at which they meet, by ascending level.
+        ended: Minima that end: cell, facet, cell of the lower minimum (minima, 3).
+        roots: Cells of the minima that do not (roots,).
+    """
+
+    joins: Indices
+    ended: Indices
+    roots: Indices
+
+
+def _joined(problem: Problem, values: Values, tolerance: float, below: float) -> Joined:
+    """Kruskal's algorithm over the facets."""
     cells = problem.num_cells
-    order = np.argsort(values.facets, kind="stable")
+    order = np.flatnonzero(values.facets <= below)
+    order = order[np.argsort(values.facets[order], kind="stable")]
     joins, ended = np.empty(cells - 1, dtype=np.int64), np.empty((cells - 1, 3), dtype=np.int64)
+    parent, lowest = np.arange(cells), np.arange(cells)
     met, lost = join(
-        order, values.cells, values.facets, problem.shape, problem.pairs, tolerance, np.inf,
-        np.arange(cells), np.arange(cells), joins, ended,
+        order, values.cells, values.facets, problem.shape, problem.pairs, tolerance, parent,
+        lowest, joins, ended,
     )  # fmt: skip
-    return joins[:met], ended[:lost].copy()
+    roots = lowest[parent == np.arange(cells)]
+    return Joined(joins[:met].copy(), ended[:lost].copy(), roots[values.cells[roots] <= below])
 
 
 def _tree(
-    problem: Problem, values: Values, joins: Indices, ended: Indices, tolerance: float
+    problem: Problem, values: Values, joined: Joined, tolerance: float, below: float
 ) -> MergeTree:
     """The result: minima by ascending loss, each where it ends."""
-    lowest, slack = int(values.cells.argmin()), tolerance * problem.layer.zero_loss
-    cells = np.append(ended[:, 0], lowest)
-    losses = values.cells[cells]
-    order = np.lexsort((cells, np.arange(len(cells)) < len(ended), losses))
-    place = np.argsort(order)
-    minimisers = Minimisers.of(problem)
-    whose = dict(zip(cells.tolist(), place.tolist(), strict=True))
+    cells = np.append(joined.ended[:, 0], joined.roots)
+    ends = np.arange(len(cells)) < len(joined.ended)
+    order = np.lexsort((cells, ends, values.cells[cells]))
+    cells, losses = cells[order], values.cells[cells[order]]
+    whose = dict(zip(cells.tolist(), range(len(cells)), strict=True))
+    minimisers, levels = Minimisers.of(problem), values.facets[joined.joins]
     deaths, parents = np.full(len(cells), np.inf), np.full(len(cells), -1, dtype=np.int64)
-    saddles = np.full((len(cells), len(problem.layer.theta)), np.nan)
-    for cell, edge, lower in ended.tolist():
+    size = len(problem.layer.theta)
+    saddles = np.full((len(cells), size), np.nan)
+    for cell, edge, lower in joined.ended.tolist():
         k = whose[cell]
         deaths[k], parents[k] = values.facets[edge], whose[lower]
         saddles[k] = minimisers.of_facet(edge)
     units, unit_cells, _ = problem.shape
-    layer = {part.name: getattr(problem.layer, part.name) for part in fields(Layer)}
+    powers = unit_cells ** np.arange(units - 1, -1, -1)
+    bottoms = losses + tolerance * problem.layer.zero_loss
     return MergeTree(
-        minima=np.stack([minimisers.of_cell(cell) for cell in cells[order].tolist()]),
-        losses=losses[order],
-        births=losses[order],
+        minima=np.array([minimisers.of_cell(cell) for cell in cells.tolist()]).reshape(-1, size),
+        losses=losses,
+        births=losses,
         deaths=deaths,
         saddles=saddles,
         parents=parents,
-        multiplicity=multiplicities(
-            problem, cells[order], losses[order] + slack, joins, values.facets[joins]
-        ),
-        cells=np.stack([cells[order] // unit_cells**k % unit_cells for k in range(units)][::-1], 1)
-        if units else np.empty((len(cells), 0), dtype=np.int64),
+        multiplicity=multiplicities(problem, cells, bottoms, joined.joins, levels),
+        cells=cells[:, None] // powers % unit_cells,
         num_cells=problem.num_cells,
         num_facets=problem.num_facets,
         num_solved=values.solved,
         num_failed=values.failed,
+        num_pruned=int(np.isinf(values.cells).sum()),
+        below=below,
         tolerance=tolerance,
-        joins=joins,
-        levels=values.facets[joins],
-        **layer,
-    )  # fmt: skip
+        joins=joined.joins,
+        levels=levels,
+        **{part.name: getattr(problem.layer, part.name) for part in fields(Layer)},
+    )

@@ -19,7 +19,6 @@ from reluscape.trees.sweep import (
     copy_facets,
     solve_cells,
     solve_facets,
-    table_of,
 )
 
 Floats = NDArray[np.float64]
@@ -61,8 +60,8 @@ class Values:
     """The least losses.
 
     Attributes:
-        cells: Of the cells (cells,).
-        facets: Of the facets (facets,).
+        cells: Of the cells, infinite where a bound showed it to be of no interest (cells,).
+        facets: Of the facets, the same (facets,).
         solved: Problems that were solved; the rest is the same by exchange of units.
         failed: Those in which rounding errors kept the search from ending: their values are attained,
             and not shown to be least.
@@ -88,9 +87,11 @@ def solve_chunk(problem: Problem, table: Table, chunk: Chunk) -> Solved:
     return Solved(sums, *sweep(table, Scratch.of(problem), chunk.start, chunk.stop, sums))
 
 
-def least_values(problem: Problem, *, jobs: int = 1, progress: Progress | None = None) -> Values:
+def least_values(
+    problem: Problem, table: Table, *, jobs: int = 1, progress: Progress | None = None
+) -> Values:
     """The least loss of all cells and facets, in so many threads."""
-    table, work = table_of(problem), list(chunks(problem))
+    work = list(chunks(problem))
     with ThreadPoolExecutor(jobs) as pool:
         try:
             found = pool.map(lambda chunk: solve_chunk(problem, table, chunk), work)

@@ -1,0 +1,94 @@
+"""How large a merge tree is and how long it will take, before it is begun."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from time import perf_counter
+
+import numpy as np
+import plotly.graph_objects as go
+
+from reluscape.landscape import Block
+from reluscape.results import Result
+from reluscape.trees.layer import Layer
+from reluscape.trees.problem import Problem
+from reluscape.trees.sweep import table_of
+from reluscape.trees.values import Chunk, solve_chunk
+
+#: Cells and facets that are tried, in so many places.
+TRIED, PLACES = 400, 8
+
+
+@dataclass(frozen=True, slots=True, repr=False, eq=False)
+class TreeSize(Result):
+    """What a merge tree takes.
+
+    Attributes:
+        num_cells: Cells of the layer, exactly.
+        num_facets: Facets between them, exactly.
+        unit_cells: Cells of one unit.
+        seconds: About how long one thread will take, from some of the cells and facets.
+        bytes: About how much memory.
+    """
+
+    num_cells: int
+    num_facets: int
+    unit_cells: int
+    seconds: float
+    bytes: int
+
+    def summary(self) -> str:
+        """The sizes in a sentence."""
+        return (
+            f"{self.num_cells:,} cells and {self.num_facets:,} facets: about {self.seconds:.2g} s on one"
+            f" core and {self.bytes / 2**20:.2g} MiB"
+        )
+
+    def plot(self) -> go.Figure:
+        """Cells and facets as bars."""
+        from reluscape.report.charts import Series, bars
+
+        counts = [self.num_cells, self.num_facets]
+        return bars([Series("", np.array(["cells", "facets"]), np.array(counts))], "", "how many")
+
+
+def tree_size(block: Block) -> TreeSize:
+    """Count a layer's cells, and estimate what `merge_tree` will take for them.
+
+    Cost: that of the cells of one unit, and of some thousand small problems.
+
+    Raises:
+        InputError: As `merge_tree`, but for the number of cells.
+        UnsupportedModelError: As `merge_tree`.
+
+    Example:
+        >>> import numpy as np
+        >>> from reluscape import Landscape
+        >>> from reluscape.train import mlp
+        >>> x = np.linspace(-1, 1, 20)[:, None]
+        >>> size = tree_size(Landscape(mlp((1, 2, 1), seed=0), x, x**2).block(0))
+        >>> size.num_cells, size.num_facets
+        (1600, 3200)
+    """
+    return size_of(Problem.of(Layer.of(block), None))
+
+
+def size_of(problem: Problem) -> TreeSize:
+    """The size of a problem's tree."""
+    table, seconds = table_of(problem), 0.0
+    for kind, count in (("cells", problem.num_cells), ("facets", problem.num_facets)):
+        parts = _parts(kind, count)
+        for timed in (False, True):  # the first time it may be compiled
+            start = perf_counter()
+            for part in parts[: None if timed else 1]:
+                solve_chunk(problem, table, part)
+        tried = sum(part.stop - part.start for part in parts)
+        seconds += (perf_counter() - start) * count / max(tried, 1)
+    numbers = 4 * problem.num_cells + 2 * problem.num_facets + table.products.size
+    return TreeSize(problem.num_cells, problem.num_facets, problem.shape[1], seconds, 8 * numbers)
+
+
+def _parts(kind: str, count: int) -> list[Chunk]:
+    """Some of them, evenly spread."""
+    starts = np.unique(np.linspace(0, max(count - TRIED, 0), PLACES).astype(int)).tolist()
+    return [Chunk(kind, start, min(start + TRIED, count)) for start in starts]

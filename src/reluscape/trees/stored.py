@@ -1,0 +1,91 @@
+"""Chunks of a merge tree as trials of a study: over processes or a cluster, resumable."""
+
+from __future__ import annotations
+
+import math
+from base64 import b64decode, b64encode
+from collections.abc import Iterator
+from dataclasses import fields
+from functools import lru_cache
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from reluscape.errors import AnalysisError
+from reluscape.progress import Progress
+from reluscape.study.study import Study
+from reluscape.trees.layer import Layer
+from reluscape.trees.problem import Problem
+from reluscape.trees.pruning import pruned_table
+from reluscape.trees.sweep import Table
+from reluscape.trees.values import Chunk, Solved, Values, chunks, gathered, solve_chunk
+
+
+def stored_values(
+    problem: Problem,
+    table: Table,
+    path: Path,
+    *,
+    below: float = math.inf,
+    jobs: int = 1,
+    dask: str | None = None,
+    progress: Progress | None = None,
+) -> Values:
+    """The least loss of all cells and facets; what the study at `path` lacks is solved.
+
+    Raises:
+        InputError: As `Study.run`, among others where the file is of another layer.
+        AnalysisError: A chunk failed, as where its process was killed again and again.
+    """
+    layer, study = packed(problem.layer), Study(path)
+    told = {"layer": layer} | ({"below": below} if math.isfinite(below) else {})
+    work = [told | chunk._asdict() for chunk in chunks(problem)]
+    standing = study.run(solve_trial, work, jobs=jobs, dask=dask, progress=progress)
+    if standing.done < len(work):
+        raise AnalysisError(
+            f"{len(work) - standing.done} of {len(work)} chunks of the tree failed:"
+            f" see `reluscape study show {path}`"
+        )
+    return gathered(problem, table, _read(study))
+
+
+def solve_trial(parameters: dict[str, Any], seed: int) -> dict[str, Any]:
+    """One chunk; nothing is drawn at random."""
+    problem, table = _problem(parameters["layer"], parameters.get("below", math.inf))
+    chunk = Chunk(parameters["kind"], parameters["start"], parameters["stop"])
+    found = solve_chunk(problem, table, chunk)
+    return {"sums": found.sums, "solved": found.solved, "failed": found.failed}
+
+
+def packed(layer: Layer) -> str:
+    """A layer as text, so that a trial needs no file."""
+    buffer = BytesIO()
+    parts = {part.name: np.asarray(getattr(layer, part.name)) for part in fields(Layer)}
+    np.savez(buffer, allow_pickle=False, **parts)
+    return b64encode(buffer.getvalue()).decode()
+
+
+def unpacked(text: str) -> Layer:
+    """The inverse of `packed`."""
+    with np.load(BytesIO(b64decode(text)), allow_pickle=False) as file:
+        return Layer(
+            **{name: file[name] if file[name].ndim else file[name].item() for name in file.files}
+        )
+
+
+@lru_cache(maxsize=1)
+def _problem(layer: str, below: float) -> tuple[Problem, Table]:
+    """The problem of a process's trials, which are all of one layer."""
+    problem = Problem.of(unpacked(layer), None)
+    return problem, pruned_table(problem, below)
+
+
+def _read(study: Study) -> Iterator[tuple[Chunk, Solved]]:
+    """All chunks of a study."""
+    counts = study.records().set_index(["kind", "start"])[["solved", "failed"]]
+    for parameters, sums in study.arrays("sums"):
+        chunk = Chunk(parameters["kind"], parameters["start"], parameters["stop"])
+        solved, failed = counts.loc[(chunk.kind, chunk.start)]
+        yield chunk, Solved(sums, int(solved), int(failed))
