@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 
 __all__ = ["tree"]
 
+#: Seconds of work from which on it is kept on the way, and where.
+KEPT, CHUNKS = 10.0, "chunks.sqlite"
+
 
 def tree(
     ctx: typer.Context,
@@ -50,7 +53,15 @@ def tree(
     max_cells: Annotated[
         int, typer.Option(min=1, help="Most activation cells that are gone through.")
     ] = 10_000_000,
-    jobs: Annotated[int, typer.Option(help="Threads; -1 for one per core.")] = -1,
+    below: Annotated[
+        float | None,
+        typer.Option(help="Leave out what lies above this loss.  [default: everything]"),
+    ] = None,
+    jobs: Annotated[int, typer.Option(help="Threads or processes; -1 for one per core.")] = -1,
+    dask: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="Dask scheduler, such as tcp://host:8786."),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**31, help="Seed of the samples taken.")] = 0,
     out: Annotated[
         Path, typer.Option(help="Folder for the page, the tree, and the minima as weights.")
@@ -62,6 +73,8 @@ def tree(
     For the first layer of a network with one hidden layer, output weights held fixed: every activation
     cell and every facet between two is gone through, so nothing is missed. OUT holds merge_tree.nc,
     report.html, and the lowest minima as weights, minima/000.safetensors and so on.
+    What takes longer than ten seconds is kept in OUT/chunks.sqlite on the way: the same command goes on
+    from there.
 
         reluscape tree --weights mlp.safetensors --data mine.npz --samples 20 --out t/
     """
@@ -69,6 +82,7 @@ def tree(
     from reluscape.progress import shown
     from reluscape.results import options_from
     from reluscape.tree_files import TreeFolder, some_samples
+    from reluscape.trees.size import tree_size
     from reluscape.trees.tree import merge_tree
 
     landscape = some_samples(landscape, samples, seed)
@@ -77,11 +91,23 @@ def tree(
     block = landscape.block(name)
     folder = TreeFolder(out)
     folder.check()
+    size = tree_size(block)
+    typer.echo(size.summary(), err=True)
+    long = dask is not None or size.seconds > KEPT
     with shown() as progress:
-        found = merge_tree(block, max_cells=max_cells, jobs=jobs, progress=progress)
+        found = merge_tree(
+            block,
+            max_cells=max_cells,
+            jobs=jobs,
+            dask=dask,
+            store=out / CHUNKS if long else None,
+            below=math.inf if below is None else below,
+            progress=progress,
+        )
     subject = [*_option("--model", model), "--data", str(data), *_option("--target", target),
                *["--standardise"] * standardise, "--loss", landscape.loss_name]  # fmt: skip
-    search = ["--layer", name, *_option("--samples", samples), "--seed", str(seed)]
+    search = ["--layer", name, *_option("--samples", samples), *_option("--below", below),
+              "--seed", str(seed)]  # fmt: skip
     about = _about(found, block, options_from(subject, out), search, weights, out)
     ctx.obj.extend(map(str, folder.write(found, landscape, name, about)))
     if as_json:
@@ -124,8 +150,15 @@ def _where(found: MergeTree, block: Block) -> str:
     from reluscape.report.wording import number
 
     loss = block.loss()
+    if not len(found.losses) or loss > found.below:
+        return f"The model has loss {number(loss)}."
     barrier = found.barrier(block.theta, found.minima[0])
     rise = barrier.level - loss
+    if math.isinf(rise):
+        return (
+            f"The model has loss {number(loss)}; no way to the global minimum stays below"
+            f" {number(found.below)}."
+        )
     way = "without rising" if rise <= 0 else f"over a barrier {number(rise)} above its loss"
     return f"The model has loss {number(loss)}; from there the global minimum can be reached {way}."
 
@@ -148,5 +181,7 @@ def _record(found: MergeTree, layer: str) -> dict[str, Any]:
         "facets": found.num_facets,
         "solved": found.num_solved,
         "failed": found.num_failed,
+        "pruned": found.num_pruned,
+        "below": found.below if math.isfinite(found.below) else None,
         "minima": minima,
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -72,17 +73,22 @@ def tree_section(tree: MergeTree, about: Grown, files: bool = True) -> Section:
 
 def _verdict(tree: MergeTree) -> str:
     """How many minima there are, and how bad."""
-    found = len(figures.distinct(tree))
-    best = number(float(tree.losses[0]))
-    if found == 1:
+    if not len(tree.losses):
+        return f"No weights of the layer have a loss of at most {number(tree.below)}."
+    found, best = len(figures.distinct(tree)), number(float(tree.losses[0]))
+    within = "" if math.isinf(tree.below) else f" with a loss of at most {number(tree.below)}"
+    if found == 1 and not within:
         return f"Every local minimum is global: loss {best}."
     worse = tree.losses > tree.losses[0] + tree.tolerance * tree.layer.zero_loss
-    highest = float(tree.deaths[np.isfinite(tree.deaths)].max())
+    ends = tree.deaths[np.isfinite(tree.deaths)]
+    joined = (
+        f" All are joined below {number(float(ends.max()))}." if len(ends) and not within else ""
+    )
     alike = "" if found == len(tree.losses) else f", {found} but for exchanges of units"
     return (
-        f"{several(len(tree.losses), 'local minimum', 'local minima')}{alike}. The global one has loss "
-        f"{best}; {share(float(worse.mean()))} are worse, the worst {number(float(tree.losses[-1]))}. "
-        f"All are joined below {number(highest)}."
+        f"{several(len(tree.losses), 'local minimum', 'local minima')}{within}{alike}. The global one "
+        f"has loss {best}; {share(float(worse.mean()))} are worse, the worst "
+        f"{number(float(tree.losses[-1]))}.{joined}"
     )
 
 
@@ -109,7 +115,7 @@ def _figures(tree: MergeTree) -> tuple[Figure, ...]:
             )
         )
     inputs = tree.features.shape[1] - tree.bias
-    if inputs == 1 and tree.residual.shape[1] == 1:
+    if len(tree.losses) and inputs == 1 and tree.residual.shape[1] == 1:
         caption = (
             "What the networks at the lowest minima put out, over the data; both without the output's"
             " bias."
@@ -143,6 +149,14 @@ def _minima(tree: MergeTree, files: bool) -> Table:
 def _method(tree: MergeTree) -> tuple[str, ...]:
     """How it was obtained."""
     problems = "least squares" if tree.loss != "l1" else "least absolute deviations"
+    pruned = (
+        (
+            f"{count(tree.num_pruned)} cells were not gone through: bounds for bundles of cells show that "
+            f"all their losses are above {number(tree.below)}.",
+        )
+        if tree.num_pruned
+        else ()
+    )
     failed = (
         (f"In {several(tree.num_failed, 'problem')} rounding errors kept the search from ending.",)
         if tree.num_failed
@@ -157,5 +171,6 @@ def _method(tree: MergeTree) -> tuple[str, ...]:
         "and every barrier of the whole landscape.",
         f"Minima that join a lower one within {number(tree.tolerance)} of the loss of zero weights are "
         "none.",
+        *pruned,
         *failed,
     )
