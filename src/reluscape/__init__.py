@@ -55,7 +55,7 @@ _HOME = {
     "spanning_tree": "strings.spanning",
     "PathMaximum": "strings.maximum",
     "merge_tree": "trees.tree",
-    "MergeTree": "trees.tree",
+    "MergeTree": "trees.result",
     "Barrier": "trees.barrier",
     "Study": "study",
     "AnalysisError": "errors",

@@ -1,4 +1,4 @@
-"""What the command `verify` needs to check a file of `minima`, `convexity` or `connect`."""
+"""What the command `verify` needs to check a file of `minima`, `convexity`, `connect` or `tree`."""
 
 from __future__ import annotations
 
@@ -34,6 +34,8 @@ def result_verdict(
 ) -> tuple[bool, str]:
     """Whether a result's file holds, and why or why not; it has to be about these weights."""
     from reluscape.strings.connection import Connection
+    from reluscape.trees.check import samples_of
+    from reluscape.trees.result import MergeTree
     from reluscape.verification import load_claim, verify
 
     claimed = load_claim(path)
@@ -48,6 +50,8 @@ def result_verdict(
     if not isinstance(claimed, Connection):
         only_one(further)
     landscape = landscape_from(*subject, loss or LossName(claimed.objective), decay)
+    if isinstance(claimed, MergeTree):
+        landscape = samples_of(claimed, landscape)
     if isinstance(claimed, Connection):
         other = _other_end(claimed, landscape, further, subject[-1])
         if other:
@@ -79,10 +83,13 @@ def _is_of(found: Claim, landscape: Landscape) -> bool:
 
     from reluscape.convex import Convexity
     from reluscape.strings.connection import Connection
+    from reluscape.trees.result import MergeTree
 
     if isinstance(found, Connection):
         return np.array_equal(found.beads[0], landscape.theta)
     if isinstance(found, Convexity):
         return np.array_equal(found.theta, landscape.theta)
+    if isinstance(found, MergeTree):  # the check compares the layer's weights and the output's
+        return True
     subject = landscape if found.layer is None else landscape.block(found.layer)
     return np.array_equal(found.start, subject.theta)

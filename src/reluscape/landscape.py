@@ -153,6 +153,13 @@ class Landscape:
                 parameter.copy_(self._split(theta)[name])
         return module
 
+    def of_samples(self, rows: NDArray[np.int64]) -> Landscape:
+        """The same model on some of the samples, by their numbers in the order that is given."""
+        return Landscape(
+            self.module_at(), self.inputs[rows], self.targets[rows], loss=self.loss_name,
+            weight_decay=self.weight_decay, device=str(self._inputs.device),
+        )  # fmt: skip
+
     def at(self, theta: ArrayLike) -> Landscape:
         """Return the same landscape with its model moved to `theta`."""
         return Landscape(

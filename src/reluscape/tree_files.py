@@ -11,7 +11,7 @@ import numpy as np
 from reluscape.landscape import Landscape
 from reluscape.report.branches import FILE, LISTED, MINIMA, Grown, minimum_name, render_tree
 from reluscape.results import check_writable, write_then_rename
-from reluscape.trees.tree import MergeTree
+from reluscape.trees.result import MergeTree
 from reluscape.weights import write_state
 
 __all__ = ["TreeFolder", "some_samples"]
@@ -23,10 +23,7 @@ def some_samples(landscape: Landscape, count: int | None, seed: int) -> Landscap
         return landscape
     rows = np.random.default_rng(seed).choice(landscape.num_samples, count, replace=False)
     rows.sort()
-    return Landscape(
-        landscape.module_at(), landscape.inputs[rows], landscape.targets[rows],
-        loss=landscape.loss_name, weight_decay=landscape.weight_decay,
-    )  # fmt: skip
+    return landscape.of_samples(rows)
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,9 +36,11 @@ from reluscape.network_output import NetworkOutput
 from reluscape.results import load_one_of
 from reluscape.strings.check import check_connection
 from reluscape.strings.connection import Connection
+from reluscape.trees.check import check_tree
+from reluscape.trees.result import MergeTree
 
 #: A result that claims something and can be checked.
-Claim = CellMinimum | Convexity | Connection
+Claim = CellMinimum | Convexity | Connection | MergeTree
 
 
 def verify(
@@ -67,7 +69,9 @@ def verify(
             computed again, each bound by `path_maximum`; how the path was found is told. It is about a
             path from its first bead to its last: compare those with your models. "other loss" is about
             the landscape that was given as `metric`; for a metric that is a function there is
-            `reluscape.strings.check.check_connection`.
+            `reluscape.strings.check.check_connection`. Or a `MergeTree` or its NetCDF file: the layer's
+            cells are enumerated again, the least loss of every cell and facet is shown to be least by its
+            proof, and the tree follows by another algorithm; `multiplicity` is told.
         landscape: The network, data, loss and weight decay that it is about, or the network's output
             with its bounds.
 
@@ -84,7 +88,7 @@ def verify(
             "verify needs the Landscape or the NetworkOutput that the certificate is about; received"
             f" {type(landscape).__name__}"
         )
-    if isinstance(path_or_certificate, CellMinimum | Convexity | Connection):
+    if isinstance(path_or_certificate, CellMinimum | Convexity | Connection | MergeTree):
         return _of_result(path_or_certificate, landscape)
     if not isinstance(path_or_certificate, Certificate) and not os.path.exists(path_or_certificate):
         raise InputError(
@@ -120,13 +124,15 @@ def verify(
 
 
 def _of_result(found: Claim, landscape: Landscape | NetworkOutput) -> Verification:
-    """Check a cell's minimum, a convexity or a string of models."""
+    """Check a result that claims something."""
     if isinstance(landscape, NetworkOutput):
         return Verification(False, "it is about a landscape, not about a network's output")
     if isinstance(found, Convexity):
         return check_convexity(found, landscape)
     if isinstance(found, Connection):
         return check_connection(found, landscape)
+    if isinstance(found, MergeTree):
+        return _of_tree(found, landscape)
     if landscape.weight_decay > 0:
         return Verification(False, f"it is about no weight decay, not {landscape.weight_decay!r}")
     try:
@@ -135,18 +141,27 @@ def _of_result(found: Claim, landscape: Landscape | NetworkOutput) -> Verificati
         return Verification(False, str(error))
 
 
+def _of_tree(found: MergeTree, landscape: Landscape) -> Verification:
+    """Check a merge tree; it has to be about this landscape's samples."""
+    try:
+        told = check_tree(found, landscape)
+    except RejectedError as rejection:
+        return Verification(False, str(rejection))
+    return Verification(True, f"recomputed from network and data: {told}")
+
+
 def load_claim(path: str | os.PathLike[str]) -> Claim | str:
     """The cell's minimum, the convexity or the string of a file, or why there is none in it."""
     try:
-        found = load_one_of(path, (CellMinimum, Convexity, Connection))
+        found = load_one_of(path, (CellMinimum, Convexity, Connection, MergeTree))
     except InputError as error:
         return str(error)
     # Where someone has put other content under its own digest, readers fail anywhere, with any exception.
     except Exception as error:
         text = (str(error).splitlines() or [""])[0][:120]
-        kinds = "a CellMinimum, a Convexity or a Connection"
+        kinds = "a CellMinimum, a Convexity, a Connection or a MergeTree"
         return f"expected {kinds}; could not read {str(path)!r}: {text}"
-    assert isinstance(found, CellMinimum | Convexity | Connection)
+    assert isinstance(found, CellMinimum | Convexity | Connection | MergeTree)
     return found
 
 

@@ -11,7 +11,7 @@ from reluscape.report.page import fill
 from reluscape.report.section import Cell, Figure, Section, Table
 from reluscape.report.wording import count, number, several, share
 from reluscape.trees import figures
-from reluscape.trees.tree import MergeTree
+from reluscape.trees.result import MergeTree
 
 __all__ = ["FILE", "MINIMA", "Grown", "minimum_name", "render_tree", "tree_section"]
 
@@ -19,6 +19,8 @@ __all__ = ["FILE", "MINIMA", "Grown", "minimum_name", "render_tree", "tree_secti
 FILE, MINIMA = "merge_tree.nc", "minima"
 #: Minima beyond which the table and the weights' files leave off.
 LISTED = 50
+#: Digits of losses, many of which are close.
+DIGITS = 7
 COLUMNS = ("minimum", "loss", "joins", "at", "barrier", "exchanges of units")
 
 
@@ -133,9 +135,9 @@ def _minima(tree: MergeTree, files: bool) -> Table:
         rows.append(
             (
                 Cell(f"{k:03d}", file=minimum_name(k) if files else ""),
-                Cell(number(float(tree.losses[k])), tier="exact", numeric=True),
+                Cell(number(float(tree.losses[k]), digits=DIGITS), tier="exact", numeric=True),
                 Cell("" if last else f"{tree.parents[k]:03d}", numeric=True),
-                Cell("" if last else number(float(tree.deaths[k])), numeric=True),
+                Cell("" if last else number(float(tree.deaths[k]), digits=DIGITS), numeric=True),
                 Cell("" if last else number(barrier), numeric=True),
                 Cell(count(int(tree.multiplicity[k])), numeric=True),
             )
@@ -151,8 +153,8 @@ def _method(tree: MergeTree) -> tuple[str, ...]:
     problems = "least squares" if tree.loss != "l1" else "least absolute deviations"
     pruned = (
         (
-            f"{count(tree.num_pruned)} cells were not gone through: bounds for bundles of cells show that "
-            f"all their losses are above {number(tree.below)}.",
+            f"{count(tree.num_pruned)} cells were not gone through: bounds for bundles of cells "
+            f"show that all their losses are above {number(tree.below)}.",
         )
         if tree.num_pruned
         else ()

@@ -142,10 +142,7 @@ class Surface:
         """The landscape with its samples in another order."""
         own = self.landscape
         order = np.random.default_rng(self._seed).permutation(own.num_samples)
-        return Landscape(
-            own.module_at(), own.inputs[order], own.targets[order], loss=own.loss_name,
-            weight_decay=own.weight_decay, device=str(self.device),
-        )  # fmt: skip
+        return own.of_samples(order)
 
     def _tensor(self, thetas: Floats) -> torch.Tensor:
         return torch.as_tensor(thetas, device=self.device)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from reluscape.report.charts import COLOURS, MUTED, figure, x_axis, y_axis
 
 if TYPE_CHECKING:
-    from reluscape.trees.tree import MergeTree
+    from reluscape.trees.result import MergeTree
 
 Floats = NDArray[np.float64]
 

@@ -43,7 +43,8 @@ class Minimisers:
 
     def _found(self, unit: int, facet: int) -> Floats:
         """The parameters that the rays and their lengths make."""
-        solve(self.table, self.scratch, unit, facet)
+        proof = np.empty(self.problem.proof_words, dtype=np.uint64)
+        solve(self.table, self.scratch, unit, facet, proof)
         problem, digits = self.problem, self.scratch.digits
         rays = [
             problem.facet_rays[problem.facet_starts[facet] : problem.facet_starts[facet + 1]]

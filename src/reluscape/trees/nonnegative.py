@@ -13,6 +13,8 @@ from reluscape.compiled import bare
 FLAT = 1e-13
 #: Squared distances from the free columns below this share of the column's square are too.
 DEPENDENT = 1e-12
+#: Slopes of dependent columns above this share of `|column| |target|` may still lower the sum noticeably.
+LEFT = 1e-11
 
 
 @bare
@@ -31,14 +33,15 @@ def least_squares(gram, right, count, size, solution, factor, free, trial, barre
         barred: Scratch: variables that left as soon as they entered, by rounding errors (count,).
 
     Returns:
-        The minimum, and the number of free variables; -1 where rounding errors kept it from ending.
+        The minimum, and the number of free variables; -1 where rounding errors kept it from ending, or
+        where a column depends on the free ones so nearly that it is not known whether it matters.
     """
     used = 0
     for j in range(count):
         solution[j] = 0.0
         barred[j] = gram[j, j] <= 0.0
     for _ in range(10 * count + 10):
-        best, entering = 0.0, -1
+        best, left, entering = 0.0, 0.0, -1
         for j in range(count):
             if solution[j] > 0.0 or barred[j]:
                 continue
@@ -51,8 +54,11 @@ def least_squares(gram, right, count, size, solution, factor, free, trial, barre
             free[used] = j
             if _extend(gram, free, factor, used):
                 best, entering = scaled, j
+            else:
+                left = max(left, scaled)
         if entering < 0:
-            return _value(gram, right, solution, free, used), used
+            ended = left <= LEFT * size**0.5
+            return _value(gram, right, solution, free, used), used if ended else -1
         free[used] = entering
         _extend(gram, free, factor, used)
         used = _descend(gram, right, solution, factor, free, trial, used + 1)

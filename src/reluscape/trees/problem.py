@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import comb
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,7 @@ from reluscape.trees.layer import Layer
 
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
+Proofs = NDArray[np.unsignedinteger[Any]]
 
 #: Rays up to which all their products are held: 2 GB.
 MAX_RAYS = 16_000
@@ -121,7 +123,26 @@ class Problem:
     @property
     def shape(self) -> tuple[int, int, int]:
         """Units that are read, cells of a unit, facets of a unit."""
-        return len(self.units.order), len(self.cones.cells), len(self.pairs)
+        return len(self.units.order), len(self.starts) - 1, len(self.pairs)
+
+    @property
+    def most_rays(self) -> int:
+        """Rays of the cell that has most, at least one."""
+        return max(1, self.shape[0] * int(np.diff(self.starts).max(initial=1)))
+
+    @property
+    def proof_words(self) -> int:
+        """Numbers that prove a least loss, as `MergeTree.cell_proofs` describes them."""
+        if self.layer.is_l1:
+            return self.most_rays + self.layer.residual.size
+        return -(-self.most_rays // 64)
+
+    @property
+    def proof_kind(self) -> np.dtype[Any]:
+        """The smallest whole numbers that hold them."""
+        if self.layer.is_l1:
+            return np.min_scalar_type(self.layer.residual.size + self.most_rays)
+        return np.min_scalar_type(2 ** min(self.most_rays, 64) - 1)
 
     @property
     def num_cells(self) -> int:

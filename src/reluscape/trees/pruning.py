@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from reluscape.singular import svd
-from reluscape.trees.problem import Problem
-from reluscape.trees.sweep import Scratch, Table, copy_cells, solve_cells, table_of
-
-Floats = NDArray[np.float64]
-Indices = NDArray[np.int64]
-
-#: Most cells of a unit that are bounded together.
-BUNDLE = 8
-#: What rounding may take from a bound, in the loss of a layer that puts out zero.
-ROUNDING = 1e-9
+from reluscape.trees.bundles import ROUNDING, bundles
+from reluscape.trees.problem import Problem, Proofs
+from reluscape.trees.sweep import Scratch, Table, copy_cells, table_of
+from reluscape.trees.values import Chunk, solve_chunk
 
 
-def pruned_table(problem: Problem, below: float) -> Table:
-    """The table of a problem, closed where no loss is at most `below`.
+@dataclass(frozen=True, slots=True)
+class Pruned:
+    """A problem's table, closed where no loss is of interest.
+
+    Attributes:
+        table: The table.
+        proofs: What proves the bounds of the bundles, as of cells; none where everything is of interest.
+    """
+
+    table: Table
+    proofs: Proofs
+
+
+def pruned(problem: Problem, below: float) -> Pruned:
+    """Leave out what is shown to have no loss of at most `below`.
 
     A unit whose weights may be any sum of rays of several cells can do all that it can do in each of
     them, and more: so the least loss over bundles of cells, one bundle for each unit, is a lower bound on
@@ -29,49 +34,16 @@ def pruned_table(problem: Problem, below: float) -> Table:
     """
     table = table_of(problem)
     if not np.isfinite(below):
-        return table
-    bundle = _bundles(problem.cones.cells.points)
-    count = int(bundle.max(initial=0)) + 1
-    members = [
-        np.unique(
-            np.concatenate([_rays(problem, cell) for cell in np.flatnonzero(bundle == k).tolist()])
-        )
-        for k in range(count)
-    ]
-    coarse = replace(
-        problem,
-        starts=np.concatenate([[0], np.cumsum([len(own) for own in members])]),
-        rays=np.concatenate(members).astype(np.int64),
-    )
-    units = problem.shape[0]
-    bounds, scratch = np.empty(count**units), Scratch.of(coarse)
+        return Pruned(table, np.empty((0, problem.proof_words), dtype=problem.proof_kind))
+    bundle, coarse = bundles(problem)
     grouped = table._replace(
-        shape=np.array([units, count, 0]),
+        shape=np.array(coarse.shape),
         starts=coarse.starts,
         rays=coarse.rays,
-        bundle=np.zeros(count, dtype=np.int64),
+        bundle=np.zeros(coarse.shape[1], dtype=np.int64),
     )
-    solve_cells(grouped, scratch, 0, len(bounds), bounds)
-    copy_cells(grouped, scratch, bounds)
-    layer = problem.layer
-    alive = layer.scale * bounds <= below + ROUNDING * layer.zero_loss
-    return table._replace(bundles=count, bundle=bundle, alive=alive)
-
-
-def _rays(problem: Problem, cell: int) -> Indices:
-    """Rays of one of a unit's cells."""
-    return problem.rays[problem.starts[cell] : problem.starts[cell + 1]]
-
-
-def _bundles(points: Floats) -> Indices:
-    """Numbers of bundles of cells that lie near each other, by halving along their widest direction."""
-    found, stack, count = np.zeros(len(points), dtype=np.int64), [np.arange(len(points))], 0
-    while stack:
-        rows = stack.pop()
-        if len(rows) <= BUNDLE:
-            found[rows], count = count, count + 1
-            continue
-        spread = points[rows] - points[rows].mean(axis=0)
-        order = rows[np.argsort(spread @ svd(spread)[2][0], kind="stable")]
-        stack += [order[: len(order) // 2], order[len(order) // 2 :]]
-    return found
+    found = solve_chunk(coarse, grouped, Chunk("cells", 0, coarse.num_cells))
+    sums, layer = found.sums, problem.layer
+    copy_cells(grouped, Scratch.of(coarse), sums)
+    alive = layer.scale * sums <= below + ROUNDING * layer.zero_loss
+    return Pruned(table._replace(bundles=coarse.shape[1], bundle=bundle, alive=alive), found.proofs)

@@ -18,7 +18,7 @@ from reluscape.progress import Progress
 from reluscape.study.study import Study
 from reluscape.trees.layer import Layer
 from reluscape.trees.problem import Problem
-from reluscape.trees.pruning import pruned_table
+from reluscape.trees.pruning import pruned
 from reluscape.trees.sweep import Table
 from reluscape.trees.values import Chunk, Solved, Values, chunks, gathered, solve_chunk
 
@@ -56,7 +56,7 @@ def solve_trial(parameters: dict[str, Any], seed: int) -> dict[str, Any]:
     problem, table = _problem(parameters["layer"], parameters.get("below", math.inf))
     chunk = Chunk(parameters["kind"], parameters["start"], parameters["stop"])
     found = solve_chunk(problem, table, chunk)
-    return {"sums": found.sums, "solved": found.solved, "failed": found.failed}
+    return {"sums": found.sums, "proofs": found.proofs, "failed": found.failed}
 
 
 def packed(layer: Layer) -> str:
@@ -79,13 +79,13 @@ def unpacked(text: str) -> Layer:
 def _problem(layer: str, below: float) -> tuple[Problem, Table]:
     """The problem of a process's trials, which are all of one layer."""
     problem = Problem.of(unpacked(layer), None)
-    return problem, pruned_table(problem, below)
+    return problem, pruned(problem, below).table
 
 
 def _read(study: Study) -> Iterator[tuple[Chunk, Solved]]:
     """All chunks of a study."""
-    counts = study.records().set_index(["kind", "start"])[["solved", "failed"]]
-    for parameters, sums in study.arrays("sums"):
+    failed = study.records().set_index(["kind", "start"])["failed"]
+    arrays = zip(study.arrays("sums"), study.arrays("proofs"), strict=True)
+    for (parameters, sums), (_, proofs) in arrays:
         chunk = Chunk(parameters["kind"], parameters["start"], parameters["stop"])
-        solved, failed = counts.loc[(chunk.kind, chunk.start)]
-        yield chunk, Solved(sums, int(solved), int(failed))
+        yield chunk, Solved(sums, proofs, int(failed.loc[(chunk.kind, chunk.start)]))

@@ -14,6 +14,9 @@ from reluscape.trees.problem import Problem
 
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
+Words = NDArray[np.uint64]
+
+ONE = np.uint64(1)
 
 
 class Table(NamedTuple):
@@ -80,9 +83,8 @@ class Scratch(NamedTuple):
     @classmethod
     def of(cls, problem: Problem) -> Scratch:
         """Room for the largest cell."""
-        layer, units = problem.layer, problem.shape[0]
+        layer, units, most = problem.layer, problem.shape[0], problem.most_rays
         rows = layer.residual.size if layer.is_l1 else 0
-        most = max(1, units * int(np.diff(problem.starts).max(initial=1)))
         numbers, places = (most,), (most, most)
         return cls(
             np.empty(places), np.empty(numbers), np.empty(numbers), np.empty(places),
@@ -102,19 +104,30 @@ def table_of(problem: Problem) -> Table:
         readouts @ readouts.T, readouts @ problem.layer.residual.T @ columns,
         float((problem.layer.residual**2).sum()), np.ascontiguousarray(columns.T), readouts,
         np.ascontiguousarray(problem.layer.residual).ravel(), problem.layer.is_l1,
-        1, np.zeros(len(problem.cones.cells), dtype=np.int64), np.ones(1, dtype=np.bool_),
+        1, np.zeros(problem.shape[1], dtype=np.int64), np.ones(1, dtype=np.bool_),
     )  # fmt: skip
 
 
 @unlocked
-def solve_cells(table, scratch, start, stop, values):
-    """Write the least sums of cells `start .. stop`; how many were solved, and how many not to the end.
+def solve_cells(table, scratch, start, stop, values, proofs):
+    """Write the least sums of cells `start .. stop` and what proves them; how many were solved.
 
     Of cells that differ by an exchange of units that act alike, the one whose units' cells ascend is
-    solved; the others get NaN, and their value from `copy_cells`.
+    solved; the others get NaN, and their value from `copy_cells`. Where rounding errors kept the search
+    from ending, it is -1, and infinite where the cell is of no interest.
+
+    Args:
+        table: The problem.
+        scratch: Room to work in.
+        start: The first cell.
+        stop: Behind the last.
+        values: Written (stop - start,).
+        proofs: Written: the numbers of the rays in use as bits (stop - start, 1), or for absolute values
+            what is zero: residuals, and behind them rays; then the residuals' signs
+                (stop - start, rays + residuals).
     """
     units, cells = table.shape[0], table.shape[1]
-    solved = failed = 0
+    solved = 0
     for code in range(start, stop):
         digits_of(code, units, cells, scratch.digits)
         if not _ascending(scratch.digits, table.groups, units, -1):
@@ -123,18 +136,17 @@ def solve_cells(table, scratch, start, stop, values):
         if not _alive(table, scratch, -1, 0):
             values[code - start] = np.inf
             continue
-        values[code - start], used = solve(table, scratch, -1, -1)
+        values[code - start] = solve(table, scratch, -1, -1, proofs[code - start])
         solved += 1
-        failed += used < 0
-    return solved, failed
+    return solved
 
 
 @unlocked
-def solve_facets(table, scratch, start, stop, values):
+def solve_facets(table, scratch, start, stop, values, proofs):
     """The same of facets `start .. stop`, numbered as in `kruskal`."""
     units, cells, facets = table.shape[0], table.shape[1], table.shape[2]
     rest = cells ** (units - 1)
-    solved = failed = 0
+    solved = 0
     for edge in range(start, stop):
         unit, facet = edge // (facets * rest), edge // rest % facets
         others_of(edge % rest, unit, units, cells, scratch.digits)
@@ -145,10 +157,9 @@ def solve_facets(table, scratch, start, stop, values):
         if not (_alive(table, scratch, unit, one) and _alive(table, scratch, unit, other)):
             values[edge - start] = np.inf
             continue
-        values[edge - start], used = solve(table, scratch, unit, facet)
+        values[edge - start] = solve(table, scratch, unit, facet, proofs[edge - start])
         solved += 1
-        failed += used < 0
-    return solved, failed
+    return solved
 
 
 @bare
@@ -254,11 +265,11 @@ def _sort(digits, groups, units, without):
 
 
 @bare
-def solve(table, scratch, unit, facet):
+def solve(table, scratch, unit, facet, proof):
     """The least sum over the cell of `scratch.digits`, or over a facet of one of its units."""
     count = gather(table, scratch, unit, facet)
     if table.absolute:
-        return _absolute(table, scratch, count)
+        return _absolute(table, scratch, count, proof)
     for i in range(count):
         ray, owner = scratch.rays[i], scratch.owners[i]
         scratch.right[i] = table.right[owner, ray]
@@ -270,11 +281,16 @@ def solve(table, scratch, unit, facet):
         scratch.gram, scratch.right, count, table.size, scratch.solution, scratch.factor,
         scratch.free, scratch.trial, scratch.barred,
     )  # fmt: skip
-    return max(table.size + 2.0 * value, 0.0), used
+    for word in range(len(proof)):
+        proof[word] = 0
+    for k in range(used):
+        ray = scratch.free[k]
+        proof[ray >> 6] |= ONE << np.uint64(ray & 63)
+    return max(table.size + 2.0 * value, 0.0) if used >= 0 else -1.0
 
 
 @bare
-def _absolute(table, scratch, count):
+def _absolute(table, scratch, count, proof):
     """The least sum of absolute values over the rays that were gathered."""
     samples, outputs = table.columns.shape[1], table.readouts.shape[1]
     for i in range(count):
@@ -287,7 +303,11 @@ def _absolute(table, scratch, count):
         scratch.design, table.targets, samples * outputs, count, scratch.solution,
         scratch.free, scratch.factor, scratch.signs, scratch.rates, scratch.residuals,
     )  # fmt: skip
-    return value, ended - 1
+    for k in range(len(proof) - samples * outputs):
+        proof[k] = scratch.free[k] if k < count else 0
+    for i in range(samples * outputs):
+        proof[len(proof) - samples * outputs + i] = scratch.signs[i] > 0
+    return value if ended else -1.0
 
 
 @bare

@@ -4,175 +4,32 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-import plotly.graph_objects as go
-from numpy.typing import ArrayLike, NDArray
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import breadth_first_order
+from numpy.typing import NDArray
 
 from reluscape.errors import InputError
 from reluscape.landscape import Block
 from reluscape.progress import Progress
-from reluscape.report.wording import several
-from reluscape.results import Result
 from reluscape.study.study import workers
-from reluscape.trees.barrier import Barrier
-from reluscape.trees.kruskal import join, write_ends
+from reluscape.trees.kruskal import join
 from reluscape.trees.layer import Layer
 from reluscape.trees.minimisers import Minimisers
 from reluscape.trees.problem import Problem
-from reluscape.trees.pruning import pruned_table
+from reluscape.trees.pruning import pruned
+from reluscape.trees.result import MergeTree
+from reluscape.trees.sweep import Table
 from reluscape.trees.symmetry import multiplicities
 from reluscape.trees.values import Values, least_values
-from reluscape.validation import check_theta, check_whole
+from reluscape.validation import check_whole
 
 __all__ = ["MergeTree", "merge_tree"]
 
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
-
-#: Minima that a summary lists.
-LISTED = 6
-
-
-@dataclass(frozen=True, slots=True, repr=False, eq=False)
-class MergeTree(Result):
-    """All local minima of a layer, and how their basins join as the level rises.
-
-    Minima ascend by loss. A minimum may be a whole set of points (a plateau, a flat valley): one of
-    them is given. Minima are those whose persistence, `deaths - births`, is above `tolerance` times the
-    loss of a layer that puts out zero.
-
-    Attributes:
-        minima: A minimiser of each, shape (minima, params).
-        losses: Their losses, ascending; the first is the global minimum's, shape (minima,).
-        births: The same as `losses`.
-        deaths: Level at which the minimum's basin joins that of a lower one; infinite for the global
-            minimum, shape (minima,).
-        saddles: Where it does so: the least point of a facet, shape (minima, params); NaN for the global
-            minimum.
-        parents: The lower minimum whose basin it joins; -1 for the global one, shape (minima,).
-        multiplicity: Minima that differ from it by an exchange of units that act alike, itself among
-            them, shape (minima,).
-        cells: Cells of the units that are read, by their numbers in `enumerate_cells`, for each minimum,
-            shape (minima, units).
-        num_cells: Cells of the layer.
-        num_facets: Facets between them.
-        num_solved: Problems that were solved; the others are the same by an exchange of units.
-        num_failed: Problems whose solution rounding errors kept from being shown to be least.
-        num_pruned: Cells that were passed over, as their least loss is shown to be above `below`.
-        below: As given; infinite where everything was gone through.
-        tolerance: As given.
-        joins: Facets at which basins met, by ascending level: the minimum spanning tree of all cells,
-            shape (cells - 1,).
-        levels: Their levels.
-        features, weights, residual, slope, loss, theta, bias: The layer, as in `Layer`.
-    """
-
-    minima: Floats
-    losses: Floats
-    births: Floats
-    deaths: Floats
-    saddles: Floats
-    parents: Indices
-    multiplicity: Indices
-    cells: Indices
-    num_cells: int
-    num_facets: int
-    num_solved: int
-    num_failed: int
-    num_pruned: int
-    below: float
-    tolerance: float
-    joins: Indices
-    levels: Floats
-    features: Floats
-    weights: Floats
-    residual: Floats
-    slope: float
-    loss: str
-    theta: Floats
-    bias: bool
-
-    @property
-    def layer(self) -> Layer:
-        """The layer whose tree it is."""
-        return Layer(**{part.name: getattr(self, part.name) for part in fields(Layer)})
-
-    def summary(self) -> str:
-        """Cells, minima and the lowest of them in a few lines."""
-        told = f"{self.num_cells:,} cells, {self.num_facets:,} facets"
-        if self.num_pruned:
-            told += f" ({self.num_pruned:,} cells shown to lie above {self.below:.6g})"
-        if not len(self.losses):
-            return f"{told}: no loss is at most {self.below:.9g}"
-        lines = [
-            f"{told}: {several(len(self.losses), 'local minimum', 'local minima')}",
-            f"global minimum: loss {self.losses[0]:.9g}",
-        ]
-        for k in range(1, min(len(self.losses), LISTED)):
-            joins = (
-                f"joins minimum {self.parents[k]} at {self.deaths[k]:.9g}"
-                if self.parents[k] >= 0
-                else f"joins none up to {self.below:.9g}"
-            )
-            lines.append(f"minimum {k}: loss {self.losses[k]:.9g}, {joins}")
-        if len(self.losses) > LISTED:
-            lines.append(f"... {len(self.losses) - LISTED} more")
-        return "\n".join(lines)
-
-    def plot(self) -> go.Figure:
-        """The disconnectivity graph."""
-        from reluscape.trees.figures import disconnectivity
-
-        return disconnectivity(self)
-
-    def barrier(self, theta_a: ArrayLike, theta_b: ArrayLike) -> Barrier:
-        """The least level below which two points are joined.
-
-        Args:
-            theta_a: The layer's parameters, shape (params,).
-            theta_b: As theta_a.
-
-        Returns:
-            The level, exact but for rounding, and a path that attains it.
-
-        Cost: one pass over the spanning tree, and one least squares problem for each facet on the way.
-
-        Raises:
-            InputError: Points of the wrong shape or not finite.
-        """
-        size = len(self.layer.theta)
-        ends = [check_theta(theta, size) for theta in (theta_a, theta_b)]
-        problem = Problem.of(self.layer, None)
-        way = self._way(problem, *(problem.cell_of(theta) for theta in ends))
-        if way is None:
-            return Barrier(math.inf, np.empty((0, size)), np.empty(0))
-        minimisers = Minimisers.of(problem)
-        beads = np.stack([ends[0], *(minimisers.of_facet(edge) for edge in way), ends[1]])
-        losses = np.array([self.layer.value(bead) for bead in beads])
-        return Barrier(float(losses.max()), beads, losses)
-
-    def _way(self, problem: Problem, first: int, last: int) -> list[int] | None:
-        """Facets on the spanning tree's way between two cells; None where there is none."""
-        units, cells, facets = problem.shape
-        ends = np.empty((len(self.joins), 2), dtype=np.int64)
-        write_ends(self.joins, units, cells, facets, problem.pairs, ends)
-        numbers = np.arange(1, len(ends) + 1)
-        graph = coo_array((numbers, ends.T), shape=(self.num_cells, self.num_cells)).tocsr()
-        _, before = breadth_first_order(graph, first, directed=False)
-        if first != last and before[last] < 0:
-            return None
-        found, cell = [], last
-        while cell != first:
-            back = int(before[cell])
-            found.append(int(self.joins[max(graph[cell, back], graph[back, cell]) - 1]))
-            cell = back
-        return found[::-1]
 
 
 def merge_tree(
@@ -242,13 +99,18 @@ def merge_tree(
     problem = Problem.of(Layer.of(block), most, progress)
     if math.isnan(below):
         raise InputError("below must be a number; received NaN")
-    values = _values(problem, jobs, store, dask, below, progress)
-    slack = tolerance * problem.layer.zero_loss
-    return _tree(problem, values, _joined(problem, values, slack, below), tolerance, below)
+    known = pruned(problem, below)
+    values = _values(problem, known.table, jobs, store, dask, below, progress)
+    joined = _joined(problem, values, tolerance * problem.layer.zero_loss, below)
+    return _tree(
+        problem, values, joined, tolerance=tolerance, below=below, block=block.layer,
+        bundle_proofs=known.proofs,
+    )  # fmt: skip
 
 
 def _values(
     problem: Problem,
+    table: Table,
     jobs: int,
     store: str | os.PathLike[str] | None,
     dask: str | None,
@@ -256,7 +118,6 @@ def _values(
     progress: Progress | None,
 ) -> Values:
     """The least losses, from threads or from a study."""
-    table = pruned_table(problem, below)
     if store is not None:
         from reluscape.trees.stored import stored_values
 
@@ -298,7 +159,7 @@ def _joined(problem: Problem, values: Values, tolerance: float, below: float) ->
 
 
 def _tree(
-    problem: Problem, values: Values, joined: Joined, tolerance: float, below: float
+    problem: Problem, values: Values, joined: Joined, *, tolerance: float, **told: Any
 ) -> MergeTree:
     """The result: minima by ascending loss, each where it ends."""
     cells = np.append(joined.ended[:, 0], joined.roots)
@@ -331,9 +192,11 @@ def _tree(
         num_solved=values.solved,
         num_failed=values.failed,
         num_pruned=int(np.isinf(values.cells).sum()),
-        below=below,
         tolerance=tolerance,
         joins=joined.joins,
         levels=levels,
+        cell_proofs=values.cell_proofs,
+        facet_proofs=values.facet_proofs,
+        **told,
         **{part.name: getattr(problem.layer, part.name) for part in fields(Layer)},
     )

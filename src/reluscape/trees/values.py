@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reluscape.progress import Progress
-from reluscape.trees.problem import Problem
+from reluscape.trees.problem import Problem, Proofs
+from reluscape.trees.stubborn import Stubborn
 from reluscape.trees.sweep import (
     Scratch,
     Table,
@@ -46,12 +47,12 @@ class Solved(NamedTuple):
 
     Attributes:
         sums: NaN for those that are the same as another's (stop - start,).
-        solved: How many were solved.
+        proofs: What proves them, one row for each that was solved (solved, words).
         failed: How many of these rounding errors kept from being shown to be least.
     """
 
     sums: Floats
-    solved: int
+    proofs: Proofs
     failed: int
 
 
@@ -62,15 +63,22 @@ class Values:
     Attributes:
         cells: Of the cells, infinite where a bound showed it to be of no interest (cells,).
         facets: Of the facets, the same (facets,).
-        solved: Problems that were solved; the rest is the same by exchange of units.
+        cell_proofs: What proves those that were solved, ascending, as in `MergeTree` (solved, words).
+        facet_proofs: The same of the facets.
         failed: Those in which rounding errors kept the search from ending: their values are attained,
             and not shown to be least.
     """
 
     cells: Floats
     facets: Floats
-    solved: int
+    cell_proofs: Proofs
+    facet_proofs: Proofs
     failed: int
+
+    @property
+    def solved(self) -> int:
+        """Problems that were solved; the rest is the same by exchange of units."""
+        return len(self.cell_proofs) + len(self.facet_proofs)
 
 
 def chunks(problem: Problem) -> Iterator[Chunk]:
@@ -82,9 +90,18 @@ def chunks(problem: Problem) -> Iterator[Chunk]:
 
 def solve_chunk(problem: Problem, table: Table, chunk: Chunk) -> Solved:
     """The least sums of a chunk."""
-    sums = np.empty(chunk.stop - chunk.start)
+    count = chunk.stop - chunk.start
+    sums = np.empty(count)
+    proofs = np.empty((count, problem.proof_words), dtype=np.uint64)
     sweep = solve_cells if chunk.kind == "cells" else solve_facets
-    return Solved(sums, *sweep(table, Scratch.of(problem), chunk.start, chunk.stop, sums))
+    sweep(table, Scratch.of(problem), chunk.start, chunk.stop, sums, proofs)
+    failed = np.flatnonzero(sums < 0)
+    if len(failed):
+        again = Stubborn(problem, table, chunk)
+        for place in failed.tolist():
+            sums[place], proofs[place] = again.solve(chunk.start + place)
+    kept = proofs[np.isfinite(sums)].astype(problem.proof_kind)
+    return Solved(sums, kept, again.failed if len(failed) else 0)
 
 
 def least_values(
@@ -109,11 +126,12 @@ def gathered(
 ) -> Values:
     """Chunks put together."""
     sums = {"cells": np.empty(problem.num_cells), "facets": np.empty(problem.num_facets)}
-    whole, done, solved, failed = problem.num_cells + problem.num_facets, 0, 0, 0
+    proofs: dict[str, dict[int, Proofs]] = {"cells": {}, "facets": {}}
+    whole, done, failed = problem.num_cells + problem.num_facets, 0, 0
     for chunk, part in found:
         sums[chunk.kind][chunk.start : chunk.stop] = part.sums
-        solved, failed = solved + part.solved, failed + part.failed
-        done += len(part.sums)
+        proofs[chunk.kind][chunk.start] = part.proofs
+        failed, done = failed + part.failed, done + len(part.sums)
         if progress is not None:
             progress(chunk.kind, done / whole)
     scratch = Scratch.of(problem)
@@ -121,4 +139,12 @@ def gathered(
     copy_facets(table, scratch, sums["facets"])
     for values in sums.values():
         values *= problem.layer.scale
-    return Values(sums["cells"], sums["facets"], solved, failed)
+    stacked = {kind: _stacked(problem, parts) for kind, parts in proofs.items()}
+    return Values(sums["cells"], sums["facets"], stacked["cells"], stacked["facets"], failed)
+
+
+def _stacked(problem: Problem, parts: dict[int, Proofs]) -> Proofs:
+    """Proofs of all chunks in the order of what they are of."""
+    if not parts:
+        return np.empty((0, problem.proof_words), dtype=problem.proof_kind)
+    return np.concatenate([parts[start] for start in sorted(parts)])

@@ -1,0 +1,251 @@
+"""Checks a merge tree: every least loss by its proof, and the tree by another algorithm.
+
+Nothing here searches. The minimiser of a cell is solved for from the rays that it is said to be made of
+(or, for the absolute loss, from what is said to be zero there), and is least if it falls along no ray:
+the loss is convex on the cell. What the tree says follows from the least losses of all cells and facets
+by a minimum spanning tree. The cells themselves are enumerated again.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import fields
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import minimum_spanning_tree
+
+from reluscape.check_block import RejectedError, require
+from reluscape.errors import ReluscapeError
+from reluscape.landscape import Landscape
+from reluscape.trees.bundles import ROUNDING, bundles
+from reluscape.trees.check_sums import checked_values
+from reluscape.trees.layer import Layer
+from reluscape.trees.problem import Problem
+from reluscape.trees.result import MergeTree
+
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+Indices = NDArray[np.int64]
+
+#: Share of the loss of zero weights up to which losses are the same.
+SAME = 1e-9
+
+
+def check_tree(tree: MergeTree, landscape: Landscape) -> str:
+    """Check all that a tree says about a landscape's layer, but for `multiplicity`.
+
+    Returns:
+        What was found, in words.
+
+    Raises:
+        RejectedError: Something does not come out again, with what it is.
+    """
+    _check_layer(tree, landscape)
+    try:
+        problem = Problem.of(tree.layer, None)
+    except ReluscapeError as error:
+        raise RejectedError(str(error)) from error
+    require(
+        (tree.num_cells, tree.num_facets) == (problem.num_cells, problem.num_facets),
+        "it has another number of cells or facets",
+    )
+    require(not tree.num_failed, "some least losses are not proved")
+    bundle, alive = _alive(tree, problem)
+    cells = checked_values(problem, "cells", tree.cell_proofs, bundle, alive)
+    facets = checked_values(problem, "facets", tree.facet_proofs, bundle, alive)
+    require(int(np.isinf(cells).sum()) == tree.num_pruned, "another number of cells is left out")
+    slack = SAME * max(tree.layer.zero_loss, np.finfo(np.float64).tiny)
+    _check_minima(tree, problem, cells, slack)
+    _check_joins(tree, problem, cells, facets, slack)
+    return (
+        f"the least losses of {len(tree.cell_proofs):,} cells and {len(tree.facet_proofs):,} facets, and"
+        f" {len(tree.losses)} minima that follow from them"
+    )
+
+
+def samples_of(tree: MergeTree, landscape: Landscape) -> Landscape:
+    """The landscape of those samples, in order, that a tree is made of; of all, if it has others."""
+    try:
+        own = Layer.of(landscape.block(tree.block))
+    except ReluscapeError:
+        return landscape
+    told = np.hstack([tree.features, tree.residual])
+    known = np.hstack([own.features, own.residual])
+    rows, place = [], 0
+    for sample, row in enumerate(known):
+        if place < len(told) and np.array_equal(row, told[place]):
+            rows.append(sample)
+            place += 1
+    if place < len(told) or place == len(known):
+        return landscape
+    return landscape.of_samples(np.array(rows))
+
+
+def _check_layer(tree: MergeTree, landscape: Landscape) -> None:
+    """The tree is about this layer and these data."""
+    try:
+        own = Layer.of(landscape.block(tree.block))
+    except ReluscapeError as error:
+        raise RejectedError(str(error)) from error
+    for part in fields(Layer):
+        ours, told = getattr(own, part.name), getattr(tree, part.name)
+        require(np.array_equal(ours, told), f"its {part.name} is not that of the network and data")
+
+
+def _alive(tree: MergeTree, problem: Problem) -> tuple[Indices, Bools]:
+    """Bundles of a unit's cells, and which of all bundles may have a loss of interest."""
+    none = np.zeros(problem.shape[1], dtype=np.int64), np.ones(1, dtype=np.bool_)
+    if not np.isfinite(tree.below):
+        require(tree.below == np.inf, "it ends at no number")
+        return none
+    bundle, coarse = bundles(problem)
+    own = np.zeros(coarse.shape[1], dtype=np.int64)
+    bounds = checked_values(coarse, "cells", tree.bundle_proofs, own, none[1])
+    return bundle, bounds <= tree.below + ROUNDING * problem.layer.zero_loss
+
+
+def _check_minima(tree: MergeTree, problem: Problem, cells: Floats, slack: float) -> None:
+    """Losses are those of the points, and least in their cells."""
+    count, (units, unit_cells, _) = len(tree.losses), problem.shape
+    size = len(tree.theta)
+    shapes: dict[str, tuple[int, ...]] = {"minima": (count, size), "saddles": (count, size)}
+    shapes |= dict.fromkeys(("births", "deaths", "parents", "multiplicity"), (count,))
+    shapes["cells"] = (count, units)
+    for name, shape in shapes.items():
+        require(getattr(tree, name).shape == shape, f"its {name} have another shape")
+    require(np.array_equal(tree.births, tree.losses), "births are not losses")
+    require(bool((np.diff(tree.losses) >= 0).all()), "its losses do not ascend")
+    inside = (tree.cells >= 0) & (tree.cells < unit_cells)
+    require(bool(inside.all()), "a minimum lies in no cell")
+    require(
+        _same(cells[_codes(tree, problem)], tree.losses, slack),
+        "a minimum's loss is not its cell's",
+    )
+    values = np.array([tree.layer.value(theta) for theta in tree.minima])
+    require(_same(values, tree.losses, slack), "a minimum has another loss")
+    ends = np.isfinite(tree.deaths)
+    values = np.array([tree.layer.value(theta) for theta in tree.saddles[ends]])
+    require(_same(values, tree.deaths[ends], slack), "a saddle has another loss")
+
+
+def _check_joins(
+    tree: MergeTree, problem: Problem, cells: Floats, facets: Floats, slack: float
+) -> None:
+    """Basins join where the tree says, by a spanning tree of its own."""
+    inside = (tree.joins >= 0) & (tree.joins < len(facets))
+    require(bool(inside.all()), "a facet at which basins join is none")
+    require(
+        _same(facets[tree.joins], tree.levels, slack), "a level is not the least loss of its facet"
+    )
+    require(bool((np.diff(tree.levels) >= 0).all()), "its levels do not ascend")
+    levels, ends = _spanning(problem, facets, tree.below)
+    require(_same(levels, tree.levels, slack), "its facets are no minimum spanning tree")
+    basins = _Basins(tree, problem, cells, slack)
+    for level, (one, other) in zip(levels.tolist(), ends.tolist(), strict=True):
+        basins.settle(level)
+        basins.join(level, one, other)
+    basins.finish()
+
+
+def _spanning(problem: Problem, facets: Floats, below: float) -> tuple[Floats, Indices]:
+    """Levels of a minimum spanning tree of all cells, ascending, and the cells that they join."""
+    units, count, unit_facets = problem.shape
+    used = np.flatnonzero(facets <= below)
+    used = used[np.argsort(facets[used], kind="stable")]
+    if not len(used):
+        return np.empty(0), np.empty((0, 2), dtype=np.int64)
+    rest = count ** (units - 1)
+    unit, facet, others = used // (unit_facets * rest), used // rest % unit_facets, used % rest
+    low = count ** (units - 1 - unit)
+    base = others // low * low * count + others % low
+    ends = base[:, None] + problem.pairs[facet] * low[:, None]
+    shape = (problem.num_cells, problem.num_cells)
+    ranks = np.arange(1, len(used) + 1)  # weights of zero would be no edges
+    graph = coo_array((ranks.astype(np.float64), tuple(ends.T)), shape=shape).tocsr()
+    chosen = np.sort(minimum_spanning_tree(graph).data).astype(np.int64) - 1
+    return facets[used[chosen]], ends[chosen]
+
+
+class _Basins:
+    """Cells that are joined so far, and the first of the tree's minima in each basin."""
+
+    def __init__(self, tree: MergeTree, problem: Problem, cells: Floats, slack: float) -> None:
+        self.tree, self.slack, self.none = tree, slack, len(tree.losses)
+        self.limit = tree.tolerance * problem.layer.zero_loss + slack
+        self.above = list(range(len(cells)))
+        self.lowest = cells.tolist()
+        self.oldest = [self.none] * len(cells)
+        self.codes = _codes(tree, problem).tolist()
+        for minimum, cell in enumerate(self.codes):
+            require(self.oldest[cell] == self.none, "two minima lie in one cell")
+            self.oldest[cell] = minimum
+        self.left = set(range(self.none))
+        self.open: deque[tuple[float, int]] = deque()
+
+    def root(self, cell: int) -> int:
+        """The cell that stands for a basin."""
+        while self.above[cell] != cell:
+            self.above[cell] = self.above[self.above[cell]]
+            cell = self.above[cell]
+        return cell
+
+    def join(self, level: float, one: int, other: int) -> None:
+        """Two basins meet: the one with the later minimum of the tree, or with none, ends."""
+        first, second = sorted((self.root(one), self.root(other)), key=lambda c: self.oldest[c])
+        minimum, older = self.oldest[second], self.oldest[first]
+        higher = max(self.lowest[first], self.lowest[second])
+        self.above[second] = first
+        self.lowest[first] = min(self.lowest[first], self.lowest[second])
+        if minimum == self.none:
+            require(level - higher <= self.limit, "a minimum is missing")
+            if older < self.none:
+                self._is_bottom(older, first)
+            return
+        self._is_bottom(older, first)
+        told = self.tree.deaths[minimum]
+        require(abs(told - level) <= self.slack, f"minimum {minimum} joins a lower one elsewhere")
+        self.left.discard(minimum)
+        self.open.append((level, minimum))
+
+    def settle(self, level: float) -> None:
+        """Minima that ended clearly below a level are joined with their parents by now."""
+        while self.open and self.open[0][0] < level - self.slack:
+            _, minimum = self.open.popleft()
+            parent = int(self.tree.parents[minimum])
+            require(0 <= parent < minimum, f"minimum {minimum} joins none that is lower")
+            same = self.root(self.codes[parent]) == self.root(self.codes[minimum])
+            require(same, f"minimum {minimum} does not join the one that is told")
+
+    def _is_bottom(self, minimum: int, basin: int) -> None:
+        rise = float(self.tree.losses[minimum]) - self.lowest[basin]
+        require(rise <= self.slack, f"minimum {minimum} is not the lowest of its basin")
+
+    def finish(self) -> None:
+        """Those that are left join none."""
+        self.settle(np.inf)
+        for minimum in self.left:
+            alone = self.tree.deaths[minimum] == np.inf and self.tree.parents[minimum] == -1
+            require(bool(alone), f"minimum {minimum} joins no lower one")
+        for cell, above in enumerate(self.above):
+            missing = above == cell and self.oldest[cell] == self.none
+            require(
+                not (
+                    missing
+                    and self.lowest[cell] <= self.tree.below
+                    and np.isfinite(self.lowest[cell])
+                ),
+                "a minimum is missing",
+            )
+
+
+def _codes(tree: MergeTree, problem: Problem) -> Indices:
+    """Numbers of the minima's cells."""
+    units, count, _ = problem.shape
+    return np.asarray(tree.cells @ count ** np.arange(units - 1, -1, -1), dtype=np.int64)
+
+
+def _same(ours: Floats, told: Floats, slack: float) -> bool:
+    """Whether numbers are equal but for rounding; none is where one is NaN."""
+    return ours.shape == told.shape and bool((np.abs(ours - told) <= slack).all())

@@ -1,0 +1,181 @@
+"""What `merge_tree` finds."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+
+import numpy as np
+import plotly.graph_objects as go
+from numpy.typing import ArrayLike, NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import breadth_first_order
+
+from reluscape.report.wording import several
+from reluscape.results import Result
+from reluscape.trees.barrier import Barrier
+from reluscape.trees.kruskal import write_ends
+from reluscape.trees.layer import Layer
+from reluscape.trees.problem import Problem, Proofs
+from reluscape.validation import check_theta
+
+__all__ = ["MergeTree"]
+
+Floats = NDArray[np.float64]
+Indices = NDArray[np.int64]
+
+#: Minima that a summary lists.
+LISTED = 6
+
+
+@dataclass(frozen=True, slots=True, repr=False, eq=False)
+class MergeTree(Result):
+    """All local minima of a layer, and how their basins join as the level rises.
+
+    Minima ascend by loss. A minimum may be a whole set of points (a plateau, a flat valley): one of
+    them is given. Minima are those whose persistence, `deaths - births`, is above `tolerance` times the
+    loss of a layer that puts out zero.
+
+    Attributes:
+        minima: A minimiser of each, shape (minima, params).
+        losses: Their losses, ascending; the first is the global minimum's, shape (minima,).
+        births: The same as `losses`.
+        deaths: Level at which the minimum's basin joins that of a lower one; infinite for the global
+            minimum, shape (minima,).
+        saddles: Where it does so: the least point of a facet, shape (minima, params); NaN for the global
+            minimum.
+        parents: The lower minimum whose basin it joins; -1 for the global one, shape (minima,).
+        multiplicity: Minima that differ from it by an exchange of units that act alike, itself among
+            them, shape (minima,).
+        cells: Cells of the units that are read, by their numbers in `enumerate_cells`, for each minimum,
+            shape (minima, units).
+        num_cells: Cells of the layer.
+        num_facets: Facets between them.
+        num_solved: Problems that were solved; the others are the same by an exchange of units.
+        num_failed: Problems whose solution rounding errors kept from being shown to be least.
+        num_pruned: Cells that were passed over, as their least loss is shown to be above `below`.
+        below: As given; infinite where everything was gone through.
+        tolerance: As given.
+        joins: Facets at which basins met, by ascending level: the minimum spanning tree of all cells,
+            shape (cells - 1,).
+        levels: Their levels.
+        cell_proofs: What proves the least losses of cells: for each cell that was solved, ascending, the
+            rays that its minimiser is made of as bits or, for the absolute loss, what is zero there
+            (residuals and, behind them, rays) and then all residuals' signs. Shape (solved cells, words).
+        facet_proofs: The same of the facets.
+        bundle_proofs: The same of the bundles whose bounds show what is above `below`.
+        block: Name of the layer.
+        features, weights, residual, slope, loss, theta, bias: The layer, as in `Layer`.
+    """
+
+    minima: Floats
+    losses: Floats
+    births: Floats
+    deaths: Floats
+    saddles: Floats
+    parents: Indices
+    multiplicity: Indices
+    cells: Indices
+    num_cells: int
+    num_facets: int
+    num_solved: int
+    num_failed: int
+    num_pruned: int
+    below: float
+    tolerance: float
+    joins: Indices
+    levels: Floats
+    cell_proofs: Proofs
+    facet_proofs: Proofs
+    bundle_proofs: Proofs
+    block: str
+    features: Floats
+    weights: Floats
+    residual: Floats
+    slope: float
+    loss: str
+    theta: Floats
+    bias: bool
+
+    @property
+    def layer(self) -> Layer:
+        """The layer whose tree it is."""
+        return Layer(**{part.name: getattr(self, part.name) for part in fields(Layer)})
+
+    @property
+    def objective(self) -> str:
+        """The loss's name, as results of other kinds call it."""
+        return self.loss
+
+    def summary(self) -> str:
+        """Cells, minima and the lowest of them in a few lines."""
+        told = f"{self.num_cells:,} cells, {self.num_facets:,} facets"
+        if self.num_pruned:
+            told += f" ({self.num_pruned:,} cells shown to lie above {self.below:.6g})"
+        if not len(self.losses):
+            return f"{told}: no loss is at most {self.below:.9g}"
+        lines = [
+            f"{told}: {several(len(self.losses), 'local minimum', 'local minima')}",
+            f"global minimum: loss {self.losses[0]:.9g}",
+        ]
+        for k in range(1, min(len(self.losses), LISTED)):
+            joins = (
+                f"joins minimum {self.parents[k]} at {self.deaths[k]:.9g}"
+                if self.parents[k] >= 0
+                else f"joins none up to {self.below:.9g}"
+            )
+            lines.append(f"minimum {k}: loss {self.losses[k]:.9g}, {joins}")
+        if len(self.losses) > LISTED:
+            lines.append(f"... {len(self.losses) - LISTED} more")
+        return "\n".join(lines)
+
+    def plot(self) -> go.Figure:
+        """The disconnectivity graph."""
+        from reluscape.trees.figures import disconnectivity
+
+        return disconnectivity(self)
+
+    def barrier(self, theta_a: ArrayLike, theta_b: ArrayLike) -> Barrier:
+        """The least level below which two points are joined.
+
+        Args:
+            theta_a: The layer's parameters, shape (params,).
+            theta_b: As theta_a.
+
+        Returns:
+            The level, exact but for rounding, and a path that attains it.
+
+        Cost: one pass over the spanning tree, and one least squares problem for each facet on the way.
+
+        Raises:
+            InputError: Points of the wrong shape or not finite.
+        """
+        size = len(self.layer.theta)
+        ends = [check_theta(theta, size) for theta in (theta_a, theta_b)]
+        problem = Problem.of(self.layer, None)
+        way = self._way(problem, *(problem.cell_of(theta) for theta in ends))
+        if way is None:
+            return Barrier(math.inf, np.empty((0, size)), np.empty(0))
+        from reluscape.trees.minimisers import Minimisers  # solves; what only reads need not
+
+        minimisers = Minimisers.of(problem)
+        beads = np.stack([ends[0], *(minimisers.of_facet(edge) for edge in way), ends[1]])
+        losses = np.array([self.layer.value(bead) for bead in beads])
+        return Barrier(float(losses.max()), beads, losses)
+
+    def _way(self, problem: Problem, first: int, last: int) -> list[int] | None:
+        """Facets on the spanning tree's way between two cells; None where there is none."""
+        units, cells, facets = problem.shape
+        ends = np.empty((len(self.joins), 2), dtype=np.int64)
+        write_ends(self.joins, units, cells, facets, problem.pairs, ends)
+        numbers = np.arange(1, len(ends) + 1)
+        graph = coo_array((numbers, ends.T), shape=(self.num_cells, self.num_cells)).tocsr()
+        _, before = breadth_first_order(graph, first, directed=False)
+        if first != last and before[last] < 0:
+            return None
+        found, cell = [], last
+        while cell != first:
+            back = int(before[cell])
+            found.append(int(self.joins[max(graph[cell, back], graph[back, cell]) - 1]))
+            cell = back
+        return found[::-1]
