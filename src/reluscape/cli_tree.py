@@ -23,6 +23,7 @@ from reluscape.cli_options import (
     landscape_from,
     layers_called,
 )
+from reluscape.errors import InputError
 
 if TYPE_CHECKING:
     from reluscape.landscape import Block
@@ -72,9 +73,9 @@ def tree(
 
     For the first layer of a network with one hidden layer, output weights held fixed: every activation
     cell and every facet between two is gone through, so nothing is missed. OUT holds merge_tree.nc,
-    report.html, and the lowest minima as weights, minima/000.safetensors and so on.
-    What takes longer than ten seconds is kept in OUT/chunks.sqlite on the way: the same command goes on
-    from there.
+    which `reluscape verify` checks, report.html, and the lowest minima as weights,
+    minima/000.safetensors and so on. What takes longer than ten seconds is kept in OUT/chunks.sqlite on
+    the way: the same command goes on from there.
 
         reluscape tree --weights mlp.safetensors --data mine.npz --samples 20 --out t/
     """
@@ -92,6 +93,11 @@ def tree(
     folder = TreeFolder(out)
     folder.check()
     size = tree_size(block)
+    if size.num_cells > max_cells:
+        raise InputError(
+            f"--max-cells must allow {size.summary()}; received {max_cells:,}: raise it, or take fewer"
+            " --samples"
+        )
     typer.echo(size.summary(), err=True)
     long = dask is not None or size.seconds > KEPT
     with shown() as progress:
@@ -130,7 +136,7 @@ def _about(
     out: Path,
 ) -> Grown:
     """What the page says besides the tree."""
-    from reluscape.report.branches import Grown
+    from reluscape.report.branches import FILE, Grown
     from reluscape.results import options_from
 
     own = [] if weights is None else ["--weights", options_from([str(weights)], out)[0]]
@@ -139,6 +145,7 @@ def _about(
         layer=block.layer,
         data=Path(subject[subject.index("--data") + 1]).name,
         where=_where(found, block),
+        check=shlex.join(["reluscape", "verify", FILE, *own, *subject]),
         again=shlex.join(again),
         version=__version__,
         seed=int(search[-1]),

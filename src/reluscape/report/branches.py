@@ -32,6 +32,7 @@ class Grown:
         layer: Name of the layer.
         data: Name of the data.
         where: Loss and minimum of the basin that the model's own weights lie in, in words.
+        check: The command that checks the tree, in the page's folder.
         again: The command that finds it again, in the page's folder.
         version: Of reluscape.
         seed: Of the samples that were drawn.
@@ -40,6 +41,7 @@ class Grown:
     layer: str
     data: str
     where: str
+    check: str
     again: str
     version: str
     seed: int
@@ -66,10 +68,12 @@ def tree_section(tree: MergeTree, about: Grown, files: bool = True) -> Section:
         tables=(_minima(tree, files),),
         method=_method(tree),
         check=(
+            "verify enumerates the cells again, shows the least loss of every cell and facet to be "
+            "least, and finds the tree by another algorithm.",
             "Every minimum is a weights file of its own, for load_state_dict of the module; `reluscape "
             "certify` says of each what it is.",
         ),
-        commands=(about.again,),
+        commands=(about.check, about.again),
     )
 
 

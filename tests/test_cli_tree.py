@@ -1,0 +1,139 @@
+"""`reluscape tree`, `reluscape verify` of its file, and its page."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from pages import assert_nothing_overflows
+from safetensors.torch import load_file, save_file
+from test_cli import files, invoke, refusal
+
+from reluscape import MergeTree
+from reluscape.train import mlp
+
+
+@pytest.fixture(scope="module")
+def grown(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A network, its data, and the tree of twelve of the samples."""
+    folder = tmp_path_factory.mktemp("tree")
+    rng = np.random.default_rng(0)
+    x = np.sort(rng.uniform(-2.0, 2.0, size=(30, 1)), axis=0)
+    np.savez(folder / "mine.npz", x=x, y=np.sin(3.0 * x))
+    model = mlp((1, 2, 1), seed=0)
+    with torch.no_grad():
+        model[2].weight.copy_(torch.tensor([[1.0, -1.0]]))
+    save_file(model.state_dict(), folder / "mlp.safetensors")
+    result = tree(folder, "--samples", 12, "--out", folder / "t")
+    assert result.exit_code == 0, result.output
+    return folder
+
+
+def subject(folder: Path) -> tuple[object, ...]:
+    return "--weights", folder / "mlp.safetensors", "--data", folder / "mine.npz"
+
+
+def tree(folder: Path, *options: object) -> Any:
+    return invoke("tree", *subject(folder), *options)
+
+
+def test_what_is_written(grown: Path) -> None:
+    found = MergeTree.load(grown / "t" / "merge_tree.nc")
+    assert found.features.shape == (12, 2)
+    names = [f"minima/{k:03d}.safetensors" for k in range(len(found.losses))]
+    assert files(grown / "t") == {*names, "merge_tree.nc", "report.html"}
+    own = load_file(grown / "mlp.safetensors")
+    for k, name in enumerate(names):
+        state = load_file(grown / "t" / name)
+        model = mlp((1, 2, 1), seed=0).double()
+        model.load_state_dict(state)
+        x = torch.from_numpy(found.features[:, :1])
+        y = torch.from_numpy(found.residual) + own["2.bias"].double()
+        loss = torch.nn.functional.mse_loss(model(x), y).item()
+        assert loss == pytest.approx(found.losses[k], abs=1e-12)
+        torch.testing.assert_close(state["2.weight"], own["2.weight"].double())
+
+
+def test_verify_takes_its_file_and_no_other(grown: Path, tmp_path: Path) -> None:
+    file = grown / "t" / "merge_tree.nc"
+    result = invoke("verify", file, *subject(grown))
+    assert result.exit_code == 0, result.output
+    assert result.output.startswith("valid")
+    other = mlp((1, 2, 1), seed=3)
+    save_file(other.state_dict(), tmp_path / "other.safetensors")
+    wrong = invoke(
+        "verify", file, "--weights", tmp_path / "other.safetensors", "--data", grown / "mine.npz"
+    )
+    assert wrong.exit_code == 1
+    cut = tmp_path / "cut.nc"
+    cut.write_bytes(file.read_bytes()[:-100])
+    assert invoke("verify", cut, *subject(grown)).exit_code == 1
+
+
+def test_json(grown: Path, tmp_path: Path) -> None:
+    result = tree(grown, "--samples", 12, "--json", "--out", tmp_path / "t")
+    told = json.loads(result.stdout)
+    found = MergeTree.load(tmp_path / "t" / "merge_tree.nc")
+    assert [one["loss"] for one in told["minima"]] == found.losses.tolist()
+    assert told["minima"][0]["death"] is None
+    assert (told["cells"], told["below"]) == (found.num_cells, None)
+
+
+def test_the_size_is_told_before_and_too_many_cells_are_refused(
+    grown: Path, tmp_path: Path
+) -> None:
+    result = tree(grown, "--samples", 12, "--out", tmp_path / "t")
+    assert "576 cells and 1,152 facets: about" in result.stderr
+    told = refusal("tree", *subject(grown), "--max-cells", 100, "--out", tmp_path / "u")
+    assert "--max-cells must allow 3,600 cells and 7,200 facets: about" in told
+
+
+def test_below(grown: Path, tmp_path: Path) -> None:
+    whole = MergeTree.load(grown / "t" / "merge_tree.nc")
+    level = float(whole.losses[0] * 1.1)
+    out = tmp_path / "t"
+    result = tree(grown, "--samples", 12, "--below", level, "--out", out)
+    assert result.exit_code == 0, result.output
+    assert "shown to lie above" in result.stdout
+    assert invoke("verify", out / "merge_tree.nc", *subject(grown)).exit_code == 0
+    result = tree(grown, "--samples", 12, "--below", 0.0, "--out", tmp_path / "none")
+    assert "no loss is at most 0" in result.stdout
+
+
+def test_what_is_kept_on_the_way(
+    grown: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("reluscape.cli_tree.KEPT", 0.0)
+    out = tmp_path / "t"
+    result = tree(grown, "--samples", 12, "--jobs", 1, "--out", out)
+    assert result.exit_code == 0, result.output
+    assert (out / "chunks.sqlite").exists()
+    first, second = (MergeTree.load(folder / "merge_tree.nc") for folder in (grown / "t", out))
+    np.testing.assert_array_equal(first.minima, second.minima)
+
+
+def test_layers_that_have_no_tree_are_refused(grown: Path, tmp_path: Path) -> None:
+    save_file(mlp((1, 2, 2, 1), seed=0).state_dict(), tmp_path / "deep.safetensors")
+    told = refusal(
+        "tree", "--weights", tmp_path / "deep.safetensors", "--data", grown / "mine.npz",
+        "--out", tmp_path / "t",
+    )  # fmt: skip
+    assert "one ReLU and one linear layer behind it" in told
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("width", [390, 1280])
+def test_the_page_draws(grown: Path, browser: Any, width: int) -> None:
+    page = browser.new_page(viewport={"width": width, "height": 900})
+    problems: list[str] = []
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.goto((grown / "t" / "report.html").as_uri())
+    page.wait_for_selector(".js-plotly-plot .main-svg")
+    assert page.locator(".js-plotly-plot").count() == 3
+    assert not problems
+    assert_nothing_overflows(page, width)
+    page.close()

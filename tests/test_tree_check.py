@@ -1,0 +1,107 @@
+"""`verify` takes nothing of a merge tree on trust."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from test_merge_tree import CASES, layer
+
+from reluscape import Landscape, MergeTree, merge_tree, verify
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("share", [np.inf, 0.2])
+def test_trees_pass(case: dict[str, Any], share: float) -> None:
+    block = layer(**case)
+    least, zero = 0.0, merge_tree(block).layer.zero_loss
+    tree = merge_tree(block, below=least + share * zero)
+    found = verify(tree, block.landscape)
+    assert found.valid, found.reason
+
+
+@pytest.fixture(scope="module", params=["squared", "l1"])
+def grown(request: pytest.FixtureRequest) -> tuple[MergeTree, Landscape]:
+    block = layer(9, 1, 3, 3, loss=request.param, signs=[1.0, 1.0, -1.0])
+    return merge_tree(block), block.landscape
+
+
+def moved(values: np.ndarray, place: int, by: float = 1e-5) -> np.ndarray:
+    changed = values.copy()
+    changed.flat[place] += by
+    return changed
+
+
+def test_every_forged_field_is_rejected(grown: tuple[MergeTree, Landscape]) -> None:
+    tree, landscape = grown
+    assert len(tree.losses) > 3
+    last = len(tree.losses) - 1
+    forged: dict[str, Any] = {
+        "minima": moved(tree.minima, 1, 0.1),
+        "losses": moved(tree.losses, last),
+        "births": moved(tree.births, 0),
+        "deaths": moved(tree.deaths, last, 1e-3),
+        "saddles": moved(tree.saddles, tree.saddles.size - 1, 0.1),
+        "parents": moved(tree.parents, last, 1.0) % len(tree.losses),
+        "cells": tree.cells[::-1].copy(),
+        "num_cells": tree.num_cells + 1,
+        "num_facets": tree.num_facets - 1,
+        "num_pruned": 1,
+        "num_failed": 1,
+        "joins": tree.joins[::-1].copy(),
+        "levels": moved(tree.levels, 0, -1e-3),
+        "below": 0.5,
+        "features": moved(tree.features, 0),
+        "weights": moved(tree.weights, 0),
+        "residual": moved(tree.residual, 0),
+        "slope": 0.5,
+        "loss": "half_squared",
+        "theta": moved(tree.theta, 0),
+        "bias": not tree.bias,
+        "block": "2",
+        "cell_proofs": tree.cell_proofs[:-1],
+        "facet_proofs": tree.facet_proofs[1:],
+    }
+    for name, value in forged.items():
+        found = verify(replace(tree, **{name: value}), landscape)
+        assert not found.valid, name
+        assert "\n" not in found.reason
+
+
+@pytest.mark.parametrize("name", ["cell_proofs", "facet_proofs"])
+def test_a_proof_of_another_point_is_rejected_or_proves_the_same(
+    grown: tuple[MergeTree, Landscape], name: str
+) -> None:
+    tree, landscape = grown
+    rng, proofs, rejected = np.random.default_rng(0), getattr(tree, name), 0
+    for _ in range(40):
+        changed = proofs.copy()
+        place = tuple(rng.integers(size) for size in changed.shape)
+        changed[place] = rng.integers(0, np.iinfo(changed.dtype).max)
+        found = verify(replace(tree, **{name: changed}), landscape)
+        rejected += not found.valid
+        assert "\n" not in found.reason
+    assert rejected >= 8  # the others changed what is not read, or stood for the same
+
+
+def test_a_minimum_that_is_left_out_or_put_in_is_found(grown: tuple[MergeTree, Landscape]) -> None:
+    tree, landscape = grown
+    rows = ("minima", "losses", "births", "deaths", "saddles", "parents", "multiplicity", "cells")
+    last = len(tree.losses) - 1
+    assert last not in tree.parents
+    fewer = replace(tree, **{name: getattr(tree, name)[:last] for name in rows})
+    found = verify(fewer, landscape)
+    assert not found.valid
+    assert "missing" in found.reason
+    twice = np.r_[np.arange(last + 1), last]
+    more = replace(tree, **{name: getattr(tree, name)[twice] for name in rows})
+    assert not verify(more, landscape).valid
+
+
+def test_a_tree_of_other_samples_or_weights_is_rejected(grown: tuple[MergeTree, Landscape]) -> None:
+    tree, landscape = grown
+    other = landscape.at(landscape.theta * 1.01)
+    assert not verify(tree, other).valid
+    assert not verify(tree, landscape.of_samples(np.arange(8))).valid
