@@ -54,7 +54,7 @@ def minimum_name(minimum: int) -> str:
 
 def render_tree(tree: MergeTree, about: Grown) -> str:
     """The page as a text: one HTML file with everything inside; all texts are escaped."""
-    return fill("tree.html.j2", sections=[tree_section(tree, about)], tree=tree, about=about)
+    return fill("merge_tree.html.j2", sections=[tree_section(tree, about)], tree=tree, about=about)
 
 
 def tree_section(tree: MergeTree, about: Grown, files: bool = True) -> Section:
