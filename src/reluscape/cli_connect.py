@@ -19,10 +19,10 @@ from reluscape.cli_options import WEIGHTS, DataName, Decay, Json, Loss, Model, S
 from reluscape.errors import InputError
 
 if TYPE_CHECKING:
-    from reluscape.joining import Models
     from reluscape.progress import Progress
     from reluscape.report.joined import Joined
     from reluscape.strings.connection import Connection
+    from reluscape.strings.models import Models
     from reluscape.strings.spanning import SpanningTree
 
 __all__ = ["connect"]
@@ -124,6 +124,7 @@ def connect(
         search=["--loss", models.landscape.loss_name, "--weight-decay", repr(weight_decay),
                 "--metric", metric.value, "--method", method.value, *["--match"] * match,
                 "--max-depth", str(max_depth), "--max-steps", str(max_steps), "--seed", str(seed)],
+        files=list(map(str, files)),
         models=models,
     )  # fmt: skip
     with shown() as plain, stoppable(plain, _waiting) as progress:
@@ -174,11 +175,14 @@ class _About:
     Attributes:
         subject: Those of data and model.
         search: All others but the level and the folder.
+        files: The weights.
         models: What they name.
     """
 
-    def __init__(self, subject: list[str], search: list[str], models: Models) -> None:
-        self.subject, self.search, self.models = subject, search, models
+    def __init__(
+        self, subject: list[str], search: list[str], files: list[str], models: Models
+    ) -> None:
+        self.subject, self.search, self.files, self.models = subject, search, files, models
 
     def page(self, a: int, b: int, cells: int | None, folder: Path) -> Joined:
         """What the page on two of the models says besides their path."""
@@ -186,9 +190,8 @@ class _About:
         from reluscape.results import options_from
 
         models = self.models
-        files = [str(models.files[k]) for k in (a, b)]
         subject = options_from(self.subject, folder)
-        first, last = options_from(files, folder)
+        first, last = options_from([self.files[a], self.files[b]], folder)
         level = ["--level", repr(models.level)]
         return Joined(
             names=(models.names[a], models.names[b]),
@@ -250,7 +253,7 @@ def _tree(
     from reluscape.strings.connecting import STOPPED
 
     models, found, records = about.models, {}, []
-    for a, b in combinations(range(len(models.files)), 2):
+    for a, b in combinations(range(len(models.modules)), 2):
         one = models.join(a, b, progress, **search)
         cells = models.cells(one, progress)
         folder = ConnectionFolder(out / f"{a:03d}-{b:03d}")
@@ -282,9 +285,8 @@ def _table(
     edges = set(map(tuple, tree.edges.tolist()))
     rows = [("models", "", "found", "highest", "how", "straight line", "beads", "in the tree")]
     for (a, b), one in found.items():
-        high = max(one.maximum, float(one.lower.max()))
         rows.append(
-            (models.names[a], models.names[b], one.status, f"{high:.6g}", one.tier,
+            (models.names[a], models.names[b], one.status, f"{one.highest:.6g}", one.tier,
              f"{one.straight_lower:.6g}", str(one.num_beads), "yes" if (a, b) in edges else "")
         )  # fmt: skip
     lines = [f"level {models.level:.6g}: {models.why}", aligned(rows)]
