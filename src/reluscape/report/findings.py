@@ -335,9 +335,9 @@ class Survey:
         arithmetic: Arithmetic of the certificates.
         seed: Seed of every random choice of the analyses.
         models: One record per model.
-        pair: What lies between two models of one shape; None where there are none.
         complete: False if the survey was interrupted.
         version: Version of the package that made it.
+        pair: What lies between two models of one shape; None where there are none.
     """
 
     data: DataSummary
@@ -346,9 +346,9 @@ class Survey:
     arithmetic: str = "float64"
     seed: int = a_number("seed")
     models: tuple[ModelSurvey, ...] = ()
-    pair: PairSurvey | None = None
     complete: bool = False
     version: str = ""
+    pair: PairSurvey | None = None
 
     @property
     def verdicts(self) -> tuple[str, ...]:
