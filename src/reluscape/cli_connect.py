@@ -19,8 +19,11 @@ from reluscape.cli_options import WEIGHTS, DataName, Decay, Json, Loss, Model, S
 from reluscape.errors import InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from reluscape.progress import Progress
     from reluscape.report.joined import Joined
+    from reluscape.report.tree import Grown
     from reluscape.strings.connection import Connection
     from reluscape.strings.models import Models
     from reluscape.strings.spanning import SpanningTree
@@ -93,8 +96,8 @@ def connect(
     and the models of the string, beads/000.safetensors and so on. Not to find a path is an answer, too,
     with status 0: it does not say that there is none. The first Ctrl-C keeps the string as it is.
 
-    With more than two models OUT has a folder for each pair, such as 000-001, and tree.nc: the tree of
-    the lowest passes between them.
+    With more than two models OUT has a folder for each pair, such as 000-001, and the tree of the lowest
+    passes between them: report.html and tree.nc, which `reluscape verify` checks with all the models.
 
         reluscape connect a.safetensors b.safetensors --data digits --level 0.1 --out c/
     """
@@ -187,22 +190,46 @@ class _About:
     def page(self, a: int, b: int, cells: int | None, folder: Path) -> Joined:
         """What the page on two of the models says besides their path."""
         from reluscape.report.joined import FILE, Joined
-        from reluscape.results import options_from
 
         models = self.models
-        subject = options_from(self.subject, folder)
-        first, last = options_from([self.files[a], self.files[b]], folder)
-        level = ["--level", repr(models.level)]
+        check, again = self._commands((a, b), folder, FILE)
         return Joined(
             names=(models.names[a], models.names[b]),
             data=Path(self.subject[1]).name,
             num_samples=models.landscape.num_samples,
             why=models.why,
             cells=cells,
-            check=_line("verify", FILE, "--weights", first, "--weights", last, *subject),
-            again=_line("connect", first, last, *subject, *self.search, *level, "--out", "again"),
+            check=check,
+            again=again,
             version=__version__,
         )
+
+    def tree_page(self, cells: list[int | None], folder: Path) -> Grown:
+        """What the page on all of the models says besides their tree."""
+        from reluscape.report.tree import FILE, Grown
+
+        check, again = self._commands(range(len(self.files)), folder, FILE)
+        return Grown(
+            names=self.models.names,
+            data=Path(self.subject[1]).name,
+            num_samples=self.models.landscape.num_samples,
+            why=self.models.why,
+            cells=tuple(cells),
+            check=check,
+            again=again,
+            version=__version__,
+        )
+
+    def _commands(self, places: Sequence[int], folder: Path, file: str) -> tuple[str, str]:
+        """How to check what is between some of the models, and how to find it again."""
+        from reluscape.results import options_from
+
+        subject = options_from(self.subject, folder)
+        files = options_from([self.files[k] for k in places], folder)
+        weights = [part for one in files for part in ("--weights", one)]
+        level = ["--level", repr(self.models.level)]
+        check = _line("verify", file, *weights, *subject)
+        return check, _line("connect", *files, *subject, *self.search, *level, "--out", "again")
 
 
 def _line(*parts: str) -> str:
@@ -249,14 +276,16 @@ def _tree(
     as_json: bool,
 ) -> None:
     """A string for each pair, and the tree of the lowest of them."""
-    from reluscape.connection_files import ConnectionFolder
+    from reluscape.connection_files import ConnectionFolder, write_tree
+    from reluscape.report.tree import folder_of
     from reluscape.strings.connecting import STOPPED
 
-    models, found, records = about.models, {}, []
+    models, found, records, counted = about.models, {}, [], []
     for a, b in combinations(range(len(models.modules)), 2):
         one = models.join(a, b, progress, **search)
         cells = models.cells(one, progress)
-        folder = ConnectionFolder(out / f"{a:03d}-{b:03d}")
+        counted.append(cells)
+        folder = ConnectionFolder(out / folder_of(a, b))
         ctx.obj.extend(
             map(str, folder.write(one, models.landscape, about.page(a, b, cells, folder.path)))
         )
@@ -264,13 +293,21 @@ def _tree(
         names = [models.names[a], models.names[b]]
         records.append({"models": names, "folder": str(folder.path)} | _record(one, cells, models))
     tree = models.tree(found)
-    ctx.obj.append(str(tree.save(out / "tree.nc")))
+    ctx.obj.extend(map(str, write_tree(tree, about.tree_page(counted, out), out)))
     if as_json:
         edges = [[models.names[k] for k in edge] for edge in tree.edges.tolist()]
         told = {"level": models.level, "tree": edges, "heights": tree.heights.tolist()}
         typer.echo(json.dumps(told | {"pairs": records, "files": ctx.obj}))
     else:
-        typer.echo("\n".join([*_table(found, tree, models), "", f"  written: {out}"]))
+        typer.echo(
+            "\n".join(
+                [
+                    *_table(found, tree, models),
+                    "",
+                    f"  written: {out / 'report.html'}, tree.nc and a folder for each pair",
+                ]
+            )
+        )
     if any(STOPPED in one.tried for one in found.values()):
         typer.echo("interrupted: the strings so far are above", err=True)
         raise typer.Exit(130)

@@ -35,10 +35,12 @@ from reluscape.minima.result import CellMinimum
 from reluscape.network_output import NetworkOutput
 from reluscape.results import load_one_of
 from reluscape.strings.check import check_connection
+from reluscape.strings.check_tree import check_tree
 from reluscape.strings.connection import Connection
+from reluscape.strings.spanning import SpanningTree
 
 #: A result that claims something and can be checked.
-Claim = CellMinimum | Convexity | Connection
+Claim = CellMinimum | Convexity | Connection | SpanningTree
 
 
 def verify(
@@ -67,7 +69,8 @@ def verify(
             computed again, each bound by `path_maximum`; how the path was found is told. It is about a
             path from its first bead to its last: compare those with your models. "other loss" is about
             the landscape that was given as `metric`; for a metric that is a function there is
-            `reluscape.strings.check.check_connection`.
+            `reluscape.strings.check.check_connection`. Or a `SpanningTree` or its NetCDF file: every
+            string of it is checked like a connection, and the tree from their heights.
         landscape: The network, data, loss and weight decay that it is about, or the network's output
             with its bounds.
 
@@ -84,7 +87,7 @@ def verify(
             "verify needs the Landscape or the NetworkOutput that the certificate is about; received"
             f" {type(landscape).__name__}"
         )
-    if isinstance(path_or_certificate, CellMinimum | Convexity | Connection):
+    if isinstance(path_or_certificate, CellMinimum | Convexity | Connection | SpanningTree):
         return _of_result(path_or_certificate, landscape)
     if not isinstance(path_or_certificate, Certificate) and not os.path.exists(path_or_certificate):
         raise InputError(
@@ -120,13 +123,15 @@ def verify(
 
 
 def _of_result(found: Claim, landscape: Landscape | NetworkOutput) -> Verification:
-    """Check a cell's minimum, a convexity or a string of models."""
+    """Check a result that claims something."""
     if isinstance(landscape, NetworkOutput):
         return Verification(False, "it is about a landscape, not about a network's output")
     if isinstance(found, Convexity):
         return check_convexity(found, landscape)
     if isinstance(found, Connection):
         return check_connection(found, landscape)
+    if isinstance(found, SpanningTree):
+        return check_tree(found, landscape)
     if landscape.weight_decay > 0:
         return Verification(False, f"it is about no weight decay, not {landscape.weight_decay!r}")
     try:
@@ -136,17 +141,17 @@ def _of_result(found: Claim, landscape: Landscape | NetworkOutput) -> Verificati
 
 
 def load_claim(path: str | os.PathLike[str]) -> Claim | str:
-    """The cell's minimum, the convexity or the string of a file, or why there is none in it."""
+    """What a file claims, or why there is nothing in it."""
     try:
-        found = load_one_of(path, (CellMinimum, Convexity, Connection))
+        found = load_one_of(path, (CellMinimum, Convexity, Connection, SpanningTree))
     except InputError as error:
         return str(error)
     # Where someone has put other content under its own digest, readers fail anywhere, with any exception.
     except Exception as error:
         text = (str(error).splitlines() or [""])[0][:120]
-        kinds = "a CellMinimum, a Convexity or a Connection"
+        kinds = "a CellMinimum, a Convexity, a Connection or a SpanningTree"
         return f"expected {kinds}; could not read {str(path)!r}: {text}"
-    assert isinstance(found, CellMinimum | Convexity | Connection)
+    assert isinstance(found, CellMinimum | Convexity | Connection | SpanningTree)
     return found
 
 

@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 from reluscape.digits import rounded_up
 from reluscape.report.wording import count, number, several
 
+#: Difference of equal numbers, relative to them, as `verify` takes it.
+SAME = 1e-9
+
 __all__ = [
     "CHECK",
     "TIERS",
@@ -19,6 +22,7 @@ __all__ = [
     "kind_of",
     "measures",
     "method",
+    "rise",
     "unmatched",
     "verdict",
 ]
@@ -76,10 +80,6 @@ class StringLike(Protocol):
     @property
     def unmatched_lower(self) -> float | None:
         """The same before units were matched."""
-
-    @property
-    def linear_barrier(self) -> float:
-        """What the straight line rises above the worse end."""
 
     @property
     def normalized_length(self) -> float:
@@ -140,6 +140,11 @@ def heights(found: StringLike) -> tuple[str, str]:
     return number(both[0]), number(both[1])
 
 
+def rise(height: float, worse: float) -> str:
+    """A height over that of the worse end; 0 where the difference is of rounding errors."""
+    return number(height - worse if abs(height - worse) > SAME * abs(worse) else 0.0)
+
+
 def unmatched(found: StringLike) -> str:
     """What the matching of units did to the straight line."""
     return f"In its own order of units the straight line rises to {number(found.unmatched_lower)}."
@@ -162,8 +167,8 @@ def measures(found: StringLike, cells: int | None) -> list[tuple[str, str, str]]
         (f"{kind} of the two ends", f"{number(found.values[0])}, {number(found.values[-1])}", ""),
         ("highest on the string", top, found.tier),
         ("highest on the straight line, at least", number(found.straight_lower), ""),
-        ("the string above the worse end", number(found.highest - worse), ""),
-        ("the straight line above it, at least", number(found.linear_barrier), ""),
+        ("the string above the worse end", rise(found.highest, worse), ""),
+        ("the straight line above it, at least", rise(found.straight_lower, worse), ""),
         ("length over distance of the ends", f"{found.normalized_length:.4f}", ""),
         ("the same without biases", f"{found.normalized_length_weights:.4f}", ""),
         ("models on the string, ends included", count(found.num_beads), ""),

@@ -55,9 +55,14 @@ def connection_figure(found: Drawn) -> go.Figure:
         Series("level", [0.0, 1.0], [found.level, found.level]),
     ]
     heights = np.concatenate([np.ravel(one.y) for one in series])
-    spread = bool(heights.min() > 0.0 and heights.max() > SPREAD * heights.min())
-    figure = trails(series, "share of the length", found.kind.replace("_", " "), log=spread)
+    title = found.kind.replace("_", " ")
+    figure = trails(series, "share of the length", title, log=is_spread(heights))
     figure.data[2].line.update(dash="dash", color=MUTED)
     marker = {"color": COLOURS[0], "size": 6}
     figure.add_scatter(x=arc, y=found.values, mode="markers", name="beads", marker=marker)
     return figure
+
+
+def is_spread(heights: Floats) -> bool:
+    """Whether heights want a logarithmic axis."""
+    return bool(heights.min() > 0.0 and heights.max() > SPREAD * heights.min())
