@@ -19,11 +19,11 @@ __all__ = ["FILES", "Step", "between", "of_one_shape", "stopped"]
 #: Where the paths are written: with the units as they are, and matched.
 FILES = ("connections/as-they-are.nc", "connections/matched.nc")
 
-#: Two models are joined up to this many samples times parameters, by strings of at most 2^4 segments
-#: whose models are trained for so many steps: some seconds. Measured, not derived.
-MAX_STRING_WORK = 1e7
-MAX_DEPTH = 4
-MAX_STEPS = 200
+#: Two models are joined up to this many samples times parameters, by strings of at most 2^6 segments
+#: whose models are trained for so many steps: some seconds, and at worst a minute. Measured, not derived.
+MAX_STRING_WORK = 5e6
+MAX_DEPTH = 6
+MAX_STEPS = 300
 
 TOO_LARGE = "too large for a short survey; `reluscape connect` does it"
 
