@@ -103,7 +103,7 @@ def test_survey_of_two_models_as_json(mine: Path) -> None:
     assert record["complete"] is True
     assert record["loss"] == "l1"
     assert Path(record["report"]).is_file()
-    assert len(record["verdicts"]) == 6  # two models, each as a whole and two layers
+    assert len(record["verdicts"]) == 7  # two models, each as a whole and two layers, and the pair
 
 
 def test_survey_trains_two_networks_without_a_model(

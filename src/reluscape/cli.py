@@ -274,7 +274,7 @@ def verify(
     data: DataName = None,
     weights: Annotated[
         list[Path] | None,
-        typer.Option("--weights", help=f"{WEIGHTS} Give both ends of a connection."),
+        typer.Option("--weights", help=f"{WEIGHTS} Give all models of a connection."),
     ] = None,
     model: Model = None,
     target: Target = None,

@@ -19,10 +19,13 @@ from reluscape.cli_options import WEIGHTS, DataName, Decay, Json, Loss, Model, S
 from reluscape.errors import InputError
 
 if TYPE_CHECKING:
-    from reluscape.joining import Models
+    from collections.abc import Sequence
+
     from reluscape.progress import Progress
     from reluscape.report.joined import Joined
+    from reluscape.report.tree import Grown
     from reluscape.strings.connection import Connection
+    from reluscape.strings.models import Models
     from reluscape.strings.spanning import SpanningTree
 
 __all__ = ["connect"]
@@ -93,8 +96,8 @@ def connect(
     and the models of the string, beads/000.safetensors and so on. Not to find a path is an answer, too,
     with status 0: it does not say that there is none. The first Ctrl-C keeps the string as it is.
 
-    With more than two models OUT has a folder for each pair, such as 000-001, and tree.nc: the tree of
-    the lowest passes between them.
+    With more than two models OUT has a folder for each pair, such as 000-001, and the tree of the lowest
+    passes between them: report.html and tree.nc, which `reluscape verify` checks with all the models.
 
         reluscape connect a.safetensors b.safetensors --data digits --level 0.1 --out c/
     """
@@ -124,6 +127,7 @@ def connect(
         search=["--loss", models.landscape.loss_name, "--weight-decay", repr(weight_decay),
                 "--metric", metric.value, "--method", method.value, *["--match"] * match,
                 "--max-depth", str(max_depth), "--max-steps", str(max_steps), "--seed", str(seed)],
+        files=list(map(str, files)),
         models=models,
     )  # fmt: skip
     with shown() as plain, stoppable(plain, _waiting) as progress:
@@ -174,32 +178,58 @@ class _About:
     Attributes:
         subject: Those of data and model.
         search: All others but the level and the folder.
+        files: The weights.
         models: What they name.
     """
 
-    def __init__(self, subject: list[str], search: list[str], models: Models) -> None:
-        self.subject, self.search, self.models = subject, search, models
+    def __init__(
+        self, subject: list[str], search: list[str], files: list[str], models: Models
+    ) -> None:
+        self.subject, self.search, self.files, self.models = subject, search, files, models
 
     def page(self, a: int, b: int, cells: int | None, folder: Path) -> Joined:
         """What the page on two of the models says besides their path."""
         from reluscape.report.joined import FILE, Joined
-        from reluscape.results import options_from
 
         models = self.models
-        files = [str(models.files[k]) for k in (a, b)]
-        subject = options_from(self.subject, folder)
-        first, last = options_from(files, folder)
-        level = ["--level", repr(models.level)]
+        check, again = self._commands((a, b), folder, FILE)
         return Joined(
             names=(models.names[a], models.names[b]),
             data=Path(self.subject[1]).name,
             num_samples=models.landscape.num_samples,
             why=models.why,
             cells=cells,
-            check=_line("verify", FILE, "--weights", first, "--weights", last, *subject),
-            again=_line("connect", first, last, *subject, *self.search, *level, "--out", "again"),
+            check=check,
+            again=again,
             version=__version__,
         )
+
+    def tree_page(self, cells: list[int | None], folder: Path) -> Grown:
+        """What the page on all of the models says besides their tree."""
+        from reluscape.report.tree import FILE, Grown
+
+        check, again = self._commands(range(len(self.files)), folder, FILE)
+        return Grown(
+            names=self.models.names,
+            data=Path(self.subject[1]).name,
+            num_samples=self.models.landscape.num_samples,
+            why=self.models.why,
+            cells=tuple(cells),
+            check=check,
+            again=again,
+            version=__version__,
+        )
+
+    def _commands(self, places: Sequence[int], folder: Path, file: str) -> tuple[str, str]:
+        """How to check what is between some of the models, and how to find it again."""
+        from reluscape.results import options_from
+
+        subject = options_from(self.subject, folder)
+        files = options_from([self.files[k] for k in places], folder)
+        weights = [part for one in files for part in ("--weights", one)]
+        level = ["--level", repr(self.models.level)]
+        check = _line("verify", file, *weights, *subject)
+        return check, _line("connect", *files, *subject, *self.search, *level, "--out", "again")
 
 
 def _line(*parts: str) -> str:
@@ -246,14 +276,16 @@ def _tree(
     as_json: bool,
 ) -> None:
     """A string for each pair, and the tree of the lowest of them."""
-    from reluscape.connection_files import ConnectionFolder
+    from reluscape.connection_files import ConnectionFolder, write_tree
+    from reluscape.report.tree import folder_of
     from reluscape.strings.connecting import STOPPED
 
-    models, found, records = about.models, {}, []
-    for a, b in combinations(range(len(models.files)), 2):
+    models, found, records, counted = about.models, {}, [], []
+    for a, b in combinations(range(len(models.modules)), 2):
         one = models.join(a, b, progress, **search)
         cells = models.cells(one, progress)
-        folder = ConnectionFolder(out / f"{a:03d}-{b:03d}")
+        counted.append(cells)
+        folder = ConnectionFolder(out / folder_of(a, b))
         ctx.obj.extend(
             map(str, folder.write(one, models.landscape, about.page(a, b, cells, folder.path)))
         )
@@ -261,13 +293,21 @@ def _tree(
         names = [models.names[a], models.names[b]]
         records.append({"models": names, "folder": str(folder.path)} | _record(one, cells, models))
     tree = models.tree(found)
-    ctx.obj.append(str(tree.save(out / "tree.nc")))
+    ctx.obj.extend(map(str, write_tree(tree, about.tree_page(counted, out), out)))
     if as_json:
         edges = [[models.names[k] for k in edge] for edge in tree.edges.tolist()]
         told = {"level": models.level, "tree": edges, "heights": tree.heights.tolist()}
         typer.echo(json.dumps(told | {"pairs": records, "files": ctx.obj}))
     else:
-        typer.echo("\n".join([*_table(found, tree, models), "", f"  written: {out}"]))
+        typer.echo(
+            "\n".join(
+                [
+                    *_table(found, tree, models),
+                    "",
+                    f"  written: {out / 'report.html'}, tree.nc and a folder for each pair",
+                ]
+            )
+        )
     if any(STOPPED in one.tried for one in found.values()):
         typer.echo("interrupted: the strings so far are above", err=True)
         raise typer.Exit(130)
@@ -282,9 +322,8 @@ def _table(
     edges = set(map(tuple, tree.edges.tolist()))
     rows = [("models", "", "found", "highest", "how", "straight line", "beads", "in the tree")]
     for (a, b), one in found.items():
-        high = max(one.maximum, float(one.lower.max()))
         rows.append(
-            (models.names[a], models.names[b], one.status, f"{high:.6g}", one.tier,
+            (models.names[a], models.names[b], one.status, f"{one.highest:.6g}", one.tier,
              f"{one.straight_lower:.6g}", str(one.num_beads), "yes" if (a, b) in edges else "")
         )  # fmt: skip
     lines = [f"level {models.level:.6g}: {models.why}", aligned(rows)]

@@ -9,11 +9,22 @@ from pathlib import Path
 from reluscape.errors import InputError
 from reluscape.landscape import Landscape
 from reluscape.report.joined import BEADS, FILE, Joined, bead_name, render_connection
+from reluscape.report.tree import FILE as TREE
+from reluscape.report.tree import Grown, render_tree
 from reluscape.results import check_writable, write_then_rename
 from reluscape.strings.connection import Connection
+from reluscape.strings.spanning import SpanningTree
 from reluscape.weights import write_state
 
-__all__ = ["ConnectionFolder"]
+__all__ = ["ConnectionFolder", "write_tree"]
+
+
+def write_tree(tree: SpanningTree, about: Grown, folder: Path) -> list[Path]:
+    """Write the tree and its page into the folder of its pairs."""
+    page = render_tree(tree, about).encode()
+    files = [tree.save(folder / TREE), folder / "report.html"]
+    write_then_rename(files[-1], lambda file: file.write_bytes(page))
+    return files
 
 
 @dataclass(frozen=True, slots=True)

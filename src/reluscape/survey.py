@@ -1,9 +1,9 @@
 """The main job: everything one command can say about one or two trained models.
 
 For each model: its loss and gradient, a certificate for the whole network and for each readable
-layer, and the geometry of the cell that each layer stopped in. What cannot be said is recorded
-with its reason. The results are one NetCDF file, certificates and weights as files beside it, and
-one HTML page.
+layer, and the geometry of the cell that each layer stopped in; between two models of one shape,
+strings below a level. What cannot be said is recorded with its reason. The results are one NetCDF
+file, certificates and weights as files beside it, and one HTML page.
 """
 
 from __future__ import annotations
@@ -43,7 +43,10 @@ from reluscape.report.findings import (
     Verdict,
     load_survey,
 )
+from reluscape.report.pairs import PairSurvey
 from reluscape.results import check_writable, options_from, write_then_rename
+from reluscape.strings.connection import Connection
+from reluscape.survey_pair import between, of_one_shape, stopped
 from reluscape.survey_steps import (
     asked_layer,
     at_point,
@@ -66,6 +69,7 @@ Progress = Callable[[str, float], None]
 log = logging.getLogger(__name__)
 
 _BUILD_SHARE = 0.4
+PLACES = ("certificates", "minima", "convexity", "connections", "weights")
 
 TOO_LARGE_FOR_MINIMA = "too large for a short survey; `reluscape minima` does it"
 
@@ -105,7 +109,8 @@ def survey(
     """Survey one or more models on their data; write the report if there is a folder for it.
 
     Ctrl-C at any time ends the survey: what was done by then is written and marked incomplete.
-    Equal arguments give equal results and an equal report.
+    Equal arguments give equal results and an equal report; files in ``connections/`` also tell how long
+    their search took.
 
     Args:
         subjects: The models, built one after the other.
@@ -115,7 +120,7 @@ def survey(
         layer: Survey only this layer's block: a name, or an index among the readable layers; a
             text that names no layer may be an index too.
         out: Folder for ``report.html``, ``results.nc``, ``certificates/``, ``minima/``,
-            ``convexity/`` and ``weights/``.
+            ``convexity/``, ``connections/`` and ``weights/``.
         seed: Seed of the random directions and rays.
         arithmetic: ``float64`` or ``rational``, for the certificates; what is too large for
             rational arithmetic is certified in float64, with a note.
@@ -143,6 +148,7 @@ def survey(
     try:
         for place, subject in enumerate(subjects):
             task.run(subject, place, len(subjects))
+        task.join()
     except (KeyboardInterrupt, _Interrupted):
         log.info("interrupted")
         complete = False
@@ -154,6 +160,7 @@ def survey(
         arithmetic=arithmetic,
         seed=seed,
         models=tuple(notebook.models),
+        pair=notebook.pair,
         complete=complete,
         version=__version__,
     )
@@ -175,7 +182,8 @@ class _Notebook:
 
     models: list[ModelSurvey] = field(default_factory=list)
     certificates: dict[str, Certificate] = field(default_factory=dict)
-    results: dict[str, CellMinimum | Convexity] = field(default_factory=dict)
+    results: dict[str, CellMinimum | Convexity | Connection] = field(default_factory=dict)
+    pair: PairSurvey | None = None
     weights: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
 
     def model(self, **found: Any) -> None:
@@ -225,6 +233,7 @@ class _Task:
     notebook: _Notebook
     start: float = 0.0
     span: float = 1.0
+    landscapes: list[Landscape] = field(default_factory=list)
 
     def run(self, subject: Subject, place: int, total: int) -> None:
         """Build one model and take every step on it."""
@@ -243,6 +252,27 @@ class _Task:
         self._whole(landscape, training, stem)
         self._layers(landscape, names, place, stem)
         self.notebook.model(complete=True)
+        self.landscapes.append(landscape)
+
+    def join(self) -> None:
+        """Look for strings between two models of one shape."""
+        if len(self.landscapes) != 2 or not of_one_shape(*self.landscapes):
+            return
+        first, last = self.landscapes
+        names = tuple(model.name for model in self.notebook.models)
+        weights = shlex.split(self.notebook.models[1].options)[-2:]
+        options = f"{self.notebook.models[0].options} {shlex.join(weights)}"
+
+        def progress(what: str) -> None:
+            self.progress(f"between the two: {what}", 1.0)
+
+        about = PairSurvey(names, options=options)
+        for pair, found in between((first, last), about, seed=self.seed, progress=progress):
+            self.notebook.pair = pair
+            if found is not None:
+                self.notebook.results[pair.strings[-1].file] = found
+            if stopped(found):
+                raise _Interrupted
 
     def _build(self, subject: Subject) -> tuple[nn.Module, Training | None]:
         def report(what: str, fraction: float) -> None:
@@ -424,7 +454,7 @@ def _slug(text: str) -> str:
 
 def _places(folder: Path) -> tuple[Path, ...]:
     """The folders of a survey's files."""
-    return tuple(folder / name for name in ("certificates", "minima", "convexity", "weights"))
+    return tuple(folder / name for name in PLACES)
 
 
 def _summarise(data: Data, options: Sequence[str], folder: Path | None) -> DataSummary:

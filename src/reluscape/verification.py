@@ -35,12 +35,14 @@ from reluscape.minima.result import CellMinimum
 from reluscape.network_output import NetworkOutput
 from reluscape.results import load_one_of
 from reluscape.strings.check import check_connection
+from reluscape.strings.check_tree import check_tree
 from reluscape.strings.connection import Connection
-from reluscape.trees.check import check_tree
+from reluscape.strings.spanning import SpanningTree
+from reluscape.trees.check import check_merge_tree
 from reluscape.trees.result import MergeTree
 
 #: A result that claims something and can be checked.
-Claim = CellMinimum | Convexity | Connection | MergeTree
+Claim = CellMinimum | Convexity | Connection | SpanningTree | MergeTree
 
 
 def verify(
@@ -69,9 +71,11 @@ def verify(
             computed again, each bound by `path_maximum`; how the path was found is told. It is about a
             path from its first bead to its last: compare those with your models. "other loss" is about
             the landscape that was given as `metric`; for a metric that is a function there is
-            `reluscape.strings.check.check_connection`. Or a `MergeTree` or its NetCDF file: the layer's
-            cells are enumerated again, the least loss of every cell and facet is shown to be least by its
-            proof, and the tree follows by another algorithm; `multiplicity` is told.
+            `reluscape.strings.check.check_connection`. Or a `SpanningTree` or its NetCDF file: every
+            string of it is checked like a connection, and the tree from their heights. Or a `MergeTree`
+            or its NetCDF file: the layer's cells are enumerated again, the least loss of every cell and
+            facet is shown to be least by its proof, and the tree follows by another algorithm;
+            `multiplicity` is told.
         landscape: The network, data, loss and weight decay that it is about, or the network's output
             with its bounds.
 
@@ -88,7 +92,9 @@ def verify(
             "verify needs the Landscape or the NetworkOutput that the certificate is about; received"
             f" {type(landscape).__name__}"
         )
-    if isinstance(path_or_certificate, CellMinimum | Convexity | Connection | MergeTree):
+    if isinstance(
+        path_or_certificate, CellMinimum | Convexity | Connection | SpanningTree | MergeTree
+    ):
         return _of_result(path_or_certificate, landscape)
     if not isinstance(path_or_certificate, Certificate) and not os.path.exists(path_or_certificate):
         raise InputError(
@@ -131,6 +137,8 @@ def _of_result(found: Claim, landscape: Landscape | NetworkOutput) -> Verificati
         return check_convexity(found, landscape)
     if isinstance(found, Connection):
         return check_connection(found, landscape)
+    if isinstance(found, SpanningTree):
+        return check_tree(found, landscape)
     if isinstance(found, MergeTree):
         return _of_tree(found, landscape)
     if landscape.weight_decay > 0:
@@ -144,24 +152,24 @@ def _of_result(found: Claim, landscape: Landscape | NetworkOutput) -> Verificati
 def _of_tree(found: MergeTree, landscape: Landscape) -> Verification:
     """Check a merge tree; it has to be about this landscape's samples."""
     try:
-        told = check_tree(found, landscape)
+        told = check_merge_tree(found, landscape)
     except RejectedError as rejection:
         return Verification(False, str(rejection))
     return Verification(True, f"recomputed from network and data: {told}")
 
 
 def load_claim(path: str | os.PathLike[str]) -> Claim | str:
-    """The cell's minimum, the convexity or the string of a file, or why there is none in it."""
+    """What a file claims, or why there is nothing in it."""
     try:
-        found = load_one_of(path, (CellMinimum, Convexity, Connection, MergeTree))
+        found = load_one_of(path, (CellMinimum, Convexity, Connection, SpanningTree, MergeTree))
     except InputError as error:
         return str(error)
     # Where someone has put other content under its own digest, readers fail anywhere, with any exception.
     except Exception as error:
         text = (str(error).splitlines() or [""])[0][:120]
-        kinds = "a CellMinimum, a Convexity, a Connection or a MergeTree"
+        kinds = "a CellMinimum, a Convexity, a Connection, a SpanningTree or a MergeTree"
         return f"expected {kinds}; could not read {str(path)!r}: {text}"
-    assert isinstance(found, CellMinimum | Convexity | Connection | MergeTree)
+    assert isinstance(found, CellMinimum | Convexity | Connection | SpanningTree | MergeTree)
     return found
 
 

@@ -20,6 +20,8 @@ import numpy as np
 import xarray as xr
 
 from reluscape.errors import InputError
+from reluscape.report.fields import a_number, a_series, no_values
+from reluscape.report.pairs import PairSurvey, StringSurvey
 from reluscape.report.wording import share, verdict_line
 from reluscape.results import write_then_rename
 
@@ -29,21 +31,10 @@ if TYPE_CHECKING:
 Record = TypeVar("Record")
 FORMAT = "reluscape survey 1"
 #: Fields with records, which have groups of their own.
-NESTED = ("models", "layers", "minima", "minimum", "verdict", "descent_end", "convexity", "data")
+NESTED = ("models", "layers", "minima", "minimum", "verdict", "descent_end", "convexity", "data",
+          "pair", "strings")  # fmt: skip
 #: What the group of one record of several is called.
-ONE_OF = {"models": "model", "layers": "layer", "minima": "minimum"}
-
-
-def _number(about: str, units: str = "1") -> Any:
-    return field(default=None, metadata={"long_name": about, "units": units})
-
-
-def _series(axis: str, about: str, units: str = "1") -> dict[str, Any]:
-    return {"dims": (axis,), "long_name": about, "units": units}
-
-
-def _no_values() -> np.ndarray:
-    return np.zeros(0)
+ONE_OF = {"models": "model", "layers": "layer", "minima": "minimum", "strings": "string"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +56,10 @@ class Verdict:
     tier: str
     reason: str = ""
     file: str = ""
-    margin: float | None = _number("margin of the certificate")
-    moved: float | None = _number("distance to the certified point", "parameter")
-    gradient_norm: float | None = _number("norm of the gradient at the certified point")
-    num_active_kinks: int | None = _number("switching values that are zero at the point")
+    margin: float | None = a_number("margin of the certificate")
+    moved: float | None = a_number("distance to the certified point", "parameter")
+    gradient_norm: float | None = a_number("norm of the gradient at the certified point")
+    num_active_kinks: int | None = a_number("switching values that are zero at the point")
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,11 +89,13 @@ class MinimumSurvey:
     method: str = ""
     bad: bool | None = None
     file: str = ""
-    loss: float | None = _number("loss of the cell's minimisers", "loss")
-    margin: float | None = _number("distance to the nearest kink over the length of the weights")
-    better_loss: float | None = _number("a lower loss that is known", "loss")
-    num_active_kinks: int | None = _number("switching values that are zero at the point")
-    reach: float | None = _number("length of the minimisers that are ruled out, over a known one's")
+    loss: float | None = a_number("loss of the cell's minimisers", "loss")
+    margin: float | None = a_number("distance to the nearest kink over the length of the weights")
+    better_loss: float | None = a_number("a lower loss that is known", "loss")
+    num_active_kinks: int | None = a_number("switching values that are zero at the point")
+    reach: float | None = a_number(
+        "length of the minimisers that are ruled out, over a known one's"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,16 +125,16 @@ class ConvexitySurvey:
     reason: str = ""
     linear: bool = False
     file: str = ""
-    exact: float | None = _number("smallest eigenvalue of the Hessian", "loss/parameter^2")
-    error: float | None = _number("its error, or the residual", "loss/parameter^2")
-    paper_bound: float | None = _number("the paper's lower bound on it", "loss/parameter^2")
-    sharp_bound: float | None = _number("sharper lower bound", "loss/parameter^2")
-    data_bound: float | None = _number("lower bound with the data", "loss/parameter^2")
-    weight_decay: float | None = _number("weight decay", "loss/parameter^2")
-    covering_decay: float | None = _number("weight decay that covers all global minimisers")
-    paper_covering_decay: float | None = _number("the same for the paper's region")
-    lowest_minimum: float | None = _number("loss below which no local minimum but zero is", "loss")
-    num_active_kinks: int | None = _number("switching values that are zero to rounding")
+    exact: float | None = a_number("smallest eigenvalue of the Hessian", "loss/parameter^2")
+    error: float | None = a_number("its error, or the residual", "loss/parameter^2")
+    paper_bound: float | None = a_number("the paper's lower bound on it", "loss/parameter^2")
+    sharp_bound: float | None = a_number("sharper lower bound", "loss/parameter^2")
+    data_bound: float | None = a_number("lower bound with the data", "loss/parameter^2")
+    weight_decay: float | None = a_number("weight decay", "loss/parameter^2")
+    covering_decay: float | None = a_number("weight decay that covers all global minimisers")
+    paper_covering_decay: float | None = a_number("the same for the paper's region")
+    lowest_minimum: float | None = a_number("loss below which no local minimum but zero is", "loss")
+    num_active_kinks: int | None = a_number("switching values that are zero to rounding")
 
     @classmethod
     def of(cls, found: Convexity, file: str = "") -> ConvexitySurvey:
@@ -192,32 +185,32 @@ class LayerSurvey:
 
     name: str
     index: int
-    num_params: int = _number("parameters of the layer")
-    num_kinks: int | None = _number("switching values that the layer moves")
+    num_params: int = a_number("parameters of the layer")
+    num_kinks: int | None = a_number("switching values that the layer moves")
     verdict: Verdict | None = None
-    gradient_norm: float | None = _number("norm of the gradient in the layer", "loss/parameter")
-    num_active_kinks: int | None = _number("switching values that are zero")
-    nearest_distance: float | None = _number("distance to the nearest kink", "parameter")
+    gradient_norm: float | None = a_number("norm of the gradient in the layer", "loss/parameter")
+    num_active_kinks: int | None = a_number("switching values that are zero")
+    nearest_distance: float | None = a_number("distance to the nearest kink", "parameter")
     nearest_kink: str = ""
     activity: np.ndarray = field(
-        default_factory=_no_values,
-        metadata=_series("unit", "share of samples on which the unit is active"),
+        default_factory=no_values,
+        metadata=a_series("unit", "share of samples on which the unit is active"),
     )
     chord_lengths: np.ndarray = field(
-        default_factory=_no_values,
-        metadata=_series("direction", "length of the cell along a line", "parameter"),
+        default_factory=no_values,
+        metadata=a_series("direction", "length of the cell along a line", "parameter"),
     )
     chord_angles: np.ndarray = field(
-        default_factory=_no_values,
-        metadata=_series("direction", "length of the chord over the norm of theta"),
+        default_factory=no_values,
+        metadata=a_series("direction", "length of the chord over the norm of theta"),
     )
-    num_facets: int | None = _number("facets of the cell")
+    num_facets: int | None = a_number("facets of the cell")
     all_facets: bool = False
-    radius: float | None = _number("radius of the largest ball in the cell", "parameter")
+    radius: float | None = a_number("radius of the largest ball in the cell", "parameter")
     minimum: MinimumSurvey | None = None
     descent_losses: np.ndarray = field(
-        default_factory=_no_values,
-        metadata=_series("descent_step", "loss along exact descent of this layer", "loss"),
+        default_factory=no_values,
+        metadata=a_series("descent_step", "loss along exact descent of this layer", "loss"),
     )
     descent_status: str = ""
     descent_causes: tuple[str, ...] = ()
@@ -277,22 +270,22 @@ class ModelSurvey:
     name: str
     description: str = ""
     options: str = ""
-    num_params: int | None = _number("parameters")
-    loss: float | None = _number("loss where training stopped", "loss")
-    gradient_norm: float | None = _number("norm of the gradient", "loss/parameter")
+    num_params: int | None = a_number("parameters")
+    loss: float | None = a_number("loss where training stopped", "loss")
+    gradient_norm: float | None = a_number("norm of the gradient", "loss/parameter")
     verdict: Verdict | None = None
     minima: tuple[MinimumSurvey, ...] = ()
     convexity: ConvexitySurvey | None = None
     layers: tuple[LayerSurvey, ...] = ()
     losses: np.ndarray = field(
-        default_factory=_no_values,
-        metadata=_series("training_step", "loss before the step", "loss"),
+        default_factory=no_values,
+        metadata=a_series("training_step", "loss before the step", "loss"),
     )
     flips: np.ndarray = field(
-        default_factory=_no_values,
-        metadata=_series("last_step", "switching signs that changed", "1"),
+        default_factory=no_values,
+        metadata=a_series("last_step", "switching signs that changed", "1"),
     )
-    num_switches: int | None = _number("hidden switching signs")
+    num_switches: int | None = a_number("hidden switching signs")
     unreadable: str = ""
     opaque: tuple[str, ...] = ()
     opaque_reason: str = ""
@@ -322,7 +315,7 @@ class DataSummary:
     """
 
     name: str
-    num_samples: int = _number("samples")
+    num_samples: int = a_number("samples")
     input_shape: str = ""
     task: str = ""
     classes: tuple[str, ...] = ()
@@ -344,21 +337,24 @@ class Survey:
         models: One record per model.
         complete: False if the survey was interrupted.
         version: Version of the package that made it.
+        pair: What lies between two models of one shape; None where there are none.
     """
 
     data: DataSummary
     loss_name: str
-    weight_decay: float = _number("weight decay")
+    weight_decay: float = a_number("weight decay")
     arithmetic: str = "float64"
-    seed: int = _number("seed")
+    seed: int = a_number("seed")
     models: tuple[ModelSurvey, ...] = ()
     complete: bool = False
     version: str = ""
+    pair: PairSurvey | None = None
 
     @property
     def verdicts(self) -> tuple[str, ...]:
-        """One line for each model's whole network and for each of its layers."""
-        return tuple(line for model in self.models for line in _model_verdicts(model))
+        """One line for each model's whole network and each of its layers, and one for what joins two."""
+        lines = [line for model in self.models for line in _model_verdicts(model)]
+        return (*lines, *((self.pair.line,) if self.pair else ()))
 
     def summary(self) -> str:
         """A few lines: the verdicts, and whether the survey was interrupted."""
@@ -392,7 +388,8 @@ def load_survey(path: str | Path) -> Survey:
         )
     models = (_read_model(found, group) for group in _children(found, "/", "model"))
     data = _read(DataSummary, found["/data"])
-    return _read(Survey, found["/"], data=data, models=tuple(models))
+    pair = _read_pair(found) if "/pair" in found else None
+    return _read(Survey, found["/"], data=data, models=tuple(models), pair=pair)
 
 
 def _model_verdicts(model: ModelSurvey) -> list[str]:
@@ -407,6 +404,10 @@ def _layer_verdict(model: ModelSurvey, layer: LayerSurvey) -> str:
     return f"{line}; exact descent removes {share(layer.descent_fall)} of the loss"
 
 
+#: Records that stand alone in their field.
+ONE = Verdict | MinimumSurvey | ConvexitySurvey | DataSummary | PairSurvey
+
+
 def _groups(record: Any, group: str) -> dict[str, xr.Dataset]:
     """The record's own dataset and those of the records inside it, by group."""
     found = {group: _dataset(record)}
@@ -415,7 +416,7 @@ def _groups(record: Any, group: str) -> dict[str, xr.Dataset]:
     for item in fields(record):
         value = getattr(record, item.name)
         stem = group.rstrip("/")
-        if isinstance(value, Verdict | MinimumSurvey | ConvexitySurvey | DataSummary):
+        if isinstance(value, ONE):
             found |= _groups(value, f"{stem}/{item.name}")
         elif item.name in ONE_OF:
             for place, part in enumerate(value):
@@ -460,6 +461,11 @@ def _read_model(found: Mapping[str, xr.Dataset], group: str) -> ModelSurvey:
     convexity = _read_one(ConvexitySurvey, found, f"{group}/convexity")
     whole = {"minima": minima, "verdict": verdict, "convexity": convexity}
     return _read(ModelSurvey, found[group], layers=layers, **whole)
+
+
+def _read_pair(found: Mapping[str, xr.Dataset]) -> PairSurvey:
+    strings = (_read(StringSurvey, found[place]) for place in _children(found, "/pair", "string"))
+    return _read(PairSurvey, found["/pair"], strings=tuple(strings))
 
 
 def _read_one(kind: type[Record], found: Mapping[str, xr.Dataset], place: str) -> Record | None:

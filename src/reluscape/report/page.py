@@ -14,6 +14,7 @@ from plotly.offline import get_plotlyjs
 from reluscape.report import sections
 from reluscape.report.findings import ModelSurvey, Survey
 from reluscape.report.section import Figure, Section
+from reluscape.report.strings import verdict
 from reluscape.report.wording import (
     number,
     several,
@@ -53,7 +54,10 @@ def render(survey: Survey) -> str:
         "survey.html.j2",
         sections=build_sections(survey),
         survey=survey,
-        overall=[(model.name, overall(model)) for model in survey.models],
+        overall=[
+            *((model.name, overall(model)) for model in survey.models),
+            *_between(survey),
+        ],
         tiers=TIERS,
     )
 
@@ -90,6 +94,15 @@ def overall(model: ModelSurvey) -> str:
         return "The survey was interrupted before this model was ready; nothing is known of it."
     parts = [_whole(model), _layers(model), _lowered(model), _units(model), _nearest(model)]
     return " ".join(part for part in parts if part)
+
+
+def _between(survey: Survey) -> list[tuple[str, str]]:
+    """The paragraph on what joins two models."""
+    pair = survey.pair
+    if pair is None or not pair.strings:
+        return []
+    how = "With their hidden units matched: " if pair.best.matched else ""
+    return [(" and ".join(pair.names), f"{how}{verdict(pair.best)}")]
 
 
 def _whole(model: ModelSurvey) -> str:

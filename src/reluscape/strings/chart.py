@@ -2,21 +2,48 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 import plotly.graph_objects as go
+from numpy.typing import NDArray
 
 from reluscape.report.charts import COLOURS, MUTED, Series, trails
 
-if TYPE_CHECKING:
-    from reluscape.strings.connection import Connection
+Floats = NDArray[np.float64]
 
 #: Largest over smallest value beyond which the axis is logarithmic.
 SPREAD = 20.0
 
 
-def connection_figure(found: Connection) -> go.Figure:
+class Drawn(Protocol):
+    """What is drawn of a string."""
+
+    @property
+    def kind(self) -> str:
+        """What is judged."""
+
+    @property
+    def level(self) -> float:
+        """What is not to be exceeded."""
+
+    @property
+    def values(self) -> Floats:
+        """The value at each bead."""
+
+    @property
+    def curve(self) -> Floats:
+        """Values at evenly spaced positions on each segment."""
+
+    @property
+    def straight(self) -> Floats:
+        """Values at evenly spaced positions on the straight line."""
+
+    def arc(self) -> Floats:
+        """Length up to each bead."""
+
+
+def connection_figure(found: Drawn) -> go.Figure:
     """Both curves by share of their own length, the beads as dots, the level as a dashed line."""
     arc = found.arc() / max(float(found.arc()[-1]), float(np.finfo(float).tiny))
     inside = np.linspace(0.0, 1.0, found.curve.shape[1])
@@ -28,9 +55,14 @@ def connection_figure(found: Connection) -> go.Figure:
         Series("level", [0.0, 1.0], [found.level, found.level]),
     ]
     heights = np.concatenate([np.ravel(one.y) for one in series])
-    spread = bool(heights.min() > 0.0 and heights.max() > SPREAD * heights.min())
-    figure = trails(series, "share of the length", found.kind.replace("_", " "), log=spread)
+    title = found.kind.replace("_", " ")
+    figure = trails(series, "share of the length", title, log=is_spread(heights))
     figure.data[2].line.update(dash="dash", color=MUTED)
     marker = {"color": COLOURS[0], "size": 6}
     figure.add_scatter(x=arc, y=found.values, mode="markers", name="beads", marker=marker)
     return figure
+
+
+def is_spread(heights: Floats) -> bool:
+    """Whether heights want a logarithmic axis."""
+    return bool(heights.min() > 0.0 and heights.max() > SPREAD * heights.min())

@@ -73,7 +73,7 @@ def sentence(found: Connection) -> str:
             f"connected: {found.kind} at most {found.maximum:.6g} ({how}), level {found.level:.6g}"
         )
     return (
-        f"this path rises to {max(found.maximum, found.lower.max()):.6g} ({how}); none below level"
+        f"this path rises to {found.highest:.6g} ({how}); none below level"
         f" {found.level:.6g} was found, which does not show that there is none"
     )
 

@@ -110,6 +110,11 @@ class Connection(Result):
         return int(self.depths.max())
 
     @property
+    def highest(self) -> float:
+        """How high the path is known to rise: `maximum`, or what was seen above it."""
+        return max(self.maximum, float(self.lower.max()))
+
+    @property
     def barrier(self) -> float:
         """What the path rises above the higher of its ends: `maximum` minus that end's value."""
         return self.maximum - float(max(self.values[0], self.values[-1]))
@@ -155,7 +160,7 @@ class Connection(Result):
         else:
             first = (
                 f"no path below level {self.level:.6g} was found, which does not show that there is"
-                f" none; the best rises to {max(self.maximum, self.lower.max()):.6g} ({how})"
+                f" none; the best rises to {self.highest:.6g} ({how})"
             )
         ends = f"{self.values[0]:.6g} and {self.values[-1]:.6g}"
         lines = [

@@ -1,20 +1,29 @@
-"""Ways between two factorisations of matrices, one factor moving at a time.
+"""Ways between two factorisations of matrices that keep the product.
 
 A state is a list of factors `W_1 .. W_K`, whose product is `W_K ... W_1`, with n rows. All matrices in
-between have more than n rows. From each end, steps that keep the product lead to a state in which
+between have at least n rows. From each end, steps that keep the product lead to a state in which
 `W_K ... W_2` has n independent rows; then `W_K`, ..., `W_2` become those of the other end, one after the
-other and column by column, the factor behind them keeping the product; at last `W_1` goes straight.
+other, the factor behind them keeping the product; at last `W_1` goes straight.
 
-What keeps the product is always one of two moves: a factor moves in a null space of what is in front of
-it, or columns of a factor move that meet zero rows behind it. So the product is the same on the whole
-segment. (Freeman and Bruna's own path changes its end: `W^+ W V` is not V.)
+What keeps the product is one of three moves: a factor moves in a null space of what is in front of it;
+columns of a factor move that meet zero rows behind it; or, beside a layer of exactly n units, where there
+are no such columns to spare, two factors move by a shear (`shears`). So the product is the same on the
+whole segment. (Freeman and Bruna's own path changes its end: `W^+ W V` is not V.)
+
+Beside a layer of n units `W_K ... W_k` is square. As long as the product has rank n it is invertible, and
+its determinant keeps its sign: ends of opposite signs are joined only where one has a product of lower
+rank. Shears reach the other end's factor up to a positive number, which is left to the caller.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import qr
+
+from reluscape.strings.shears import Shear, apart
 
 Floats = NDArray[np.float64]
 State = list[Floats]
@@ -25,20 +34,100 @@ RANK = 1e-13
 WEAK = 0.1
 
 
-def joined(first: State, last: State) -> tuple[list[State], list[State]]:
-    """States with the product of `first`, and states with that of `last`.
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """States from both ends that meet but for `W_1` and positive numbers.
 
-    The first of the former is `first`, the last of the latter is `last`. From each state to the next only
-    one factor moves; between the two lists it is `W_1`.
+    Attributes:
+        begin: With the product of the first; `begin[0]` is the first.
+        end: With the product of the last; `end[-1]` is the last.
+        scales: For places beside layers of n units, by how much `begin[-1]` is `end[0]` there.
+        opposite: The place at which the ends are of opposite orientation and are not joined; else 0.
+    """
 
-    Cost: of the order of K n products of matrices, and n small factorisations for each factor.
+    begin: list[State]
+    end: list[State]
+    scales: dict[int, float]
+    opposite: int = 0
+
+
+def joined(first: State, last: State) -> Joined:
+    """States with the product of `first`, and states with that of `last`, that meet.
+
+    Cost: of the order of K n products of matrices, n small factorisations for each factor, and 4 n^2
+    states for each layer of n units.
     """
     begin, end = _strengthened(first), _strengthened(last)
-    goal, upper = end[-1], np.eye(len(first[-1]))
+    opposite = _oriented(begin, end)
+    if opposite:
+        return Joined(begin, end[::-1], {}, opposite)
+    goal, upper, scales = end[-1], np.eye(len(first[-1])), {}
     for place in range(len(first) - 1, 0, -1):
-        begin += _replaced(begin[-1], place, goal[place], upper)
-        upper = upper @ goal[place]
-    return _distinct(begin), _distinct(end)[::-1]
+        if goal[place].shape[1] > len(upper):
+            begin += _replaced(begin[-1], place, goal[place], upper)
+        else:
+            scale, states = _sheared(begin[-1], place, goal[place], upper)
+            begin, scales[place] = begin + states, scale
+        upper = upper @ begin[-1][place]
+    return Joined(_distinct(begin), _distinct(end)[::-1], scales)
+
+
+def _oriented(begin: list[State], end: list[State]) -> int:
+    """Turn one of both where it can be, until they are of one orientation; the first place that fails."""
+    for place in range(len(begin[0]) - 1, 0, -1):
+        if _sign(begin[-1], place) == _sign(end[-1], place):
+            continue
+        for states in (begin, end):
+            turned = _turned(states[-1], place)
+            if turned is not None:
+                states.append(turned)
+                break
+        else:
+            return place
+    return 0
+
+
+def _sign(state: State, place: int) -> float:
+    """Of the determinant of `W_K ... W_k`, k the place; 0 where it is not square."""
+    upper = np.eye(len(state[-1]))
+    for factor in state[: place - 1 : -1]:
+        upper = upper @ factor
+    return float(np.linalg.slogdet(upper)[0]) if upper.shape[0] == upper.shape[1] else 0.0
+
+
+def _turned(state: State, place: int) -> State | None:
+    """The state with a factor mirrored along a direction that nothing behind it reaches, if any."""
+    lower = state[0]
+    for factor in state[1:place]:
+        lower = factor @ lower
+    left, values, _ = np.linalg.svd(lower)
+    if values[-1] > RANK * values[0]:
+        return None
+    unseen = left[:, -1]
+    mirrored = state[place] - 2.0 * np.outer(state[place] @ unseen, unseen)
+    return _with(state, place, mirrored)
+
+
+def _sheared(state: State, place: int, goal: Floats, upper: Floats) -> tuple[float, list[State]]:
+    """States of one product up to one in which a factor is a positive multiple of another one.
+
+    `upper @ goal` is square and of the orientation of `upper @ state[place]`.
+    """
+    wanted = np.linalg.solve(upper @ state[place], upper @ goal)
+    scale, shears = apart(np.asarray(wanted, dtype=np.float64))
+    states = [state]
+    for shear in shears:
+        states.append(_shifted(states[-1], place, shear))
+    return 1.0 / scale, [*states, _with(states[-1], place, goal / scale)]
+
+
+def _shifted(state: State, place: int, shear: Shear) -> State:
+    """The state with a shear between two factors."""
+    column, unit = shear
+    before, behind = state[place].copy(), state[place - 1].copy()
+    before[:, unit] += before @ column
+    behind -= np.outer(column, behind[unit])
+    return [*state[: place - 1], behind, before, *state[place + 1 :]]
 
 
 def _strengthened(state: State) -> list[State]:

@@ -47,7 +47,7 @@ def grow_greedily(work: Work) -> None:
     left = len(work.beads.above(work.level))
     if left:
         work.tried.append(
-            f"depth {work.max_depth} was reached with {left} segments above the level"
+            f"depth {work.max_depth} was reached with {left} segment{'s' * (left != 1)} above the level"
         )
 
 

@@ -15,12 +15,18 @@ from reluscape.strings.connection import Connection
 from reluscape.strings.factors import State, joined
 from reluscape.strings.finishing import Work, finish
 from reluscape.strings.judging import Beads, Judge
+from reluscape.strings.scaling import rescaled
 from reluscape.strings.surface import Surface
 from reluscape.strings.training import Schedule
 from reluscape.validation import check_theta
 
 Floats = NDArray[np.float64]
 
+#: Why ends are not joined beside a layer of as many units as the narrower of inputs and outputs.
+OPPOSITE = (
+    "beside layer {!r}, of {} units as the narrower end, the ends are of opposite orientation, which no"
+    " path changes while the product of all weights keeps its rank"
+)
 #: What rounding may add to the higher end's loss, relative to it or to the loss of zero parameters.
 MARGIN = 1e-9
 
@@ -29,10 +35,13 @@ def linear_path(landscape: Landscape, theta_a: ArrayLike, theta_b: ArrayLike) ->
     """A path between two linear networks on which the loss stays at or below the higher of its ends.
 
     The outputs are `W_K ... W_1 x + b`, and the loss is convex in the product and b. From both ends all
-    hidden biases go into the last layer's, and factors move one at a time such that the product stays the
-    same, until all but one are equal; that one then goes straight, and the product with it. So the loss
-    is constant but for one segment, on which it is convex. Every segment is then proved by itself
-    (`path_maximum`).
+    hidden biases go into the last layer's, and factors move such that the product stays the same, until
+    all but one are equal; that one then goes straight, and the product with it. So the loss is constant
+    but for one segment, on which it is convex. Every segment is then proved by itself (`path_maximum`).
+
+    Beside a layer of exactly n = min(inputs, outputs) units the factors become equal only up to a
+    positive number, and the product keeps the sign of a determinant. Then the last factor first goes
+    down, and the number goes to 1 in steps there, on which the product rises a little and falls back.
 
     Args:
         landscape: Linear layers only, without weight decay.
@@ -41,11 +50,14 @@ def linear_path(landscape: Landscape, theta_a: ArrayLike, theta_b: ArrayLike) ->
 
     Returns:
         The path. `level` is the loss of the higher end, and 1e-9 of it for rounding (or of the loss of
-        zero parameters, if that is larger). Status "not_found" where a hidden layer is not wider than
-        the narrower of inputs and outputs: of equal width, level sets need not be connected (`a b x` with
-        targets x has the two branches of `a b = 1`), and there is no such construction.
+        zero parameters, if that is larger). Where no path is constructed it is the straight line, and
+        `tried` says why: a hidden layer has fewer than n units; or it has n, both products have rank n,
+        and the ends are of opposite orientation there. Then a path has to pass through products of lower
+        rank, which may all lie above the level (`a b x` with targets x has the two branches of
+        `a b = 1`), and none is looked for: "not_found" if the straight line rises above the level.
 
-    Cost: of the order of 3 K n beads for K layers and n = min(inputs, outputs), and a proof for each.
+    Cost: of the order of 3 K n beads for K layers, 4 n^2 more for each layer of n units and up to some
+    hundreds for its positive number, and a proof for each.
 
     Raises:
         InputError: Points of the wrong shape; weight decay; a last layer without bias behind others.
@@ -60,9 +72,12 @@ def linear_path(landscape: Landscape, theta_a: ArrayLike, theta_b: ArrayLike) ->
     surface = Surface(landscape, None)
     highest = max(landscape.loss(theta) for theta in ends)
     level = highest + MARGIN * max(highest, landscape.loss(np.zeros(landscape.size)))
-    narrow = _narrow(landscape)
-    beads = ends if narrow else _beads(landscape, *ends)
-    tried = [f"no path is constructed: {narrow}"] if narrow else ["a path for linear networks"]
+    why = _narrow(landscape)
+    room = 0.5 * (highest + level)
+    beads, why = (ends, why) if why else _beads(landscape, (ends[0], ends[1]), room)
+    tried = [
+        f"the straight line; no path is constructed: {why}" if why else "a path for linear networks"
+    ]
     work = Work(
         surface=surface,
         judge=Judge(surface, level, MARGIN),
@@ -108,25 +123,38 @@ def _narrow(landscape: Landscape) -> str:
     network = landscape.reading.network
     least = min(network.num_inputs, network.num_outputs)
     for layer in network.affine[:-1]:
-        if len(layer.weight) <= least:
+        if len(layer.weight) < least:
             return (
-                f"layer {layer.name!r} has {len(layer.weight)} units, not more than the {least} of the"
+                f"layer {layer.name!r} has {len(layer.weight)} units, fewer than the {least} of the"
                 " narrower end"
             )
     return ""
 
 
-def _beads(landscape: Landscape, first: Floats, last: Floats) -> list[Floats]:
-    """The points of the path."""
-    networks = [_layers(landscape, theta) for theta in (first, last)]
+def _beads(
+    landscape: Landscape, ends: tuple[Floats, Floats], level: float
+) -> tuple[list[Floats], str]:
+    """The points of the path, or the ends and why there is none."""
+    first, last = ends
+    networks = [_layers(landscape, theta) for theta in ends]
     weights = [[layer.weight for layer in layers] for layers in networks]
     tall = len(weights[0][-1]) > weights[0][0].shape[1]
     states = joined(*([_transposed(state) if tall else state for state in weights]))
-    beads = [first]
-    for layers, part in zip(networks, states, strict=True):
-        biases = _gathered(layers)
-        beads += [_theta(landscape, _transposed(s) if tall else s, biases) for s in part]
-    return _distinct([*beads, last])
+    names = [layer.name for layer in (networks[0][::-1] if tall else networks[0])]
+    if states.opposite:
+        layer = networks[0][len(names) - 1 - states.opposite if tall else states.opposite - 1]
+        return [first, last], OPPOSITE.format(layer.name, len(layer.weight))
+    parts = [
+        [_theta(landscape, _transposed(s) if tall else s, _gathered(layers)) for s in part]
+        for layers, part in zip(networks, (states.begin, states.end), strict=True)
+    ]
+    sizes = [factor.size for factor in states.begin[0]]
+    weighed = [landscape.positions(n)[:size] for n, size in zip(names, sizes, strict=True)]
+    free = np.union1d(weighed[0], landscape.positions(networks[0][-1].name)[weights[0][-1].size :])
+    between = rescaled(landscape, parts[0][-1], parts[1][0], weighed, free, states.scales, level)
+    if between is None:
+        return [first, last], "the factors differ by numbers that take too many steps"
+    return _distinct([first, *parts[0], *between, *parts[1], last]), ""
 
 
 def _layers(landscape: Landscape, theta: Floats) -> tuple[Affine, ...]:

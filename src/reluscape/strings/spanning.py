@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
+from time import perf_counter
+from typing import Self
 
 import numpy as np
 import plotly.graph_objects as go
+import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import minimum_spanning_tree
@@ -17,11 +20,16 @@ from reluscape.landscape import Landscape
 from reluscape.progress import Progress
 from reluscape.results import Result
 from reluscape.strings.connection import Connection
-from reluscape.strings.judging import TIERS, Judge
+from reluscape.strings.finishing import Work, finish
+from reluscape.strings.judging import TIERS, Beads, Judge
 from reluscape.strings.surface import Surface
+from reluscape.strings.training import Schedule
+from reluscape.strings.tree_chart import disconnectivity
 from reluscape.validation import check_theta
 
 Floats = NDArray[np.float64]
+#: Of the maxima of straight segments.
+RELATIVE_GAP = 1e-3
 #: A string between two models, such as `lambda a, b: connect(landscape, a, b, level)`.
 Join = Callable[[Floats, Floats], Connection]
 
@@ -41,6 +49,7 @@ class SpanningTree(Result):
         edges: Pairs of the tree (models - 1, 2).
         heights: `maxima` on them (models - 1,).
         tier: The weakest of the strings: "exact", "certified" or "sampled".
+        strings: The string of each pair, in the order (0, 1), (0, 2), ..., (1, 2), ...
     """
 
     thetas: Floats
@@ -49,6 +58,22 @@ class SpanningTree(Result):
     edges: NDArray[np.int64]
     heights: Floats
     tier: str
+    strings: tuple[Connection, ...]
+
+    @property
+    def objective(self) -> str:
+        """Loss of the landscape."""
+        return self.strings[0].objective
+
+    @property
+    def weight_decay(self) -> float:
+        """Its lambda."""
+        return self.strings[0].weight_decay
+
+    def string(self, a: int, b: int) -> Connection:
+        """The string between two of the models; it begins at the one of the lower number."""
+        pairs = combinations(range(len(self.values)), 2)
+        return dict(zip(pairs, self.strings, strict=True))[min(a, b), max(a, b)]
 
     def pass_between(self, a: int, b: int) -> float:
         """Height of the lowest known way from one model to another; its own value for the same."""
@@ -70,10 +95,64 @@ class SpanningTree(Result):
                 groups = [g for g in groups if g not in joined] + [set().union(*joined)]
         return sorted(sorted(group) for group in groups)
 
+    def summary(self) -> str:
+        """The passes of the tree, lowest first, a line each."""
+        order = np.argsort(self.heights, kind="stable")
+        passes = [
+            f"  models {self.edges[k, 0]} and {self.edges[k, 1]}: {self.heights[k]:.6g}"
+            for k in order
+        ]
+        first = f"tree of {len(self.values)} models by the lowest known passes ({self.tier})"
+        return "\n".join([first, *passes])
+
     def plot(self) -> go.Figure:
-        """How high each pair's string rises."""
-        figure = go.Figure(go.Heatmap(z=self.maxima, colorbar={"title": "highest loss"}))
-        return figure.update_layout(xaxis_title="model", yaxis_title="model")
+        """Models at their losses, joined at the heights of their passes (a disconnectivity graph)."""
+        names = [f"model {k}" for k in range(len(self.values))]
+        return disconnectivity(self.values, self.edges, self.heights, names)
+
+    def to_dataset(self) -> xr.Dataset:
+        """Everything, each string with its number in front of its names."""
+        own = Result.to_dataset(replace(self, strings=()))
+        parts = [own.assign_attrs(strings=len(self.strings))]
+        parts += [_numbered(one.to_dataset(), f"string_{k}_") for k, one in enumerate(self.strings)]
+        return xr.Dataset(
+            {name: one for part in parts for name, one in part.variables.items()},
+            attrs={name: one for part in parts for name, one in part.attrs.items()},
+        )
+
+    @classmethod
+    def from_dataset(cls, dataset: xr.Dataset) -> Self:
+        """The inverse."""
+        strings = tuple(
+            Connection.from_dataset(_part(dataset, f"string_{k}_"))
+            for k in range(int(dataset.attrs["strings"]))
+        )
+        own = super(SpanningTree, cls).from_dataset(dataset.assign_attrs(strings="[]"))
+        return replace(own, strings=strings)
+
+
+def _numbered(dataset: xr.Dataset, prefix: str) -> xr.Dataset:
+    """A dataset with something in front of all of its names."""
+    names = {str(name): f"{prefix}{name}" for name in (*dataset.variables, *dataset.dims)}
+    attributes = {f"{prefix}{name}": value for name, value in dataset.attrs.items()}
+    return xr.Dataset(dataset.rename(names).variables, attrs=attributes)
+
+
+def _part(dataset: xr.Dataset, prefix: str) -> xr.Dataset:
+    """What has this in front of its names, without it."""
+    kept = {
+        str(name).removeprefix(prefix): xr.Variable(
+            [str(dim).removeprefix(prefix) for dim in one.dims], one.values, one.attrs
+        )
+        for name, one in dataset.variables.items()
+        if str(name).startswith(prefix)
+    }
+    attributes = {
+        str(name).removeprefix(prefix): value
+        for name, value in dataset.attrs.items()
+        if str(name).startswith(prefix)
+    }
+    return xr.Dataset(kept, attrs=attributes)
 
 
 def spanning_tree(
@@ -100,17 +179,16 @@ def spanning_tree(
     models = [check_theta(theta, landscape.size) for theta in thetas]
     if len(models) < 2:
         raise InputError(f"thetas must hold at least two models; received {len(models)}")
-    surface = Surface(landscape)
-    count, tiers = len(models), []
-    maxima = np.diag(surface.values(np.stack(models)))
-    judge = Judge(surface, np.inf, 1e-3)
+    count, strings = len(models), []
+    maxima = np.full((count, count), np.inf)
     pairs = list(combinations(range(count), 2))
     for done, (a, b) in enumerate(pairs):
         if progress is not None:
             progress(f"models {a} and {b}", done / len(pairs))
-        height, tier = _height(judge, models[a], models[b], join)
-        maxima[a, b] = maxima[b, a] = height
-        tiers.append(tier)
+        found = (join or _straight(landscape))(models[a], models[b])
+        maxima[a, b] = maxima[b, a] = found.highest
+        maxima[a, a], maxima[b, b] = found.values[0], found.values[-1]
+        strings.append(found)
     edges = _tree(maxima)
     return SpanningTree(
         thetas=np.stack(models),
@@ -118,17 +196,22 @@ def spanning_tree(
         maxima=maxima,
         edges=edges,
         heights=maxima[edges[:, 0], edges[:, 1]],
-        tier=min(tiers, key=TIERS.index),
+        tier=min((one.tier for one in strings), key=TIERS.index),
+        strings=tuple(strings),
     )
 
 
-def _height(judge: Judge, first: Floats, last: Floats, join: Join | None) -> tuple[float, str]:
-    """How high a pair's string rises, and how that is known."""
-    if join is not None:
-        found = join(first, last)
-        return found.maximum, found.tier
-    segment = judge.prove(first, last)
-    return (segment.lower if segment.tier == "sampled" else segment.upper), segment.tier
+def _straight(landscape: Landscape) -> Join:
+    """Joins two models by the straight segment, at the level of its own maximum."""
+
+    def join(first: Floats, last: Floats) -> Connection:
+        began, surface = perf_counter(), Surface(landscape)
+        segment = Judge(surface, np.inf, RELATIVE_GAP).prove(first, last)
+        level = segment.lower if segment.tier == "sampled" else segment.upper
+        judge, beads = Judge(surface, level, RELATIVE_GAP), Beads([first, last], [0, 0], [segment])
+        return finish(Work(surface, judge, beads, level, Schedule()), "straight", began)
+
+    return join
 
 
 def _tree(maxima: Floats) -> NDArray[np.int64]:

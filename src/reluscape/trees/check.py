@@ -33,7 +33,7 @@ Indices = NDArray[np.int64]
 SAME = 1e-9
 
 
-def check_tree(tree: MergeTree, landscape: Landscape) -> str:
+def check_merge_tree(tree: MergeTree, landscape: Landscape) -> str:
     """Check all that a tree says about a landscape's layer, but for `multiplicity`.
 
     Returns:

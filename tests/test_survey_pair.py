@@ -1,0 +1,240 @@
+"""What a survey says of two models of one shape: strings between them below a level."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from pages import assert_nothing_is_cut, assert_nothing_overflows
+from safetensors.torch import load_file
+from test_cli import invoke
+from torch import nn
+
+from reluscape import survey_pair
+from reluscape.data import Data
+from reluscape.report import build_sections, render
+from reluscape.strings.connection import Connection
+from reluscape.survey import Subject, Survey, load_survey, survey
+from reluscape.train import mlp, train
+
+WIDTHS = (2, 8, 1)
+
+
+def corners() -> Data:
+    x = np.random.default_rng(0).normal(size=(40, 2))
+    return Data(x, np.abs(x).sum(axis=1, keepdims=True), "drawn")
+
+
+def taught(data: Data, seed: int, widths: tuple[int, ...] = WIDTHS) -> Subject:
+    def build(_: Callable[[str, float], None]) -> tuple[nn.Module, None]:
+        model = mlp(widths, seed=seed)
+        fit: dict[str, Any] = {"epochs": 300, "batch_size": 20, "rate": 0.01, "seed": seed}
+        train(model, data.inputs, data.targets, loss="squared", **fit)
+        return model, None
+
+    return Subject(f"seed {seed}", build)
+
+
+@pytest.fixture(scope="module")
+def surveyed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Survey, Path]:
+    data, out = corners(), tmp_path_factory.mktemp("pair")
+    np.savez(out / "mine.npz", x=data.inputs, y=data.targets)
+    options = ["--data", str(out / "mine.npz")]
+    subjects = [taught(data, seed) for seed in (0, 1)]
+    return survey(subjects, data, loss="squared", out=out / "r", data_options=options), out / "r"
+
+
+def loss_by_torch(theta: np.ndarray) -> float:
+    """By another way than the landscape's: weights put into a plain module."""
+    data, model = corners(), mlp(WIDTHS, seed=9)
+    nn.utils.vector_to_parameters(torch.from_numpy(theta), model.parameters())
+    with torch.no_grad():
+        error = model(torch.from_numpy(data.inputs)) - torch.from_numpy(data.targets)
+    return float(error.square().sum(dim=1).mean())
+
+
+def weights_of(out: Path, name: str) -> np.ndarray:
+    model = mlp(WIDTHS, seed=9)
+    model.load_state_dict(load_file(out / "weights" / name))
+    return np.concatenate([p.detach().numpy().ravel() for p in model.parameters()])
+
+
+def test_both_strings_hold_on_a_grid_and_their_straight_lines_too(
+    surveyed: tuple[Survey, Path],
+) -> None:
+    found, out = surveyed
+    assert found.pair is not None
+    assert [one.matched for one in found.pair.strings] == [False, True]
+    for one in found.pair.strings:
+        assert (one.status, one.tier) == ("connected", "exact")
+        beads = Connection.load(out / one.file).beads
+        assert len(beads) == one.num_beads
+        heights = [
+            max(loss_by_torch((1 - t) * a + t * b) for t in np.linspace(0, 1, 200))
+            for a, b in pairwise(beads)
+        ]
+        assert max(heights) <= one.highest <= one.level
+        line = [loss_by_torch((1 - t) * beads[0] + t * beads[-1]) for t in np.linspace(0, 1, 400)]
+        assert one.straight_lower == pytest.approx(max(line), rel=1e-3)
+        ends = max(line[0], line[-1])
+        assert one.linear_barrier == pytest.approx(one.straight_lower - ends, rel=1e-6, abs=1e-12)
+        length = np.linalg.norm(np.diff(beads, axis=0), axis=1).sum()
+        expected = length / np.linalg.norm(beads[-1] - beads[0])
+        assert one.normalized_length == pytest.approx(expected)
+    plain, matched = found.pair.strings
+    assert matched.unmatched_lower == pytest.approx(plain.straight_lower, rel=1e-3)
+
+
+def test_the_strings_end_at_the_saved_weights_or_at_their_units_permuted(
+    surveyed: tuple[Survey, Path],
+) -> None:
+    found, out = surveyed
+    plain, matched = (Connection.load(out / one.file).beads for one in found.pair.strings)
+    first, last = (weights_of(out, f"{k}-seed-{k - 1}.safetensors") for k in (1, 2))
+    for beads in (plain, matched):
+        np.testing.assert_array_equal(beads[0], first)
+    np.testing.assert_array_equal(plain[-1], last)
+    np.testing.assert_array_equal(np.sort(matched[-1]), np.sort(last))
+    assert loss_by_torch(matched[-1]) == pytest.approx(loss_by_torch(last), rel=1e-12)
+
+
+def test_the_pages_commands_accept_the_paths(
+    surveyed: tuple[Survey, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found, out = surveyed
+    (section,) = (one for one in build_sections(found) if one.key == "pair")
+    monkeypatch.chdir(out)
+    assert len(section.commands) == 2
+    for command in section.commands:
+        result = invoke(*shlex.split(command)[1:])
+        assert result.exit_code == 0, result.output
+        assert "valid: recomputed from network and data: connected" in result.stdout
+
+
+def test_page_and_terminal_tell_the_answer(surveyed: tuple[Survey, Path]) -> None:
+    found, out = surveyed
+    page = (out / "report.html").read_text("utf-8")
+    for part in ("Units as they are: connected: along a string of", "Hidden units matched: connected",
+                 "the straight line between them rises to", "activation cells passed through",
+                 'href="connections/matched.nc"', "plus a tenth of what the straight line"):  # fmt: skip
+        assert part in page
+    assert re.search(r"seed 0 and seed 1: connected below 0\.\d+.* \(at most", found.verdicts[-1])
+    (section,) = (one for one in build_sections(found) if one.key == "pair")
+    for figure, one in zip(section.figures, found.pair.strings, strict=True):
+        string, straight, level, beads = figure.figure.data
+        assert max(string.y) == pytest.approx(np.max(one.curve))
+        assert len(straight.y) == len(one.straight)
+        assert set(level.y) == {one.level}
+        assert len(beads.x) == one.num_beads
+
+
+def test_results_read_back_and_equal_arguments_give_equal_ones(
+    surveyed: tuple[Survey, Path], tmp_path: Path
+) -> None:
+    found, out = surveyed
+    loaded = load_survey(out / "results.nc")
+    assert render(loaded) == render(found)
+    data = corners()
+    options = ["--data", str(out.parent / "mine.npz")]
+    again = out.parent / "again"
+    survey([taught(data, k) for k in (0, 1)], data, loss="squared", out=again, data_options=options)
+    for file in ("report.html", "results.nc"):
+        assert (again / file).read_bytes() == (out / file).read_bytes()
+
+
+def test_not_found_is_never_worded_as_disconnected(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(survey_pair, "MAX_DEPTH", 1)
+    monkeypatch.setattr(survey_pair, "MAX_STEPS", 1)
+    monkeypatch.setattr("reluscape.strings.usual.SHARE", 0.0)  # the lowest level that there is
+    data = corners()
+    found = survey([taught(data, seed) for seed in (0, 1)], data, loss="squared")
+    plain = found.pair.strings[0]
+    assert plain.status == "not_found"
+    assert plain.highest > plain.level
+    page = render(found)
+    assert "which does not show that there is none" in page
+    assert "disconnected" not in page[page.index("<main>") :]
+
+
+def test_what_is_too_large_says_what_does_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(survey_pair, "MAX_STRING_WORK", 1)
+    data = corners()
+    found = survey([taught(data, seed) for seed in (0, 1)], data, loss="squared")
+    assert found.pair.strings == ()
+    assert found.verdicts[-1] == "seed 0 and seed 1: no string"
+    (section,) = (one for one in build_sections(found) if one.key == "pair")
+    assert "`reluscape connect` does it" in section.verdict
+    assert section.commands == ()
+
+
+def test_models_of_other_shapes_have_no_section() -> None:
+    data = corners()
+    subjects = [taught(data, 0), taught(data, 1, (2, 5, 1))]
+    found = survey(subjects, data, loss="squared")
+    assert found.pair is None
+    assert "pair" not in [one.key for one in build_sections(found)]
+
+
+class Branched(nn.Module):
+    """Its hidden values are used twice, so that units cannot be matched."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.first, self.last = nn.Linear(2, 2).double(), nn.Linear(2, 1).double()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        hidden = torch.relu(self.first(x))
+        return self.last(hidden + torch.tanh(hidden))
+
+
+def test_units_that_cannot_be_matched_leave_the_other_string() -> None:
+    subjects = [Subject(f"b{k}", lambda _, k=k: (Branched(k), None)) for k in (0, 1)]
+    found = survey(subjects, corners(), loss="squared")
+    (only,) = found.pair.strings
+    assert not only.matched
+    assert only.tier == "sampled"
+    assert "matched units: units can be matched in chains" in found.pair.notes[0]
+    assert "Matched units: units can be matched" in render(found)
+
+
+@pytest.mark.parametrize("when", ["training", "counting cells"])
+def test_ctrl_c_between_the_two_keeps_what_was_found(tmp_path: Path, when: str) -> None:
+    seen: list[str] = []
+
+    def stop(what: str, _: float) -> None:
+        seen.append(what)
+        if what.startswith("between the two: ") and when in what:
+            raise KeyboardInterrupt
+
+    data = corners()
+    subjects = [taught(data, seed) for seed in (0, 1)]
+    found = survey(subjects, data, loss="squared", out=tmp_path, progress=stop)
+    assert when in seen[-1]
+    assert not found.complete
+    assert [model.complete for model in found.models] == [True, True]
+    assert "<strong>Incomplete.</strong>" in (tmp_path / "report.html").read_text("utf-8")
+    for one in found.pair.strings if found.pair else ():
+        assert (tmp_path / one.file).is_file()
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("width", [390, 1280])
+def test_the_section_draws(surveyed: tuple[Survey, Path], browser: Any, width: int) -> None:
+    page = browser.new_page(viewport={"width": width, "height": 900})
+    errors: list[str] = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.goto((surveyed[1] / "report.html").as_uri())
+    page.wait_for_selector("#string-matched svg.main-svg")
+    assert errors == []
+    assert_nothing_overflows(page, width)
+    if width > 1000:
+        assert_nothing_is_cut(page)
+    page.close()
