@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reluscape.strings.maximum import path_maximum
+from reluscape.strings.moving import is_readable
 from reluscape.strings.surface import Surface
 
 Floats = NDArray[np.float64]
@@ -103,8 +104,7 @@ class Judge:
 
     def __init__(self, surface: Surface, level: float, relative_gap: float) -> None:
         self.surface, self.level, self.relative_gap = surface, level, relative_gap
-        reading = surface.judge.reading
-        self.proves = surface.is_loss and reading is not None and not reading.opaque
+        self.proves = surface.is_loss and is_readable(surface.judge)
 
     def examine(self, beads: Beads) -> None:
         """Fill in what is not known of a string's segments."""

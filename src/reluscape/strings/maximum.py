@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -128,9 +129,9 @@ def path_maximum(
     moving = Moving.of(landscape, start, stop)
     exact = moving is not None and is_one_hidden(moving)
     if moving is None or not (exact or can_bound(moving)):
-        times, losses, found = _sampled(landscape, start, stop, MANY)
+        times, losses, found = _sampled(lambda t: landscape.loss(at(start, stop, t)), MANY)
         return PathMaximum(found.value, np.inf, found.position, -1, "sampled", times, losses)
-    times, losses, found = _sampled(landscape, start, stop, FEW)
+    times, losses, found = _sampled(moving.loss, FEW)
     peak = (
         exact_peak(moving, found) if exact else certified_peak(moving, found, relative_gap, level)
     )
@@ -152,17 +153,13 @@ def _check_number(value: object, name: str, least: float) -> None:
         raise InputError(f"{name} must be a {kind} number; received {value!r}")
 
 
-def _sampled(
-    landscape: Landscape, start: Floats, stop: Floats, points: int
-) -> tuple[Floats, Floats, Peak]:
+def _sampled(loss: Callable[[float], float], points: int) -> tuple[Floats, Floats, Peak]:
     """Losses on a grid, and the largest value that a search around the best point finds."""
     times = np.linspace(0.0, 1.0, points)
-    losses = np.array([landscape.loss(at(start, stop, t)) for t in times])
+    losses = np.array([loss(float(t)) for t in times])
     best = int(losses.argmax())
     around = times[max(best - 1, 0)], times[min(best + 1, points - 1)]
-    search = minimize_scalar(
-        lambda t: -landscape.loss(at(start, stop, t)), bounds=around, method="bounded"
-    )
+    search = minimize_scalar(lambda t: -loss(float(t)), bounds=around, method="bounded")
     candidates = [(losses[best], times[best]), (-search.fun, search.x)]
     value, position = max((float(v), float(t)) for v, t in candidates)
     return times, losses, Peak(value, position, np.inf)
