@@ -39,7 +39,12 @@ _MAXIMA: Final = {
     nn.MaxPool2d.forward: F.max_pool2d,
     nn.MaxPool3d.forward: F.max_pool3d,
 }
-_MAXIMUM_CALLS: Final = {F.max_pool1d, F.max_pool2d, F.max_pool3d}
+_ADAPTIVE: Final = {
+    nn.AdaptiveMaxPool1d.forward: F.adaptive_max_pool1d,
+    nn.AdaptiveMaxPool2d.forward: F.adaptive_max_pool2d,
+    nn.AdaptiveMaxPool3d.forward: F.adaptive_max_pool3d,
+}
+_MAXIMUM_CALLS: Final = {*_MAXIMA.values(), *_ADAPTIVE.values()}
 _WINDOW: Final = ("kernel_size", "stride", "padding", "dilation", "ceil_mode")
 
 #: Numbers that a convolution takes at once: its outputs and their sums of products stay in the cache.
@@ -54,8 +59,8 @@ def _on_places(call: Call, values: Floats, shape: Shape) -> Floats:
     rows = torch.from_numpy(np.ascontiguousarray(values)).reshape(-1, *shape)
     with torch.no_grad():
         parts = [call(part) for part in torch.split(rows, max(1, NUMBERS // math.prod(shape)))]
-    found = torch.cat(parts).numpy()
-    return np.asarray(found.reshape(*values.shape[:-1], -1))
+    found = torch.cat(parts).flatten(1).numpy()
+    return np.asarray(found.reshape(*values.shape[:-1], found.shape[1]))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -195,6 +200,9 @@ def read_spatial(node: fx.Node, source: fx.Node, trace: Trace) -> Spatial | Scal
     if forward in _MAXIMA and not module.return_indices:
         window = {key: getattr(module, key) for key in _WINDOW}
         return _maximum(partial(_MAXIMA[forward], **window), shape[1:], name)
+    if forward in _ADAPTIVE and not module.return_indices:
+        size = module.output_size
+        return _maximum(partial(_ADAPTIVE[forward], output_size=size), shape[1:], name)
     return None
 
 
@@ -215,12 +223,19 @@ def _read_call(node: fx.Node, shape: Shape) -> Spatial | None:
     arguments, named = node.args[1:], dict(node.kwargs)
     if any(isinstance(one, fx.Node) for one in (*arguments, *named.values())):
         return None
-    if node.target in _MEAN_CALLS and len(arguments) < 6 and "divisor_override" not in named:
-        return Mean(lambda rows: node.target(rows, *arguments, **named), shape, node.name)  # type: ignore[operator]
-    if node.target in _MAXIMUM_CALLS and len(arguments) < 6 and "return_indices" not in named:
-        return _maximum(lambda rows, **more: node.target(rows, *arguments, **named, **more),  # type: ignore[operator]
-                        shape, node.name)  # fmt: skip
+    overridden = named.pop("divisor_override", None) is not None or len(arguments) > 5
+    if node.target in _MEAN_CALLS and not overridden:
+        return Mean(_again(node, named), shape, node.name)
+    with_places = named.pop("return_indices", False) or len(arguments) > 5
+    if node.target in _MAXIMUM_CALLS and not with_places:
+        return _maximum(_again(node, named), shape, node.name)
     return None
+
+
+def _again(node: fx.Node, named: dict[str, Any]) -> Call:
+    """A node's call of other values."""
+    call: Any = node.target
+    return lambda rows, **more: call(rows, *node.args[1:], **named, **more)
 
 
 def _maximum(call: Call, shape: Shape, name: str) -> Maximum | None:

@@ -11,6 +11,7 @@ halving the parts that it leaves open proves a maximum (branch and bound).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,25 +53,27 @@ def certified_peak(moving: Moving, known: Peak, relative_gap: float, level: floa
     """
     lower, position, upper = known.value, known.position, 0.0
     floor = -np.inf if level is None else level
+    loss = cache(moving.loss)
     parts, count = [_Part(0.0, 1.0, np.arange(len(moving.features)), None)], 0
     while parts:
         part = parts.pop()
         count += 1
-        middle = 0.5 * (part.left + part.right)
+        highest = max((part.left, part.middle, part.right), key=loss)
+        if loss(highest) > lower:
+            lower, position = loss(highest), highest
         rounding = moving.highest(moving.highest(lower))  # no bound can be expected to be below it
         goal = max((1.0 + relative_gap) * lower, rounding, floor)
-        last = not part.left < middle < part.right or count + len(parts) >= MAX_PARTS
+        last = not part.left < part.middle < part.right or count + len(parts) >= MAX_PARTS
         last = last or (level is not None and moving.lowest(lower) > level)
-        outputs = None if not last and part.seems_above(moving, goal) else part.outputs(moving)
-        if outputs is not None:
-            bound = moving.highest(loss_above(moving, outputs, part.left, part.right))
-            if last or bound <= goal:
-                upper = max(upper, bound)
-                continue
-        value = moving.loss(middle)
-        if value > lower:
-            lower, position = value, middle
-        parts += part.halves(outputs, middle)
+        if not last and loss(highest) + part.seems_apart(moving) > goal:
+            parts += part.halves(None)
+            continue
+        outputs = part.outputs(moving)
+        bound = moving.highest(loss_above(moving, outputs, part.left, part.right))
+        if last or bound <= goal:
+            upper = max(upper, bound)
+        else:
+            parts += part.halves(outputs)
     return Peak(lower, position, upper)
 
 
@@ -114,13 +117,22 @@ class _Part:
     rows: Indices
     center: Floats | None
 
-    def seems_above(self, moving: Moving, goal: float) -> bool:
-        """Whether the mean over a few of the samples is too large: halving is then cheaper."""
+    @property
+    def middle(self) -> float:
+        """Where it is halved."""
+        return 0.5 * (self.left + self.right)
+
+    def seems_apart(self, moving: Moving) -> float:
+        """How far its bound seems to lie above the loss, by a few samples; 0 where all are quick.
+
+        That proves nothing, but halving a part is cheaper than a bound that turns out too large.
+        """
         if self.center is not None or len(self.rows) < 2 * FEW_SAMPLES:
-            return False
+            return 0.0
         rows = self.rows[:: len(self.rows) // FEW_SAMPLES]
         outputs = _outputs(moving, rows, self.left, self.right)
-        return loss_above(moving, outputs, self.left, self.right, rows) > goal
+        above = loss_above(moving, outputs, self.left, self.right, rows)
+        return above - max(moving.loss(t, rows) for t in (self.left, self.middle, self.right))
 
     def outputs(self, moving: Moving) -> Enclosure:
         """The outputs on it."""
@@ -131,12 +143,12 @@ class _Part:
         center[self.rows] = new.center
         return Enclosure(center, self.rows[new.rows], new.radius)
 
-    def halves(self, outputs: Enclosure | None, middle: float) -> list[_Part]:
+    def halves(self, outputs: Enclosure | None) -> list[_Part]:
         """Both halves: what is a polynomial is so on them, the other samples pass the network again."""
-        intervals = (self.left, middle), (middle, self.right)
+        intervals = (self.left, self.middle), (self.middle, self.right)
         if outputs is None or len(outputs.rows) == len(outputs.center):
             return [_Part(*ends, self.rows, None) for ends in intervals]
-        share = (middle - self.left) / (self.right - self.left)
+        share = (self.middle - self.left) / (self.right - self.left)
         parted = bernstein.parted(outputs.center, np.full(len(outputs.center), share))
         return [
             _Part(*ends, outputs.rows, center)

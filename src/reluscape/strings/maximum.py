@@ -131,7 +131,7 @@ def path_maximum(
     if moving is None or not (exact or can_bound(moving)):
         times, losses, found = _sampled(lambda t: landscape.loss(at(start, stop, t)), MANY)
         return PathMaximum(found.value, np.inf, found.position, -1, "sampled", times, losses)
-    times, losses, found = _sampled(moving.loss, FEW)
+    times, losses, found = _sampled(moving.loss, FEW, search=level is None)
     peak = (
         exact_peak(moving, found) if exact else certified_peak(moving, found, relative_gap, level)
     )
@@ -153,14 +153,18 @@ def _check_number(value: object, name: str, least: float) -> None:
         raise InputError(f"{name} must be a {kind} number; received {value!r}")
 
 
-def _sampled(loss: Callable[[float], float], points: int) -> tuple[Floats, Floats, Peak]:
-    """Losses on a grid, and the largest value that a search around the best point finds."""
+def _sampled(
+    loss: Callable[[float], float], points: int, *, search: bool = True
+) -> tuple[Floats, Floats, Peak]:
+    """Losses on a grid, and the largest value of it or of a search around its best point."""
     times = np.linspace(0.0, 1.0, points)
     losses = np.array([loss(float(t)) for t in times])
     best = int(losses.argmax())
-    around = times[max(best - 1, 0)], times[min(best + 1, points - 1)]
-    search = minimize_scalar(lambda t: -loss(float(t)), bounds=around, method="bounded")
-    candidates = [(losses[best], times[best]), (-search.fun, search.x)]
+    candidates = [(losses[best], times[best])]
+    if search:
+        around = times[max(best - 1, 0)], times[min(best + 1, points - 1)]
+        near = minimize_scalar(lambda t: -loss(float(t)), bounds=around, method="bounded")
+        candidates.append((-near.fun, near.x))
     value, position = max((float(v), float(t)) for v, t in candidates)
     return times, losses, Peak(value, position, np.inf)
 

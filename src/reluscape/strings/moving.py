@@ -80,11 +80,12 @@ class Moving:
         """The point at t; the ends exactly."""
         return at(self.start, self.stop, t)
 
-    def loss(self, t: float) -> float:
-        """The landscape's loss there, by the layers."""
+    def loss(self, t: float, rows: slice | NDArray[np.intp] = slice(None)) -> float:
+        """The landscape's loss there, by the layers; or as if there were only some of the samples."""
         links, theta = self.at(t), self.theta(t)
-        outputs = in_parts(lambda rows: through(links, rows), links, self.features)
-        value = make_loss(self.landscape.loss_name).value(outputs, self.landscape.targets)
+        outputs = in_parts(lambda some: through(links, some), links, self.features[rows])
+        name, targets = self.landscape.loss_name, self.landscape.targets[rows]
+        value = make_loss(name).value(outputs, targets)
         return value + 0.5 * self.landscape.weight_decay * float(theta @ theta)
 
     def at(self, t: float) -> Links:
