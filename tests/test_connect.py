@@ -386,8 +386,8 @@ def convolved() -> nn.Module:
     return nn.Sequential(nn.Unflatten(1, (1, 6)), *parts)
 
 
-@pytest.mark.parametrize("make", [Reader, convolved])
-def test_any_module_is_trained_in_batches_or_one_by_one(make) -> None:
+@pytest.mark.parametrize(("make", "tier"), [(Reader, "sampled"), (convolved, "certified")])
+def test_any_module_is_trained_in_batches_or_one_by_one(make, tier) -> None:
     inputs, targets = sample(20, 6, 1, "squared", seed=0)
     torch.manual_seed(0)
     ends = [flat(make().double()) for _ in range(2)]

@@ -6,6 +6,10 @@ the part lies between two polynomials: above, the rectified coefficients (a rect
 Bernstein's weights make averages); below, one of the rectifier's two lines. The distance is of the
 order of the part's length, and so is the share of such units: the bound converges quadratically, and
 halving the parts that it leaves open proves a maximum (branch and bound).
+
+Max pooling is convex and rising as well: above are the largest coefficients of a window, below any of
+its inputs. The one with the largest middle is taken, so that nothing is lost where one input is the
+largest on all of the part. Convolutions are applied to coefficients as they are to images.
 """
 
 from __future__ import annotations

@@ -93,12 +93,13 @@ def path_maximum(
     Returns:
         The bounds. Tier "exact" for one hidden layer (no cross-entropy, nothing between its layers but
         the rectifier): all layers move, residuals are quadratics of t between kinks, and every piece's
-        quartic (squared loss) or quadratic (L1) is maximised. Tier "certified" for all other networks of
-        affine layers, batch norm and ReLU or LeakyReLU (slope between 0 and 1), and for the readable end
-        of others where nothing before it moves: outputs are enclosed between polynomials on parts of the
-        segment, and parts are halved until the bounds are within the gap, or there are 10,000 of them:
-        then the gap is larger than was asked for. Both include the rounding errors of float64, to first
-        order. Tier "sampled", a grid of 257 points, for the rest: convolutions, other activations,
+        quartic (squared loss) or quadratic (L1) is maximised. Tier "certified" for all other chains of
+        affine layers, convolutions with zeros around their inputs, average and max pooling, batch norm
+        and ReLU or LeakyReLU (slope between 0 and 1), and for the end of others that is such a chain
+        where nothing before it moves: outputs are enclosed between polynomials on parts of the segment, and
+        parts are halved until the bounds are within the gap, or there are 10,000 of them: then the gap is
+        larger than was asked for. Both include the rounding errors of float64, to first order. Tier
+        "sampled", a grid of 257 points, for the rest: other activations, residual connections,
         re-parametrised layers.
 
     Cost: exact, two forward passes and O(log) for each of the at most `samples * units` kinks: 0.1 s for
@@ -106,6 +107,8 @@ def path_maximum(
     1,000 samples, layers of 50 units and a gap of 1e-3 between trained models 30 to 80 parts, on one core
     0.3 to 0.4 s for two hidden layers, 0.8 to 1.2 s for three and 1.4 to 2.1 s for four; a third of that
     for a level a fifth above the maximum. Parts grow with the inverse square root of the gap.
+    Convolutions are applied to coefficients, never written out as matrices: 1 s for a part with 1,000
+    MNIST images, 5 x 5 kernels, 8 and 16 channels; 8 to 16 s for a level, 30 s for a gap of 1e-3.
 
     Raises:
         InputError: Points of the wrong shape or not finite; a gap that is not a positive number; a level
