@@ -399,7 +399,7 @@ def test_any_module_is_trained_in_batches_or_one_by_one(make, tier) -> None:
     np.testing.assert_allclose(gradients, expected, rtol=1e-9, atol=1e-12)
     found = rs.connect(landscape, *ends, 1.01 * max(landscape.loss(end) for end in ends))
     assert found.status == "connected"
-    assert found.tier == "sampled"
+    assert found.tier == tier
 
 
 def test_large_batches_are_cut(monkeypatch: pytest.MonkeyPatch) -> None:

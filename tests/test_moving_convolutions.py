@@ -15,6 +15,8 @@ from torch.nn import functional
 import reluscape as rs
 from reluscape.network import chain, spatial
 from reluscape.strings import bounding, moving
+from reluscape.strings.judging import Judge
+from reluscape.strings.surface import Surface
 from reluscape.train import train
 
 
@@ -255,6 +257,17 @@ def convnet(seed: int) -> nn.Sequential:
     torch.manual_seed(seed)
     first = [nn.Conv2d(1, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(36, 10)]
     return nn.Sequential(nn.Unflatten(1, (1, 8, 8)), *first).double()
+
+
+def test_curves_of_large_networks_are_the_losses_of_batches():
+    landscape = landscape_of("max pooling", "cross_entropy", seed=0)
+    ends = np.random.default_rng(0).normal(size=(2, 3, landscape.size))
+    surface = Surface(landscape)
+    judge = Judge(surface, 1.0, 1e-3)
+    batched, counted = judge.curves(*ends), surface.losses
+    surface.small = False
+    np.testing.assert_allclose(judge.curves(*ends), batched, rtol=1e-12)
+    assert surface.losses == 2 * counted
 
 
 def test_two_convnets_are_joined_with_a_proof():

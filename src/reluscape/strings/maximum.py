@@ -17,6 +17,7 @@ from reluscape.results import Result
 from reluscape.strings.bounding import can_bound, certified_peak
 from reluscape.strings.moving import Moving, at
 from reluscape.strings.one_hidden import Peak, exact_peak, is_one_hidden
+from reluscape.train import one_thread
 from reluscape.validation import check_theta
 
 __all__ = ["PathMaximum", "path_maximum"]
@@ -96,10 +97,10 @@ def path_maximum(
         quartic (squared loss) or quadratic (L1) is maximised. Tier "certified" for all other chains of
         affine layers, convolutions with zeros around their inputs, average and max pooling, batch norm
         and ReLU or LeakyReLU (slope between 0 and 1), and for the end of others that is such a chain
-        where nothing before it moves: outputs are enclosed between polynomials on parts of the segment, and
-        parts are halved until the bounds are within the gap, or there are 10,000 of them: then the gap is
-        larger than was asked for. Both include the rounding errors of float64, to first order. Tier
-        "sampled", a grid of 257 points, for the rest: other activations, residual connections,
+        where nothing before it moves: outputs are enclosed between polynomials on parts of the segment,
+        and parts are halved until the bounds are within the gap, or there are 10,000 of them: then the
+        gap is larger than was asked for. Both include the rounding errors of float64, to first order.
+        Tier "sampled", a grid of 257 points, for the rest: other activations, residual connections,
         re-parametrised layers.
 
     Cost: exact, two forward passes and O(log) for each of the at most `samples * units` kinks: 0.1 s for
@@ -129,6 +130,14 @@ def path_maximum(
     _check_number(relative_gap, "relative_gap", 0.0)
     if level is not None:
         _check_number(level, "level", -np.inf)
+    with one_thread():  # a few samples at a time: several threads would wait for each other
+        return _found(landscape, start, stop, relative_gap, level)
+
+
+def _found(
+    landscape: Landscape, start: Floats, stop: Floats, relative_gap: float, level: float | None
+) -> PathMaximum:
+    """The bounds by the best tier that there is."""
     moving = Moving.of(landscape, start, stop)
     exact = moving is not None and is_one_hidden(moving)
     if moving is None or not (exact or can_bound(moving)):
