@@ -386,8 +386,8 @@ def convolved() -> nn.Module:
     return nn.Sequential(nn.Unflatten(1, (1, 6)), *parts)
 
 
-@pytest.mark.parametrize("make", [Reader, convolved])
-def test_any_module_is_trained_in_batches_or_one_by_one(make) -> None:
+@pytest.mark.parametrize(("make", "tier"), [(Reader, "sampled"), (convolved, "certified")])
+def test_any_module_is_trained_in_batches_or_one_by_one(make, tier) -> None:
     inputs, targets = sample(20, 6, 1, "squared", seed=0)
     torch.manual_seed(0)
     ends = [flat(make().double()) for _ in range(2)]
@@ -399,7 +399,7 @@ def test_any_module_is_trained_in_batches_or_one_by_one(make) -> None:
     np.testing.assert_allclose(gradients, expected, rtol=1e-9, atol=1e-12)
     found = rs.connect(landscape, *ends, 1.01 * max(landscape.loss(end) for end in ends))
     assert found.status == "connected"
-    assert found.tier == "sampled"
+    assert found.tier == tier
 
 
 def test_large_batches_are_cut(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -131,7 +131,7 @@ def test_batches_of_samples_change_nothing(monkeypatch):
     landscape = landscape_of((2, 5, 5, 4, 2), "cross_entropy", seed=2, count=23)
     ends = ends_of(landscape, 2)
     whole = rs.path_maximum(landscape, *ends)
-    monkeypatch.setattr(bounding, "_NUMBERS", 200)
+    monkeypatch.setattr(bounding, "NUMBERS", 200)
     parts = rs.path_maximum(landscape, *ends)
     assert parts.upper == pytest.approx(whole.upper, rel=1e-12)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from reluscape.affine import fold
 from reluscape.errors import InputError, UnsupportedModelError
 from reluscape.losses import make_loss
 from reluscape.network import Affine, Reading, Rectifier, read_network
+from reluscape.network.chain import Chain, read_chains
 from reluscape.piecewise import CellLoss, KinkGroup, Piecewise
 from reluscape.validation import (
     as_array,
@@ -149,8 +151,9 @@ class Landscape:
         """Return a float64 eval-mode copy of the model with `theta` loaded."""
         module = copy.deepcopy(self._module)
         with torch.no_grad():
+            values = self._split(theta)
             for name, parameter in module.named_parameters():
-                parameter.copy_(self._split(theta)[name])
+                parameter.copy_(values[name])
         return module
 
     def of_samples(self, rows: NDArray[np.int64]) -> Landscape:
@@ -170,6 +173,11 @@ class Landscape:
             weight_decay=self.weight_decay,
             device=str(self._inputs.device),
         )
+
+    @cached_property
+    def chains(self) -> tuple[Chain, ...]:
+        """The model's end as chains: of `reading`, and with convolutions and pooling where it has any."""
+        return read_chains(self.reading, self.module_at().cpu(), self._inputs.cpu())
 
     def loss(self, theta: ArrayLike | None = None) -> float:
         """Loss at `theta` (default: the model's own parameters), weight decay included."""

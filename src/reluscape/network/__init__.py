@@ -8,7 +8,8 @@ This is the only module that looks inside PyTorch modules. Reading has four step
 4. *check* that the chain so found reproduces the module's own output.
 
 What lies before the first affine layer of that chain is a black box: it is run once, and its
-values are the features that the chain starts from.
+values are the features that the chain starts from. Where whole networks move, `chain` also reads
+convolutions and pooling.
 """
 
 from reluscape.network.layers import Affine, Network, Reading, Rectifier, Scale

@@ -1,7 +1,8 @@
 """The immutable layers, the chain of them, and what reading a module returns."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +41,16 @@ class Affine:
         product = self.linear(values)
         return product if self.bias is None else product + self.bias
 
+    @property
+    def terms(self) -> int:
+        """Terms of one sum."""
+        return int(self.weight.shape[1])
+
+    @property
+    def shift(self) -> Floats | float:
+        """What is added to the sums of products."""
+        return 0.0 if self.bias is None else self.bias
+
     def linear(self, values: Floats) -> Floats:
         """The same without the bias."""
         return np.asarray(values @ self.weight.T)
@@ -65,6 +76,7 @@ class Scale:
     scale: Floats
     shift: Floats
     name: str
+    terms: ClassVar[int] = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "scale", _frozen(self.scale))
@@ -92,6 +104,7 @@ class Rectifier:
 
     slope: float
     name: str
+    terms: ClassVar[int] = 0
 
     def __call__(self, values: Floats) -> Floats:
         """Maps any shape to the same shape."""
@@ -142,21 +155,26 @@ class Network:
         return values
 
     def rounding_bounds(self, features: Floats) -> Floats:
-        """Bounds on the float64 rounding errors of the output, shape (N, num_outputs).
-
-        To first order `n eps sum |terms|`, where n is the number of additions one after the other and
-        the absolute terms go through all layers (Higham, Accuracy and Stability of Numerical
-        Algorithms, section 3.1): in whatever order the sums are formed.
-        """
-        sizes, additions = np.abs(features), 0
-        for layer in self.layers:
-            sizes = layer.sizes(sizes)
-            additions += layer.weight.shape[1] + 2 if isinstance(layer, Affine) else 2
-        return np.asarray(additions * np.finfo(np.float64).eps * sizes)
+        """Bounds on the float64 rounding errors of the output, shape (N, num_outputs)."""
+        return rounding_bounds(self.layers, features)
 
     def __repr__(self) -> str:
         widths = [self.num_inputs, *(layer.weight.shape[0] for layer in self.affine)]
         return f"Network({' -> '.join(map(str, widths))}, {len(self.layers)} layers)"
+
+
+def rounding_bounds(layers: Iterable[Any], features: Floats) -> Floats:
+    """Bounds on the float64 rounding errors of the output of layers one after the other.
+
+    To first order `n eps sum |terms|`, where n is the number of additions one after the other and
+    the absolute terms go through all layers (Higham, Accuracy and Stability of Numerical
+    Algorithms, section 3.1): in whatever order the sums are formed.
+    """
+    sizes, additions = np.abs(features), 0
+    for layer in layers:
+        sizes = layer.sizes(sizes)
+        additions += layer.terms + 2
+    return np.asarray(additions * np.finfo(np.float64).eps * sizes)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

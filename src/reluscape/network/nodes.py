@@ -2,16 +2,18 @@
 
 import math
 import operator
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
+import numpy as np
 import torch
 from torch import fx, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
-from reluscape.network.layers import Affine, Layer, Rectifier, Scale
+from reluscape.network.layers import Affine, Floats, Layer, Rectifier, Scale
 from reluscape.network.tracing import (
     DROPOUT_CALLS,
     Trace,
@@ -40,7 +42,11 @@ class Step:
 
     node: fx.Node
     source: fx.Node
-    layer: Layer | None
+    layer: Any
+
+
+#: Reads a node of a further kind; None where it is of no such kind.
+Reader = Callable[[fx.Node, fx.Node, "Trace"], Any]
 
 
 class Obstacle(Exception):
@@ -53,13 +59,16 @@ class Obstacle(Exception):
         self.hint = hint or "end the model with Linear and ReLU layers after it"
 
 
-def walk_back(trace: Trace) -> tuple[list[Step], Obstacle | None]:
-    """The readable steps before the output, in forward order, and what stopped the walk."""
+def walk_back(trace: Trace, further: Reader | None = None) -> tuple[list[Step], Obstacle | None]:
+    """The readable steps before the output, in forward order, and what stopped the walk.
+
+    `further` reads nodes of other kinds than `Layer` has.
+    """
     steps: list[Step] = []
     node = trace.output
     while node.op != "placeholder":
         try:
-            step = _read_node(node, trace)
+            step = _read_node(node, trace, further)
         except Obstacle as obstacle:
             return steps[::-1], obstacle
         steps.append(step)
@@ -67,7 +76,7 @@ def walk_back(trace: Trace) -> tuple[list[Step], Obstacle | None]:
     return steps[::-1], None
 
 
-def _read_node(node: fx.Node, trace: Trace) -> Step:
+def _read_node(node: fx.Node, trace: Trace, further: Reader | None) -> Step:
     """One node as a layer or a reshape, or raises what stands in the way."""
     users = len(value_users(node))
     if users > 1:
@@ -76,10 +85,10 @@ def _read_node(node: fx.Node, trace: Trace) -> Step:
     source = argument(node, 0, "input")
     if not isinstance(source, fx.Node):
         raise _unknown(node, trace)
-    if node.op == "call_module":
-        layer = _read_module(node, source, trace)
-    else:
-        layer = _read_call(node, source, trace)
+    layer = None if further is None else further(node, source, trace)
+    if layer is None:
+        read = _read_module if node.op == "call_module" else _read_call
+        layer = read(node, source, trace)
     return Step(node, source, layer)
 
 
@@ -105,6 +114,16 @@ def _read_module(node: fx.Node, source: fx.Node, trace: Trace) -> Layer | None:
 
 
 def _read_linear(node: fx.Node, source: fx.Node, trace: Trace) -> Affine:
+    weight, bias = plain_numbers(node, trace)
+    shape = trace.shapes.get(source, ())
+    if len(shape) != 2 or shape[0] != trace.num_samples:
+        why = f"is applied to a tensor of shape {shape}, not (samples, features)"
+        raise Obstacle(node, trace, why)
+    return Affine(weight, bias, name_of(node))
+
+
+def plain_numbers(node: fx.Node, trace: Trace) -> tuple[Floats, Floats | None]:
+    """Weight and bias of a module that owns them and is used once."""
     module = trace.modules[str(node.target)]
     plain = module._parameters
     weight, bias = plain.get("weight"), plain.get("bias")
@@ -115,29 +134,36 @@ def _read_linear(node: fx.Node, source: fx.Node, trace: Trace) -> Affine:
     if uses > 1:
         why = f"shares its weights: they are used {uses} times in the forward"
         raise Obstacle(node, trace, why, "give each use its own copy of the layer")
-    shape = trace.shapes.get(source, ())
-    if len(shape) != 2 or shape[0] != trace.num_samples:
-        why = f"is applied to a tensor of shape {shape}, not (samples, features)"
-        raise Obstacle(node, trace, why)
-    return Affine(as_numpy(weight), None if bias is None else as_numpy(bias), name_of(node))
+    return as_numpy(weight), None if bias is None else as_numpy(bias)
 
 
 def _read_batch_norm(node: fx.Node, source: fx.Node, trace: Trace) -> Scale:
     module = trace.modules[str(node.target)]
     if not isinstance(module, nn.BatchNorm1d):
         raise _unknown(node, trace)
+    check_norm(node, trace)
+    if len(trace.shapes.get(source, ())) != 2:
+        raise Obstacle(node, trace, f"is applied to a tensor of shape {trace.shapes.get(source)}")
+    return Scale(*folded(module), name_of(node))
+
+
+def check_norm(node: fx.Node, trace: Trace) -> None:
+    """Makes sure that a batch norm is the same for all samples."""
+    module = trace.modules[str(node.target)]
     if module.running_mean is None or module.running_var is None or module.training:
         why = "has no running statistics, so that a sample's output depends on the whole batch"
         raise Obstacle(node, trace, why, "train it with track_running_stats=True, use eval mode")
-    if len(trace.shapes.get(source, ())) != 2:
-        raise Obstacle(node, trace, f"is applied to a tensor of shape {trace.shapes.get(source)}")
+
+
+def folded(module: Any, places: int = 1) -> tuple[Floats, Floats]:
+    """What a batch norm multiplies by and adds, for channels of so many places."""
     scale = (module.running_var + module.eps).rsqrt()
     if module.weight is not None:
         scale = scale * module.weight
     shift = -module.running_mean * scale
     if module.bias is not None:
         shift = shift + module.bias
-    return Scale(as_numpy(scale), as_numpy(shift), name_of(node))
+    return np.repeat(as_numpy(scale), places), np.repeat(as_numpy(shift), places)
 
 
 def _read_call(node: fx.Node, source: fx.Node, trace: Trace) -> Layer | None:

@@ -1,6 +1,6 @@
 """Reads a module: trace, walk back, run once more, check that the chain gives its output."""
 
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import torch
@@ -9,7 +9,7 @@ from torch.nn.parameter import UninitializedParameter
 
 from reluscape.errors import InputError, UnsupportedModelError
 from reluscape.network.layers import Affine, Floats, Network, Reading
-from reluscape.network.nodes import Obstacle, Step, walk_back
+from reluscape.network.nodes import Obstacle, Reader, Step, walk_back
 from reluscape.network.tracing import (
     STILL_WORKS,
     Trace,
@@ -44,23 +44,48 @@ def read_network(module: nn.Module, inputs: torch.Tensor) -> Reading:
         UnsupportedModelError: no tail is readable, or reading it back fails.
     """
     _check_weights(module)
-    with torch.no_grad():
-        trace = trace_module(module, inputs)
-        steps, obstacle = walk_back(trace)
-        start = next((k for k, step in enumerate(steps) if isinstance(step.layer, Affine)), None)
-        if start is None:
-            raise UnsupportedModelError(_no_tail_message(module, obstacle))
-        features, output = _run(module, trace.modules[str(steps[start].node.target)], inputs)
-    network = Network(tuple(step.layer for step in steps[start:] if step.layer is not None))
-    reading = Reading(
-        network, features, *_opaque_part(trace, steps[start], steps[:start], obstacle)
-    )
-    _check_deterministic(trace, output)
-    _check_read_back(reading, output)
+    tail = read_tail(module, inputs, Affine)
+    reading = Reading(Network(tail.layers), tail.features, tail.opaque, tail.reason)
+    _check_read_back(reading, tail.output)
     return reading
 
 
-def _run(module: nn.Module, first: nn.Module, inputs: torch.Tensor) -> tuple[Floats, Floats]:
+class Tail(NamedTuple):
+    """The end of a module from its first readable layer with numbers on.
+
+    Attributes:
+        layers: Its layers.
+        features: What enters them, in the shape that the first one takes.
+        output: What the module puts out (N, outputs).
+        opaque: Names of the parts before.
+        reason: Why these are not read.
+    """
+
+    layers: tuple[Any, ...]
+    features: Floats
+    output: Floats
+    opaque: tuple[str, ...]
+    reason: str | None
+
+
+def read_tail(
+    module: nn.Module, inputs: torch.Tensor, kinds: Any, further: Reader | None = None
+) -> Tail:
+    """Reads the longest tail that begins with a layer of some kinds; nothing is read back."""
+    with torch.no_grad():
+        trace = trace_module(module, inputs)
+        steps, obstacle = walk_back(trace, further)
+        start = next((k for k, step in enumerate(steps) if isinstance(step.layer, kinds)), None)
+        if start is None:
+            raise UnsupportedModelError(_no_tail_message(module, obstacle))
+        features, output = run(module, trace.modules[str(steps[start].node.target)], inputs)
+    layers = tuple(step.layer for step in steps[start:] if step.layer is not None)
+    _check_deterministic(trace, output)
+    opaque = _opaque_part(trace, steps[start], steps[:start], obstacle)
+    return Tail(layers, features, output, *opaque)
+
+
+def run(module: nn.Module, first: nn.Module, inputs: torch.Tensor) -> tuple[Floats, Floats]:
     """One real run: the input of the first readable layer, and the output as (N, outputs)."""
     seen: list[Floats] = []
 
@@ -124,7 +149,7 @@ def _check_weights(module: nn.Module) -> None:
 
 
 def _check_deterministic(trace: Trace, output: Floats) -> None:
-    error, bound = _deviation(as_numpy(trace.result).reshape(output.shape), output)
+    error, bound = deviation(as_numpy(trace.result).reshape(output.shape), output)
     if not error <= bound:
         raise UnsupportedModelError(
             f"expected a deterministic model, received outputs that differ by {error:.1e} between "
@@ -135,7 +160,7 @@ def _check_deterministic(trace: Trace, output: Floats) -> None:
 def _check_read_back(reading: Reading, output: Floats) -> None:
     network, features = reading.network, reading.features
     rounding = 2.0 * network.rounding_bounds(features)  # both have rounding errors
-    error, bound = _deviation(network(features), output, rounding)
+    error, bound = deviation(network(features), output, rounding)
     if not error <= bound:
         raise UnsupportedModelError(
             f"expected the layers {', '.join(map(repr, reading.network.names))} to reproduce the "
@@ -144,7 +169,7 @@ def _check_read_back(reading: Reading, output: Floats) -> None:
         )
 
 
-def _deviation(
+def deviation(
     values: Floats, output: Floats, rounding: Floats | float = 0.0
 ) -> tuple[float, float]:
     """The difference that exceeds what is accepted by most, and what is accepted there."""

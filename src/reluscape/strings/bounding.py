@@ -6,17 +6,24 @@ the part lies between two polynomials: above, the rectified coefficients (a rect
 Bernstein's weights make averages); below, one of the rectifier's two lines. The distance is of the
 order of the part's length, and so is the share of such units: the bound converges quadratically, and
 halving the parts that it leaves open proves a maximum (branch and bound).
+
+Max pooling is convex and rising as well: above are the largest coefficients of a window, below any of
+its inputs. The one with the largest middle is taken, so that nothing is lost where one input is the
+largest on all of the part. Convolutions are applied to coefficients as they are to images.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 from reluscape import bernstein
-from reluscape.network import Affine, Rectifier, Scale
+from reluscape.network import Rectifier
+from reluscape.network.chain import NUMBERS, Link, Numbered, Pair, absolute, both
+from reluscape.network.spatial import Maximum, Mean
 from reluscape.strings.loss_bounds import loss_above
 from reluscape.strings.moving import Moving
 from reluscape.strings.one_hidden import Peak
@@ -26,13 +33,13 @@ Indices = NDArray[np.intp]
 
 #: Parts after which no more are halved.
 MAX_PARTS = 10_000
-#: Numbers in the coefficients of one layer, beyond which samples are taken in batches.
-_NUMBERS = 4 * 10**6
+#: Samples that tell whether a part has to be halved.
+FEW_SAMPLES = 64
 
 
 def can_bound(moving: Moving) -> bool:
     """Whether all rectifiers are convex and rising, slopes between 0 and 1."""
-    slopes = [layer.slope for layer in moving.first.layers if isinstance(layer, Rectifier)]
+    slopes = [layer.slope for layer in moving.first if isinstance(layer, Rectifier)]
     return all(0.0 <= slope <= 1.0 for slope in slopes)
 
 
@@ -50,21 +57,27 @@ def certified_peak(moving: Moving, known: Peak, relative_gap: float, level: floa
     """
     lower, position, upper = known.value, known.position, 0.0
     floor = -np.inf if level is None else level
-    parts, count = [_Part.whole(moving)], 0
+    loss = cache(moving.loss)
+    parts, count = [_Part(0.0, 1.0, np.arange(len(moving.features)), None)], 0
     while parts:
         part = parts.pop()
         count += 1
-        bound, middle = moving.highest(part.bound(moving)), 0.5 * (part.left + part.right)
+        highest = max((part.left, part.middle, part.right), key=loss)
+        if loss(highest) > lower:
+            lower, position = loss(highest), highest
         rounding = moving.highest(moving.highest(lower))  # no bound can be expected to be below it
-        enough = bound <= max((1.0 + relative_gap) * lower, rounding, floor)
-        last = not part.left < middle < part.right or count + len(parts) >= MAX_PARTS
-        if enough or last or (level is not None and moving.lowest(lower) > level):
-            upper = max(upper, bound)
+        goal = max((1.0 + relative_gap) * lower, rounding, floor)
+        last = not part.left < part.middle < part.right or count + len(parts) >= MAX_PARTS
+        last = last or (level is not None and moving.lowest(lower) > level)
+        if not last and loss(highest) + part.seems_apart(moving) > goal:
+            parts += part.halves(None)
             continue
-        value = moving.loss(middle)
-        if value > lower:
-            lower, position = value, middle
-        parts += part.halves(moving, middle)
+        outputs = part.outputs(moving)
+        bound = moving.highest(loss_above(moving, outputs, part.left, part.right))
+        if last or bound <= goal:
+            upper = max(upper, bound)
+        else:
+            parts += part.halves(outputs)
     return Peak(lower, position, upper)
 
 
@@ -82,6 +95,15 @@ class Enclosure:
     rows: Indices
     radius: Floats
 
+    def bounds(self) -> tuple[Floats, Floats]:
+        """Coefficients below and above (samples, degree + 1, units)."""
+        below, above = self.center, self.center
+        if len(self.rows):
+            below, above = below.copy(), above.copy()
+            below[self.rows] -= self.radius
+            above[self.rows] += self.radius
+        return below, above
+
 
 @dataclass(frozen=True, slots=True)
 class _Part:
@@ -90,44 +112,59 @@ class _Part:
     Attributes:
         left: Where it begins.
         right: Where it ends.
-        outputs: The outputs on it (samples, ...).
+        rows: Samples whose outputs are not known.
+        center: Coefficients of the others' outputs (samples, degree + 1, outputs), or None.
     """
 
     left: float
     right: float
-    outputs: Enclosure
+    rows: Indices
+    center: Floats | None
 
-    @classmethod
-    def whole(cls, moving: Moving) -> _Part:
-        """All of the segment."""
-        return cls(0.0, 1.0, _outputs(moving, np.arange(len(moving.features)), 0.0, 1.0))
+    @property
+    def middle(self) -> float:
+        """Where it is halved."""
+        return 0.5 * (self.left + self.right)
 
-    def bound(self, moving: Moving) -> float:
-        """No computed loss on it is larger."""
-        return loss_above(moving, self.outputs, self.left, self.right)
+    def seems_apart(self, moving: Moving) -> float:
+        """How far its bound seems to lie above the loss, by a few samples; 0 where all are quick.
 
-    def halves(self, moving: Moving, middle: float) -> list[_Part]:
+        That proves nothing, but halving a part is cheaper than a bound that turns out too large.
+        """
+        if self.center is not None or len(self.rows) < 2 * FEW_SAMPLES:
+            return 0.0
+        rows = self.rows[:: len(self.rows) // FEW_SAMPLES]
+        outputs = _outputs(moving, rows, self.left, self.right)
+        above = loss_above(moving, outputs, self.left, self.right, rows)
+        return above - max(moving.loss(t, rows) for t in (self.left, self.middle, self.right))
+
+    def outputs(self, moving: Moving) -> Enclosure:
+        """The outputs on it."""
+        new = _outputs(moving, self.rows, self.left, self.right)
+        if self.center is None:
+            return new
+        center = self.center.copy()
+        center[self.rows] = new.center
+        return Enclosure(center, self.rows[new.rows], new.radius)
+
+    def halves(self, outputs: Enclosure | None) -> list[_Part]:
         """Both halves: what is a polynomial is so on them, the other samples pass the network again."""
-        share = (middle - self.left) / (self.right - self.left)
-        at = np.full(len(self.outputs.center), share)
-        intervals = (self.left, middle), (middle, self.right)
-        halves = []
-        for ends, center in zip(intervals, bernstein.parted(self.outputs.center, at), strict=True):
-            new = _outputs(moving, self.outputs.rows, *ends)
-            center[self.outputs.rows] = new.center
-            outputs = Enclosure(center, self.outputs.rows[new.rows], new.radius)
-            halves.append(_Part(*ends, outputs))
-        return halves
+        intervals = (self.left, self.middle), (self.middle, self.right)
+        if outputs is None or len(outputs.rows) == len(outputs.center):
+            return [_Part(*ends, self.rows, None) for ends in intervals]
+        share = (self.middle - self.left) / (self.right - self.left)
+        parted = bernstein.parted(outputs.center, np.full(len(outputs.center), share))
+        return [
+            _Part(*ends, outputs.rows, center)
+            for ends, center in zip(intervals, parted, strict=True)
+        ]
 
 
 def _outputs(moving: Moving, rows: Indices, left: float, right: float) -> Enclosure:
     """The outputs of some samples on [left, right]; the enclosure's rows are numbers among these."""
-    layers = [
-        (_between(before, behind, left), _between(before, behind, right))
-        for before, behind in zip(moving.first.layers[1:], moving.last.layers[1:], strict=True)
-    ]
-    widest = max(len(layer.weight) for layer in moving.first.affine)
-    batch = max(1, _NUMBERS // (widest * (len(layers) + 2)))
+    ends = moving.at(left), moving.at(right)
+    layers = [_between(*pair) for pair in list(zip(*ends, strict=True))[1:]]
+    batch = max(1, NUMBERS // (moving.widest * (len(layers) + 2)))
     found = [
         _forward(moving, layers, rows[k : k + batch], left, right)
         for k in range(0, max(len(rows), 1), batch)
@@ -140,51 +177,78 @@ def _outputs(moving: Moving, rows: Indices, left: float, right: float) -> Enclos
     )
 
 
-Layer = Affine | Scale | Rectifier
+@dataclass(frozen=True, slots=True)
+class _Between:
+    """A layer with numbers on a part of the segment.
+
+    Attributes:
+        first: At its left end.
+        last: At its right end.
+        values: Products with the numbers of both.
+        sizes: Products with the absolute numbers of both.
+    """
+
+    first: Numbered
+    last: Numbered
+    values: Pair
+    sizes: Pair
+
+
+def _between(first: Link, last: Link) -> _Between | Rectifier | Mean | Maximum:
+    """A layer from its ends."""
+    if isinstance(first, Numbered) and isinstance(last, Numbered):
+        return _Between(first, last, both(first, last), both(absolute(first), absolute(last)))
+    assert not isinstance(first, Numbered)
+    return first
 
 
 def _forward(
-    moving: Moving, layers: list[tuple[Layer, Layer]], rows: Indices, left: float, right: float
+    moving: Moving,
+    layers: list[_Between | Rectifier | Mean | Maximum],
+    rows: Indices,
+    left: float,
+    right: float,
 ) -> Enclosure:
     """The outputs of a batch of samples."""
-    first, last = (values[rows] for values in moving.inputs)
+    first, last = moving.entering(rows)
     center = np.stack([(1.0 - t) * first + t * last for t in (left, right)], axis=1)
     found = Enclosure(center, np.empty(0, dtype=np.intp), np.empty((0, *center.shape[1:])))
-    for before, behind in layers:
-        if isinstance(before, Rectifier):
-            found = _rectified(found, before.slope)
+    for layer in layers:
+        if isinstance(layer, Rectifier):
+            found = _rectified(found, layer.slope)
+        elif isinstance(layer, Maximum):
+            found = _pooled(found, layer)
+        elif isinstance(layer, Mean):
+            found = Enclosure(layer(found.center), found.rows, layer(found.radius))
         else:
-            assert not isinstance(behind, Rectifier)
-            found = _moved(found, before, behind)
+            found = _moved(found, layer)
     return found
 
 
-def _between(a: Layer, b: Layer, t: float) -> Layer:
-    """The layer at t."""
-    if isinstance(a, Scale) and isinstance(b, Scale):
-        return Scale((1 - t) * a.scale + t * b.scale, (1 - t) * a.shift + t * b.shift, a.name)
-    if isinstance(a, Affine) and isinstance(b, Affine):
-        bias = None if a.bias is None or b.bias is None else (1 - t) * a.bias + t * b.bias
-        return Affine((1 - t) * a.weight + t * b.weight, bias, a.name)
-    return a
-
-
-def _moved(found: Enclosure, first: Affine | Scale, last: Affine | Scale) -> Enclosure:
-    """Behind an affine layer that is `first` at the part's left end and `last` at its right."""
-    center = bernstein.times(first.linear(found.center), last.linear(found.center))
-    radius = bernstein.times(*(_absolute(layer).linear(found.radius) for layer in (first, last)))
+def _moved(found: Enclosure, layer: _Between) -> Enclosure:
+    """Behind a layer whose numbers are affine on the part."""
+    center = bernstein.times(*layer.values(found.center))
     share = (np.arange(center.shape[1]) / (center.shape[1] - 1)).reshape(-1, 1)
-    center += (1.0 - share) * _shift(first) + share * _shift(last)
-    return Enclosure(center, found.rows, radius)
+    center += (1.0 - share) * layer.first.shift + share * layer.last.shift
+    return Enclosure(center, found.rows, bernstein.times(*layer.sizes(found.radius)))
+
+
+def _pooled(found: Enclosure, layer: Maximum) -> Enclosure:
+    """Behind the largest of a window: above, the largest coefficients; below, one input's polynomial."""
+    below, above = found.bounds()
+    chosen = layer.largest(below.sum(axis=1))[:, None]
+    center, own = (np.take_along_axis(part, chosen, axis=2) for part in (found.center, above))
+    rise = 0.5 * (layer(above) - own)
+    rows = np.union1d(found.rows, np.flatnonzero(rise.any(axis=(1, 2))))
+    radius = rise[rows]
+    kept = np.take_along_axis(found.radius, chosen[found.rows], axis=2)
+    radius[np.searchsorted(rows, found.rows)] += kept
+    return Enclosure(center + rise, rows, radius)
 
 
 def _rectified(found: Enclosure, slope: float) -> Enclosure:
     """Behind a rectifier: units that may turn get a radius, the others keep theirs."""
-    below, above = found.center, found.center
-    if len(found.rows):
-        below, above = below.copy(), above.copy()
-        below[found.rows] -= found.radius
-        above[found.rows] += found.radius
+    below, above = found.bounds()
     positive, negative = below.min(axis=1) >= 0, above.max(axis=1) <= 0
     factor = np.where(positive, 1.0, slope)[:, None]
     center = factor * found.center
@@ -198,17 +262,3 @@ def _rectified(found: Enclosure, slope: float) -> Enclosure:
     center[samples, :, units] = 0.5 * (low + high)
     radius[np.searchsorted(rows, samples), :, units] = 0.5 * (high - low)
     return Enclosure(center, rows, radius)
-
-
-def _absolute(layer: Affine | Scale) -> Affine | Scale:
-    """The layer with absolute numbers and nothing added."""
-    if isinstance(layer, Scale):
-        return Scale(np.abs(layer.scale), np.zeros(layer.shift.shape), layer.name)
-    return Affine(np.abs(layer.weight), None, layer.name)
-
-
-def _shift(layer: Affine | Scale) -> Floats | float:
-    """What the layer adds."""
-    if isinstance(layer, Scale):
-        return layer.shift
-    return 0.0 if layer.bias is None else layer.bias

@@ -10,7 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reluscape.strings.maximum import path_maximum
+from reluscape.strings.moving import Moving, is_readable
 from reluscape.strings.surface import Surface
+from reluscape.train import one_thread
 
 Floats = NDArray[np.float64]
 
@@ -103,8 +105,7 @@ class Judge:
 
     def __init__(self, surface: Surface, level: float, relative_gap: float) -> None:
         self.surface, self.level, self.relative_gap = surface, level, relative_gap
-        reading = surface.judge.reading
-        self.proves = surface.is_loss and reading is not None and not reading.opaque
+        self.proves = surface.is_loss and is_readable(surface.judge)
 
     def examine(self, beads: Beads) -> None:
         """Fill in what is not known of a string's segments."""
@@ -125,7 +126,19 @@ class Judge:
 
     def curves(self, starts: Floats, stops: Floats) -> Floats:
         """Values at evenly spaced positions, ends included, (segments, COARSE + 2)."""
-        return self.surface.along(starts, stops, np.linspace(0.0, 1.0, COARSE + 2))
+        times, judge = np.linspace(0.0, 1.0, COARSE + 2), self.surface.judge
+        if self.surface.small or not self.proves:
+            return self.surface.along(starts, stops, times)
+        found = [Moving.of(judge, *ends) for ends in zip(starts, stops, strict=True)]
+        if any(moving is None for moving in found):
+            return self.surface.along(starts, stops, times)
+        self.surface.losses += len(found) * len(
+            times
+        )  # large layers are faster a few samples at a time
+        with one_thread():
+            return np.array(
+                [[one.loss(float(t)) for t in times] for one in found if one is not None]
+            )
 
     def prove(self, start: Floats, stop: Floats, level: float | None = None) -> Segment:
         """The maximum of a segment, proved if possible: only as far as a level asks, if there is one."""

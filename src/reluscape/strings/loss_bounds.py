@@ -16,9 +16,15 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float64]
 
 
-def loss_above(moving: Moving, outputs: Enclosure, left: float, right: float) -> float:
-    """The largest Bernstein coefficient on [left, right] of a polynomial above the loss."""
-    targets, name = np.asarray(moving.landscape.targets), moving.landscape.loss_name
+def loss_above(
+    moving: Moving,
+    outputs: Enclosure,
+    left: float,
+    right: float,
+    rows: slice | NDArray[np.intp] = slice(None),
+) -> float:
+    """The largest Bernstein coefficient on [left, right] of a polynomial above the loss of samples."""
+    targets, name = np.asarray(moving.landscape.targets)[rows], moving.landscape.loss_name
     if name == "cross_entropy":
         above = _entropies(outputs, targets)
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +17,7 @@ from reluscape.results import Result
 from reluscape.strings.bounding import can_bound, certified_peak
 from reluscape.strings.moving import Moving, at
 from reluscape.strings.one_hidden import Peak, exact_peak, is_one_hidden
+from reluscape.train import one_thread
 from reluscape.validation import check_theta
 
 __all__ = ["PathMaximum", "path_maximum"]
@@ -92,12 +94,13 @@ def path_maximum(
     Returns:
         The bounds. Tier "exact" for one hidden layer (no cross-entropy, nothing between its layers but
         the rectifier): all layers move, residuals are quadratics of t between kinks, and every piece's
-        quartic (squared loss) or quadratic (L1) is maximised. Tier "certified" for all other networks of
-        affine layers, batch norm and ReLU or LeakyReLU (slope between 0 and 1), and for the readable end
-        of others where nothing before it moves: outputs are enclosed between polynomials on parts of the
-        segment, and parts are halved until the bounds are within the gap, or there are 10,000 of them:
-        then the gap is larger than was asked for. Both include the rounding errors of float64, to first
-        order. Tier "sampled", a grid of 257 points, for the rest: convolutions, other activations,
+        quartic (squared loss) or quadratic (L1) is maximised. Tier "certified" for all other chains of
+        affine layers, convolutions with zeros around their inputs, average and max pooling, batch norm
+        and ReLU or LeakyReLU (slope between 0 and 1), and for the end of others that is such a chain
+        where nothing before it moves: outputs are enclosed between polynomials on parts of the segment,
+        and parts are halved until the bounds are within the gap, or there are 10,000 of them: then the
+        gap is larger than was asked for. Both include the rounding errors of float64, to first order.
+        Tier "sampled", a grid of 257 points, for the rest: other activations, residual connections,
         re-parametrised layers.
 
     Cost: exact, two forward passes and O(log) for each of the at most `samples * units` kinks: 0.1 s for
@@ -105,6 +108,8 @@ def path_maximum(
     1,000 samples, layers of 50 units and a gap of 1e-3 between trained models 30 to 80 parts, on one core
     0.3 to 0.4 s for two hidden layers, 0.8 to 1.2 s for three and 1.4 to 2.1 s for four; a third of that
     for a level a fifth above the maximum. Parts grow with the inverse square root of the gap.
+    Convolutions are applied to coefficients, never written out as matrices: 1 s for a part with 1,000
+    MNIST images, 5 x 5 kernels, 8 and 16 channels; 8 to 16 s for a level, 30 s for a gap of 1e-3.
 
     Raises:
         InputError: Points of the wrong shape or not finite; a gap that is not a positive number; a level
@@ -125,12 +130,20 @@ def path_maximum(
     _check_number(relative_gap, "relative_gap", 0.0)
     if level is not None:
         _check_number(level, "level", -np.inf)
+    with one_thread():  # a few samples at a time: several threads would wait for each other
+        return _found(landscape, start, stop, relative_gap, level)
+
+
+def _found(
+    landscape: Landscape, start: Floats, stop: Floats, relative_gap: float, level: float | None
+) -> PathMaximum:
+    """The bounds by the best tier that there is."""
     moving = Moving.of(landscape, start, stop)
     exact = moving is not None and is_one_hidden(moving)
     if moving is None or not (exact or can_bound(moving)):
-        times, losses, found = _sampled(landscape, start, stop, MANY)
+        times, losses, found = _sampled(lambda t: landscape.loss(at(start, stop, t)), MANY)
         return PathMaximum(found.value, np.inf, found.position, -1, "sampled", times, losses)
-    times, losses, found = _sampled(landscape, start, stop, FEW)
+    times, losses, found = _sampled(moving.loss, FEW, search=level is None)
     peak = (
         exact_peak(moving, found) if exact else certified_peak(moving, found, relative_gap, level)
     )
@@ -153,17 +166,17 @@ def _check_number(value: object, name: str, least: float) -> None:
 
 
 def _sampled(
-    landscape: Landscape, start: Floats, stop: Floats, points: int
+    loss: Callable[[float], float], points: int, *, search: bool = True
 ) -> tuple[Floats, Floats, Peak]:
-    """Losses on a grid, and the largest value that a search around the best point finds."""
+    """Losses on a grid, and the largest value of it or of a search around its best point."""
     times = np.linspace(0.0, 1.0, points)
-    losses = np.array([landscape.loss(at(start, stop, t)) for t in times])
+    losses = np.array([loss(float(t)) for t in times])
     best = int(losses.argmax())
-    around = times[max(best - 1, 0)], times[min(best + 1, points - 1)]
-    search = minimize_scalar(
-        lambda t: -landscape.loss(at(start, stop, t)), bounds=around, method="bounded"
-    )
-    candidates = [(losses[best], times[best]), (-search.fun, search.x)]
+    candidates = [(losses[best], times[best])]
+    if search:
+        around = times[max(best - 1, 0)], times[min(best + 1, points - 1)]
+        near = minimize_scalar(lambda t: -loss(float(t)), bounds=around, method="bounded")
+        candidates.append((-near.fun, near.x))
     value, position = max((float(v), float(t)) for v, t in candidates)
     return times, losses, Peak(value, position, np.inf)
 

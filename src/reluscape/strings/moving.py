@@ -10,10 +10,19 @@ import torch
 from numpy.typing import NDArray
 
 from reluscape.landscape import Landscape
-from reluscape.network import Affine, Network, Rectifier, Scale, read_network
+from reluscape.losses import make_loss
+from reluscape.network.chain import (
+    NUMBERS,
+    Chain,
+    Links,
+    combined,
+    gives,
+    in_parts,
+    through,
+    widest,
+)
 
 Floats = NDArray[np.float64]
-Bools = NDArray[np.bool_]
 
 _EPS = float(np.finfo(np.float64).eps)
 
@@ -26,71 +35,95 @@ class Moving:
         landscape: The landscape.
         start: theta_a (params,).
         stop: theta_b (params,).
-        first: The network at t = 0.
-        last: The network at t = 1.
+        first: The layers at t = 0.
+        last: The layers at t = 1.
         features: Their inputs, which do not move (samples, inputs).
     """
 
     landscape: Landscape
     start: Floats
     stop: Floats
-    first: Network
-    last: Network
+    first: Links
+    last: Links
     features: Floats
 
     @classmethod
     def of(cls, landscape: Landscape, start: Floats, stop: Floats) -> Moving | None:
         """The way between two points, or None where a part that is not readable moves.
 
-        What is read is affine in the parameters: re-parametrised layers are not read.
+        What is read is affine in the parameters: re-parametrised layers are not read. The shortest tail
+        that holds all that moves is taken; at both ends it has to give the module's own outputs.
         """
-        if landscape.reading is None:
-            return None
-        hidden = ~_read(landscape)
-        if landscape.reading.opaque and not np.array_equal(start[hidden], stop[hidden]):
-            return None
-        inputs = torch.from_numpy(landscape.inputs)
-        first, last = (
-            read_network(landscape.module_at(point).cpu(), inputs) for point in (start, stop)
-        )
-        return cls(landscape, start, stop, first.network, last.network, first.features)
+        for chain in landscape.chains:
+            if np.array_equal(start[chain.hidden], stop[chain.hidden]):
+                return cls._along(chain, landscape, start, stop)
+        return None
+
+    @classmethod
+    def _along(
+        cls, chain: Chain, landscape: Landscape, start: Floats, stop: Floats
+    ) -> Moving | None:
+        """The way of a chain, with other features where parameters lie before it."""
+        models = [landscape.module_at(point).cpu() for point in (start, stop)]
+        inputs, features = torch.from_numpy(landscape.inputs), chain.features
+        if chain.hidden.any():
+            features = chain.features_of(models[0], inputs)
+        first, last = (chain.links_of(model) for model in models)
+        for links, model in ((first, models[0]), (last, models[1])):
+            with torch.no_grad():
+                output = model(inputs).reshape(len(inputs), -1).numpy()
+            if not gives(links, features, output):
+                return None
+        return cls(landscape, start, stop, first, last, features)
 
     def theta(self, t: float) -> Floats:
         """The point at t; the ends exactly."""
         return at(self.start, self.stop, t)
 
-    def loss(self, t: float) -> float:
-        """The landscape's loss there."""
-        return self.landscape.loss(self.theta(t))
+    def loss(self, t: float, rows: slice | NDArray[np.intp] = slice(None)) -> float:
+        """The landscape's loss there, by the layers; or as if there were only some of the samples."""
+        links, theta = self.at(t), self.theta(t)
+        outputs = in_parts(lambda some: through(links, some), links, self.features[rows])
+        name, targets = self.landscape.loss_name, self.landscape.targets[rows]
+        value = make_loss(name).value(outputs, targets)
+        return value + 0.5 * self.landscape.weight_decay * float(theta @ theta)
+
+    def at(self, t: float) -> Links:
+        """The layers at t."""
+        return combined((self.first, self.last), lambda a, b: (1.0 - t) * a + t * b)
 
     @cached_property
-    def sizes(self) -> list[Floats]:
-        """Sums of absolute terms behind each layer's values, wherever t is: (samples, units) each."""
-        values, found = np.abs(self.features), []
-        for a, b in zip(self.first.layers, self.last.layers, strict=True):
-            values = _largest(a, b).sizes(values)
-            found.append(values)
-        return found
-
-    @cached_property
-    def terms(self) -> list[int]:
-        """Lengths of the sums behind each layer's values."""
-        layers = self.first.layers
-        return [a.weight.shape[1] + 2 if isinstance(a, Affine) else 2 for a in layers]
+    def widest(self) -> int:
+        """The largest number of values that one sample has anywhere."""
+        return widest(self.first, self.features)
 
     @cached_property
     def errors(self) -> Floats:
         """Bounds on rounding errors of the outputs at any t, also by Bernstein coefficients.
 
-        Twice those of sums of products: a unit within its error of zero may be given either slope.
+        Twice those of sums of products: a unit within its error of zero may be given either slope, and an
+        input within its error of the largest may be taken for it.
         """
-        unit = sum(terms + 4 * layer + 8 for layer, terms in enumerate(self.terms))
-        return np.asarray(2.0 * unit * _EPS * self.sizes[-1])
+        largest = combined((self.first, self.last), lambda a, b: np.maximum(np.abs(a), np.abs(b)))
+        unit = sum(link.terms + 2 + 4 * layer + 8 for layer, link in enumerate(self.first))
+        sizes = in_parts(lambda rows: _sizes(largest, rows), largest, self.features)
+        return np.asarray(2.0 * unit * _EPS * sizes)
 
     @cached_property
     def inputs(self) -> Floats:
         """Values of the first layer at both ends, between which they are affine (2, samples, units)."""
-        return np.stack([net.layers[0](self.features) for net in (self.first, self.last)])
+        return self._inputs(slice(None))
+
+    def entering(self, rows: NDArray[np.intp]) -> Floats:
+        """The same of some samples; those of all are kept where they are not too large."""
+        units = self.first[0](self.features[:1]).size
+        if 2 * units * len(self.features) <= 4 * NUMBERS:
+            return self.inputs[:, rows]
+        return self._inputs(rows)
+
+    def _inputs(self, rows: slice | NDArray[np.intp]) -> Floats:
+        features = self.features[rows]
+        return np.stack([links[0](features) for links in (self.first, self.last)])
 
     @cached_property
     def decay(self) -> Floats:
@@ -131,31 +164,14 @@ def at(start: Floats, stop: Floats, t: float) -> Floats:
     return np.asarray(start if t <= 0 else stop if t >= 1 else (1.0 - t) * start + t * stop)
 
 
-def _read(landscape: Landscape) -> Bools:
-    """Which parameters belong to layers that are read (params,)."""
-    assert landscape.reading is not None
-    layers = landscape.reading.network.layers
-    names = {layer.name for layer in layers if not isinstance(layer, Rectifier)}
-    return np.concatenate(
-        [
-            np.full(values.numel(), name.rpartition(".")[0] in names)
-            for name, values in landscape.module_at().named_parameters()
-        ]
-    )
+def _sizes(links: Links, features: Floats) -> Floats:
+    """Sums of absolute terms behind the outputs."""
+    sizes = np.abs(features)
+    for link in links:
+        sizes = link.sizes(sizes)
+    return sizes
 
 
-def _largest(
-    a: Affine | Scale | Rectifier, b: Affine | Scale | Rectifier
-) -> Affine | Scale | Rectifier:
-    """The layer with the larger number of both, without signs."""
-    if isinstance(a, Affine) and isinstance(b, Affine):
-        bias = None
-        if a.bias is not None and b.bias is not None:
-            bias = np.maximum(np.abs(a.bias), np.abs(b.bias))
-        return Affine(np.maximum(np.abs(a.weight), np.abs(b.weight)), bias, a.name)
-    if isinstance(a, Scale) and isinstance(b, Scale):
-        scale, shift = (
-            np.maximum(np.abs(x), np.abs(y)) for x, y in ((a.scale, b.scale), (a.shift, b.shift))
-        )
-        return Scale(scale, shift, a.name)
-    return a
+def is_readable(landscape: Landscape) -> bool:
+    """Whether every segment of a landscape can be read."""
+    return any(not chain.hidden.any() for chain in landscape.chains)

@@ -38,7 +38,7 @@ class Peak(NamedTuple):
 
 def is_one_hidden(moving: Moving) -> bool:
     """Whether the loss is piecewise a quartic or a quadratic: one hidden layer, no cross-entropy."""
-    kinds = [type(layer) for layer in moving.first.layers]
+    kinds = [type(layer) for layer in moving.first]
     known = kinds == [Affine, Rectifier, Affine]
     return known and moving.landscape.loss_name != "cross_entropy"
 
@@ -49,14 +49,16 @@ def exact_peak(moving: Moving, known: Peak) -> Peak:
     With N samples, K hidden units and d outputs there are at most NK kinks, each with one update of a
     quartic: O(N K (d + log NK)) beside two forward passes, 2 d N K more breakpoints for the L1 loss.
     """
-    first, last, rectifier = moving.first.affine, moving.last.affine, moving.first.layers[1]
+    rectifier, first, last = moving.first[1], moving.first[2], moving.last[2]
     assert isinstance(rectifier, Rectifier)
+    assert isinstance(first, Affine)
+    assert isinstance(last, Affine)
     targets = np.asarray(moving.landscape.targets, dtype=np.float64)
     absolute = moving.landscape.loss_name == "l1"
-    biases = [np.zeros(len(a.weight)) if a.bias is None else a.bias for a in (first[1], last[1])]
+    biases = [np.zeros(len(a.weight)) + a.shift for a in (first, last)]
     start, times, changes, drift, slack = events_of(
         moving.inputs,
-        np.stack([first[1].weight, last[1].weight]),
+        np.stack([first.weight, last.weight]),
         np.stack(biases),
         targets,
         rectifier.slope,
