@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from itertools import pairwise, product
@@ -445,3 +446,13 @@ def test_what_cannot_be_done_is_refused() -> None:
         merge_tree(labels.block(0))
     with pytest.raises(InputError, match="tolerance"):
         merge_tree(layer(4, 1, 1, 0), tolerance=-1.0)
+
+
+def test_the_readmes_example_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    text = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    passage = text[text.index("## The whole landscape of a small layer") :]
+    (code,) = re.findall(r"```python\n(.*?)```", passage[: passage.index("\n## ", 3)], re.DOTALL)
+    exec(code, {})
+    told = capsys.readouterr().out
+    assert "1,600 cells, 3,200 facets" in told
+    assert "valid=True" in told

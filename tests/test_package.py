@@ -16,6 +16,7 @@ from reluscape.errors import AnalysisError, InputError, ReluscapeError, Unsuppor
 
 PUBLIC = [
     "AnalysisError",
+    "Barrier",
     "Block",
     "Cell",
     "CellMinimum",
@@ -33,6 +34,7 @@ PUBLIC = [
     "InputError",
     "Landscape",
     "MatchedUnits",
+    "MergeTree",
     "MinimumProbability",
     "NetworkOutput",
     "PathMaximum",
@@ -44,6 +46,7 @@ PUBLIC = [
     "Spectrum",
     "Study",
     "Trajectory",
+    "TreeSize",
     "UnitCells",
     "UnsupportedModelError",
     "Verification",
@@ -59,12 +62,14 @@ PUBLIC = [
     "forecast_losses",
     "linear_path",
     "match_units",
+    "merge_tree",
     "path_maximum",
     "polish",
     "spanning_tree",
     "spectrum",
     "tensorboard_sink",
     "trajectory_of",
+    "tree_size",
     "verify",
 ]
 

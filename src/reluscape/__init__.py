@@ -57,6 +57,8 @@ _HOME = {
     "merge_tree": "trees.tree",
     "MergeTree": "trees.result",
     "Barrier": "trees.barrier",
+    "tree_size": "trees.size",
+    "TreeSize": "trees.size",
     "Study": "study",
     "AnalysisError": "errors",
     "InputError": "errors",
