@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -405,8 +406,22 @@ def test_any_module_is_trained_in_batches_or_one_by_one(make, tier) -> None:
 def test_large_batches_are_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     landscape, a, b = cubic()
     rows = a + np.linspace(0, 1, 7)[:, None] * (b - a)
-    monkeypatch.setattr("reluscape.strings.surface.LARGEST_BATCH", 2000)
+    whole = Surface(landscape).slopes(torch.as_tensor(rows))
+    monkeypatch.setattr("reluscape.strings.surface.LARGEST_BATCH", {"cpu": 2000})
     surface = Surface(landscape)
+    sizes = []
+
+    def recorded(function: Any, part: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(part))
+        return torch.func.vmap(function)(part)
+
+    with monkeypatch.context() as patched:  # activations of a part are freed before the next
+        patched.setattr(surface, "_map", recorded)
+        cut = surface.slopes(torch.as_tensor(rows))
+    assert sum(sizes) == 7
+    assert 1 < max(sizes) < 7
+    for one, other in zip(whole, cut, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-12, atol=1e-14)
     np.testing.assert_allclose(surface.values(rows), [landscape.loss(row) for row in rows])
     along = surface.along(rows[:2], rows[2:4], np.array([0.0, 0.25, 1.0]))
     middle = 0.75 * rows[1] + 0.25 * rows[3]
