@@ -44,6 +44,7 @@ PUBLIC = [
     "Spectrum",
     "Study",
     "Trajectory",
+    "Unfinished",
     "UnitCells",
     "UnsupportedModelError",
     "Verification",
