@@ -503,6 +503,10 @@ def test_large_batches_are_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     middle = 0.75 * rows[1] + 0.25 * rows[3]
     assert along[1, 1] == pytest.approx(landscape.loss(middle))
     assert along.shape == (2, 3)
+    monkeypatch.setattr("reluscape.strings.surface.LARGEST_BATCH", {"cpu": 1})  # one at a time
+    np.testing.assert_allclose(
+        Surface(landscape).along(rows[:2], rows[2:4], np.array([0.0, 0.25, 1.0])), along
+    )
 
 
 def test_minibatches_cover_all_samples() -> None:

@@ -117,10 +117,8 @@ class Surface:
         """The judged value on straight segments, shape (segments, positions)."""
         steps = positions[:, None, None] * (stops - starts) + starts
         points = steps.transpose(1, 0, 2).reshape(-1, starts.shape[1])
-        found = [
-            self.values(part)
-            for part in np.array_split(points, max(1, len(points) // self._rows + 1))
-        ]
+        parts = range(0, len(points), self._rows)
+        found = [self.values(points[at : at + self._rows]) for at in parts]
         return np.concatenate(found).reshape(len(starts), len(positions))
 
     def slopes(
