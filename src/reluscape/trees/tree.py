@@ -177,7 +177,7 @@ def _tree(
         saddles[k] = minimisers.of_facet(edge)
     units, unit_cells, _ = problem.shape
     powers = unit_cells ** np.arange(units - 1, -1, -1)
-    bottoms = losses + tolerance * problem.layer.zero_loss
+    slack = tolerance * problem.layer.zero_loss
     return MergeTree(
         minima=np.array([minimisers.of_cell(cell) for cell in cells.tolist()]).reshape(-1, size),
         losses=losses,
@@ -185,7 +185,7 @@ def _tree(
         deaths=deaths,
         saddles=saddles,
         parents=parents,
-        multiplicity=multiplicities(problem, cells, bottoms, joined.joins, levels),
+        multiplicity=multiplicities(problem, cells, losses, slack, joined.joins, levels),
         cells=cells[:, None] // powers % unit_cells,
         num_cells=problem.num_cells,
         num_facets=problem.num_facets,
