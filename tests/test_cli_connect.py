@@ -24,6 +24,7 @@ import reluscape as rs
 from reluscape import cli_connect
 from reluscape.connection_files import ConnectionFolder
 from reluscape.report.joined import Joined, render_connection
+from reluscape.strings.check import begins_at
 from reluscape.strings.connecting import METHODS
 from reluscape.strings.usual import usual_level
 from reluscape.train import mlp, train
@@ -538,11 +539,14 @@ def test_running_statistics_go_along_and_are_checked() -> None:
     verdict = rs.verify(found, landscape)
     assert verdict.valid, verdict.reason
     assert "on a grid, which proves nothing" in verdict.reason
+    assert begins_at(found, landscape)
+    buffers = found.buffers.copy()
+    buffers[0, 0] += 1e-2
+    assert not begins_at(replace(found, buffers=buffers), landscape)
     buffers = found.buffers.copy()
     buffers[1, 0] += 1e-2
-    assert (
-        "running statistics bead 1" in rs.verify(replace(found, buffers=buffers), landscape).reason
-    )
+    wrong = rs.verify(replace(found, buffers=buffers), landscape)
+    assert "the running statistics of bead 1 are not" in wrong.reason
     for bead in (0, -1):
         state = models[bead].state_dict()
         for name, value in found.state(landscape, bead).items():

@@ -24,6 +24,7 @@ from reluscape.strings.judging import Beads
 from reluscape.strings.keeping import Keeper
 from reluscape.strings.surface import Surface
 from reluscape.strings.training import Schedule, train_below
+from reluscape.strings.usual import usual_level
 
 METHODS = ("greedy", "constrained", "bezier", "band")
 X = np.linspace(0.0, 1.0, 25)[:, None]
@@ -643,6 +644,27 @@ def test_loss_on_other_data_uses_the_training_data_s_statistics() -> None:
     outputs = module.eval()(torch.as_tensor(others))
     value = float(nn.functional.cross_entropy(outputs, torch.as_tensor(answers)).detach())
     assert found.values[0] == pytest.approx(value, rel=1e-9)
+    checked = check_connection(found, test, trained_on=landscape)
+    assert checked.valid, checked.reason
+    assert "trained_on" in check_connection(found, test).reason
+    assert not check_connection(found, test, trained_on=test.at(found.beads[0])).valid
+
+
+@pytest.mark.parametrize("metric", [None, "error_rate"])
+def test_ends_have_to_be_below_the_level_by_their_own_statistics(metric: str | None) -> None:
+    inputs, labels = blobs(2)
+    models = classifiers(normed, (0, 1), inputs, labels, steps=40)
+    models[0][1].running_mean += 3.0
+    landscape = rs.Landscape(models[0], inputs, labels, loss="cross_entropy")
+    outputs = models[0](torch.as_tensor(inputs)).detach()
+    right = torch.as_tensor(labels)
+    own = {
+        None: float(nn.functional.cross_entropy(outputs, right)),
+        "error_rate": float((outputs.argmax(1) != right).double().mean()),
+    }[metric]
+    with pytest.raises(InputError, match=f"theta_a has {own:.6g}"):
+        rs.connect(landscape, *models, 0.9 * own, metric=metric)
+    assert usual_level(landscape, models, metric)[1][0] == pytest.approx(own)
 
 
 # ---- many models -------------------------------------------------------------------------------
@@ -730,12 +752,18 @@ def test_strings_of_metrics_and_statistics_are_verified() -> None:
     inputs, labels = blobs(2)
     models = classifiers(normed, (0, 1), inputs, labels)
     landscape = rs.Landscape(models[0], inputs, labels, loss="cross_entropy")
-    found = rs.connect(landscape, models[0], models[1], 1.0)
+    found = rs.connect(landscape, models[0], models[1], 0.05)
     assert found.buffers.shape == (found.num_beads, 17)  # two times 8 statistics and a counter
     assert rs.verify(found, landscape).valid
     assert not rs.verify(replace(found, buffers=found.buffers[:, :0]), landscape).valid
-    wrong = rs.connect(landscape, models[0], models[1], 0.9, metric="error_rate")
+    assert found.num_beads > 2
+    wrong = rs.connect(landscape, *models, 0.9, metric="error_rate", start=found)
     assert rs.verify(wrong, landscape).valid
+    for one in (found, wrong):
+        buffers = one.buffers.copy()
+        buffers[1, 0] += 1e-3
+        reason = rs.verify(replace(one, buffers=buffers), landscape).reason
+        assert "running statistics of bead 1 are not those of the data" in reason
 
     def largest(outputs: NDArray[np.float64], targets: NDArray[np.generic]) -> float:
         return float(np.abs(outputs).max())
@@ -775,3 +803,54 @@ def test_tampered_strings_are_rejected() -> None:
         assert checked.reason
     other = rs.Landscape(dense((1, 12, 1), seed=0), X, CUBIC + 0.01)
     assert not rs.verify(found, other).valid
+
+
+@pytest.mark.parametrize("level", [1e12, -1e12])
+def test_a_stated_level_does_not_widen_what_is_accepted(level: float) -> None:
+    landscape, a, b = cubic()
+    found = rs.connect(landscape, a, b, 10.0)
+    zeros = {name: np.zeros_like(getattr(found, name)) for name in ("values", "curve", "straight")}
+    forged = replace(found, **zeros, level=level, maximum=1e-3, lower=np.zeros(1),
+                     upper=np.full(1, 1e-3), straight_lower=0.0, straight_upper=1e-3)  # fmt: skip
+    if level < 0:
+        unknown = {"tier": "sampled", "tiers": ("sampled",), "upper": np.full(1, np.inf)}
+        forged = replace(forged, **unknown, status="not_found", lower=np.full(1, 1e-3))
+    assert "values at beads" in rs.verify(forged, landscape).reason
+    nothing = replace(found, values=np.full(2, np.nan))
+    assert "values at beads" in rs.verify(nothing, landscape).reason
+
+
+def test_a_model_and_itself_at_its_own_loss_are_verified() -> None:
+    inputs, targets = sample(20, 2, 1, "squared", seed=0)
+    for seed in range(5):  # (1 - t) a + t a is not always a
+        torch.manual_seed(seed)
+        module = nn.Sequential(nn.Linear(2, 4), nn.Tanh(), nn.Linear(4, 1))
+        landscape = rs.Landscape(module, inputs, targets)
+        found = rs.connect(landscape, landscape.theta, landscape.theta, landscape.loss())
+        assert found.status == "connected"
+        assert rs.verify(found, landscape).valid
+
+
+class Undefined(nn.Module):
+    """NaN where the product of its factors is negative."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.factors = nn.Parameter(torch.ones(2))
+        self.layer = nn.Linear(1, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.factors.prod().log() * self.layer(x)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_path_across_what_has_no_loss_is_told_and_verified(method: str) -> None:
+    landscape = rs.Landscape(Undefined(), X, CUBIC)
+    a, b = np.array([1.0, 2.0, 0.1, 0.0]), np.array([-2.0, -1.0, 0.1, 0.0])
+    short = Schedule(max_steps=20)
+    found = rs.connect(landscape, a, b, 50.0, max_depth=2, method=method, schedule=short)
+    assert found.status == "not_found"
+    assert found.lower.max() == np.inf
+    checked = rs.verify(found, landscape)
+    assert checked.valid, checked.reason
+    assert not rs.verify(replace(found, lower=np.minimum(found.lower, 9.0)), landscape).valid

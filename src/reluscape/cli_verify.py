@@ -116,12 +116,13 @@ def _is_of(found: Claim, landscape: Landscape) -> bool:
     import numpy as np
 
     from reluscape.convex import Convexity
+    from reluscape.strings.check import begins_at
     from reluscape.strings.connection import Connection
     from reluscape.strings.spanning import SpanningTree
     from reluscape.trees.result import MergeTree
 
     if isinstance(found, Connection):
-        return np.array_equal(found.beads[0], landscape.theta)
+        return begins_at(found, landscape)
     if isinstance(found, SpanningTree):
         return np.array_equal(found.thetas[0], landscape.theta)
     if isinstance(found, Convexity):

@@ -10,7 +10,6 @@ from time import perf_counter
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from reluscape.errors import InputError
@@ -29,6 +28,7 @@ from reluscape.strings.ends import (
     has_statistics,
     model_of,
     on_own_statistics,
+    own_value,
     read_end,
 )
 from reluscape.strings.finishing import Work, finish
@@ -202,7 +202,7 @@ class _Pair:
         """Refuse ends that are above the level."""
         values = surface.values(np.stack([end.theta for end in self.ends]))
         for name, end, value in zip(("theta_a", "theta_b"), self.ends, values, strict=True):
-            own = self._own(end) if self.floating and surface.kind == "loss" else value
+            own = own_value(self.landscape, end, self.metric) if self.floating else value
             if not max(own, value) <= level:
                 raise InputError(
                     f"level must be at least the {surface.kind} of both ends; received {level!r},"
@@ -215,13 +215,6 @@ class _Pair:
             return {}
         thetas = np.stack(work.beads.thetas)
         return {"buffers": buffers_along(self.landscape, thetas, self.ends)}
-
-    def _own(self, end: Model) -> float:
-        """An end's loss with its own running statistics."""
-        if end.state is None:
-            return self.landscape.loss(end.theta)
-        with torch.no_grad():
-            return float(self.landscape.loss_of(end.state))
 
 
 def _check(

@@ -152,7 +152,7 @@ class Judge:
             )
             return Segment(found.lower, found.upper, found.position, found.tier, True)
         times = np.linspace(0.0, 1.0, DENSE)
-        values = self.surface.along(start[None], stop[None], times)[0]
+        values = _finite(self.surface.along(start[None], stop[None], times)[0])
         best = int(np.argmax(values))
         return Segment(float(values[best]), np.inf, float(times[best]), "sampled", True)
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from reluscape.errors import InputError
 from reluscape.landscape import Landscape
-from reluscape.strings.ends import has_statistics, on_own_statistics
+from reluscape.strings.ends import has_statistics, on_own_statistics, own_value, read_end
 from reluscape.strings.surface import Metric, Surface
 
 #: Of what the straight line rises above the worse end, and of that end's own value.
@@ -38,9 +38,9 @@ def usual_level(
     floating = has_statistics(landscape)
     surface = Surface(on_own_statistics(landscape) if floating else landscape, metric)
     values = surface.values(thetas)
-    if floating and metric is None:  # an end also has to be below the level by its own statistics
-        own = [float(landscape.loss_of(landscape.state_of(model))) for model in models]
-        values = np.maximum(values, own)
+    if floating:  # an end also has to be below the level by its own statistics
+        ends = [read_end(landscape, model, "model") for model in models]
+        values = np.maximum(values, [own_value(landscape, end, metric) for end in ends])
     pairs = np.array(list(combinations(range(len(models)), 2)))
     times = np.linspace(0.0, 1.0, POINTS)
     straight = surface.along(thetas[pairs[:, 0]], thetas[pairs[:, 1]], times)
