@@ -171,6 +171,7 @@ def test_a_connection_is_saved_and_loaded(method: str, tmp_path: Path) -> None:
     back = rs.Connection.load(found.save(tmp_path / "string.nc"))
     for name in found.__dataclass_fields__:
         np.testing.assert_array_equal(getattr(back, name), getattr(found, name), err_msg=name)
+    assert replace(back, level=1e308).plot().data  # beyond it there is no power of ten
     figure = back.plot()
     assert {trace.name for trace in figure.data} == {"string", "straight line", "level", "beads"}
     dots = next(trace for trace in figure.data if trace.name == "beads")
@@ -204,6 +205,31 @@ def test_a_straight_line_below_the_level_is_kept() -> None:
     assert found.status == "connected"
     same = rs.connect(landscape, a, a, LEVEL)
     assert (same.status, same.normalized_length) == ("connected", 1.0)
+
+
+@pytest.mark.parametrize("method", ["bezier", "band"])
+def test_depth_is_limited_whatever_the_method(method: str) -> None:
+    landscape, a, b = cubic()
+    short = Schedule(max_steps=100)
+    found = rs.connect(landscape, a, b, LEVEL, method=method, max_depth=1, schedule=short)
+    assert found.depth == 1
+
+
+def test_a_level_within_rounding_of_an_end_is_refused() -> None:
+    """No maximum is proved below the very loss that is computed there."""
+    landscape, a, b = cubic()
+    level = max(landscape.loss(a), landscape.loss(b))
+    with pytest.raises(InputError, match=r"received 0\.01797.*, and theta_[ab] has 0\.01797"):
+        rs.connect(landscape, a, b, level)
+    assert rs.connect(landscape, a, a, level * (1 + 1e-9)).status == "connected"
+
+
+def test_the_usual_level_of_perfect_fits_leaves_room_for_rounding() -> None:
+    landscape, a, _ = permuted()
+    assert landscape.loss(a) < 1e-30
+    level, _ = usual_level(landscape, [landscape.module_at(a)] * 2)
+    assert level < 1e-8
+    assert rs.connect(landscape, a, a, level).status == "connected"
 
 
 @pytest.mark.parametrize("loss", ["cross_entropy", "l1"])
@@ -593,6 +619,22 @@ def test_a_string_below_a_level_of_something_else(kind: str) -> None:
         assert "seen on a grid" in found.summary()
 
 
+def test_beads_are_trained_below_a_negative_level() -> None:
+    inputs, labels = blobs(0)
+    models = classifiers(plain, (2, 3), inputs, labels)
+    landscape = rs.Landscape(models[0], inputs, labels, loss="cross_entropy")
+
+    def lost(outputs: NDArray[np.float64], targets: NDArray[np.generic]) -> float:
+        return -float((outputs.argmax(1) == targets).mean())
+
+    ends = [flat(model) for model in models]
+    level = 0.02 - 1 + max(wrong(plain().double(), end, inputs, labels) for end in ends)
+    found = rs.connect(landscape, *ends, level, metric=lost)
+    assert found.status == "connected"
+    assert found.num_beads > 2
+    assert found.maximum <= level < 0
+
+
 def normed() -> nn.Module:
     return nn.Sequential(nn.Linear(2, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3))
 
@@ -662,7 +704,7 @@ def test_ends_have_to_be_below_the_level_by_their_own_statistics(metric: str | N
         None: float(nn.functional.cross_entropy(outputs, right)),
         "error_rate": float((outputs.argmax(1) != right).double().mean()),
     }[metric]
-    with pytest.raises(InputError, match=f"theta_a has {own:.6g}"):
+    with pytest.raises(InputError, match=f"theta_a has {own:.6}"):
         rs.connect(landscape, *models, 0.9 * own, metric=metric)
     assert usual_level(landscape, models, metric)[1][0] == pytest.approx(own)
 
@@ -703,7 +745,13 @@ def test_a_spanning_tree_of_strings(tmp_path: Path) -> None:
     [
         ({"level": 1e-6}, "level must be at least the loss of both ends"),
         ({"method": "straight"}, "method must be one of"),
+        ({"level": "0.1"}, "level must be a finite number; received '0.1'"),
+        ({"level": np.inf}, "level must be a finite number"),
+        ({"method": ["greedy"]}, "method must be one of"),
         ({"metric": 3}, "metric must be None"),
+        ({"metric": lambda outputs, _: outputs}, "metric must return one number"),
+        ({"schedule": 5}, "schedule must be a Schedule; received 5"),
+        ({"spring": "1"}, "spring must be"),
         ({"metric": "error_rate"}, "error_rate needs class indices"),
         ({"spring": -1.0}, "spring must be"),
         ({"alpha": 2.0}, "alpha must be"),

@@ -280,3 +280,18 @@ def test_results_are_saved_and_drawn(tmp_path):
     np.testing.assert_array_equal(loaded.losses, found.losses)
     np.testing.assert_array_equal(found.plot().data[0].y, found.losses)
     assert "exact" in found.summary()
+
+
+@pytest.mark.parametrize(
+    ("hidden", "loss", "scale"), [(1, "squared", 1e80), (1, "l1", 1e160), (2, "l1", 1e160)]
+)
+def test_what_overflows_is_not_bounded(hidden: int, loss: str, scale: float) -> None:
+    """At the ends the factors' product is of the order of 1; between them it overflows."""
+    module = dense((1,) * (hidden + 2), bias=False, seed=0)
+    landscape = rs.Landscape(module, np.ones((1, 1)), np.zeros((1, 1)), loss=loss)
+    a = np.full(hidden + 1, 1 / scale)
+    b = a.copy()
+    a[0] = b[-1] = scale
+    with np.errstate(all="ignore"):
+        found = rs.path_maximum(landscape, a, b)
+    assert found.upper == np.inf

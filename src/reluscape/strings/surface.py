@@ -111,7 +111,7 @@ class Surface:
         if self._metric is None:
             return np.asarray(found.cpu().numpy())
         outputs = found.cpu().numpy()
-        return np.array([self._metric(one, self.judge.targets) for one in outputs])
+        return np.array([_one(self._metric(one, self.judge.targets)) for one in outputs])
 
     def along(self, starts: Floats, stops: Floats, positions: Floats) -> Floats:
         """The judged value on straight segments, shape (segments, positions)."""
@@ -218,6 +218,13 @@ def _read_metric(metric: str | Metric | Landscape | None) -> tuple[Metric | None
         "metric must be None, 'error_rate', a function of outputs and targets, or a Landscape;"
         f" received {metric!r}"
     )
+
+
+def _one(value: object) -> float:
+    """What a metric has returned."""
+    if np.ndim(value):  # type: ignore[arg-type]
+        raise InputError(f"metric must return one number; received {value!r:.80}")
+    return float(value)  # type: ignore[arg-type]
 
 
 def _activations(landscape: Landscape) -> int:

@@ -17,6 +17,8 @@ from reluscape.strings.surface import Metric, Surface
 
 #: Of what the straight line rises above the worse end, and of that end's own value.
 SHARE, ABOVE = 0.1, 1.1
+#: What rounding may add, relative to the loss of zero parameters.
+ROUNDING = 1e-9
 #: Points on a straight line.
 POINTS = 33
 
@@ -26,10 +28,11 @@ def usual_level(
 ) -> tuple[float, tuple[float, ...]]:
     """A level between models, and the value of each of them.
 
-        level = max(1.1 w, w + 0.1 (s - w))
+        level = max(1.1 w, w + 0.1 (s - w), w + 1e-9 z)
 
-    with the worst model's value w and the largest one s at 33 points of each straight line between two
-    of them: a string below it has no more than a tenth of the straight line's barrier.
+    with the worst model's value w, the largest one s at 33 points of each straight line between two of
+    them, and the loss z of zero parameters, next to which rounding errors are small (0 for a metric): a
+    string below it has no more than a tenth of the straight line's barrier.
 
     Raises:
         InputError: A model of another shape.
@@ -47,7 +50,8 @@ def usual_level(
     worst, highest = float(values.max()), float(np.nanmax(straight))
     if not np.isfinite(worst):
         raise InputError(f"models must have a finite {surface.kind}; received {values.tolist()}")
-    level = max(ABOVE * worst, worst + SHARE * (highest - worst))
+    scale = 0.0 if metric else float(np.nan_to_num(surface.values(0.0 * thetas[:1])[0], posinf=0.0))
+    level = max(ABOVE * worst, worst + SHARE * (highest - worst), worst + ROUNDING * scale)
     return float(level), tuple(values.tolist())
 
 
