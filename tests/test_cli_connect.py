@@ -539,10 +539,10 @@ def test_running_statistics_go_along_and_are_checked() -> None:
     verdict = rs.verify(found, landscape)
     assert verdict.valid, verdict.reason
     assert "on a grid, which proves nothing" in verdict.reason
-    assert begins_at(found, landscape)
+    assert begins_at(found, landscape, models[0])
     buffers = found.buffers.copy()
     buffers[0, 0] += 1e-2
-    assert not begins_at(replace(found, buffers=buffers), landscape)
+    assert not begins_at(replace(found, buffers=buffers), landscape, models[0])
     buffers = found.buffers.copy()
     buffers[1, 0] += 1e-2
     wrong = rs.verify(replace(found, buffers=buffers), landscape)

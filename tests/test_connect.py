@@ -232,6 +232,14 @@ def test_the_usual_level_of_perfect_fits_leaves_room_for_rounding() -> None:
     assert rs.connect(landscape, a, a, level).status == "connected"
 
 
+def test_the_usual_level_is_about_the_line_that_is_to_be_avoided() -> None:
+    """With its units swapped back, the second network is the first: nothing rises between them."""
+    landscape, a, b = permuted()
+    models = [landscape.module_at(a), landscape.module_at(b)]
+    assert usual_level(landscape, models)[0] > 0.01
+    assert usual_level(landscape, models, match_units=True)[0] < 1e-8
+
+
 @pytest.mark.parametrize("loss", ["cross_entropy", "l1"])
 def test_other_losses_are_certified(loss: str) -> None:
     inputs, targets = sample(30, 2, 2, loss, seed=3)
@@ -722,6 +730,9 @@ def test_a_spanning_tree_takes_the_lowest_strings() -> None:
     assert tree.pass_between(1, 2) == pytest.approx(4.0)
     assert tree.pass_between(3, 0) == pytest.approx(9.0)
     assert tree.pass_between(2, 2) == pytest.approx(4.0)
+    for other in (-1, 4, "0"):
+        with pytest.raises(InputError, match=r"models must lie in 0\.\.3"):
+            tree.pass_between(0, other)
     assert tree.components(4.5) == [[0, 1, 2]]
     assert tree.components(0.5) == [[0]]
     assert tree.tier in ("exact", "certified")

@@ -121,7 +121,7 @@ def connect(
     level = before.level if before is not None and level is None else level
     loaded = load_data(data, target=target, standardise=standardise)
     named = loss and loss.value
-    models = read_models(files, model, loaded, named, weight_decay, metric.value, level)
+    models = read_models(files, model, loaded, named, weight_decay, metric.value, level, match)
     models = replace(models, why="that of the string gone on from") if kept else models
     search: dict[str, Any] = {
         "method": method.value,

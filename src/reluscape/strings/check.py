@@ -344,9 +344,9 @@ def _own_statistics(found: Connection, landscape: Landscape, metric: Metric | No
         require(below, f"with its running statistics bead {k} is above the level: {value:.6g}")
 
 
-def begins_at(found: Connection, landscape: Landscape) -> bool:
-    """Whether the path begins at the landscape's own model, with its running statistics."""
-    pairs = _pairs(found, landscape, 0, landscape.module_at())
+def begins_at(found: Connection, landscape: Landscape, model: nn.Module) -> bool:
+    """Whether the path begins at a model, with its running statistics."""
+    pairs = _pairs(found, landscape, 0, model)
     return all(np.array_equal(begin, one) for begin, one in pairs)
 
 

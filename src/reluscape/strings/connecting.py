@@ -143,7 +143,7 @@ def connect(
     ends = read_end(landscape, theta_a, "theta_a"), read_end(landscape, theta_b, "theta_b")
     given = ends[1]
     if match_units:
-        ends = ends[0], _matched(landscape, *ends)
+        ends = ends[0], matched(landscape, *ends)
     pair = _Pair(landscape, ends, metric)
     surface = pair.surface(batched, seed)
     judge = Judge(surface, level, relative_gap)
@@ -264,7 +264,7 @@ def _first_beads(ends: tuple[Model, Model], start: Connection | Unfinished | Non
     return Beads(list(start.beads), [int(depth) for depth in start.depths])
 
 
-def _matched(landscape: Landscape, first: Model, last: Model) -> Model:
+def matched(landscape: Landscape, first: Model, last: Model) -> Model:
     """The second model with its hidden units in the order of the first one's."""
     if last.state is None:
         return Model(units_matched(landscape, first.theta, last.theta).theta, None)

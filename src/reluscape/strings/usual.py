@@ -12,6 +12,7 @@ from torch import nn
 
 from reluscape.errors import InputError
 from reluscape.landscape import Landscape
+from reluscape.strings.connecting import matched
 from reluscape.strings.ends import has_statistics, on_own_statistics, own_value, read_end
 from reluscape.strings.surface import Metric, Surface
 
@@ -24,7 +25,11 @@ POINTS = 33
 
 
 def usual_level(
-    landscape: Landscape, models: Sequence[nn.Module], metric: str | Metric | None = None
+    landscape: Landscape,
+    models: Sequence[nn.Module],
+    metric: str | Metric | None = None,
+    *,
+    match_units: bool = False,
 ) -> tuple[float, tuple[float, ...]]:
     """A level between models, and the value of each of them.
 
@@ -32,7 +37,8 @@ def usual_level(
 
     with the worst model's value w, the largest one s at 33 points of each straight line between two of
     them, and the loss z of zero parameters, next to which rounding errors are small (0 for a metric): a
-    string below it has no more than a tenth of the straight line's barrier.
+    string below it has no more than a tenth of the straight line's barrier. With `match_units`, each
+    line ends at the second model with its hidden units permuted to fit the first one's.
 
     Raises:
         InputError: A model of another shape.
@@ -44,9 +50,13 @@ def usual_level(
     if floating:  # an end also has to be below the level by its own statistics
         ends = [read_end(landscape, model, "model") for model in models]
         values = np.maximum(values, [own_value(landscape, end, metric) for end in ends])
-    pairs = np.array(list(combinations(range(len(models)), 2)))
+    pairs = list(combinations(range(len(models)), 2))
+    stops = thetas[[b for _, b in pairs]]
+    if match_units:
+        read = [read_end(landscape, model, "model") for model in models]
+        stops = np.stack([matched(landscape, read[a], read[b]).theta for a, b in pairs])
     times = np.linspace(0.0, 1.0, POINTS)
-    straight = surface.along(thetas[pairs[:, 0]], thetas[pairs[:, 1]], times)
+    straight = surface.along(thetas[[a for a, _ in pairs]], stops, times)
     worst, highest = float(values.max()), float(np.nanmax(straight))
     if not np.isfinite(worst):
         raise InputError(f"models must have a finite {surface.kind}; received {values.tolist()}")
