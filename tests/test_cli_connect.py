@@ -243,6 +243,9 @@ def test_ctrl_c_keeps_the_string_and_resume_goes_on(
     assert before.status == "not_found"
     assert "stopped before the end" in before.tried
     assert verify(trained, out / "connection.nc").exit_code == 0
+    told = refused(trained, "--out", out, "--resume", "--weight-decay", 0.1)
+    assert "loss squared, weight decay 0.0; received" in told
+    assert told.endswith("weight decay 0.1: give --level\n")
     result = connect(trained, "--out", out, "--resume")
     assert result.exit_code == 0, result.output
     after = found_in(out)
@@ -299,6 +302,23 @@ def test_a_shorter_string_leaves_no_bead_of_a_longer_one(trained: Path) -> None:
         "beads/000.safetensors",
         "beads/001.safetensors",
     }
+
+
+@pytest.mark.parametrize("ends", [("000", "001"), ("../a", "../b")])
+def test_weights_of_others_are_not_written_over(trained: Path, ends: tuple[str, str]) -> None:
+    beads = trained / "others" / "beads"
+    beads.mkdir(parents=True, exist_ok=True)
+    names = {"000": "a", "001": "b", "007": "c"}
+    for name, of in names.items():
+        (beads / f"{name}.safetensors").write_bytes((trained / f"{of}.safetensors").read_bytes())
+    told = refused(
+        trained, "--level", 100.0, "--out", beads.parent,
+        ends=tuple(f"others/beads/{end}.safetensors" for end in ends),
+    )  # fmt: skip
+    assert "would be written over" in told
+    for name, of in names.items():
+        copied = (beads / f"{name}.safetensors").read_bytes()
+        assert copied == (trained / f"{of}.safetensors").read_bytes()
 
 
 # ---- bad input ---------------------------------------------------------------------------------

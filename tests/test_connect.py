@@ -287,7 +287,8 @@ def test_what_is_not_found_is_not_called_disconnected(method: str) -> None:
         landscape, a, b, 0.01, method=method, max_depth=4, schedule=Schedule(max_steps=60)
     )
     assert found.status == "not_found"
-    assert found.lower.max() > 0.01
+    assert (found.tier, found.maximum) == ("exact", found.upper.max())
+    assert found.upper.max() >= found.lower.max() > 0.01
     assert found.tried
     told = " ".join([found.summary(), *found.tried, repr(found)]).lower()
     assert "disconnect" not in told
@@ -316,6 +317,11 @@ def test_a_search_goes_on_from_where_it_ended(tmp_path: Path) -> None:
     assert found.status == "connected"
     rows = {row.tobytes() for row in found.beads}
     assert all(row.tobytes() in rows for row in short.beads)
+    assert found.depth > 1
+    assert found.gradients > short.gradients > 0
+    assert found.losses > short.losses
+    assert found.seconds > short.seconds
+    assert found.tried[0] == "gone on from a string of 3 beads that was there before"
     with pytest.raises(InputError, match="between other models"):
         rs.connect(landscape, b, a, LEVEL, start=kept)
 
@@ -372,7 +378,8 @@ def test_killed_in_training_no_step_is_lost(
 def test_a_string_is_written_at_new_depths_and_when_it_is_time(tmp_path: Path) -> None:
     now = [0.0]
     file = tmp_path / "kept.nc"
-    keeper = Keeper(file, 1.0, "greedy", 0, clock=lambda: now[0])
+    surface = Surface(cubic()[0])
+    keeper = Keeper(file, surface, 1.0, "greedy", 0, 0.0, clock=lambda: now[0])
 
     def written(beads: Beads, draft: bool = False) -> bool:
         file.unlink(missing_ok=True)

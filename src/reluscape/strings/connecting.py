@@ -108,7 +108,8 @@ def connect(
         schedule: Rate, steps and samples per step of the training.
         batched: False trains beads one after the other.
         relative_gap: Of certified maxima.
-        start: A connection between the same ends to go on from, or an `Unfinished` one.
+        start: A connection between the same ends to go on from, or an `Unfinished` one; its depths, and
+            what it took, count.
         keep: A file for the string so far, an `Unfinished`, for a process that may be killed: written at
             each new depth and about every ten seconds, in place of an earlier one, and left there.
         progress: Told the number of beads, the depth and the worst segment.
@@ -148,6 +149,12 @@ def connect(
     surface = pair.surface(batched, seed)
     judge = Judge(surface, level, relative_gap)
     pair.check_level(judge)
+    tried = []
+    if start is not None:  # its cost is this one's, too
+        surface.gradients += start.gradients
+        surface.losses += start.losses
+        began -= start.seconds
+        tried.append(f"gone on from a string of {len(start.beads)} beads that was there before")
     work = Work(
         surface=surface,
         judge=judge,
@@ -160,7 +167,8 @@ def connect(
         draws=check_whole(draws, "draws", 1),
         seed=check_whole(seed, "seed", 0),
         progress=progress,
-        keeper=None if keep is None else Keeper(Path(keep), level, method, seed),
+        keeper=None if keep is None else Keeper(Path(keep), surface, level, method, seed, began),
+        tried=tried,
     )
     with one_thread() if surface.small else nullcontext():
         try:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from reluscape.strings.maximum import path_maximum
 from reluscape.strings.moving import Moving, is_readable
+from reluscape.strings.one_hidden import is_one_hidden
 from reluscape.strings.surface import Surface
 from reluscape.train import one_thread
 
@@ -123,6 +124,17 @@ class Judge:
     def glance(self, beads: Beads) -> None:
         """The same from a few points alone, which proves nothing."""
         self._look(beads)
+
+    def settle(self, beads: Beads) -> None:
+        """The same, and proofs also above the level where they are quick: with one hidden layer."""
+        self._look(beads)
+        for place, segment in enumerate(beads.segments):
+            if segment is None or segment.proved or not self.proves:
+                continue
+            ends = beads.thetas[place], beads.thetas[place + 1]
+            moving = Moving.of(self.surface.judge, *ends)
+            if moving is not None and is_one_hidden(moving):
+                beads.segments[place] = self.prove(*ends)
 
     def seen_above(self, beads: Beads) -> list[int]:
         """Segments on which a value above the level was seen."""
