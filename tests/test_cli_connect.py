@@ -426,6 +426,20 @@ def test_verify_takes_two_weights_of_a_connection_only(trained: Path) -> None:
     assert "more are the models of a connection or a tree" in two
 
 
+def test_what_is_no_file_of_a_connection_is_named(trained: Path) -> None:
+    (trained / "empty.nc").write_bytes(b"")
+    told = verify(trained, trained / "empty.nc")
+    assert told.exit_code == 1
+    assert "empty.nc" in told.stdout
+    given = ("--weights", trained / "a.safetensors", *data(trained))
+    assert "found a folder at" in refusal("verify", trained / "c", *given)
+
+
+def test_a_bound_is_never_shown_below_itself(trained: Path) -> None:
+    found = replace(found_in(trained / "c"), maximum=0.04000000001)
+    assert "at most 0.0400001 (exact)" in found.summary()
+
+
 def test_a_file_with_changed_bytes_is_rejected(trained: Path) -> None:
     content = bytearray((trained / "c" / "connection.nc").read_bytes())
     content[len(content) // 2] ^= 1

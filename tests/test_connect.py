@@ -913,6 +913,8 @@ class Undefined(nn.Module):
 def test_a_path_across_what_has_no_loss_is_told_and_verified(method: str) -> None:
     landscape = rs.Landscape(Undefined(), X, CUBIC)
     a, b = np.array([1.0, 2.0, 0.1, 0.0]), np.array([-2.0, -1.0, 0.1, 0.0])
+    slopes = Surface(landscape).slopes(torch.as_tensor(np.stack([a, 0.5 * (a + b)])))[1].numpy()
+    np.testing.assert_allclose(slopes, [landscape.gradient(a), np.zeros(4)])
     short = Schedule(max_steps=20)
     found = rs.connect(landscape, a, b, 50.0, max_depth=2, method=method, schedule=short)
     assert found.status == "not_found"

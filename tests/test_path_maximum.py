@@ -295,3 +295,22 @@ def test_what_overflows_is_not_bounded(hidden: int, loss: str, scale: float) -> 
     with np.errstate(all="ignore"):
         found = rs.path_maximum(landscape, a, b)
     assert (found.tier, found.upper) == ("sampled", np.inf)
+
+
+class Reused(torch.nn.Module):
+    """A layer that is read holds a parameter which the part before it uses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.out = torch.nn.Linear(2, 3), torch.nn.Linear(3, 1)
+        self.layer.gain = torch.nn.Parameter(torch.ones(2))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.out(torch.relu(self.layer(torch.tanh(x * self.layer.gain))))
+
+
+def test_a_parameter_is_read_only_as_what_its_layer_reads() -> None:
+    inputs, targets = sample(8, 2, 1, "squared", seed=0)
+    landscape = rs.Landscape(Reused(), inputs, targets)
+    start, stop = ends_of(landscape, 0)
+    assert rs.path_maximum(landscape, start, stop).tier == "sampled"

@@ -14,6 +14,7 @@ from torch import nn
 
 from reluscape.certificate import Verification
 from reluscape.check_block import RejectedError, require
+from reluscape.digits import rounded_up
 from reluscape.landscape import Landscape
 from reluscape.strings.check_statistics import check_statistics, with_statistics
 from reluscape.strings.connection import Connection
@@ -81,7 +82,8 @@ def sentence(found: Connection) -> str:
     how = "on a grid, which proves nothing" if found.tier == "sampled" else found.tier
     if found.status == "connected":
         return (
-            f"connected: {found.kind} at most {found.maximum:.6g} ({how}), level {found.level:.6g}"
+            f"connected: {found.kind} at most {rounded_up(found.maximum):.6g} ({how}), level"
+            f" {found.level:.6g}"
         )
     return (
         f"this path rises to {found.highest:.6g} ({how}); none below level"

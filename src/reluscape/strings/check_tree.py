@@ -8,6 +8,7 @@ import numpy as np
 
 from reluscape.certificate import Verification
 from reluscape.check_block import RejectedError, require
+from reluscape.digits import rounded_up
 from reluscape.landscape import Landscape
 from reluscape.strings.check import ROUNDING, SAME, TIERS, check_connection, why_other_end
 from reluscape.strings.connection import Connection
@@ -43,7 +44,7 @@ def check_tree(tree: SpanningTree, landscape: Landscape) -> Verification:
     return Verification(
         True,
         f"recomputed from network and data: {len(tree.strings)} strings between {len(tree.values)}"
-        f" models, the highest of the tree at most {tree.heights.max():.6g} ({how})",
+        f" models, the highest of the tree at most {rounded_up(tree.heights.max()):.6g} ({how})",
     )
 
 

@@ -116,7 +116,7 @@ def _steps(work: Work, rule: Rule, adam: Adam, values: Floats) -> None:
         if surface.trains_on_judged:
             heights[1 + chosen] = losses
         gradients = torch.zeros_like(rows[1:-1])
-        gradients[chosen] = torch.nan_to_num(found, 0.0, 0.0, 0.0)
+        gradients[chosen] = found
         force = rule.force(rows, gradients, heights)
         change = torch.zeros_like(gradients)
         change[chosen] = adam.step(force)[chosen]

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import minimize_scalar
 
 from reluscape.crossing import cells_crossed
+from reluscape.digits import rounded_down, rounded_up
 from reluscape.errors import InputError
 from reluscape.landscape import Landscape
 from reluscape.results import Result
@@ -59,7 +60,8 @@ class PathMaximum(Result):
             return (
                 f"largest loss found: {self.lower:.6g} {where} (sampled: {len(self.times)} points)"
             )
-        return f"largest loss: {self.lower:.9g} to {self.upper:.9g}, {where} ({self.tier})"
+        low, top = rounded_down(self.lower, 9), rounded_up(self.upper, 9)
+        return f"largest loss: {low:.9g} to {top:.9g}, {where} ({self.tier})"
 
     def plot(self) -> go.Figure:
         """The loss along the segment and the bounds on its maximum."""
@@ -99,7 +101,8 @@ def path_maximum(
         and ReLU or LeakyReLU (slope between 0 and 1), and for the end of others that is such a chain
         where nothing before it moves: outputs are enclosed between polynomials on parts of the segment,
         and parts are halved until the bounds are within the gap, or there are 10,000 of them: then the
-        gap is larger than was asked for. Both include the rounding errors of float64, to first order.
+        gap is larger than was asked for. Both include the rounding errors of float64, to first order, as
+        if no unit were off: of large weights behind units that are, they may be most of the bound.
         Tier "sampled", a grid of 257 points, for the rest: other activations, residual connections,
         re-parametrised layers, and where numbers overflow.
 

@@ -152,11 +152,11 @@ class Surface:
     def _slopes(
         self, objective: Callable[[torch.Tensor], torch.Tensor], thetas: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Losses and gradients of one part, whose activations are freed before the next."""
+        """Losses and gradients of one part, freed before the next is taken; NaN is no slope."""
         leaf = thetas.detach().requires_grad_()
         losses = self._map(objective, leaf)
         (gradients,) = torch.autograd.grad(losses.sum(), leaf)
-        return losses.detach(), gradients
+        return losses.detach(), torch.nan_to_num(gradients, 0.0, 0.0, 0.0)
 
     def _tensor(self, thetas: Floats) -> torch.Tensor:
         return torch.as_tensor(thetas, device=self.device)
