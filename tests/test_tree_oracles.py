@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+import runpy
 from dataclasses import dataclass, field
 from itertools import product
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -379,3 +382,47 @@ def test_nothing_is_shown_to_fall_at_a_minimum(case: dict[str, Any]) -> None:
     tree = merge_tree(block)
     claims = [certify(block, theta).claim for theta in tree.minima[:12]]
     assert not {"not_stationary", "saddle"} & set(claims), claims
+
+
+# ---- what the docs say -----------------------------------------------------------------------------------
+
+DOCS = Path(__file__).parents[1] / "docs"
+
+
+def test_the_example_of_the_docs_runs_as_it_stands() -> None:
+    page = (DOCS / "tree.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert len(blocks) == 2
+    names: dict[str, Any] = {}
+    for block in blocks:
+        exec(compile(block, "docs/tree.md", "exec"), names)
+    net = Net.of(names["landscape"].block(0))
+    np.testing.assert_allclose(net.losses(names["tree"].minima), names["tree"].losses, atol=1e-12)
+
+
+@pytest.fixture(scope="module")
+def study() -> dict[str, Any]:
+    """What makes the tables of the docs."""
+    return runpy.run_path(str(DOCS / "tree_study.py"))
+
+
+@pytest.mark.parametrize(
+    ("units", "draws"), [(2, 2), pytest.param(2, 30, marks=pytest.mark.slow),
+                         pytest.param(3, 30, marks=pytest.mark.slow)]
+)  # fmt: skip
+def test_no_string_is_lower_than_the_barrier(
+    study: dict[str, Any], units: int, draws: int
+) -> None:
+    rows = list(study["strings"](8, units, draws, calls=8 if draws > 2 else 2))
+    assert len(rows) >= draws // 2
+    for row in rows:
+        assert row["exact"] - 1e-9 <= row["found"] <= row["straight"]
+
+
+def test_every_row_of_the_tables_can_be_made(study: dict[str, Any]) -> None:
+    few = study["minima"](6, 2, 3)
+    assert few["cells"] == 144
+    assert 0.0 <= few["bad"] < 1.0
+    ends = study["training"](6, 2, "l1", 2, 4, 300)
+    for name in ("starts", "gradient descent", "Adam", "vertex descent"):
+        assert 0.0 <= ends[name] <= 1.0
