@@ -159,7 +159,7 @@ def found_barrier(
 
 
 def strings(
-    samples: int, units: int, draws: int, calls: int = 8, steps: int = 200
+    samples: int, units: int, draws: int, calls: int = 6, steps: int = 200
 ) -> Iterator[dict[str, Any]]:
     """The barrier from the worst minimum of each draw to the global one, exact and found."""
     for seed in range(draws):
@@ -203,9 +203,9 @@ def main() -> None:
     if options.only in (None, "training"):
         for loss in ("squared", "l1"):
             for units in (1, 2, 3):
-                tell(training(10, units, loss, options.draws, 50, 4000))
+                tell(training(10, units, loss, options.draws, 30, 3000))
     if options.only in (None, "strings"):
-        for units in (1, 2, 3):
+        for units in (2, 3):
             for row in strings(8, units, 2 * options.draws):
                 tell(row)
     if options.json:
