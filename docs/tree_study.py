@@ -21,6 +21,8 @@ from reluscape import Landscape, MergeTree, Schedule, connect, descend, merge_tr
 
 #: Losses that differ by less are equal, in the loss of zero weights.
 ALIKE = 1e-6
+#: Draws of data, starts for each, and steps, of each loss.
+TRAINING = {"squared": (12, 50, 4000), "l1": (6, 15, 3000)}
 
 
 def student(samples: int, units: int, seed: int, loss: str = "squared") -> Landscape:
@@ -110,7 +112,7 @@ def in_global_basin(tree: MergeTree, theta: np.ndarray) -> bool:
 def training(
     samples: int, units: int, loss: str, draws: int, starts: int, steps: int
 ) -> dict[str, Any]:
-    """Shares of the starts and of the ends that are in the global basin, means over draws of data."""
+    """Shares of the starts and of the ends from which nothing has to rise, means over draws of data."""
     methods = ["gradient descent", "Adam"] + ["vertex descent"] * (loss == "l1")
     shares: dict[str, list[float]] = {name: [] for name in ["starts", *methods]}
     for seed in range(draws):
@@ -152,14 +154,14 @@ def found_barrier(
         if best - low <= 1e-3 * (best - floor):
             break
         level = 0.5 * (low + best)
-        string = connect(alone, *ends, level, max_depth=6, schedule=Schedule(max_steps=steps))
+        string = connect(alone, *ends, level, max_depth=4, schedule=Schedule(max_steps=steps))
         best = min(best, maximum(string.beads))
         low = low if best <= level * (1 + 1e-3) else level
     return best, straight
 
 
 def strings(
-    samples: int, units: int, draws: int, calls: int = 6, steps: int = 200
+    samples: int, units: int, draws: int, calls: int = 5, steps: int = 100
 ) -> Iterator[dict[str, Any]]:
     """The barrier from the worst minimum of each draw to the global one, exact and found."""
     for seed in range(draws):
@@ -183,7 +185,7 @@ def main() -> None:
     """Print the tables' rows."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", choices=("minima", "training", "strings"))
-    parser.add_argument("--draws", type=int, default=20)
+    parser.add_argument("--draws", type=int, default=20, help="of data, for the minima")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     rows: list[dict[str, Any]] = []
@@ -201,12 +203,12 @@ def main() -> None:
                 if (2 * samples) ** units < 400_000:
                     tell(minima(samples, units, options.draws))
     if options.only in (None, "training"):
-        for loss in ("squared", "l1"):
+        for loss, sizes in TRAINING.items():
             for units in (1, 2, 3):
-                tell(training(10, units, loss, options.draws, 30, 3000))
+                tell(training(10, units, loss, *sizes))
     if options.only in (None, "strings"):
         for units in (2, 3):
-            for row in strings(8, units, 2 * options.draws):
+            for row in strings(8, units, 30):
                 tell(row)
     if options.json:
         options.json.write_text(json.dumps(rows, indent=1) + "\n")

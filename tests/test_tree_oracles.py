@@ -336,7 +336,7 @@ STARTS = [
 def test_thousands_of_descents_find_nothing_that_is_not_in_the_tree(case: dict[str, Any]) -> None:
     block, rng = layer(**case), np.random.default_rng(0)
     tree, net = merge_tree(block), Net.of(block)
-    ends = gauss_newton(net, 2.0 * rng.normal(size=(1500, net.size)), 45, rng)
+    ends = gauss_newton(net, 2.0 * rng.normal(size=(1000, net.size)), 40, rng)
     losses = net.losses(ends)
     assert losses.min() >= tree.losses[0] - 1e-12
     inside = np.abs(net.switching(ends)).min(axis=(1, 2)) > 1e-5
@@ -411,7 +411,7 @@ def study() -> dict[str, Any]:
                          pytest.param(3, 30, marks=pytest.mark.slow)]
 )  # fmt: skip
 def test_no_string_is_lower_than_the_barrier(study: dict[str, Any], units: int, draws: int) -> None:
-    rows = list(study["strings"](8, units, draws, calls=6 if draws > 2 else 2))
+    rows = list(study["strings"](8, units, draws, calls=5 if draws > 2 else 2))
     assert len(rows) >= draws // 2
     for row in rows:
         assert row["exact"] - 1e-9 <= row["found"] <= row["straight"]
