@@ -1,0 +1,235 @@
+"""What a merge tree costs: small problems a second, threads, and time and memory from 10^3 to 10^7 cells.
+
+Normal inputs and targets, output weights of random signs. Compiled code is warm.
+
+1. Least squares problems, one for each cell and each facet: problems a CPU second of the sweep
+   against `scipy.optimize.nnls` on a sample of the same cells. That one gets each problem as small as it
+   can be made, as many rows as variables, and only its own calls are timed. `difference` is the largest
+   between the losses of both, relative to the loss of zero weights.
+2. Two threads over one, wall time, medians of runs that take turns and the least over the least: of the
+   sweep, and of the whole call.
+3. The whole call as cells grow, each size in a process of its own: CPU seconds, microseconds and bytes
+   for each cell. `bytes` are peak resident memory above that before the call (Linux alone tells it);
+   below 10^5 cells these are mostly what is there whatever the size, and left out.
+
+    python benchmarks/merge_tree.py
+    python benchmarks/merge_tree.py --most 1e6 --json merge_tree.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from scipy.optimize import nnls
+from threadpoolctl import threadpool_limits
+from torch import nn
+
+from reluscape import Landscape, count_cells, merge_tree
+from reluscape.landscape import Block
+from reluscape.trees.layer import Layer
+from reluscape.trees.problem import Problem
+from reluscape.trees.sweep import table_of
+from reluscape.trees.values import Chunk, least_values, solve_chunk
+
+
+class Shape(NamedTuple):
+    """Samples, inputs and units of a layer."""
+
+    samples: int
+    inputs: int
+    units: int
+
+    def __str__(self) -> str:
+        return f"d={self.inputs} K={self.units} N={self.samples}"
+
+
+#: Problems a second on one core that are asked for.
+GOALS = {Shape(50, 1, 2): 30_000, Shape(15, 2, 2): 10_000, Shape(30, 1, 3): None}
+#: How much faster two threads shall be.
+THREADS = 1.8
+THREADED = (Shape(300, 1, 2), Shape(23, 2, 2))
+GROWING = (
+    *(Shape(n, 1, 2) for n in (16, 50, 158, 500, 1581)),
+    *(Shape(n, 2, 2) for n in (6, 10, 18, 32)),
+    *(Shape(n, 1, 3) for n in (5, 11, 23, 50, 107)),
+)
+#: Cells that the other solver is given, and those below which memory is not told.
+SAMPLE, SEEN = 2_000, 50_000
+
+
+def block(shape: Shape) -> Block:
+    """The first layer of a random network."""
+    rng = np.random.default_rng(0)
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Linear(shape.inputs, shape.units), nn.ReLU(), nn.Linear(shape.units, 1)
+    )
+    signs = rng.choice([-1.0, 1.0], size=(1, shape.units))
+    model[2].weight.data = torch.from_numpy(signs * rng.uniform(0.5, 2.0, size=signs.shape))
+    data = rng.normal(size=(shape.samples, shape.inputs)), rng.normal(size=(shape.samples, 1))
+    return Landscape(model.double(), *data).block(0)
+
+
+def seconds(work: Callable[[], Any], clock: Callable[[], float] = time.process_time) -> float:
+    """Time of a call."""
+    start = clock()
+    work()
+    return clock() - start
+
+
+def resident(what: str) -> int:
+    """Bytes of this process: "VmRSS" now, "VmHWM" at most since `forget`."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(what))
+
+
+def forget() -> None:
+    """Begin anew with the most memory."""
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def small_problem(problem: Problem, cell: int) -> tuple[np.ndarray, np.ndarray, float]:
+    """A cell's problem as a square system, and what no solution takes from its least square."""
+    units, cells, _ = problem.shape
+    columns = []
+    for unit in range(units):
+        own = cell // cells ** (units - 1 - unit) % cells
+        rays = problem.rays[problem.starts[own] : problem.starts[own + 1]]
+        columns.append(problem.columns[:, rays] * problem.units.readouts[unit])
+    design, target = np.hstack(columns), problem.layer.residual[:, 0]
+    basis, upper = np.linalg.qr(design)
+    inside = basis.T @ target
+    return upper, inside, float(target @ target - inside @ inside)
+
+
+def against_nnls(shape: Shape, repeats: int) -> dict[str, Any]:
+    """Problems a second of the sweep and of the other solver."""
+    problem = Problem.of(Layer.of(block(shape)), None)
+    table = table_of(problem)
+    solved = least_values(problem, table).solved
+    spent = median(seconds(lambda: least_values(problem, table)) for _ in range(repeats))
+    cells = np.random.default_rng(1).choice(problem.num_cells, SAMPLE).tolist()
+    given = [small_problem(problem, cell) for cell in cells]
+    found: list[float] = []
+
+    def other() -> None:
+        found[:] = [nnls(left, right)[1] ** 2 for left, right, _ in given]
+
+    others = median(seconds(other) for _ in range(repeats))
+    sums = np.array(found) + [rest for _, _, rest in given]
+    own = [solve_chunk(problem, table, Chunk("cells", cell, cell + 1)).sums[0] for cell in cells]
+    apart = np.nanmax(np.abs(np.array(own) - sums)) * problem.layer.scale / problem.layer.zero_loss
+    return {
+        "shape": str(shape), "problems": solved, "per_second": solved / spent,
+        "nnls_per_second": SAMPLE / others, "ratio": solved / spent * others / SAMPLE,
+        "difference": float(apart), "goal": GOALS[shape],
+    }  # fmt: skip
+
+
+def threads(shape: Shape, repeats: int) -> dict[str, Any]:
+    """Time of one thread over that of two."""
+    own = block(shape)
+    problem = Problem.of(Layer.of(own), None)
+    table = table_of(problem)
+    works: dict[str, Callable[[int], Any]] = {
+        "sweep": lambda jobs: least_values(problem, table, jobs=jobs),
+        "whole": lambda jobs: merge_tree(own, jobs=jobs),
+    }
+    row: dict[str, Any] = {"shape": str(shape), "cells": problem.num_cells}
+    for name, work in works.items():
+        times: dict[int, list[float]] = {1: [], 2: []}
+        for _ in range(repeats):
+            for jobs, spent in times.items():
+                spent.append(seconds(lambda work=work, jobs=jobs: work(jobs), time.perf_counter))
+        row[name] = median(times[1]) / median(times[2])
+        row[f"{name}_least"] = min(times[1]) / min(times[2])
+    return row
+
+
+def alone(shape: Shape) -> dict[str, Any]:
+    """What one tree takes; for a process of its own."""
+    merge_tree(block(Shape(5, shape.inputs, shape.units)))  # compiles or loads the kernels
+    own = block(shape)
+    forget()
+    before, began = resident("VmRSS"), time.process_time()
+    tree = merge_tree(own)
+    spent = [time.process_time() - began]
+    peak = resident("VmHWM") - before
+    spent += [seconds(lambda: merge_tree(own)) for _ in range(4 if tree.num_cells < 2e5 else 0)]
+    return {
+        "shape": str(shape), "cells": tree.num_cells, "facets": tree.num_facets,
+        "problems": tree.num_solved, "minima": len(tree.losses), "failed": tree.num_failed,
+        "seconds": median(spent), "microseconds_per_cell": 1e6 * median(spent) / tree.num_cells,
+        "bytes_per_cell": peak / tree.num_cells if tree.num_cells > SEEN else None,
+    }  # fmt: skip
+
+
+def in_a_process(shape: Shape) -> dict[str, Any]:
+    """The same, from that process."""
+    command = [sys.executable, __file__, "--alone", *map(str, shape)]
+    run = subprocess.run(command, check=True, capture_output=True, text=True)
+    row: dict[str, Any] = json.loads(run.stdout)
+    return row
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--most", type=float, default=1.1e7, help="cells of the largest tree")
+    parser.add_argument("--alone", type=int, nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    rows: dict[str, list[dict[str, Any]]] = {"solver": [], "threads": [], "growth": []}
+    with threadpool_limits(1):
+        if options.alone:
+            print(json.dumps(alone(Shape(*options.alone))))
+            return
+        print(f"{'problems':18} {'solved':>9} {'a second':>10} {'nnls':>8} {'ratio':>6} difference")
+        for shape in GOALS:
+            row = against_nnls(shape, options.repeats)
+            rows["solver"].append(row)
+            goal = "" if row["goal"] is None else f"  goal {row['goal']:,}"
+            print(
+                f"{row['shape']:18} {row['problems']:9,} {row['per_second']:10,.0f}"
+                f" {row['nnls_per_second']:8,.0f} {row['ratio']:6.1f} {row['difference']:10.1e}{goal}"
+            )
+        for shape in THREADED:
+            row = threads(shape, options.repeats)
+            rows["threads"].append(row)
+            print(
+                f"two threads over one, {row['shape']}, {row['cells']:,} cells: sweep"
+                f" {row['sweep']:.2f} times (least {row['sweep_least']:.2f}), whole {row['whole']:.2f}"
+                f" (least {row['whole_least']:.2f})  goal {THREADS}"
+            )
+    print(
+        f"{'tree':18} {'cells':>11} {'facets':>11} {'seconds':>8} {'us/cell':>8} {'bytes/cell':>10}"
+    )
+    for shape in GROWING:
+        if count_cells(shape.samples, shape.inputs + 1) ** shape.units > options.most:
+            continue
+        row = in_a_process(shape)
+        rows["growth"].append(row)
+        memory = "" if row["bytes_per_cell"] is None else f"{row['bytes_per_cell']:.0f}"
+        print(
+            f"{row['shape']:18} {row['cells']:11,} {row['facets']:11,} {row['seconds']:8.3f}"
+            f" {row['microseconds_per_cell']:8.2f} {memory:>10}",
+            flush=True,
+        )
+    if options.json:
+        options.json.write_text(json.dumps(rows, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
