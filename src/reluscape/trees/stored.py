@@ -16,6 +16,7 @@ import numpy as np
 from reluscape.errors import AnalysisError
 from reluscape.progress import Progress
 from reluscape.study.study import Study
+from reluscape.trees import values
 from reluscape.trees.layer import Layer
 from reluscape.trees.problem import Problem
 from reluscape.trees.pruning import pruned
@@ -41,7 +42,7 @@ def stored_values(
     """
     layer, study = packed(problem.layer), Study(path)
     told = {"layer": layer} | ({"below": below} if math.isfinite(below) else {})
-    work = [told | chunk._asdict() for chunk in chunks(problem)]
+    work = [told | chunk._asdict() for chunk in chunks(problem, values.CHUNK)]
     standing = study.run(solve_trial, work, jobs=jobs, dask=dask, progress=progress)
     if standing.done < len(work):
         raise AnalysisError(

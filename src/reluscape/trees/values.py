@@ -24,8 +24,8 @@ from reluscape.trees.sweep import (
 
 Floats = NDArray[np.float64]
 
-#: Cells or facets that are gone through at once.
-CHUNK = 100_000
+#: Cells or facets that are gone through at once, and into how many parts threads cut them at least.
+CHUNK, PARTS = 100_000, 32
 
 
 class Chunk(NamedTuple):
@@ -81,11 +81,11 @@ class Values:
         return len(self.cell_proofs) + len(self.facet_proofs)
 
 
-def chunks(problem: Problem) -> Iterator[Chunk]:
-    """All cells and all facets."""
+def chunks(problem: Problem, size: int) -> Iterator[Chunk]:
+    """All cells and all facets, so many at once."""
     for kind, count in (("cells", problem.num_cells), ("facets", problem.num_facets)):
-        for start in range(0, count, CHUNK):
-            yield Chunk(kind, start, min(start + CHUNK, count))
+        for start in range(0, count, size):
+            yield Chunk(kind, start, min(start + size, count))
 
 
 def solve_chunk(problem: Problem, table: Table, chunk: Chunk) -> Solved:
@@ -108,7 +108,8 @@ def least_values(
     problem: Problem, table: Table, *, jobs: int = 1, progress: Progress | None = None
 ) -> Values:
     """The least loss of all cells and facets, in so many threads."""
-    work = list(chunks(problem))
+    size = min(CHUNK, (problem.num_cells + problem.num_facets) // PARTS + 1)
+    work = list(chunks(problem, size))
     with ThreadPoolExecutor(jobs) as pool:
         try:
             found = pool.map(lambda chunk: solve_chunk(problem, table, chunk), work)
