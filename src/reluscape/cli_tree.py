@@ -138,36 +138,19 @@ def _about(
     """What the page says besides the tree."""
     from reluscape.report.branches import FILE, Grown
     from reluscape.results import options_from
+    from reluscape.tree_files import standing
 
     own = [] if weights is None else ["--weights", options_from([str(weights)], out)[0]]
     again = ["reluscape", "tree", *own, *subject, *search, "--out", "again"]
     return Grown(
         layer=block.layer,
         data=Path(subject[subject.index("--data") + 1]).name,
-        where=_where(found, block),
+        where=standing(found, block),
         check=shlex.join(["reluscape", "verify", FILE, *own, *subject]),
         again=shlex.join(again),
         version=__version__,
         seed=int(search[-1]),
     )
-
-
-def _where(found: MergeTree, block: Block) -> str:
-    """How far the model's own weights are from the minima."""
-    from reluscape.report.wording import number
-
-    loss = block.loss()
-    if not len(found.losses) or loss > found.below:
-        return f"The model has loss {number(loss)}."
-    barrier = found.barrier(block.theta, found.minima[0])
-    rise = barrier.level - loss
-    if math.isinf(rise):
-        return (
-            f"The model has loss {number(loss)}; no way to the global minimum stays below"
-            f" {number(found.below)}."
-        )
-    way = "without rising" if rise <= 0 else f"over a barrier {number(rise)} above its loss"
-    return f"The model has loss {number(loss)}; from there the global minimum can be reached {way}."
 
 
 def _record(found: MergeTree, layer: str) -> dict[str, Any]:

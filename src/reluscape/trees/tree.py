@@ -31,11 +31,14 @@ __all__ = ["MergeTree", "merge_tree"]
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
 
+#: Most cells that are gone through unless more are allowed.
+MAX_CELLS = 10_000_000
+
 
 def merge_tree(
     block: Block,
     *,
-    max_cells: int = 10_000_000,
+    max_cells: int = MAX_CELLS,
     jobs: int = 1,
     tolerance: float = 1e-9,
     store: str | os.PathLike[str] | None = None,
