@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from reluscape.report.grown import Drawn
+from reluscape.report.grown import TreeSurvey
 from reluscape.report.page import fill
 from reluscape.report.section import Cell, Figure, Section, Table
 from reluscape.report.wording import count, number, several, share
@@ -16,6 +16,9 @@ from reluscape.trees import figures
 from reluscape.trees.result import MergeTree
 
 __all__ = ["FILE", "MINIMA", "Grown", "minimum_name", "render_tree", "tree_section"]
+
+#: What is drawn.
+Drawn = MergeTree | TreeSurvey
 
 #: The tree, beside the page, and the folder of the minima's weights.
 FILE, MINIMA = "merge_tree.nc", "minima"
@@ -167,7 +170,7 @@ def _minima(tree: Drawn, about: Grown, files: bool, listed: int) -> Table:
         rows.append(
             (
                 Cell(f"{k:03d}", file=minimum_name(k) if files else ""),
-                Cell(number(float(tree.losses[k]), digits=DIGITS), tier="exact", numeric=True),
+                Cell(number(float(tree.losses[k]), digits=DIGITS), tier=tree.tier, numeric=True),
                 Cell("" if last else f"{tree.parents[k]:03d}", numeric=True),
                 Cell("" if last else number(float(tree.deaths[k]), digits=DIGITS), numeric=True),
                 Cell("" if last else number(barrier), numeric=True),

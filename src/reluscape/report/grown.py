@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, fields
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from reluscape.report.fields import a_number, a_series, no_values
 from reluscape.trees.layer import Layer
-from reluscape.trees.result import MergeTree
 
-__all__ = ["Drawn", "TreeSurvey"]
+if TYPE_CHECKING:
+    from reluscape.trees.result import MergeTree
+__all__ = ["TreeSurvey"]
 
 Floats = NDArray[np.float64]
 
@@ -93,14 +94,16 @@ class TreeSurvey:
         metadata=a_series("parameter", "the layer's own parameters", "parameter"),
     )
     slope: float = a_number("slope of the rectifier on its negative side")
-    #: A survey goes through all cells.
+    #: A survey goes through all cells, in float64.
     below: ClassVar[float] = math.inf
     num_pruned: ClassVar[int] = 0
+    tier: ClassVar[str] = "certified"
+    arithmetic: ClassVar[str] = "float64"
 
     @classmethod
     def of(cls, tree: MergeTree, samples: NDArray[np.int64], file: str, where: str) -> TreeSurvey:
         """The record of a tree of these samples, and the file that it is in."""
-        both = {one.name for one in fields(cls)} & {one.name for one in fields(MergeTree)}
+        both = {one.name for one in fields(cls)} & {one.name for one in fields(tree)}
         told = {name: getattr(tree, name) for name in both}
         return cls(**told, samples=samples, file=file, where=where)
 
@@ -108,7 +111,3 @@ class TreeSurvey:
     def layer(self) -> Layer:
         """The layer whose tree it is."""
         return Layer(**{part.name: getattr(self, part.name) for part in fields(Layer)})
-
-
-#: What can be drawn.
-Drawn = MergeTree | TreeSurvey

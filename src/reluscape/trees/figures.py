@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from reluscape.report.charts import COLOURS, MUTED, figure, x_axis, y_axis
 
 if TYPE_CHECKING:
-    from reluscape.report.grown import Drawn
+    from reluscape.report.branches import Drawn
 
 Floats = NDArray[np.float64]
 

@@ -45,12 +45,6 @@ class Minimisers:
         """The parameters that the rays and their lengths make."""
         proof = np.empty(self.problem.proof_words, dtype=np.uint64)
         solve(self.table, self.scratch, unit, facet, proof)
-        problem, digits = self.problem, self.scratch.digits
-        rays = [
-            problem.facet_rays[problem.facet_starts[facet] : problem.facet_starts[facet + 1]]
-            if k == unit
-            else problem.rays[problem.starts[digits[k]] : problem.starts[digits[k] + 1]]
-            for k in range(problem.shape[0])
-        ]
+        rays = self.problem.rays_of(self.scratch.digits, unit, facet)
         count = sum(len(own) for own in rays)
-        return problem.theta(rays, self.scratch.solution[:count])
+        return self.problem.theta(rays, self.scratch.solution[:count])
