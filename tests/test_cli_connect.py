@@ -6,6 +6,8 @@ import json
 import os
 import re
 import signal
+import subprocess
+import sys
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -245,6 +247,46 @@ def test_ctrl_c_keeps_the_string_and_resume_goes_on(
     after = found_in(out)
     assert (after.status, after.level) == ("connected", LEVEL)
     assert "that of the string gone on from" in result.stdout
+
+
+KILLED = """
+import os, signal, sys
+from reluscape.strings.keeping import Keeper
+
+write = Keeper._write
+
+def written_and_killed(self, beads):
+    write(self, beads)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+Keeper._write = written_and_killed
+from reluscape.cli import main
+main()
+"""
+
+
+def test_killed_outright_a_search_goes_on_and_ends_as_if_it_had_not_been(trained: Path) -> None:
+    out = trained / "killed"
+    options = [*(trained / end for end in ENDS), *data(trained), "--out", out, "--seed", 0]
+    command = [sys.executable, "-c", KILLED, "connect", *map(str, options), "--level", str(LEVEL)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == -signal.SIGKILL, ended.stderr
+    assert {name for name in files(out) if name.endswith(".nc")} == {"unfinished.nc"}
+    result = connect(trained, "--out", out, "--resume")
+    assert result.exit_code == 0, result.output
+    found, whole = found_in(out), found_in(trained / "c")
+    assert (found.status, found.level) == ("connected", LEVEL)
+    assert found.beads.tobytes() == whole.beads.tobytes()
+    assert "unfinished.nc" not in files(out)
+
+
+def test_a_new_search_forgets_one_that_was_killed(trained: Path) -> None:
+    out = trained / "new"
+    out.mkdir()
+    (out / "unfinished.nc").write_bytes(b"of another search")
+    assert "cut or changed" in refused(trained, "--out", out, "--resume")
+    assert connect(trained, "--level", 100.0, "--out", out).exit_code == 0
+    assert "unfinished.nc" not in files(out)
 
 
 def test_a_shorter_string_leaves_no_bead_of_a_longer_one(trained: Path) -> None:

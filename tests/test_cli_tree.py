@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import html
 import json
+import re
+import shlex
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +49,7 @@ def test_what_is_written(grown: Path) -> None:
     found = MergeTree.load(grown / "t" / "merge_tree.nc")
     assert found.features.shape == (12, 2)
     names = [f"minima/{k:03d}.safetensors" for k in range(len(found.losses))]
-    assert files(grown / "t") == {*names, "merge_tree.nc", "report.html"}
+    assert files(grown / "t") == {*names, "merge_tree.nc", "report.html", "samples.npz"}
     own = load_file(grown / "mlp.safetensors")
     for k, name in enumerate(names):
         state = load_file(grown / "t" / name)
@@ -72,6 +76,22 @@ def test_verify_takes_its_file_and_no_other(grown: Path, tmp_path: Path) -> None
     cut = tmp_path / "cut.nc"
     cut.write_bytes(file.read_bytes()[:-100])
     assert invoke("verify", cut, *subject(grown)).exit_code == 1
+
+
+def test_the_pages_commands_run_in_its_folder(grown: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = html.unescape((grown / "t" / "report.html").read_text())
+    monkeypatch.chdir(grown / "t")
+    commands = re.findall(r"<code>(reluscape (?:verify|tree) .*?)</code>", page)
+    assert len(commands) == 2
+    for command in commands:
+        result = invoke(*shlex.split(command)[1:])
+        assert result.exit_code == 0, result.output
+    again = MergeTree.load(grown / "t" / "again" / "merge_tree.nc")
+    shutil.rmtree(grown / "t" / "again")
+    np.testing.assert_array_equal(again.minima, MergeTree.load("merge_tree.nc").minima)
+    state = ("--weights", "minima/000.safetensors", "--data", "samples.npz", "--layer", 0)
+    told = invoke("certify", *state, "--loss", "squared", "--out", grown / "certificate.json")
+    assert told.exit_code == 0, told.output
 
 
 def test_json(grown: Path, tmp_path: Path) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +20,8 @@ import reluscape as rs
 from reluscape.errors import InputError
 from reluscape.progress import Stop
 from reluscape.strings.check import check_connection
+from reluscape.strings.judging import Beads
+from reluscape.strings.keeping import Keeper
 from reluscape.strings.surface import Surface
 from reluscape.strings.training import Schedule, train_below
 
@@ -282,6 +285,80 @@ def test_a_search_goes_on_from_where_it_ended(tmp_path: Path) -> None:
         rs.connect(landscape, b, a, LEVEL, start=kept)
 
 
+class Killed(Exception):
+    """Ends a search as a kill would: nothing is tidied up."""
+
+
+def killed_at(landscape, a, b, file: Path, told: Callable[[str], bool]) -> rs.Unfinished:
+    """What is left in the file of a search that is killed once this is told."""
+
+    def kill(what: str, fraction: float) -> None:
+        if told(what):
+            raise Killed
+
+    with pytest.raises(Killed):
+        rs.connect(landscape, a, b, LEVEL, keep=file, progress=kill)
+    return rs.Unfinished.load(file)
+
+
+def test_killed_between_two_depths_a_search_ends_like_an_uninterrupted_one(tmp_path: Path) -> None:
+    landscape, a, b = cubic()
+    whole = rs.connect(landscape, a, b, LEVEL)
+    kept = killed_at(landscape, a, b, tmp_path / "kept.nc", lambda what: "depth 1, worst" in what)
+    assert (kept.level, kept.method, kept.depths.max()) == (LEVEL, "greedy", 1)
+    assert len(kept.beads) < whole.num_beads
+    found = rs.connect(landscape, a, b, LEVEL, start=kept)
+    assert found.beads.tobytes() == whole.beads.tobytes()
+    np.testing.assert_array_equal(found.depths, whole.depths)
+
+
+def test_killed_in_training_no_step_is_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    landscape, a, b = cubic()
+    monkeypatch.setattr("reluscape.strings.keeping.SECONDS", -1.0)
+    monkeypatch.setattr("reluscape.strings.keeping.SHARE", -1.0)
+    steps: list[str] = []
+
+    def later(what: str) -> bool:
+        steps.extend([what] * what.startswith("training"))
+        return len(steps) == 20
+
+    kept = killed_at(landscape, a, b, tmp_path / "kept.nc", later)
+    assert len(kept.beads) == 3
+    losses = [landscape.loss(row) for row in kept.beads]
+    start = max(landscape.loss(a + t * (b - a)) for t in np.linspace(0.05, 0.95, 31))
+    assert max(losses) < 0.9 * start
+    found, again = (rs.connect(landscape, a, b, LEVEL, start=kept) for _ in range(2))
+    assert found.status == "connected"
+    assert found.beads.tobytes() == again.beads.tobytes()
+
+
+def test_a_string_is_written_at_new_depths_and_when_it_is_time(tmp_path: Path) -> None:
+    now = [0.0]
+    file = tmp_path / "kept.nc"
+    keeper = Keeper(file, 1.0, "greedy", 0, clock=lambda: now[0])
+
+    def written(beads: Beads, draft: bool = False) -> bool:
+        file.unlink(missing_ok=True)
+        keeper.offer_draft(lambda: beads) if draft else keeper.offer(beads)
+        return file.exists()
+
+    points = [np.zeros(2), np.ones(2)]
+    flat, deep = Beads(points, [0, 0]), Beads([*points, np.ones(2)], [0, 1, 0])
+    assert not written(flat)
+    assert written(deep)
+    assert not written(deep)
+    now[0] = 9.9
+    assert not written(deep, draft=True)
+    now[0] = 10.1
+    assert written(deep, draft=True)
+    assert not written(deep, draft=True)
+    now[0] = 30.0
+    assert written(deep)
+    np.testing.assert_array_equal(rs.Unfinished.load(file).depths, [0, 1, 0])
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_a_stop_keeps_the_string(method: str) -> None:
     landscape, a, b = cubic()
@@ -405,13 +482,31 @@ def test_any_module_is_trained_in_batches_or_one_by_one(make, tier) -> None:
 def test_large_batches_are_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     landscape, a, b = cubic()
     rows = a + np.linspace(0, 1, 7)[:, None] * (b - a)
-    monkeypatch.setattr("reluscape.strings.surface.LARGEST_BATCH", 2000)
+    whole = Surface(landscape).slopes(torch.as_tensor(rows))
+    monkeypatch.setattr("reluscape.strings.surface.LARGEST_BATCH", {"cpu": 2000})
     surface = Surface(landscape)
+    sizes = []
+
+    def recorded(function: Any, part: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(part))
+        return torch.func.vmap(function)(part)
+
+    with monkeypatch.context() as patched:  # activations of a part are freed before the next
+        patched.setattr(surface, "_map", recorded)
+        cut = surface.slopes(torch.as_tensor(rows))
+    assert sum(sizes) == 7
+    assert 1 < max(sizes) < 7
+    for one, other in zip(whole, cut, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-12, atol=1e-14)
     np.testing.assert_allclose(surface.values(rows), [landscape.loss(row) for row in rows])
     along = surface.along(rows[:2], rows[2:4], np.array([0.0, 0.25, 1.0]))
     middle = 0.75 * rows[1] + 0.25 * rows[3]
     assert along[1, 1] == pytest.approx(landscape.loss(middle))
     assert along.shape == (2, 3)
+    monkeypatch.setattr("reluscape.strings.surface.LARGEST_BATCH", {"cpu": 1})  # one at a time
+    np.testing.assert_allclose(
+        Surface(landscape).along(rows[:2], rows[2:4], np.array([0.0, 0.25, 1.0])), along
+    )
 
 
 def test_minibatches_cover_all_samples() -> None:

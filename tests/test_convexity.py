@@ -105,10 +105,10 @@ def chains(found: rs.Convexity) -> list[float]:
 
 @pytest.mark.parametrize(
     "start",
-    [pytest.param(at, marks=[pytest.mark.slow] * (at >= 300)) for at in range(0, 1500, 100)],
+    [pytest.param(at, marks=[pytest.mark.slow] * (at >= 150)) for at in range(0, 1500, 50)],
 )
 def test_bounds_hold_in_their_order_on_random_networks(start: int) -> None:
-    for seed in range(start, start + 100):
+    for seed in range(start, start + 50):
         one = case(seed)
         found = rs.convexity(one.landscape())
         values = np.linalg.eigvalsh(one.hessian())
@@ -453,7 +453,7 @@ def all_sides(one: Case) -> list[np.ndarray]:
 def test_at_active_kinks_the_bounds_hold_for_every_choice_of_their_signs() -> None:
     rng = np.random.default_rng(8)
     met = decided = 0
-    for trial in range(150):
+    for trial in range(75):
         widths = [2, 2, *[2] * (trial % 2), 1]
         slope = (0.0, 0.0, 0.5, -1.0, 2.0)[trial % 5]
         one = Case(
@@ -478,8 +478,8 @@ def test_at_active_kinks_the_bounds_hold_for_every_choice_of_their_signs() -> No
             assert found.active_kinks > 0
             assert found.is_convex in (None, True)
         decided += len(sides) > 1 and bool(found.is_convex)
-    assert met > 20
-    assert decided > 5
+    assert met > 10
+    assert decided > 2
 
 
 def test_two_ways_of_rounding_a_kink_do_not_pass_for_certainty() -> None:

@@ -17,7 +17,7 @@ def found(gradient: np.ndarray, normals: np.ndarray, jumps: np.ndarray) -> list[
 def test_the_loss_falls_along_all_that_are_found_and_some_are_where_it_falls() -> None:
     """In the plane the least rate is on one of finitely many rays."""
     falling = rising = 0
-    for seed in range(200):
+    for seed in range(100):
         normals, jumps, rays = arrangement(seed)
         gradient = 0.1 * normals.T @ np.random.default_rng(seed).normal(size=len(normals))
         least = (rays @ gradient + rate(normals, jumps, rays)).min()
@@ -31,8 +31,8 @@ def test_the_loss_falls_along_all_that_are_found_and_some_are_where_it_falls() -
         elif least < -1e-6:
             falling += bool(directions)
             assert directions, seed
-    assert rising > 20
-    assert falling > 50
+    assert rising > 10
+    assert falling > 25
 
 
 def test_they_are_found_where_few_random_directions_fall() -> None:

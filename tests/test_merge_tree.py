@@ -456,3 +456,18 @@ def test_the_readmes_example_runs(capsys: pytest.CaptureFixture[str]) -> None:
     told = capsys.readouterr().out
     assert "1,600 cells, 3,200 facets" in told
     assert "valid=True" in told
+
+
+def test_of_many_minimisers_one_inside_is_given() -> None:
+    block = layer(9, 1, 3, 3, signs=[1.0, 1.0, -1.0])
+    tree = merge_tree(block)
+    inside = 0
+    for theta in tree.minima:
+        rows = tree.layer.unpack(theta)
+        values = np.abs(tree.features @ rows.T) / np.abs(rows).max(initial=1e-12)
+        inside += values.min() > 1e-6
+        assert block.gradient(theta).shape == theta.shape
+    units = tree.layer.unpack(tree.minima)
+    dead = (tree.features @ units.transpose(0, 2, 1) <= 0).all(axis=1)
+    assert inside > 3
+    assert not (dead & (np.abs(units).max(axis=2) == 0)).any()

@@ -125,7 +125,7 @@ def allowed(convention: str, given: np.ndarray) -> list[tuple[float, ...]]:
     return [(1.0,) * len(given), (-1.0,) * len(given)]
 
 
-ALL = range(240)
+ALL = range(160)
 
 
 @cache
@@ -138,7 +138,7 @@ def answers(seed: int) -> dict[str, CellMinimum]:
 
 @pytest.mark.parametrize("convention", SIGNS)
 def test_answers_are_those_of_all_sign_vectors(convention: str) -> None:
-    """240 networks under each convention: routes by closed form, sign check, programs and searches."""
+    """160 networks under each convention: routes by closed form, sign check, programs and searches."""
     seen: Counter[object] = Counter()
     for seed in ALL:
         made = case(seed)
@@ -153,9 +153,9 @@ def test_answers_are_those_of_all_sign_vectors(convention: str) -> None:
             seen[found.method, found.genuine] += 1
     routes = {method for method, _ in seen}
     assert routes >= {"closed form", "linear program", "sign check"}
-    assert all(seen["closed form", genuine] >= 5 for genuine in (True, False))
+    assert all(seen["closed form", genuine] >= 3 for genuine in (True, False))
     assert all(
-        sum(seen[route, genuine] for route in routes - {"closed form"}) >= 20
+        sum(seen[route, genuine] for route in routes - {"closed form"}) >= 10
         for genuine in (True, False)
     )
 
@@ -404,7 +404,7 @@ def block_case(seed: int) -> rs.Block:
 
 def test_blocks_of_any_layer_and_loss_are_answered_as_by_programs() -> None:
     seen: Counter[tuple[str, bool | None]] = Counter()
-    for seed in range(240):
+    for seed in range(120):
         block = block_case(seed)
         found = rs.cell_minimum(block)
         assert found.genuine == (deepest_of_block(block) > MARGIN), (seed, found)
@@ -412,7 +412,7 @@ def test_blocks_of_any_layer_and_loss_are_answered_as_by_programs() -> None:
         assert verdict.valid, (seed, found, verdict)
         seen[block.landscape.loss_name, found.genuine] += 1
     losses = ("squared", "half_squared", "l1", "cross_entropy")
-    assert all(seen[loss, genuine] >= 10 for loss in losses for genuine in (True, False))
+    assert all(seen[loss, genuine] >= 4 for loss in losses for genuine in (True, False))
 
 
 def test_bad_minima_of_blocks_have_weights_of_lower_loss() -> None:
@@ -449,7 +449,7 @@ def torch_loss(module: nn.Module, landscape: rs.Landscape) -> float:
 def test_minima_of_a_last_layer_are_never_bad() -> None:
     """The loss is convex in it: nothing is lower, which `verify` accepts for this layer alone."""
     checked = refused = 0
-    for seed in range(60):
+    for seed in range(32):
         last = block_case(seed).landscape.block(-1)
         found = rs.cell_minimum(last)
         if found.genuine:
@@ -462,7 +462,7 @@ def test_minima_of_a_last_layer_are_never_bad() -> None:
             claim = replace(found, bad=False)
             assert not rs.verify(claim, first.landscape).valid
             refused += 1
-    assert min(checked, refused) >= 10, (checked, refused)
+    assert min(checked, refused) >= 4, (checked, refused)
 
 
 def test_a_blocks_witness_is_certified_as_a_minimum() -> None:
@@ -497,9 +497,9 @@ def programs_only(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def methods_that_agree_with_all_sign_vectors() -> Counter[tuple[str, bool | None]]:
-    """How 120 networks were answered, with free and with given signs, as all sign vectors are."""
+    """How 54 networks were answered, with free and with given signs, as all sign vectors are."""
     seen: Counter[tuple[str, bool | None]] = Counter()
-    for seed in ALL[::2]:
+    for seed in ALL[::3]:
         made = case(seed)
         for convention in ("free", "given"):
             if convention == "given" and not made.instance.weights[1].all():
@@ -516,15 +516,15 @@ def methods_that_agree_with_all_sign_vectors() -> Counter[tuple[str, bool | None
 @pytest.mark.usefixtures("interior", "programs_only")
 def test_interior_points_answer_as_all_sign_vectors_do() -> None:
     seen = methods_that_agree_with_all_sign_vectors()
-    assert seen["signs at once", False] >= 3
-    assert seen["linear program", True] >= 10
+    assert seen["signs at once", False] >= 1
+    assert seen["linear program", True] >= 4
 
 
 @pytest.mark.usefixtures("interior")
 def test_what_is_the_same_at_all_minimisers_answers_as_all_sign_vectors_do() -> None:
     seen = methods_that_agree_with_all_sign_vectors()
-    assert seen["sign check", False] >= 10
-    assert seen["nearest minimum", True] >= 3
+    assert seen["sign check", False] >= 4
+    assert seen["nearest minimum", True] >= 1
 
 
 @pytest.mark.usefixtures("interior")
@@ -566,7 +566,7 @@ def test_labels_that_cancel_leave_no_minimum_of_their_roundings_sign() -> None:
 
 def test_answers_about_nearly_equal_inputs_pass_their_check_or_are_open() -> None:
     seen: Counter[bool | None] = Counter()
-    for seed in range(30):
+    for seed in range(12):
         rng = np.random.default_rng(seed)
         inputs = 1.0 + 10.0 ** rng.uniform(-9, -3) * rng.normal(size=(8, 4))
         landscape = wide(seed, 2, 8, 4)
@@ -575,8 +575,8 @@ def test_answers_about_nearly_equal_inputs_pass_their_check_or_are_open() -> Non
             found = rs.cell_minimum(landscape, signs=signs)
             assert found.genuine is None or rs.verify(found, landscape).valid
             seen[found.genuine] += 1
-    assert seen[True] >= 10
-    assert seen[False] >= 10
+    assert seen[True] >= 3
+    assert seen[False] >= 3
 
 
 def polygon(seed: int) -> rs.Landscape:

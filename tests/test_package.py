@@ -47,6 +47,7 @@ PUBLIC = [
     "Study",
     "Trajectory",
     "TreeSize",
+    "Unfinished",
     "UnitCells",
     "UnsupportedModelError",
     "Verification",

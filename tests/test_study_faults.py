@@ -106,10 +106,10 @@ def whole(tmp_path_factory):
 # ---- kills -------------------------------------------------------------------------------------
 
 
-def test_killed_at_20_random_moments_a_study_ends_like_an_uninterrupted_one(path, whole):
+def test_killed_at_10_random_moments_a_study_ends_like_an_uninterrupted_one(path, whole):
     moments, done = random.Random(1), [0]
-    for number in range(20):
-        process = start(path, trials=30, jobs=2 if number == 13 else 1)
+    for number in range(10):
+        process = start(path, trials=30, jobs=2 if number == 7 else 1)
         for _ in range(1 + number % 2):  # every other time after the first commit
             process.stdout.readline()
         time.sleep(moments.uniform(0, 0.15))

@@ -95,17 +95,17 @@ def compared(
 @pytest.mark.parametrize("standardise", [False, True])
 def test_signs_of_slopes_are_those_in_fractions(standardise: bool) -> None:
     found: Counter[str] = Counter()
-    for seed in range(50):
+    for seed in range(26):
         found += compared(seed, standardise=standardise)
-    assert found["other", "told"] > 40
-    assert found["zero", "told"] > 8
+    assert found["other", "told"] > 12
+    assert found["zero", "told"] > 2
     assert found["zero", "unsure"] <= found["zero", "told"] // 10
 
 
 @pytest.mark.parametrize("standardise", [False, True])
 def test_slopes_of_units_that_go_together_are_decided(standardise: bool) -> None:
     found: Counter[str] = Counter()
-    for seed in range(35):
+    for seed in range(14):
         found += compared(seed, standardise=standardise, maker=together)
-    assert found["zero", "told"] > 10
+    assert found["zero", "told"] > 3
     assert found["zero", "unsure"] <= found["zero", "told"] // 10

@@ -46,6 +46,7 @@ _HOME = {
     "trajectory_of": "monitor.checkpoints",
     "Connection": "strings.connection",
     "Schedule": "strings.training",
+    "Unfinished": "strings.keeping",
     "SpanningTree": "strings.spanning",
     "connect": "strings.connecting",
     "linear_path": "strings.linear",

@@ -81,7 +81,8 @@ def connect(
     resume: Annotated[
         bool,
         typer.Option(
-            "--resume", help="Go on from the string in OUT, at its level if none is given."
+            "--resume",
+            help="Go on from the string in OUT, also of a killed search, at its level if none is given.",
         ),
     ] = False,
     out: Annotated[
@@ -94,7 +95,8 @@ def connect(
     The path is a string of models joined by straight segments; the maximum of each segment is proved
     where the network can be read. OUT holds connection.nc, which `reluscape verify` checks, report.html,
     and the models of the string, beads/000.safetensors and so on. Not to find a path is an answer, too,
-    with status 0: it does not say that there is none. The first Ctrl-C keeps the string as it is.
+    with status 0: it does not say that there is none. The first Ctrl-C keeps the string as it is, and a
+    search that is killed leaves OUT/unfinished.nc: --resume goes on from both.
 
     With more than two models OUT has a folder for each pair, such as 000-001, and the tree of the lowest
     passes between them: report.html and tree.nc, which `reluscape verify` checks with all the models.
@@ -113,13 +115,20 @@ def connect(
     folder = ConnectionFolder(out)
     before = folder.before() if resume else None
     folder.check()
+    if not resume:
+        folder.forget()
     kept = before is not None and level is None
     level = before.level if before is not None and level is None else level
     loaded = load_data(data, target=target, standardise=standardise)
     named = loss and loss.value
     models = read_models(files, model, loaded, named, weight_decay, metric.value, level)
     models = replace(models, why="that of the string gone on from") if kept else models
-    search = {"method": method.value, "match_units": match, "max_depth": max_depth, "seed": seed}
+    search: dict[str, Any] = {
+        "method": method.value,
+        "match_units": match,
+        "max_depth": max_depth,
+        "seed": seed,
+    }
     schedule = Schedule(max_steps=max_steps)
     about = _About(
         subject=["--data", data, *_option("--model", model), *_option("--target", target),
@@ -134,7 +143,8 @@ def connect(
         if len(files) > 2:
             _tree(ctx, about, out, search | {"schedule": schedule}, progress, as_json)
             return
-        found = models.join(0, 1, progress, start=before, schedule=schedule, **search)
+        search |= {"start": before, "schedule": schedule, "keep": folder.unfinished}
+        found = models.join(0, 1, progress, **search)
         cells = models.cells(found, progress)
         written = folder.write(found, models.landscape, about.page(0, 1, cells, folder.path))
         ctx.obj.extend(map(str, written))
@@ -282,10 +292,11 @@ def _tree(
 
     models, found, records, counted = about.models, {}, [], []
     for a, b in combinations(range(len(models.modules)), 2):
-        one = models.join(a, b, progress, **search)
+        folder = ConnectionFolder(out / folder_of(a, b))
+        folder.forget()
+        one = models.join(a, b, progress, keep=folder.unfinished, **search)
         cells = models.cells(one, progress)
         counted.append(cells)
-        folder = ConnectionFolder(out / folder_of(a, b))
         ctx.obj.extend(
             map(str, folder.write(one, models.landscape, about.page(a, b, cells, folder.path)))
         )

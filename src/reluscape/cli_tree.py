@@ -73,19 +73,20 @@ def tree(
 
     For the first layer of a network with one hidden layer, output weights held fixed: every activation
     cell and every facet between two is gone through, so nothing is missed. OUT holds merge_tree.nc,
-    which `reluscape verify` checks, report.html, and the lowest minima as weights,
-    minima/000.safetensors and so on. What takes longer than ten seconds is kept in OUT/chunks.sqlite on
-    the way: the same command goes on from there.
+    which `reluscape verify` checks, report.html, the lowest minima as weights, minima/000.safetensors and
+    so on, and samples.npz where the samples are not all. What takes longer than ten seconds is kept in
+    OUT/chunks.sqlite on the way: the same command goes on from there.
 
         reluscape tree --weights mlp.safetensors --data mine.npz --samples 20 --out t/
     """
     landscape = landscape_from(data, target, standardise, weights, model, loss, weight_decay)
     from reluscape.progress import shown
     from reluscape.results import options_from
-    from reluscape.tree_files import TreeFolder, some_samples
+    from reluscape.tree_files import SAMPLES, TreeFolder, some_samples
     from reluscape.trees.size import tree_size
     from reluscape.trees.tree import merge_tree
 
+    whole = landscape.num_samples
     landscape = some_samples(landscape, samples, seed)
     (name,) = layers_called(landscape, layer)
     assert name is not None
@@ -110,11 +111,14 @@ def tree(
             below=math.inf if below is None else below,
             progress=progress,
         )
-    subject = [*_option("--model", model), "--data", str(data), *_option("--target", target),
-               *["--standardise"] * standardise, "--loss", landscape.loss_name]  # fmt: skip
-    search = ["--layer", name, *_option("--samples", samples), *_option("--below", below),
-              "--seed", str(seed)]  # fmt: skip
-    about = _about(found, block, options_from(subject, out), search, weights, out)
+    named = ["--data", str(data), *_option("--target", target), *["--standardise"] * standardise]
+    if landscape.num_samples < whole:
+        ctx.obj.append(str(folder.write_samples(landscape)))
+        named = ["--data", str(out / SAMPLES)]
+    own = [*_option("--weights", weights), *_option("--model", model)]
+    subject = options_from([*own, *named, "--loss", landscape.loss_name], out)
+    search = ["--layer", name, *_option("--below", below)]
+    about = _about(found, block, subject, search, Path(str(data)).name, seed)
     ctx.obj.extend(map(str, folder.write(found, landscape, name, about)))
     if as_json:
         typer.echo(json.dumps(_record(found, name) | {"files": ctx.obj}))
@@ -132,24 +136,21 @@ def _about(
     block: Block,
     subject: list[str],
     search: list[str],
-    weights: Path | None,
-    out: Path,
+    data: str,
+    seed: int,
 ) -> Grown:
     """What the page says besides the tree."""
     from reluscape.report.branches import FILE, Grown
-    from reluscape.results import options_from
     from reluscape.tree_files import standing
 
-    own = [] if weights is None else ["--weights", options_from([str(weights)], out)[0]]
-    again = ["reluscape", "tree", *own, *subject, *search, "--out", "again"]
     return Grown(
         layer=block.layer,
-        data=Path(subject[subject.index("--data") + 1]).name,
+        data=data,
         where=standing(found, block),
-        check=shlex.join(["reluscape", "verify", FILE, *own, *subject]),
-        again=shlex.join(again),
+        check=shlex.join(["reluscape", "verify", FILE, *subject]),
+        again=shlex.join(["reluscape", "tree", *subject, *search, "--out", "again"]),
         version=__version__,
-        seed=int(search[-1]),
+        seed=seed,
     )
 
 

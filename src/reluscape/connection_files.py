@@ -13,6 +13,7 @@ from reluscape.report.tree import FILE as TREE
 from reluscape.report.tree import Grown, render_tree
 from reluscape.results import check_writable, write_then_rename
 from reluscape.strings.connection import Connection
+from reluscape.strings.keeping import Unfinished
 from reluscape.strings.spanning import SpanningTree
 from reluscape.weights import write_state
 
@@ -41,12 +42,19 @@ class ConnectionFolder:
         """Refuse a folder that cannot be written to, before any work is done."""
         check_writable(self.path, self.path / BEADS)
 
-    def before(self) -> Connection:
-        """What was found there before.
+    @property
+    def unfinished(self) -> Path:
+        """Where the string is kept while it grows; gone once the connection is written."""
+        return self.path / "unfinished.nc"
+
+    def before(self) -> Connection | Unfinished:
+        """What was found there before; where a search was killed, what it had found.
 
         Raises:
             InputError: Nothing, or a file that cannot be read.
         """
+        if self.unfinished.exists():
+            return Unfinished.load(self.unfinished)
         file = self.path / FILE
         if not file.exists():
             raise InputError(f"expected {file} to go on from; there is none: leave --resume out")
@@ -63,7 +71,12 @@ class ConnectionFolder:
         page = render_connection(found, about).encode()
         files.append(self.path / "report.html")
         write_then_rename(files[-1], lambda file: file.write_bytes(page))
+        self.forget()
         return files
+
+    def forget(self) -> None:
+        """Drop what a search that was killed has left."""
+        self.unfinished.unlink(missing_ok=True)
 
     def _drop_beads_from(self, count: int) -> None:
         """Remove beads of a longer string that was here before."""

@@ -17,7 +17,10 @@ from reluscape.results import check_writable, write_then_rename
 from reluscape.trees.result import MergeTree
 from reluscape.weights import write_state
 
-__all__ = ["TreeFolder", "drawn", "some_samples", "standing"]
+__all__ = ["SAMPLES", "TreeFolder", "drawn", "some_samples", "standing"]
+
+#: The samples that a tree is of, where these are not all.
+SAMPLES = "samples.npz"
 
 
 def drawn(num_samples: int, count: int, seed: int) -> NDArray[np.int64]:
@@ -63,6 +66,18 @@ class TreeFolder:
     def check(self) -> None:
         """Refuse a folder that cannot be written to, before any work is done."""
         check_writable(self.path, self.path / MINIMA)
+
+    def write_samples(self, landscape: Landscape) -> Path:
+        """Write the samples that the tree is of, for what is asked of its minima later."""
+        target = self.path / SAMPLES
+        values = {"x": landscape.inputs, "y": landscape.targets}
+
+        def write(file: Path) -> None:
+            with open(file, "wb") as stream:
+                np.savez(stream, allow_pickle=False, **values)
+
+        write_then_rename(target, write)
+        return target
 
     def write(self, found: MergeTree, landscape: Landscape, layer: str, about: Grown) -> list[Path]:
         """Write the tree, its lowest minima and, last, the page that links them."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from time import perf_counter
 from typing import Any
 
@@ -32,6 +34,7 @@ from reluscape.strings.ends import (
 from reluscape.strings.finishing import Work, finish
 from reluscape.strings.greedy import grow_greedily
 from reluscape.strings.judging import Beads, Judge
+from reluscape.strings.keeping import Keeper, Unfinished
 from reluscape.strings.matching import match_units as units_matched
 from reluscape.strings.surface import Metric, Surface
 from reluscape.strings.training import Schedule
@@ -68,7 +71,8 @@ def connect(
     schedule: Schedule | None = None,
     batched: bool = True,
     relative_gap: float = 1e-3,
-    start: Connection | None = None,
+    start: Connection | Unfinished | None = None,
+    keep: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
     seed: int = 0,
 ) -> Connection:
@@ -101,7 +105,9 @@ def connect(
         schedule: Rate, steps and samples per step of the training.
         batched: False trains beads one after the other.
         relative_gap: Of certified maxima.
-        start: A connection between the same ends to go on from.
+        start: A connection between the same ends to go on from, or an `Unfinished` one.
+        keep: A file for the string so far, an `Unfinished`, for a process that may be killed: written at
+            each new depth and about every ten seconds, in place of an earlier one, and left there.
         progress: Told the number of beads, the depth and the worst segment.
         seed: Of every random choice; the same seed gives the same bytes on one machine.
 
@@ -111,7 +117,8 @@ def connect(
 
     Cost: each step of training evaluates one gradient for each bead that is still above its goal, all of
     them as one batch; each new segment 33 losses and, once these are below the level, the proof that it
-    is (`path_maximum`), or a grid of 257 losses where there is none.
+    is (`path_maximum`), or a grid of 257 losses where there is none. A batch saves what a step costs
+    beside arithmetic: much for small models, nothing where one of them keeps the processor busy.
 
     Raises:
         InputError: Ends of another shape or above the level, or an option out of range.
@@ -147,6 +154,7 @@ def connect(
         draws=check_whole(draws, "draws", 1),
         seed=check_whole(seed, "seed", 0),
         progress=progress,
+        keeper=None if keep is None else Keeper(Path(keep), level, method, seed),
     )
     with one_thread() if surface.small else nullcontext():
         try:
@@ -225,7 +233,8 @@ def _check(
     for name, value in (("spring", spring), ("relative_gap", relative_gap)):
         if not 0.0 <= value < np.inf:
             raise InputError(f"{name} must be a finite number >= 0; received {value!r}")
-    if start is not None and (not isinstance(start, Connection) or method == "bezier"):
+    given = start is None or isinstance(start, Connection | Unfinished)
+    if not given or (start is not None and method == "bezier"):
         raise InputError(
             "start must be a Connection to go on from, with any method but 'bezier'; received"
             f" {type(start).__name__} with method {method!r}"
@@ -233,7 +242,7 @@ def _check(
     check_told(progress, "progress")
 
 
-def _first_beads(ends: tuple[Model, Model], start: Connection | None) -> Beads:
+def _first_beads(ends: tuple[Model, Model], start: Connection | Unfinished | None) -> Beads:
     """The string to begin with."""
     first, last = (end.theta for end in ends)
     if start is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from reluscape.progress import UNKNOWN, Progress
 from reluscape.strings.connection import Connection, path_lengths
 from reluscape.strings.judging import TIERS, Beads, Judge, Segment
+from reluscape.strings.keeping import Keeper
 from reluscape.strings.surface import Surface
 from reluscape.strings.training import Schedule
 
@@ -34,6 +36,7 @@ class Work:
         draws: Positions in one step of the Bézier curve.
         seed: Of random choices.
         progress: Told of the state.
+        keeper: Keeps the string in a file.
         tried: What was done, in sentences.
     """
 
@@ -48,6 +51,7 @@ class Work:
     draws: int = 1
     seed: int = 0
     progress: Progress | None = None
+    keeper: Keeper | None = None
     tried: list[str] = field(default_factory=list)
 
     @property
@@ -55,8 +59,17 @@ class Work:
         """What the string shall stay below."""
         return self.judge.level
 
-    def tell(self, what: str) -> None:
-        """Show beads, depth and the worst segment."""
+    def tell(self, what: str, draft: Callable[[], Beads] | None = None) -> None:
+        """Keep the string, and show beads, depth and the worst segment.
+
+        Args:
+            what: Is being done.
+            draft: The string with the beads that are in training.
+        """
+        if self.keeper is not None and draft is not None:
+            self.keeper.offer_draft(draft)
+        elif self.keeper is not None:
+            self.keeper.offer(self.beads)
         if self.progress is not None:
             known = [one.lower for one in self.beads.segments if one is not None]
             worst = f", worst segment {max(known):.4g} over level {self.level:.4g}" if known else ""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable
 from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from reluscape.strings.finishing import Work
+from reluscape.strings.judging import Beads
 from reluscape.strings.training import Trained, train_below
 
 Floats = NDArray[np.float64]
@@ -22,10 +23,11 @@ def grow_greedily(work: Work) -> None:
     """Insert a bead into every segment above the level, train them, and go on with both halves.
 
     The published procedure goes into one half and returns; here all open segments of a depth are
-    trained as one batch, so that both halves are always solved.
+    trained as one batch, so that both halves are always solved. A string to go on from counts with its
+    depth: kept between two depths, it ends as if its search had never been stopped.
     """
     mend(work)
-    for depth in range(1, work.max_depth + 1):
+    for depth in range(1 + max(work.beads.depths), work.max_depth + 1):
         work.tell("judging")
         work.judge.examine(work.beads)
         places = work.beads.above(work.level)
@@ -43,6 +45,7 @@ def grow_greedily(work: Work) -> None:
                 f" at {trained.values[~trained.reached].min():.6g}"
             )
             return
+    work.tell("judging")
     work.judge.examine(work.beads)
     left = len(work.beads.above(work.level))
     if left:
@@ -61,26 +64,53 @@ def mend(work: Work) -> None:
     high = inner[values > work.level]
     if len(high):
         starts = np.stack([beads.thetas[place] for place in high])
-        trained = train_below(work.surface, starts, work.goal, work.schedule, tell=_teller(work))
-        for place, theta in zip(high, trained.thetas, strict=True):
-            beads.move(int(place), theta)
+        shown = partial(_tell, work, partial(_moved, beads, high))
+        trained = train_below(work.surface, starts, work.goal, work.schedule, tell=shown)
+        work.beads = _moved(beads, high, trained)
         if trained.stopped:
             raise KeyboardInterrupt
+
+
+def _moved(beads: Beads, places: NDArray[np.intp], trained: Trained) -> Beads:
+    """The string with these of its beads where training has brought them."""
+    found = beads.copy()
+    for place, theta in zip(places, trained.thetas, strict=True):
+        found.move(int(place), theta)
+    return found
 
 
 def train_into(work: Work, places: list[int], depth: int) -> Trained:
     """A trained bead for each of these segments; those that fail start again elsewhere."""
     starts = work.beads.starts(places, work.middle)
-    best = train_below(work.surface, starts, work.goal, work.schedule, tell=_teller(work))
+    inserted = partial(_inserted, work.beads, places, depth)
+    shown = partial(_tell, work, inserted)
+    best = train_below(work.surface, starts, work.goal, work.schedule, tell=shown)
     rng = np.random.default_rng((work.seed, depth))
     for attempt in range(1, STARTS):
         failed = np.flatnonzero(~best.reached)
         if not len(failed) or best.stopped:
             break
         starts = _elsewhere(work, [places[k] for k in failed], attempt, rng)
-        again = train_below(work.surface, starts, work.goal, work.schedule, tell=_teller(work))
+        shown = partial(_tell, work, partial(inserted, earlier=best, failed=failed))
+        again = train_below(work.surface, starts, work.goal, work.schedule, tell=shown)
         best = _better(best, again, failed)
     return best
+
+
+def _inserted(
+    beads: Beads,
+    places: list[int],
+    depth: int,
+    trained: Trained,
+    earlier: Trained | None = None,
+    failed: NDArray[np.intp] | None = None,
+) -> Beads:
+    """The string with new beads as training, and an earlier attempt, have brought them so far."""
+    if earlier is not None and failed is not None:
+        trained = _better(earlier, trained, failed)
+    found = beads.copy()
+    found.insert(places, trained.thetas, depth)
+    return found
 
 
 def _elsewhere(work: Work, places: list[int], attempt: int, rng: np.random.Generator) -> Floats:
@@ -98,15 +128,14 @@ def _better(best: Trained, again: Trained, places: NDArray[np.intp]) -> Trained:
     """The lower one of two attempts at some beads."""
     lower = again.values < best.values[places]
     kept = places[lower]
-    best.thetas[kept], best.values[kept] = again.thetas[lower], again.values[lower]
-    best.reached[kept] = again.reached[lower]
-    best.steps[places] += again.steps
-    return replace(best, stopped=again.stopped)
+    thetas, values, reached = best.thetas.copy(), best.values.copy(), best.reached.copy()
+    steps = best.steps.copy()
+    thetas[kept], values[kept] = again.thetas[lower], again.values[lower]
+    reached[kept] = again.reached[lower]
+    steps[places] += again.steps
+    return Trained(thetas, values, reached, steps, again.stopped)
 
 
-def _teller(work: Work) -> partial[None]:
-    return partial(_tell, work)
-
-
-def _tell(work: Work, left: int) -> None:
-    work.tell(f"training {left} bead{'s' * (left != 1)}")
+def _tell(work: Work, drafted: Callable[[Trained], Beads], left: int, trained: Trained) -> None:
+    """Show and keep a string whose beads are in training."""
+    work.tell(f"training {left} bead{'s' * (left != 1)}", lambda: drafted(trained))

@@ -79,6 +79,10 @@ class Beads:
         self.thetas[place] = point
         self.segments[place - 1] = self.segments[place] = None
 
+    def copy(self) -> Beads:
+        """The same string, to insert and move beads in."""
+        return Beads(list(self.thetas), list(self.depths), list(self.segments))
+
     def above(self, level: float) -> list[int]:
         """Segments that are not known to be below the level."""
         return [k for k, one in enumerate(self.segments) if one is None or not one.below(level)]

@@ -20,8 +20,11 @@ Metric = Callable[[Floats, NDArray[np.generic]], float]
 
 #: Parameters and activations up to which one thread is faster than several.
 SMALL = 2**19
-#: Numbers that one batch of points may hold at once; 2^26 in float64 are 512 MB.
-LARGEST_BATCH = 2**26
+#: Numbers that one batch of points may hold at once: on a CPU what stays below the memory that malloc
+#: keeps between two steps, elsewhere 512 MB in float64.
+LARGEST_BATCH = {"cpu": 2**22, "other": 2**26}
+#: Numbers of a block just below the size, 32 MB, from which glibc always asks the system for memory.
+KEPT = 2**22 - 2**12
 
 
 def error_rate(outputs: Floats, targets: NDArray[np.generic]) -> float:
@@ -84,7 +87,10 @@ class Surface:
         self._judged = judged or self._judged_by()
         work = landscape.size + _activations(landscape)
         self.small = work <= SMALL
-        self._rows = max(1, LARGEST_BATCH // work)
+        on_cpu = self.device.type == "cpu"
+        self._rows = max(1, LARGEST_BATCH["cpu" if on_cpu else "other"] // work)
+        if on_cpu:
+            _keep_freed_memory()
         self.unbatched = "asked for" if not batched else self._why_unbatched()
 
     @property
@@ -111,10 +117,8 @@ class Surface:
         """The judged value on straight segments, shape (segments, positions)."""
         steps = positions[:, None, None] * (stops - starts) + starts
         points = steps.transpose(1, 0, 2).reshape(-1, starts.shape[1])
-        found = [
-            self.values(part)
-            for part in np.array_split(points, max(1, len(points) // self._rows + 1))
-        ]
+        parts = range(0, len(points), self._rows)
+        found = [self.values(points[at : at + self._rows]) for at in parts]
         return np.concatenate(found).reshape(len(starts), len(positions))
 
     def slopes(
@@ -125,10 +129,11 @@ class Surface:
         With `rows`, one of `batches`, the loss of those samples alone.
         """
         self.gradients += len(thetas)
-        leaf = thetas.detach().requires_grad_()
-        losses = self._map(self._objective_of(rows), leaf)
-        (gradients,) = torch.autograd.grad(losses.sum(), leaf)
-        return losses.detach(), gradients
+        objective = self._objective_of(rows)
+        parts = torch.split(thetas, 1 if self.unbatched else self._rows)
+        found = [self._slopes(objective, part) for part in parts]
+        losses, gradients = (torch.cat(one) for one in zip(*found, strict=True))
+        return losses, gradients
 
     def batches(self, size: int) -> list[slice]:
         """Cut the samples, in an order drawn once, into parts of a size."""
@@ -143,6 +148,15 @@ class Surface:
         own = self.landscape
         order = np.random.default_rng(self._seed).permutation(own.num_samples)
         return own.of_samples(order)
+
+    def _slopes(
+        self, objective: Callable[[torch.Tensor], torch.Tensor], thetas: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Losses and gradients of one part, whose activations are freed before the next."""
+        leaf = thetas.detach().requires_grad_()
+        losses = self._map(objective, leaf)
+        (gradients,) = torch.autograd.grad(losses.sum(), leaf)
+        return losses.detach(), gradients
 
     def _tensor(self, thetas: Floats) -> torch.Tensor:
         return torch.as_tensor(thetas, device=self.device)
@@ -223,6 +237,16 @@ def _activations(landscape: Landscape) -> int:
         for hook in hooks:
             hook.remove()
     return counted
+
+
+def _keep_freed_memory() -> None:
+    """Let malloc hand out again what a step has freed.
+
+    glibc gives large blocks back to the system, so that every step pays for fresh pages: up to half the
+    time of a batch. Freeing one block of the largest size that it may keep raises its limits to 32 MB
+    for a block and 64 MB in all (mallopt(3), "dynamic mmap threshold"). Other systems take no notice.
+    """
+    torch.empty(KEPT, dtype=torch.float64)
 
 
 def grid(count: int) -> Floats:

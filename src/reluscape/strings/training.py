@@ -96,7 +96,7 @@ def train_below(
     goal: float,
     schedule: Schedule,
     *,
-    tell: Callable[[int], None] = lambda left: None,
+    tell: Callable[[int, Trained], None] = lambda left, so_far: None,
 ) -> Trained:
     """Train the rows of `starts` (beads, params) until their judged values are at most `goal`.
 
@@ -108,13 +108,14 @@ def train_below(
         starts: Where beads start.
         goal: What their judged values shall not exceed.
         schedule: Rate, steps and samples per step.
-        tell: Called at every step with the number of beads left.
+        tell: Called at every step with the number of beads left, and with all as they stand: arrays that
+            change with the next step.
     """
     run = _Run(surface, starts, schedule)
     stopped = False
     try:
         for step in range(schedule.max_steps):
-            tell(len(run.active))
+            tell(len(run.active), run.so_far(goal))
             if not run.advance(step, goal):
                 break
     except KeyboardInterrupt:  # between two steps, or within one: the best points stand
@@ -161,6 +162,10 @@ class _Run:
         """The beads as they stand; those still active are judged once more."""
         if len(self.active):
             self._look(self.surface.values(self.rows.cpu().numpy()), goal)
+        return self.so_far(goal, stopped)
+
+    def so_far(self, goal: float, stopped: bool = False) -> Trained:
+        """The beads as they were judged last."""
         return Trained(self.best, self.values, self.values <= goal, self.steps, stopped)
 
     def _look(self, values: Floats, goal: float) -> torch.Tensor:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from reluscape.trees.inside import middle
 from reluscape.trees.problem import Problem
 from reluscape.trees.sweep import Scratch, Table, digits_of, others_of, solve, table_of
 
@@ -28,23 +29,31 @@ class Minimisers:
         return cls(problem, table_of(problem), Scratch.of(problem))
 
     def of_cell(self, cell: int) -> Floats:
-        """The layer's parameters (params,) at a cell's least point."""
+        """The layer's parameters (params,) at a cell's least point; inside it, if there are several."""
         units, cells, _ = self.problem.shape
         digits_of(cell, units, cells, self.scratch.digits)
-        return self._found(-1, -1)
+        rays, lengths = self._solved(-1, -1)
+        if not self.problem.layer.is_l1:
+            lengths = middle(self._design(rays), self.problem.layer.residual.ravel(), lengths)
+        return self.problem.theta(rays, lengths)
 
     def of_facet(self, edge: int) -> Floats:
-        """The same of a facet."""
+        """A facet's least point."""
         units, cells, facets = self.problem.shape
         rest = cells ** (units - 1)
         unit, facet = edge // (facets * rest), edge // rest % facets
         others_of(edge % rest, unit, units, cells, self.scratch.digits)
-        return self._found(unit, facet)
+        return self.problem.theta(*self._solved(unit, facet))
 
-    def _found(self, unit: int, facet: int) -> Floats:
-        """The parameters that the rays and their lengths make."""
+    def _solved(self, unit: int, facet: int) -> tuple[list[Indices], Floats]:
+        """The rays of each unit, and how much there is of each."""
         proof = np.empty(self.problem.proof_words, dtype=np.uint64)
         solve(self.table, self.scratch, unit, facet, proof)
         rays = self.problem.rays_of(self.scratch.digits, unit, facet)
-        count = sum(len(own) for own in rays)
-        return self.problem.theta(rays, self.scratch.solution[:count])
+        return rays, self.scratch.solution[: sum(len(own) for own in rays)].copy()
+
+    def _design(self, rays: list[Indices]) -> Floats:
+        """What rays put out (samples * outputs, rays)."""
+        readouts = np.repeat(self.problem.units.readouts, [len(own) for own in rays], axis=0)
+        columns = self.problem.columns[:, np.concatenate(rays)] if rays else np.empty((1, 0))
+        return np.asarray((columns[:, None, :] * readouts.T).reshape(-1, len(readouts)))

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reluscape.arrangement import Cones, enumerate_cones
-from reluscape.errors import InputError
+from reluscape.errors import AnalysisError, InputError
 from reluscape.progress import Progress
 from reluscape.tolerances import TOLERANCES
 from reluscape.trees.layer import Layer
@@ -180,6 +180,8 @@ class Problem:
             values, sizes = features @ rows[unit], np.abs(features) @ np.abs(rows[unit])
             sure = np.abs(values) > rounding * sizes
             fits = (signs[:, sure] == (values[sure] > 0)).all(axis=1)
+            if not fits.any():
+                raise AnalysisError(f"unit {unit} lies in a cell that is too narrow for float64")
             code = code * len(signs) + int(fits.argmax())
         return code
 

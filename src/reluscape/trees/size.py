@@ -17,6 +17,8 @@ from reluscape.trees.values import Chunk, solve_chunk
 
 #: Cells and facets that are tried, in so many places.
 TRIED, PLACES = 400, 8
+#: Cells and facets that can be numbered.
+LARGEST = 2**53
 
 
 @dataclass(frozen=True, slots=True, repr=False, eq=False)
@@ -75,17 +77,28 @@ def tree_size(block: Block) -> TreeSize:
 
 def size_of(problem: Problem) -> TreeSize:
     """The size of a problem's tree."""
+    cells, facets = problem.num_cells, problem.num_facets
+    products = problem.columns.shape[1] ** 2
+    return TreeSize(
+        cells, facets, problem.shape[1], _seconds(problem), 8 * (4 * cells + 2 * facets + products)
+    )
+
+
+def _seconds(problem: Problem) -> float:
+    """About how long one thread takes, from some cells and facets of all parts of the layer."""
     table, seconds = table_of(problem), 0.0
-    for kind, count in (("cells", problem.num_cells), ("facets", problem.num_facets)):
-        parts = _parts(kind, count)
+    counts = {"cells": problem.num_cells, "facets": problem.num_facets}
+    if sum(counts.values()) > LARGEST:  # the first cells must do
+        counts = {"cells": sum(counts.values())}
+    for kind, count in counts.items():
+        parts = _parts(kind, min(count, LARGEST))
         for timed in (False, True):  # the first time it may be compiled
             start = perf_counter()
             for part in parts[: None if timed else 1]:
                 solve_chunk(problem, table, part)
         tried = sum(part.stop - part.start for part in parts)
         seconds += (perf_counter() - start) * count / max(tried, 1)
-    numbers = 4 * problem.num_cells + 2 * problem.num_facets + table.products.size
-    return TreeSize(problem.num_cells, problem.num_facets, problem.shape[1], seconds, 8 * numbers)
+    return seconds
 
 
 def _parts(kind: str, count: int) -> list[Chunk]:

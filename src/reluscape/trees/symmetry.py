@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import permutations, product
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,38 +13,44 @@ Indices = NDArray[np.int64]
 
 
 def multiplicities(
-    problem: Problem, cells: Indices, bottoms: Floats, joins: Indices, levels: Floats
+    problem: Problem, cells: Indices, losses: Floats, slack: float, joins: Indices, levels: Floats
 ) -> Indices:
     """How many of the minima are exchanges of each, itself among them (minima,).
 
-    An exchange of units takes a minimum's cell to a cell of its image, which may be another one of the
-    image's cells than is listed: so cells are joined up to the minimum's own loss first.
+    Exchanges of two neighbouring units make all others. One takes a minimum's cell to a cell of its
+    image, which may be another one of the image's cells than is listed: so cells are joined up to the
+    minimum's own loss first.
 
     Args:
         problem: The layer.
         cells: A cell of each minimum, by ascending loss.
-        bottoms: Their losses, with what rounding errors may add.
+        losses: Their losses.
+        slack: What rounding errors may add to a loss.
         joins: Facets of the spanning tree of all cells, by ascending level.
         levels: Their levels.
     """
-    orders = _orders(problem.units.groups)
+    groups = problem.units.groups
+    swaps = [k for k in range(1, len(groups)) if groups[k] == groups[k - 1]]
     units, size, facets = problem.shape
-    if len(orders) == 1:
-        return np.ones(len(cells), dtype=np.int64)
-    parent = np.arange(problem.num_cells)
-    counts, done = np.empty(len(cells), dtype=np.int64), 0
-    powers = size ** np.arange(units - 1, -1, -1)
-    for place, cell in enumerate(cells):
-        upto = int(np.searchsorted(levels, bottoms[place], side="right"))
-        unite(joins, done, upto, units, size, facets, problem.pairs, parent)
-        done = max(done, upto)
-        digits = cell // powers % size
-        images = {int(digits[list(order)] @ powers) for order in orders}
-        counts[place] = len({root_of(parent, image) for image in images})
-    return counts
-
-
-def _orders(groups: Indices) -> list[tuple[int, ...]]:
-    """All exchanges of units that act alike."""
-    alike = [np.flatnonzero(groups == first).tolist() for first in np.unique(groups)]
-    return [sum(choice, ()) for choice in product(*(permutations(one) for one in alike))]
+    alike = np.arange(len(cells))
+    if swaps:
+        parent, done = np.arange(problem.num_cells), 0
+        powers = size ** np.arange(units - 1, -1, -1)
+        for place, cell in enumerate(cells.tolist()):
+            upto = int(np.searchsorted(levels, losses[place] + slack, side="right"))
+            unite(joins, done, upto, units, size, facets, problem.pairs, parent)
+            done = max(done, upto)
+            digits = cell // powers % size
+            ends = np.searchsorted(losses, [losses[place] - slack, losses[place] + slack])
+            near = {
+                root_of(parent, cells[k]): k
+                for k in range(ends[0], int(ends[1]) + 1)
+                if k < len(cells)
+            }
+            for k in swaps:
+                step = int(digits[k] - digits[k - 1])
+                image = cell + step * int(powers[k - 1] - powers[k])
+                other = near.get(root_of(parent, image), place)
+                alike[root_of(alike, other)] = root_of(alike, place)
+    roots = np.array([root_of(alike, k) for k in range(len(cells))], dtype=np.int64)
+    return np.asarray(np.bincount(roots, minlength=len(cells))[roots], dtype=np.int64)

@@ -125,7 +125,8 @@ def merge_tree(
     values = _values(problem, known.table, jobs, store, dask, below, progress)
     joined = _joined(problem, values, tolerance * problem.layer.zero_loss, below)
     return _tree(
-        problem, values, joined, Minimisers.of(problem), values, tolerance=tolerance, below=below,
+        problem, values, joined, Minimisers.of(problem), values,
+        tolerance * problem.layer.zero_loss, tolerance=tolerance, below=below,
         arithmetic="float64", block=block.layer, bundle_proofs=known.proofs,
     )  # fmt: skip
 
@@ -135,7 +136,6 @@ def _exact_tree(problem: Problem, layer: str, progress: Progress | None) -> Merg
     from reluscape.trees.rational import Exact, alike, check_exact, ranked
 
     check_exact(problem)
-    weights, order = problem.layer.weights, problem.units.order
     exact = Exact(problem)
     cells, cell_proofs = exact.all_of("cells", progress)
     facets, facet_proofs = exact.all_of("facets", progress)
@@ -143,12 +143,12 @@ def _exact_tree(problem: Problem, layer: str, progress: Progress | None) -> Merg
     values = Values(floats(cells), floats(facets), cell_proofs, facet_proofs, 0)
     places = ranked(cells, facets)
     ranks = replace(values, cells=places[0], facets=places[1])
-    units = replace(problem.units, groups=alike(weights, order))
-    problem = replace(problem, units=units)
+    groups = alike(problem.layer.weights, problem.units.order)
+    problem = replace(problem, units=replace(problem.units, groups=groups))
     joined = _joined(problem, ranks, 0.0, math.inf)
     none = np.empty((0, problem.proof_words), dtype=problem.proof_kind)
     return _tree(
-        problem, values, joined, exact, ranks, tolerance=0.0, below=math.inf,
+        problem, values, joined, exact, ranks, 0.5, tolerance=0.0, below=math.inf,
         arithmetic="rational", block=layer, bundle_proofs=none,
     )  # fmt: skip
 
@@ -219,11 +219,20 @@ def _tree(
     joined: Joined,
     minimisers: LeastPoints,
     ranks: Values,
-    *,
-    tolerance: float,
+    slack: float,
     **told: Any,
 ) -> MergeTree:
-    """The result: minima by ascending loss, each where it ends; `ranks` are what decides on ties."""
+    """The result: minima by ascending loss, each where it ends.
+
+    Args:
+        problem: The layer.
+        values: Least losses.
+        joined: How basins join.
+        minimisers: Finds the points.
+        ranks: What decides on the order of least losses.
+        slack: By how much equal ones may differ in that.
+        told: What else is told of the tree.
+    """
     cells = np.append(joined.ended[:, 0], joined.roots)
     ends = np.arange(len(cells)) < len(joined.ended)
     order = np.lexsort((cells, ends, ranks.cells[cells]))
@@ -238,8 +247,6 @@ def _tree(
         saddles[k] = minimisers.of_facet(edge)
     units, unit_cells, _ = problem.shape
     powers = unit_cells ** np.arange(units - 1, -1, -1)
-    bottoms = ranks.cells[cells] + tolerance * problem.layer.zero_loss
-    levels = ranks.facets[joined.joins]
     return MergeTree(
         minima=np.array([minimisers.of_cell(cell) for cell in cells.tolist()]).reshape(-1, size),
         losses=losses,
@@ -247,14 +254,15 @@ def _tree(
         deaths=deaths,
         saddles=saddles,
         parents=parents,
-        multiplicity=multiplicities(problem, cells, bottoms, joined.joins, levels),
+        multiplicity=multiplicities(
+            problem, cells, ranks.cells[cells], slack, joined.joins, ranks.facets[joined.joins]
+        ),
         cells=cells[:, None] // powers % unit_cells,
         num_cells=problem.num_cells,
         num_facets=problem.num_facets,
         num_solved=values.solved,
         num_failed=values.failed,
         num_pruned=int(np.isinf(values.cells).sum()),
-        tolerance=tolerance,
         joins=joined.joins,
         levels=values.facets[joined.joins],
         cell_proofs=values.cell_proofs,
