@@ -28,6 +28,7 @@ from reluscape import (
 )
 from reluscape.cli_options import (
     WEIGHTS,
+    Arithmetic,
     DataName,
     Decay,
     Json,
@@ -53,13 +54,6 @@ if TYPE_CHECKING:
     from reluscape.report.polished import About
 
 __all__ = ["app", "main"]
-
-
-class Arithmetic(StrEnum):
-    """Arithmetic of the certificates."""
-
-    float64 = "float64"
-    rational = "rational"
 
 
 class Rule(StrEnum):

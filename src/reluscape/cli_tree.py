@@ -12,6 +12,7 @@ import typer
 
 from reluscape import __version__
 from reluscape.cli_options import (
+    Arithmetic,
     DataName,
     Decay,
     Json,
@@ -58,6 +59,10 @@ def tree(
         float | None,
         typer.Option(help="Leave out what lies above this loss.  [default: everything]"),
     ] = None,
+    arithmetic: Annotated[
+        Arithmetic,
+        typer.Option(help="float64, or exact rationals: a squared loss, up to 20,000 cells."),
+    ] = Arithmetic.float64,
     jobs: Annotated[int, typer.Option(help="Threads or processes; -1 for one per core.")] = -1,
     dask: Annotated[
         str | None,
@@ -100,11 +105,13 @@ def tree(
             " --samples"
         )
     typer.echo(size.summary(), err=True)
-    long = dask is not None or size.seconds > KEPT
+    exact = arithmetic is Arithmetic.rational
+    long = dask is not None or (size.seconds > KEPT and not exact)
     with shown() as progress:
         found = merge_tree(
             block,
             max_cells=max_cells,
+            arithmetic=arithmetic.value,
             jobs=jobs,
             dask=dask,
             store=out / CHUNKS if long else None,
@@ -118,6 +125,7 @@ def tree(
     own = [*_option("--weights", weights), *_option("--model", model)]
     subject = options_from([*own, *named, "--loss", landscape.loss_name], out)
     search = ["--layer", name, *_option("--below", below)]
+    search += ["--arithmetic", arithmetic.value] if exact else []
     about = _about(found, block, subject, search, Path(str(data)).name, seed)
     ctx.obj.extend(map(str, folder.write(found, landscape, name, about)))
     if as_json:
@@ -167,6 +175,7 @@ def _record(found: MergeTree, layer: str) -> dict[str, Any]:
     ]
     return {
         "layer": layer,
+        "tier": found.tier,
         "objective": found.loss,
         "cells": found.num_cells,
         "facets": found.num_facets,

@@ -9,6 +9,7 @@ Joins are found on the ranks of all exact least losses, so that ties are ties.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import combinations_with_replacement
 from typing import Any
 
 import numpy as np
@@ -111,7 +112,8 @@ class Exact:
         columns = np.where(columns > 0, columns, slope * columns)
         readouts = self.numbers.array(layer.weights[:, units.order].T)
         residual = self.numbers.array(layer.residual)
-        self._products, self._mixing = columns.T @ columns, readouts @ readouts.T
+        self._columns, self._mixing = columns.T.copy(), readouts @ readouts.T
+        self._known: dict[tuple[int, int], Any] = {}
         self._right = readouts @ (residual.T @ columns)
         self.size = (residual * residual).sum()
         self.scale = self.numbers.array(np.array([2.0 if layer.loss == "half_squared" else 1.0]))[0]
@@ -146,8 +148,18 @@ class Exact:
         rays = self.problem.rays_of(self._scratch.digits, unit, facet)
         flat = np.concatenate([*rays, np.empty(0, dtype=np.int64)])
         owners = np.repeat(np.arange(len(rays)), [len(own) for own in rays])
-        gram = self._products[np.ix_(flat, flat)] * self._mixing[np.ix_(owners, owners)]
+        gram = np.empty((len(flat), len(flat)), dtype=object)
+        for i, j in combinations_with_replacement(range(len(flat)), 2):
+            product = self._product(flat[i], flat[j])
+            gram[i, j] = gram[j, i] = product * self._mixing[owners[i], owners[j]]
         return gram, self._right[owners, flat], rays
+
+    def _product(self, one: int, other: int) -> Any:
+        """The product of two rays' columns; of all rays, most are never in one cell."""
+        pair = (one, other) if one < other else (other, one)
+        if pair not in self._known:
+            self._known[pair] = self._columns[one] @ self._columns[other]
+        return self._known[pair]
 
     def _go_to(self, kind: str, code: int) -> tuple[int, int]:
         """Write the units' cells; the unit that a facet is one of and its facet, -1 for a cell."""
