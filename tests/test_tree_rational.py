@@ -266,3 +266,20 @@ def test_what_rational_arithmetic_does_not_do_is_refused(tmp_path: Any) -> None:
         merge_tree(layer(6, 1, 2, 0, loss="l1"), arithmetic="rational")
     with pytest.raises(InputError, match="arithmetic must be"):
         merge_tree(block, arithmetic="decimal")
+
+
+@pytest.mark.parametrize("arithmetic", ["float64", "rational"])
+@pytest.mark.parametrize("silent", ["outputs", "inputs"])
+def test_layers_without_a_say_have_one_minimum(arithmetic: str, silent: str) -> None:
+    model = mlp((1, 2, 1), seed=0).double()
+    model[0] = torch.nn.Linear(1, 2, bias=False, dtype=torch.float64)
+    with torch.no_grad():
+        model[2].bias.zero_()
+        if silent == "outputs":
+            model[2].weight.zero_()
+    x = np.zeros((3, 1)) if silent == "inputs" else np.arange(3.0)[:, None]
+    block = Landscape(model, x, np.array([[1.0], [2.0], [0.0]])).block(0)
+    tree = merge_tree(block, arithmetic=arithmetic)
+    assert (tree.num_cells, tree.num_facets) == (1, 0)
+    assert tree.losses.tolist() == pytest.approx([5.0 / 3.0])
+    assert verify(tree, block.landscape).valid

@@ -33,7 +33,7 @@ class Minimisers:
         units, cells, _ = self.problem.shape
         digits_of(cell, units, cells, self.scratch.digits)
         rays, lengths = self._solved(-1, -1)
-        if not self.problem.layer.is_l1:
+        if len(lengths) and not self.problem.layer.is_l1:
             lengths = middle(self._design(rays), self.problem.layer.residual.ravel(), lengths)
         return self.problem.theta(rays, lengths)
 
@@ -55,5 +55,5 @@ class Minimisers:
     def _design(self, rays: list[Indices]) -> Floats:
         """What rays put out (samples * outputs, rays)."""
         readouts = np.repeat(self.problem.units.readouts, [len(own) for own in rays], axis=0)
-        columns = self.problem.columns[:, np.concatenate(rays)] if rays else np.empty((1, 0))
+        columns = self.problem.columns[:, np.concatenate(rays)]
         return np.asarray((columns[:, None, :] * readouts.T).reshape(-1, len(readouts)))

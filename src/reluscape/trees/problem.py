@@ -53,7 +53,7 @@ class Units:
         read = np.flatnonzero(sizes > 0)
         directions = weights[:, read].T / sizes[read, None]
         close = directions @ directions.T >= 1.0 - 4.0 * len(weights) * _EPS
-        first = close.argmax(axis=1)
+        first = close.argmax(axis=1) if len(read) else read
         order = np.argsort(first, kind="stable")
         groups = np.searchsorted(first[order], first[order])
         return cls(

@@ -181,7 +181,9 @@ class Exact:
         lengths[found.support] = found.lengths
         at = 0
         for unit, own in zip(self.problem.units.order, rays, strict=True):
-            rows[unit] = self.numbers.floats(lengths[at : at + len(own)] @ self.rays[own])
+            rows[unit] = 0.0  # of a unit whose cell is everything, and has no rays
+            if len(own):
+                rows[unit] = self.numbers.floats(lengths[at : at + len(own)] @ self.rays[own])
             at += len(own)
         return self.problem.layer.pack(rows)
 
