@@ -24,6 +24,7 @@ import reluscape as rs
 from reluscape import cli_connect
 from reluscape.connection_files import ConnectionFolder
 from reluscape.report.joined import Joined, render_connection
+from reluscape.strings.check import begins_at
 from reluscape.strings.connecting import METHODS
 from reluscape.strings.usual import usual_level
 from reluscape.train import mlp, train
@@ -242,6 +243,9 @@ def test_ctrl_c_keeps_the_string_and_resume_goes_on(
     assert before.status == "not_found"
     assert "stopped before the end" in before.tried
     assert verify(trained, out / "connection.nc").exit_code == 0
+    told = refused(trained, "--out", out, "--resume", "--weight-decay", 0.1)
+    assert "loss squared, weight decay 0.0; received" in told
+    assert told.endswith("weight decay 0.1: give --level\n")
     result = connect(trained, "--out", out, "--resume")
     assert result.exit_code == 0, result.output
     after = found_in(out)
@@ -298,6 +302,23 @@ def test_a_shorter_string_leaves_no_bead_of_a_longer_one(trained: Path) -> None:
         "beads/000.safetensors",
         "beads/001.safetensors",
     }
+
+
+@pytest.mark.parametrize("ends", [("000", "001"), ("../a", "../b")])
+def test_weights_of_others_are_not_written_over(trained: Path, ends: tuple[str, str]) -> None:
+    beads = trained / "others" / "beads"
+    beads.mkdir(parents=True, exist_ok=True)
+    names = {"000": "a", "001": "b", "007": "c"}
+    for name, of in names.items():
+        (beads / f"{name}.safetensors").write_bytes((trained / f"{of}.safetensors").read_bytes())
+    told = refused(
+        trained, "--level", 100.0, "--out", beads.parent,
+        ends=tuple(f"others/beads/{end}.safetensors" for end in ends),
+    )  # fmt: skip
+    assert "would be written over" in told
+    for name, of in names.items():
+        copied = (beads / f"{name}.safetensors").read_bytes()
+        assert copied == (trained / f"{of}.safetensors").read_bytes()
 
 
 # ---- bad input ---------------------------------------------------------------------------------
@@ -403,6 +424,20 @@ def test_verify_takes_two_weights_of_a_connection_only(trained: Path) -> None:
     assert invoke("certify", *given, "--layer", "0", "--out", certificate).exit_code == 0
     two = refusal("verify", certificate, "--weights", trained / "b.safetensors", *given)
     assert "more are the models of a connection or a tree" in two
+
+
+def test_what_is_no_file_of_a_connection_is_named(trained: Path) -> None:
+    (trained / "empty.nc").write_bytes(b"")
+    told = verify(trained, trained / "empty.nc")
+    assert told.exit_code == 1
+    assert "empty.nc" in told.stdout
+    given = ("--weights", trained / "a.safetensors", *data(trained))
+    assert "found a folder at" in refusal("verify", trained / "c", *given)
+
+
+def test_a_bound_is_never_shown_below_itself(trained: Path) -> None:
+    found = replace(found_in(trained / "c"), maximum=0.04000000001)
+    assert "at most 0.0400001 (exact)" in found.summary()
 
 
 def test_a_file_with_changed_bytes_is_rejected(trained: Path) -> None:
@@ -538,11 +573,14 @@ def test_running_statistics_go_along_and_are_checked() -> None:
     verdict = rs.verify(found, landscape)
     assert verdict.valid, verdict.reason
     assert "on a grid, which proves nothing" in verdict.reason
+    assert begins_at(found, landscape, models[0])
+    buffers = found.buffers.copy()
+    buffers[0, 0] += 1e-2
+    assert not begins_at(replace(found, buffers=buffers), landscape, models[0])
     buffers = found.buffers.copy()
     buffers[1, 0] += 1e-2
-    assert (
-        "running statistics bead 1" in rs.verify(replace(found, buffers=buffers), landscape).reason
-    )
+    wrong = rs.verify(replace(found, buffers=buffers), landscape)
+    assert "the running statistics of bead 1 are not" in wrong.reason
     for bead in (0, -1):
         state = models[bead].state_dict()
         for name, value in found.state(landscape, bead).items():

@@ -24,6 +24,7 @@ from reluscape.strings.judging import Beads
 from reluscape.strings.keeping import Keeper
 from reluscape.strings.surface import Surface
 from reluscape.strings.training import Schedule, train_below
+from reluscape.strings.usual import usual_level
 
 METHODS = ("greedy", "constrained", "bezier", "band")
 X = np.linspace(0.0, 1.0, 25)[:, None]
@@ -170,6 +171,7 @@ def test_a_connection_is_saved_and_loaded(method: str, tmp_path: Path) -> None:
     back = rs.Connection.load(found.save(tmp_path / "string.nc"))
     for name in found.__dataclass_fields__:
         np.testing.assert_array_equal(getattr(back, name), getattr(found, name), err_msg=name)
+    assert replace(back, level=1e308).plot().data  # beyond it there is no power of ten
     figure = back.plot()
     assert {trace.name for trace in figure.data} == {"string", "straight line", "level", "beads"}
     dots = next(trace for trace in figure.data if trace.name == "beads")
@@ -203,6 +205,39 @@ def test_a_straight_line_below_the_level_is_kept() -> None:
     assert found.status == "connected"
     same = rs.connect(landscape, a, a, LEVEL)
     assert (same.status, same.normalized_length) == ("connected", 1.0)
+
+
+@pytest.mark.parametrize("method", ["bezier", "band"])
+def test_depth_is_limited_whatever_the_method(method: str) -> None:
+    landscape, a, b = cubic()
+    short = Schedule(max_steps=100)
+    found = rs.connect(landscape, a, b, LEVEL, method=method, max_depth=1, schedule=short)
+    assert found.depth == 1
+
+
+def test_a_level_within_rounding_of_an_end_is_refused() -> None:
+    """No maximum is proved below the very loss that is computed there."""
+    landscape, a, _ = cubic()
+    level = landscape.loss(a)
+    with pytest.raises(InputError, match=r"received 0\.0179.*, and theta_a has 0\.0179"):
+        rs.connect(landscape, a, a, level * (1 + 1e-14))
+    assert rs.connect(landscape, a, a, level * (1 + 1e-9)).status == "connected"
+
+
+def test_the_usual_level_of_perfect_fits_leaves_room_for_rounding() -> None:
+    landscape, a, _ = permuted()
+    assert landscape.loss(a) < 1e-30
+    level, _ = usual_level(landscape, [landscape.module_at(a)] * 2)
+    assert level < 1e-8
+    assert rs.connect(landscape, a, a, level).status == "connected"
+
+
+def test_the_usual_level_is_about_the_line_that_is_to_be_avoided() -> None:
+    """With its units swapped back, the second network is the first: nothing rises between them."""
+    landscape, a, b = permuted()
+    models = [landscape.module_at(a), landscape.module_at(b)]
+    assert usual_level(landscape, models)[0] > 0.01
+    assert usual_level(landscape, models, match_units=True)[0] < 1e-8
 
 
 @pytest.mark.parametrize("loss", ["cross_entropy", "l1"])
@@ -252,7 +287,8 @@ def test_what_is_not_found_is_not_called_disconnected(method: str) -> None:
         landscape, a, b, 0.01, method=method, max_depth=4, schedule=Schedule(max_steps=60)
     )
     assert found.status == "not_found"
-    assert found.lower.max() > 0.01
+    assert (found.tier, found.maximum) == ("exact", found.upper.max())
+    assert found.upper.max() >= found.lower.max() > 0.01
     assert found.tried
     told = " ".join([found.summary(), *found.tried, repr(found)]).lower()
     assert "disconnect" not in told
@@ -281,6 +317,11 @@ def test_a_search_goes_on_from_where_it_ended(tmp_path: Path) -> None:
     assert found.status == "connected"
     rows = {row.tobytes() for row in found.beads}
     assert all(row.tobytes() in rows for row in short.beads)
+    assert found.depth > 1
+    assert found.gradients > short.gradients > 0
+    assert found.losses > short.losses
+    assert found.seconds > short.seconds
+    assert found.tried[0] == "gone on from a string of 3 beads that was there before"
     with pytest.raises(InputError, match="between other models"):
         rs.connect(landscape, b, a, LEVEL, start=kept)
 
@@ -337,7 +378,8 @@ def test_killed_in_training_no_step_is_lost(
 def test_a_string_is_written_at_new_depths_and_when_it_is_time(tmp_path: Path) -> None:
     now = [0.0]
     file = tmp_path / "kept.nc"
-    keeper = Keeper(file, 1.0, "greedy", 0, clock=lambda: now[0])
+    surface = Surface(cubic()[0])
+    keeper = Keeper(file, surface, 1.0, "greedy", 0, 0.0, clock=lambda: now[0])
 
     def written(beads: Beads, draft: bool = False) -> bool:
         file.unlink(missing_ok=True)
@@ -592,6 +634,22 @@ def test_a_string_below_a_level_of_something_else(kind: str) -> None:
         assert "seen on a grid" in found.summary()
 
 
+def test_beads_are_trained_below_a_negative_level() -> None:
+    inputs, labels = blobs(0)
+    models = classifiers(plain, (2, 3), inputs, labels)
+    landscape = rs.Landscape(models[0], inputs, labels, loss="cross_entropy")
+
+    def lost(outputs: NDArray[np.float64], targets: NDArray[np.generic]) -> float:
+        return -float((outputs.argmax(1) == targets).mean())
+
+    ends = [flat(model) for model in models]
+    level = 0.02 - 1 + max(wrong(plain().double(), end, inputs, labels) for end in ends)
+    found = rs.connect(landscape, *ends, level, metric=lost, alpha=0.5)
+    assert found.status == "connected"
+    assert found.num_beads > 2
+    assert found.maximum <= level < 0
+
+
 def normed() -> nn.Module:
     return nn.Sequential(nn.Linear(2, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3))
 
@@ -643,6 +701,27 @@ def test_loss_on_other_data_uses_the_training_data_s_statistics() -> None:
     outputs = module.eval()(torch.as_tensor(others))
     value = float(nn.functional.cross_entropy(outputs, torch.as_tensor(answers)).detach())
     assert found.values[0] == pytest.approx(value, rel=1e-9)
+    checked = check_connection(found, test, trained_on=landscape)
+    assert checked.valid, checked.reason
+    assert "trained_on" in check_connection(found, test).reason
+    assert not check_connection(found, test, trained_on=test.at(found.beads[0])).valid
+
+
+@pytest.mark.parametrize("metric", [None, "error_rate"])
+def test_ends_have_to_be_below_the_level_by_their_own_statistics(metric: str | None) -> None:
+    inputs, labels = blobs(2)
+    models = classifiers(normed, (0, 1), inputs, labels, steps=40)
+    models[0][1].running_mean += 3.0
+    landscape = rs.Landscape(models[0], inputs, labels, loss="cross_entropy")
+    outputs = models[0](torch.as_tensor(inputs)).detach()
+    right = torch.as_tensor(labels)
+    own = {
+        None: float(nn.functional.cross_entropy(outputs, right)),
+        "error_rate": float((outputs.argmax(1) != right).double().mean()),
+    }[metric]
+    with pytest.raises(InputError, match=f"theta_a has {own:.6}"):
+        rs.connect(landscape, *models, 0.9 * own, metric=metric)
+    assert usual_level(landscape, models, metric)[1][0] == pytest.approx(own)
 
 
 # ---- many models -------------------------------------------------------------------------------
@@ -658,6 +737,9 @@ def test_a_spanning_tree_takes_the_lowest_strings() -> None:
     assert tree.pass_between(1, 2) == pytest.approx(4.0)
     assert tree.pass_between(3, 0) == pytest.approx(9.0)
     assert tree.pass_between(2, 2) == pytest.approx(4.0)
+    for other in (-1, 4, "0"):
+        with pytest.raises(InputError, match=r"models must lie in 0\.\.3"):
+            tree.pass_between(0, other)
     assert tree.components(4.5) == [[0, 1, 2]]
     assert tree.components(0.5) == [[0]]
     assert tree.tier in ("exact", "certified")
@@ -681,7 +763,13 @@ def test_a_spanning_tree_of_strings(tmp_path: Path) -> None:
     [
         ({"level": 1e-6}, "level must be at least the loss of both ends"),
         ({"method": "straight"}, "method must be one of"),
+        ({"level": "0.1"}, "level must be a finite number; received '0.1'"),
+        ({"level": np.inf}, "level must be a finite number"),
+        ({"method": ["greedy"]}, "method must be one of"),
         ({"metric": 3}, "metric must be None"),
+        ({"metric": lambda outputs, _: outputs}, "metric must return one number"),
+        ({"schedule": 5}, "schedule must be a Schedule; received 5"),
+        ({"spring": "1"}, "spring must be"),
         ({"metric": "error_rate"}, "error_rate needs class indices"),
         ({"spring": -1.0}, "spring must be"),
         ({"alpha": 2.0}, "alpha must be"),
@@ -730,12 +818,18 @@ def test_strings_of_metrics_and_statistics_are_verified() -> None:
     inputs, labels = blobs(2)
     models = classifiers(normed, (0, 1), inputs, labels)
     landscape = rs.Landscape(models[0], inputs, labels, loss="cross_entropy")
-    found = rs.connect(landscape, models[0], models[1], 1.0)
+    found = rs.connect(landscape, models[0], models[1], 0.05)
     assert found.buffers.shape == (found.num_beads, 17)  # two times 8 statistics and a counter
     assert rs.verify(found, landscape).valid
     assert not rs.verify(replace(found, buffers=found.buffers[:, :0]), landscape).valid
-    wrong = rs.connect(landscape, models[0], models[1], 0.9, metric="error_rate")
+    assert found.num_beads > 2
+    wrong = rs.connect(landscape, *models, 0.9, metric="error_rate", start=found)
     assert rs.verify(wrong, landscape).valid
+    for one in (found, wrong):
+        buffers = one.buffers.copy()
+        buffers[1, 0] += 1e-3
+        reason = rs.verify(replace(one, buffers=buffers), landscape).reason
+        assert "running statistics of bead 1 are not those of the data" in reason
 
     def largest(outputs: NDArray[np.float64], targets: NDArray[np.generic]) -> float:
         return float(np.abs(outputs).max())
@@ -775,3 +869,57 @@ def test_tampered_strings_are_rejected() -> None:
         assert checked.reason
     other = rs.Landscape(dense((1, 12, 1), seed=0), X, CUBIC + 0.01)
     assert not rs.verify(found, other).valid
+
+
+@pytest.mark.parametrize("level", [1e12, -1e12])
+def test_a_stated_level_does_not_widen_what_is_accepted(level: float) -> None:
+    landscape, a, b = cubic()
+    found = rs.connect(landscape, a, b, 10.0)
+    zeros = {name: np.zeros_like(getattr(found, name)) for name in ("values", "curve", "straight")}
+    forged = replace(found, **zeros, level=level, maximum=1e-3, lower=np.zeros(1),
+                     upper=np.full(1, 1e-3), straight_lower=0.0, straight_upper=1e-3)  # fmt: skip
+    if level < 0:
+        unknown = {"tier": "sampled", "tiers": ("sampled",), "upper": np.full(1, np.inf)}
+        forged = replace(forged, **unknown, status="not_found", lower=np.full(1, 1e-3))
+    assert "values at beads" in rs.verify(forged, landscape).reason
+    nothing = replace(found, values=np.full(2, np.nan))
+    assert "values at beads" in rs.verify(nothing, landscape).reason
+
+
+def test_a_model_and_itself_at_its_own_loss_are_verified() -> None:
+    inputs, targets = sample(20, 2, 1, "squared", seed=0)
+    module = nn.Sequential(nn.Linear(2, 4), nn.Tanh(), nn.Linear(4, 1))
+    landscape = rs.Landscape(module, inputs, targets)
+    for seed in range(4):  # (1 - t) a + t a is not always a
+        a = np.random.default_rng(seed).normal(size=landscape.size)
+        found = rs.connect(landscape, a, a, landscape.loss(a))
+        assert found.status == "connected"
+        checked = rs.verify(found, landscape)
+        assert checked.valid, checked.reason
+
+
+class Undefined(nn.Module):
+    """NaN where the product of its factors is negative."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.factors = nn.Parameter(torch.ones(2))
+        self.layer = nn.Linear(1, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.factors.prod().log() * self.layer(x)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_path_across_what_has_no_loss_is_told_and_verified(method: str) -> None:
+    landscape = rs.Landscape(Undefined(), X, CUBIC)
+    a, b = np.array([1.0, 2.0, 0.1, 0.0]), np.array([-2.0, -1.0, 0.1, 0.0])
+    slopes = Surface(landscape).slopes(torch.as_tensor(np.stack([a, 0.5 * (a + b)])))[1].numpy()
+    np.testing.assert_allclose(slopes, [landscape.gradient(a), np.zeros(4)])
+    short = Schedule(max_steps=20)
+    found = rs.connect(landscape, a, b, 50.0, max_depth=2, method=method, schedule=short)
+    assert found.status == "not_found"
+    assert found.lower.max() == np.inf
+    checked = rs.verify(found, landscape)
+    assert checked.valid, checked.reason
+    assert not rs.verify(replace(found, lower=np.minimum(found.lower, 9.0)), landscape).valid

@@ -240,7 +240,7 @@ def test_what_is_not_readable_is_sampled():
     start, stop = ends_of(landscape, 0)
     found = rs.path_maximum(landscape, start, stop)
     assert found.tier == "sampled"
-    assert found.upper == np.inf
+    assert (found.tier, found.upper) == ("sampled", np.inf)
     assert found.num_cells == -1
     assert found.lower == pytest.approx(sought(landscape, start, stop, 1001)[1], rel=1e-9)
     assert "sampled" in found.summary()
@@ -280,3 +280,37 @@ def test_results_are_saved_and_drawn(tmp_path):
     np.testing.assert_array_equal(loaded.losses, found.losses)
     np.testing.assert_array_equal(found.plot().data[0].y, found.losses)
     assert "exact" in found.summary()
+
+
+@pytest.mark.parametrize(
+    ("hidden", "loss", "scale"), [(1, "squared", 1e80), (1, "l1", 1e160), (2, "l1", 1e160)]
+)
+def test_what_overflows_is_not_bounded(hidden: int, loss: str, scale: float) -> None:
+    """At the ends the factors' product is of the order of 1; between them it overflows."""
+    module = dense((1,) * (hidden + 2), bias=False, seed=0)
+    landscape = rs.Landscape(module, np.ones((1, 1)), np.zeros((1, 1)), loss=loss)
+    a = np.full(hidden + 1, 1 / scale)
+    b = a.copy()
+    a[0] = b[-1] = scale
+    with np.errstate(all="ignore"):
+        found = rs.path_maximum(landscape, a, b)
+    assert (found.tier, found.upper) == ("sampled", np.inf)
+
+
+class Reused(torch.nn.Module):
+    """A layer that is read holds a parameter which the part before it uses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.out = torch.nn.Linear(2, 3), torch.nn.Linear(3, 1)
+        self.layer.gain = torch.nn.Parameter(torch.ones(2))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.out(torch.relu(self.layer(torch.tanh(x * self.layer.gain))))
+
+
+def test_a_parameter_is_read_only_as_what_its_layer_reads() -> None:
+    inputs, targets = sample(8, 2, 1, "squared", seed=0)
+    landscape = rs.Landscape(Reused(), inputs, targets)
+    start, stop = ends_of(landscape, 0)
+    assert rs.path_maximum(landscape, start, stop).tier == "sampled"

@@ -239,3 +239,12 @@ def test_the_page_draws(grown: Path, browser: Any, width: int) -> None:
     if width > 1000:
         assert_nothing_is_cut(page)
     page.close()
+
+
+def test_the_level_of_a_string_does_not_widen_its_ends(grown: Path) -> None:
+    tree, landscape = tree_in(grown), landscape_in(grown)
+    strings = tuple(replace(one, status="connected", level=1e12) for one in tree.strings)
+    assert rs.verify(replace(tree, strings=strings), landscape).valid
+    maxima = tree.maxima + 1e-3 * np.eye(len(NAMES))
+    other = replace(tree, strings=strings, maxima=maxima, values=maxima.diagonal().copy())
+    assert "have other values" in rs.verify(other, landscape).reason

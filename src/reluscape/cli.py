@@ -294,7 +294,8 @@ def verify(
     Loss and weight decay are those of the certificate unless given. Exit 0: valid, 1: rejected.
     """
     if not certificate.is_file():
-        raise InputError(f"expected a certificate file, found none at {certificate}")
+        found = "a folder" if certificate.is_dir() else "none"
+        raise InputError(f"expected a certificate file, found {found} at {certificate}")
     given = weights or []
     first = given[0] if given else None
     valid, reason = _verdict(
@@ -441,11 +442,11 @@ def _verdict(
 
     if is_netcdf(path):
         return cli_verify.result_verdict(path, subject, loss, weight_decay, further)
-    cli_verify.only_one(further)
     try:
         claimed = Certificate.load(path)
     except InputError as error:
         return False, str(error)
+    cli_verify.only_one(further)
     if claimed.loss not in list(LossName) or not claimed.weight_decay >= 0:
         return False, f"no such loss or weight decay: {claimed.loss!r}, {claimed.weight_decay}"
     decay = claimed.weight_decay if weight_decay is None else weight_decay

@@ -19,12 +19,14 @@ from reluscape.cli_options import WEIGHTS, DataName, Decay, Json, Loss, Model, S
 from reluscape.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
+    from reluscape.connection_files import ConnectionFolder
     from reluscape.progress import Progress
     from reluscape.report.joined import Joined
     from reluscape.report.tree import Grown
     from reluscape.strings.connection import Connection
+    from reluscape.strings.keeping import Unfinished
     from reluscape.strings.models import Models
     from reluscape.strings.spanning import SpanningTree
 
@@ -114,15 +116,17 @@ def connect(
 
     folder = ConnectionFolder(out)
     before = folder.before() if resume else None
-    folder.check()
-    if not resume:
-        folder.forget()
-    kept = before is not None and level is None
-    level = before.level if before is not None and level is None else level
+    pairs = [folder] if len(files) == 2 else [one for _, _, one in _folders(len(files), out)]
+    for one in pairs:
+        one.check(files)
     loaded = load_data(data, target=target, standardise=standardise)
     named = loss and loss.value
-    models = read_models(files, model, loaded, named, weight_decay, metric.value, level)
-    models = replace(models, why="that of the string gone on from") if kept else models
+    models = read_models(files, model, loaded, named, weight_decay, metric.value, level, match)
+    if before is not None and level is None:
+        _check_kind(before, models)
+        models = replace(models, level=before.level, why="that of the string gone on from")
+    if not resume:
+        folder.forget()
     search: dict[str, Any] = {
         "method": method.value,
         "match_units": match,
@@ -172,6 +176,30 @@ def _check(
             f"--resume and --metric are for two models; received {len(files)}: leave them out, or connect"
             " two at a time"
         )
+
+
+def _check_kind(before: Connection | Unfinished, models: Models) -> None:
+    """Refuse to take over a level that was one of something else."""
+    landscape = models.landscape
+    now = (models.kind, landscape.loss_name, landscape.weight_decay)
+    then = (before.kind, before.objective, before.weight_decay)
+    if now != then:
+        names = ("metric", "loss", "weight decay")
+        said = [
+            ", ".join(f"{n} {v}" for n, v in zip(names, one, strict=True)) for one in (then, now)
+        ]
+        raise InputError(
+            f"the string gone on from has its level for {said[0]}; received {said[1]}: give --level"
+        )
+
+
+def _folders(count: int, out: Path) -> Iterator[tuple[int, int, ConnectionFolder]]:
+    """Each pair of more than two models, and its folder."""
+    from reluscape.connection_files import ConnectionFolder
+    from reluscape.report.tree import folder_of
+
+    for a, b in combinations(range(count), 2):
+        yield a, b, ConnectionFolder(out / folder_of(a, b))
 
 
 def _waiting() -> None:  # in a signal handler: no buffers
@@ -286,13 +314,11 @@ def _tree(
     as_json: bool,
 ) -> None:
     """A string for each pair, and the tree of the lowest of them."""
-    from reluscape.connection_files import ConnectionFolder, write_tree
-    from reluscape.report.tree import folder_of
+    from reluscape.connection_files import write_tree
     from reluscape.strings.connecting import STOPPED
 
     models, found, records, counted = about.models, {}, [], []
-    for a, b in combinations(range(len(models.modules)), 2):
-        folder = ConnectionFolder(out / folder_of(a, b))
+    for a, b, folder in _folders(len(models.modules), out):
         folder.forget()
         one = models.join(a, b, progress, keep=folder.unfinished, **search)
         cells = models.cells(one, progress)

@@ -92,7 +92,7 @@ def _other_models(
     import numpy as np
 
     from reluscape.models import load_model
-    from reluscape.strings.check import why_other_end
+    from reluscape.strings.check import begins_at, why_other_end
     from reluscape.strings.usual import flat
 
     if len(further) != len(found.values) - 1:
@@ -105,6 +105,8 @@ def _other_models(
         if not np.array_equal(flat(landscape, model), found.thetas[place]):
             return f"model {place} has other weights: give --weights in the order of connect"
     for (a, b), string in zip(combinations(range(len(models)), 2), found.strings, strict=True):
+        if not begins_at(string, landscape, models[a]):
+            return f"string {a}-{b}: it begins at other weights"
         other = why_other_end(string, landscape, models[b])
         if other:
             return f"string {a}-{b}: {other}"
@@ -116,12 +118,13 @@ def _is_of(found: Claim, landscape: Landscape) -> bool:
     import numpy as np
 
     from reluscape.convex import Convexity
+    from reluscape.strings.check import begins_at
     from reluscape.strings.connection import Connection
     from reluscape.strings.spanning import SpanningTree
     from reluscape.trees.result import MergeTree
 
     if isinstance(found, Connection):
-        return np.array_equal(found.beads[0], landscape.theta)
+        return begins_at(found, landscape, landscape.module_at())
     if isinstance(found, SpanningTree):
         return np.array_equal(found.thetas[0], landscape.theta)
     if isinstance(found, Convexity):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -38,9 +39,23 @@ class ConnectionFolder:
 
     path: Path
 
-    def check(self) -> None:
-        """Refuse a folder that cannot be written to, before any work is done."""
-        check_writable(self.path, self.path / BEADS)
+    def check(self, given: Sequence[Path]) -> None:
+        """Refuse a folder that cannot be written to, or where other files would be lost.
+
+        Args:
+            given: The weights that are joined.
+
+        Raises:
+            InputError: No such folder, or weights in that of the beads that no connection here has.
+        """
+        beads, count = self.path / BEADS, self._num_beads()
+        known = {self.path / bead_name(bead) for bead in range(count)}
+        inside = [file for file in given if file.resolve().parent == beads.resolve()]
+        for file in (*inside, *sorted(set(beads.glob("[0-9]*.safetensors")) - known)):
+            raise InputError(
+                f"the models of the string would be written over {file}: give another --out"
+            )
+        check_writable(self.path, beads)
 
     @property
     def unfinished(self) -> Path:
@@ -62,12 +77,13 @@ class ConnectionFolder:
 
     def write(self, found: Connection, landscape: Landscape, about: Joined) -> list[Path]:
         """Write the path, its beads and, last, the page that links them."""
+        for bead in range(found.num_beads, self._num_beads()):  # of a longer string
+            (self.path / bead_name(bead)).unlink(missing_ok=True)
         files = [found.save(self.path / FILE)]
         for bead in range(found.num_beads):
             files.append(self.path / bead_name(bead))
             state = {name: one.cpu().numpy() for name, one in found.state(landscape, bead).items()}
             write_then_rename(files[-1], partial(write_state, state=state))
-        self._drop_beads_from(found.num_beads)
         page = render_connection(found, about).encode()
         files.append(self.path / "report.html")
         write_then_rename(files[-1], lambda file: file.write_bytes(page))
@@ -78,8 +94,9 @@ class ConnectionFolder:
         """Drop what a search that was killed has left."""
         self.unfinished.unlink(missing_ok=True)
 
-    def _drop_beads_from(self, count: int) -> None:
-        """Remove beads of a longer string that was here before."""
-        while (old := self.path / bead_name(count)).exists():
-            old.unlink()
-            count += 1
+    def _num_beads(self) -> int:
+        """Those of the connection that is here; none where there is none that can be read."""
+        try:
+            return Connection.load(self.path / FILE).num_beads
+        except InputError:
+            return 0

@@ -21,6 +21,7 @@ def read_models(
     weight_decay: float,
     kind: str,
     level: float | None,
+    match_units: bool,
 ) -> Models:
     """Read the models, and call them by their files without the endings, or whole where these are equal.
 
@@ -29,6 +30,7 @@ def read_models(
     """
     modules = [load_model(file, factory) for file in files]
     landscape = landscape_of(modules[0], data, loss, weight_decay)
-    found = Models.of(list(map(str, files)), modules, landscape, kind=kind, level=level)
+    names = list(map(str, files))
+    found = Models.of(names, modules, landscape, kind=kind, level=level, match_units=match_units)
     stems = tuple(file.stem for file in files)
     return replace(found, names=stems) if len(set(stems)) == len(stems) else found

@@ -63,12 +63,17 @@ def _is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
 
 
+def check_number(value: object, name: str, least: float = -np.inf) -> float:
+    """Return a finite number that is at least another, or raise InputError."""
+    if not _is_number(value) or not np.isfinite(value) or value < least:
+        bound = f" >= {least:g}" if np.isfinite(least) else ""
+        raise InputError(f"{name} must be a finite number{bound}; received {value!r}")
+    return float(value)
+
+
 def check_decay(weight_decay: float) -> float:
     """Return the decay as a float >= 0, or raise InputError."""
-    value = float(weight_decay) if _is_number(weight_decay) else float("nan")
-    if not np.isfinite(value) or value < 0:
-        raise InputError(f"weight_decay must be a finite number >= 0; received {weight_decay!r}")
-    return value
+    return check_number(weight_decay, "weight_decay", 0.0)
 
 
 def private_copy(model: nn.Module, device: str) -> nn.Module:

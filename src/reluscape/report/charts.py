@@ -278,8 +278,8 @@ def _round_ticks(low: float, high: float) -> list[float]:
     span = high - low
     many, some = [1, 2, 3, 4, 5, 7], [1, 2, 5]
     factors = many if span < 1 else some if span < 1.4 else [1, 3] if span < 3 else [1]
-    ticks = [factor * 10.0**power for power in powers for factor in factors]
-    inside = [tick for tick in ticks if low <= np.log10(tick) <= high]
+    ticks = [float(f"{factor}e{power}") for power in powers for factor in factors]
+    inside = [tick for tick in ticks if 0.0 < tick < np.inf and low <= np.log10(tick) <= high]
     return inside[:: -(-len(inside) // 6)]
 
 

@@ -57,7 +57,7 @@ def _string(work: Work, middle: Floats) -> Beads:
 
     times = [k / PIECES for k in range(PIECES + 1)]
     beads = Beads([first, *map(point, times[1:-1]), last], [0, *[1] * (PIECES - 1), 0])
-    for depth in range(2, HALVINGS + 2):
+    for depth in range(2, min(HALVINGS + 1, work.max_depth) + 1):
         work.judge.glance(beads)
         places = work.judge.seen_above(beads)
         if not places:

@@ -74,6 +74,8 @@ def certified_peak(moving: Moving, known: Peak, relative_gap: float, level: floa
             continue
         outputs = part.outputs(moving)
         bound = moving.highest(loss_above(moving, outputs, part.left, part.right))
+        if bound == np.inf:  # an overflow, which halving may never end
+            return Peak(lower, position, np.inf)
         if last or bound <= goal:
             upper = max(upper, bound)
         else:

@@ -14,17 +14,21 @@ from torch import nn
 
 from reluscape.certificate import Verification
 from reluscape.check_block import RejectedError, require
+from reluscape.digits import rounded_up
 from reluscape.landscape import Landscape
+from reluscape.strings.check_statistics import check_statistics, with_statistics
 from reluscape.strings.connection import Connection
-from reluscape.strings.ends import on_own_statistics
+from reluscape.strings.ends import on_own_statistics, with_module, with_state
 from reluscape.strings.maximum import path_maximum
 from reluscape.strings.moving import Moving
 from reluscape.strings.surface import Metric
 
 Floats = NDArray[np.float64]
 
-#: Difference of equal numbers from two ways to sum, relative to them or the level, whichever is larger.
+#: Difference of equal numbers from two ways to sum, relative to them or to the level.
 SAME = 1e-9
+#: The same relative to the largest number that was computed: of sums that cancel, only rounding is left.
+ROUNDING = 64.0 * float(np.finfo(np.float64).eps)
 #: Points of the grid on which a sampled segment is looked at again; the ends are among them.
 POINTS = 257
 TIERS = ("sampled", "certified", "exact")
@@ -32,7 +36,11 @@ LOSSES = ("loss", "other loss")
 
 
 def check_connection(
-    found: Connection, landscape: Landscape, metric: Metric | None = None
+    found: Connection,
+    landscape: Landscape,
+    metric: Metric | None = None,
+    *,
+    trained_on: Landscape | None = None,
 ) -> Verification:
     """Measure a path again: values, lengths, and the maximum of every segment.
 
@@ -47,15 +55,19 @@ def check_connection(
         found: The connection.
         landscape: Whose loss it is about; for kind "other loss" that other one.
         metric: For a kind that is neither a loss nor "error_rate", the metric.
+        trained_on: For kind "other loss" and a model with running statistics, the landscape that beads
+            were trained on: between the ends, statistics are those of its data.
 
     Cost: 33 losses for each segment, and as much as it took to prove its maximum.
     """
     try:
         _shapes(found, landscape)
         _measures(found, landscape)
-        string = _String.of(found, landscape, metric)
+        string = _String.of(found, landscape, metric, trained_on or landscape)
         string.check_values()
-        _statistics(found, landscape, string.slack)
+        if found.buffers.shape[1]:
+            check_statistics(found, trained_on or landscape)
+            _own_statistics(found, landscape, metric)
         string.check_segments()
         string.check_straight()
     except RejectedError as rejection:
@@ -70,7 +82,8 @@ def sentence(found: Connection) -> str:
     how = "on a grid, which proves nothing" if found.tier == "sampled" else found.tier
     if found.status == "connected":
         return (
-            f"connected: {found.kind} at most {found.maximum:.6g} ({how}), level {found.level:.6g}"
+            f"connected: {found.kind} at most {rounded_up(found.maximum):.6g} ({how}), level"
+            f" {found.level:.6g}"
         )
     return (
         f"this path rises to {found.highest:.6g} ({how}); none below level"
@@ -95,6 +108,9 @@ def _shapes(found: Connection, landscape: Landscape) -> None:
     }  # fmt: skip
     for name, shape in expected.items():
         require(getattr(found, name).shape == shape, f"its {name} are not one for each")
+    buffers = sum(buffer.numel() for buffer in landscape.module_at().buffers())
+    fitting = found.buffers.shape in ((count, 0), (count, buffers))
+    require(fitting, "its buffers do not fit")
     require(points >= 2 and len(found.tiers) == count - 1, "it does not tell all of its segments")
     require({*found.tiers, found.straight_tier} <= set(TIERS), "it has an unknown tier")
     require(bool(((found.positions >= 0) & (found.positions <= 1)).all()), "its positions are none")
@@ -121,46 +137,57 @@ class _String:
         found: What is stated.
         judge: The landscape whose maxima are stated.
         height: The judged value at a point.
-        slack: Difference of numbers that are the same.
+        values: It at the beads.
+        slack: Difference of numbers that are the same; what is stated cannot widen it.
     """
 
     found: Connection
     judge: Landscape
     height: Callable[[Floats], float]
+    values: Floats
     slack: float
 
     @classmethod
-    def of(cls, found: Connection, landscape: Landscape, metric: Metric | None) -> _String:
+    def of(
+        cls, found: Connection, landscape: Landscape, metric: Metric | None, trained_on: Landscape
+    ) -> _String:
         """With the statistics of batches at each point, where the path has its own."""
-        judge = on_own_statistics(landscape) if found.buffers.shape[1] else landscape
-        height: Callable[[Floats], float] = judge.loss
-        if found.kind not in LOSSES:
-            known = found.kind == "error_rate" or callable(metric)
-            require(known, f"it is about {found.kind!r}: give check_connection that metric")
-            height = _by_outputs(judge, metric if callable(metric) else _error_rate)
-        return cls(found, judge, height, SAME * max(abs(found.level), float(found.lower.max())))
+        judge, height = landscape, _height(found, landscape, metric)
+        if found.buffers.shape[1] and found.kind == "other loss":
+            known = trained_on is not landscape
+            require(known, "give check_connection trained_on, whose running statistics it has")
+            height = with_statistics(landscape, trained_on)
+        elif found.buffers.shape[1]:
+            judge = on_own_statistics(landscape)
+            height = _height(found, judge, metric)
+        values = np.array([height(bead) for bead in found.beads])
+        zero = [height(np.zeros(landscape.size))] if found.kind in LOSSES else []
+        size = _size(np.array([*values, *zero]))
+        slack = SAME * min(abs(found.level), size) + ROUNDING * size
+        return cls(found, judge, height, values, slack)
 
     def check_values(self) -> None:
         """The values at beads, along the segments and on the straight line."""
         found, beads = self.found, self.found.beads
-        values = np.array([self.height(bead) for bead in beads])
-        self._same(found.values, values, "values at its beads")
+        self._same(found.values, self.values, "values at beads")
         times = np.linspace(0.0, 1.0, found.curve.shape[1])
         for k, curve in enumerate(found.curve):
-            self._same(curve, self._along(beads[k], beads[k + 1], times), f"curve on segment {k}")
-        self._same(found.straight, self._along(beads[0], beads[-1], times), "straight line")
+            self._same(curve, self._along(beads[k], beads[k + 1], times), f"values on segment {k}")
+        self._same(
+            found.straight, self._along(beads[0], beads[-1], times), "values on the straight line"
+        )
 
     def check_segments(self) -> None:
         """The largest value of each segment, and that none is larger."""
         found = self.found
         for k, tier in enumerate(found.tiers):
             start, stop, lower = found.beads[k], found.beads[k + 1], float(found.lower[k])
-            value = self._along(start, stop, found.positions[k : k + 1])[0]
-            rounding = self._rounding(start, stop, float(value), tier)
+            value = _highest(self._along(start, stop, found.positions[k : k + 1]))
+            rounding = self._rounding(start, stop, value, tier)
             slack = self._slack(value)
-            there = value - rounding - slack <= lower <= value + slack
+            there = lower == value or value - rounding - slack <= lower <= value + slack
             require(there, f"where segment {k} is said to be highest, the value is {value:.6g}")
-            seen = float(found.curve[k].max())
+            seen = _highest(found.curve[k])
             require(seen <= lower + rounding + slack, f"segment {k} rises to {seen:.6g}")
             if tier == "sampled":
                 self._look(start, stop, float(found.upper[k]), f"segment {k}")
@@ -171,7 +198,7 @@ class _String:
         """The same of the straight line between the ends, which need not be below the level."""
         found, tier = self.found, self.found.straight_tier
         start, stop, lower = found.beads[0], found.beads[-1], found.straight_lower
-        seen = float(found.straight.max())
+        seen = _highest(found.straight)
         slack = self._slack(seen)
         rounding = self._rounding(start, stop, seen, tier)
         require(seen <= lower + rounding + slack, "its straight line rises further")
@@ -179,7 +206,7 @@ class _String:
             require(
                 found.straight_upper == math.inf, "its straight line is bounded without a proof"
             )
-            highest = self._along(start, stop, np.linspace(0.0, 1.0, POINTS)).max()
+            highest = _highest(self._along(start, stop, np.linspace(0.0, 1.0, POINTS)))
         else:
             highest = self._prove(start, stop, lower, found.straight_upper, tier, "straight line")
         require(lower <= highest + slack, "its straight line rises less")
@@ -197,8 +224,9 @@ class _String:
         """A grid on which a sampled segment is nowhere higher than what was seen."""
         require(upper == math.inf, f"{name} is bounded without a proof")
         if self.found.status == "connected":
-            fine = float(self._along(start, stop, np.linspace(0.0, 1.0, POINTS)).max())
-            require(fine <= self.found.level, f"{name} rises to {fine:.6g}")
+            fine = _highest(self._along(start, stop, np.linspace(0.0, 1.0, POINTS)))
+            below = fine <= self.found.level + self._slack(fine)
+            require(below, f"{name} rises to {fine:.6g}")
 
     def _prove(
         self, start: Floats, stop: Floats, lower: float, upper: float, tier: str, name: str
@@ -222,13 +250,36 @@ class _String:
 
     def _slack(self, size: float) -> float:
         """How far numbers of this size may be apart."""
-        return max(self.slack, SAME * abs(size))
+        return max(self.slack, SAME * abs(size)) if math.isfinite(size) else self.slack
 
-    def _same(self, stated: Floats | float, value: Floats | float, name: str) -> None:
+    def _same(self, stated: Floats, value: Floats, name: str) -> None:
         """Numbers that have to agree."""
-        size = float(np.max(np.abs(value)))
-        apart = np.abs(np.asarray(stated) - value) > self._slack(size)
-        require(not apart.any(), f"its {name} comes out otherwise")
+        slack = self._slack(_size(value))
+        with np.errstate(invalid="ignore"):  # infinite numbers are equal or not
+            near = np.abs(stated - value) <= slack
+        same = near | (stated == value) | (np.isnan(stated) & np.isnan(value))
+        require(bool(same.all()), f"its {name} come out otherwise")
+
+
+def _highest(values: Floats) -> float:
+    """The largest of some values; NaN counts as above every level."""
+    return math.inf if np.isnan(values).any() else float(values.max())
+
+
+def _size(values: Floats) -> float:
+    """The largest finite number, without its sign."""
+    return float(np.abs(values[np.isfinite(values)]).max(initial=0.0))
+
+
+def _height(
+    found: Connection, landscape: Landscape, metric: Metric | None
+) -> Callable[[Floats], float]:
+    """The judged value on a landscape: its loss, or a metric of its outputs and targets."""
+    if found.kind in LOSSES:
+        return landscape.loss
+    known = found.kind == "error_rate" or callable(metric)
+    require(known, f"it is about {found.kind!r}: give check_connection that metric")
+    return _by_outputs(landscape, metric if callable(metric) else _error_rate)
 
 
 def _by_outputs(landscape: Landscape, metric: Metric) -> Callable[[Floats], float]:
@@ -283,53 +334,44 @@ def _length(beads: Floats) -> float:
     return math.inf if length > 0.0 else 1.0
 
 
-def _statistics(found: Connection, landscape: Landscape, slack: float) -> None:
-    """Running statistics of the beads: with them, each model has the loss that is stated of it."""
-    count = sum(buffer.numel() for buffer in landscape.module_at().buffers())
-    given = found.buffers.shape
-    require(given in ((len(found.beads), 0), (len(found.beads), count)), "its buffers do not fit")
-    if not given[1] or found.kind != "loss":
-        return
-    for k in range(found.num_beads):
-        state = found.state(landscape, k)
-        with torch.no_grad():
-            value = float(landscape.loss_of(state))
-        inner = 0 < k < found.num_beads - 1
-        fits = abs(value - found.values[k]) <= slack if inner else True
-        require(fits, f"with its running statistics bead {k} has loss {value:.6g}")
-        above = found.status == "connected" and not inner and value > found.level
-        require(not above, f"with its running statistics bead {k} is above the level: {value:.6g}")
-
-
 # ---- the ends ----------------------------------------------------------------------------------
+
+
+def _own_statistics(found: Connection, landscape: Landscape, metric: Metric | None) -> None:
+    """With its own running statistics, neither end of a connected path is above the level."""
+    for k in (0, found.num_beads - 1):
+        own = with_state(landscape, found.state(landscape, k))
+        value = _height(found, own, metric)(found.beads[k])
+        below = found.status != "connected" or value <= found.level
+        require(below, f"with its running statistics bead {k} is above the level: {value:.6g}")
+
+
+def begins_at(found: Connection, landscape: Landscape, model: nn.Module) -> bool:
+    """Whether the path begins at a model, with its running statistics."""
+    pairs = _pairs(found, landscape, 0, model)
+    return all(np.array_equal(begin, one) for begin, one in pairs)
 
 
 def why_other_end(found: Connection, landscape: Landscape, model: nn.Module) -> str:
     """Why the path does not end at a model, or at its hidden units permuted; empty where it does."""
-    state = landscape.state_of(model)
-    ends = found.state(landscape, found.num_beads - 1)
-    pairs = [(ends[name].numpy(), state[name].cpu().numpy()) for name in state]
+    pairs = _pairs(found, landscape, found.num_beads - 1, model)
     if not found.matched:
         if not all(np.array_equal(end, one) for end, one in pairs):
             return "it ends at other weights: give --weights in the order of connect"
         return ""
     if not all(np.array_equal(np.sort(end, None), np.sort(one, None)) for end, one in pairs):
         return "it ends at other weights, whatever the order of their units"
-    last = landscape.module_at()
-    last.load_state_dict(ends)
-    outputs = [_at(landscape, one).outputs() for one in (last, model)]
+    last = with_state(landscape, found.state(landscape, found.num_beads - 1))
+    outputs = [one.outputs() for one in (last, with_module(landscape, model))]
     apart = float(np.abs(outputs[0] - outputs[1]).max())
     if apart > SAME * max(1.0, float(np.abs(outputs[1]).max())):
         return f"the model that it ends at has other outputs, by {apart:.2g}"
     return ""
 
 
-def _at(landscape: Landscape, model: nn.Module) -> Landscape:
-    """The landscape of another model on the same data."""
-    return Landscape(
-        model,
-        landscape.inputs,
-        landscape.targets,
-        loss=landscape.loss_name,
-        weight_decay=landscape.weight_decay,
-    )
+def _pairs(
+    found: Connection, landscape: Landscape, bead: int, model: nn.Module
+) -> list[tuple[Floats, Floats]]:
+    """Parameters and buffers of a bead, each beside a model's."""
+    state, given = found.state(landscape, bead), landscape.state_of(model)
+    return [(state[name].numpy(force=True), given[name].numpy(force=True)) for name in given]

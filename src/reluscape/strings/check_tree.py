@@ -8,8 +8,9 @@ import numpy as np
 
 from reluscape.certificate import Verification
 from reluscape.check_block import RejectedError, require
+from reluscape.digits import rounded_up
 from reluscape.landscape import Landscape
-from reluscape.strings.check import SAME, TIERS, check_connection, why_other_end
+from reluscape.strings.check import ROUNDING, SAME, TIERS, check_connection, why_other_end
 from reluscape.strings.connection import Connection
 from reluscape.strings.spanning import SpanningTree
 
@@ -43,7 +44,7 @@ def check_tree(tree: SpanningTree, landscape: Landscape) -> Verification:
     return Verification(
         True,
         f"recomputed from network and data: {len(tree.strings)} strings between {len(tree.values)}"
-        f" models, the highest of the tree at most {tree.heights.max():.6g} ({how})",
+        f" models, the highest of the tree at most {rounded_up(tree.heights.max()):.6g} ({how})",
     )
 
 
@@ -68,7 +69,7 @@ def _shapes(tree: SpanningTree, landscape: Landscape) -> None:
 def _ends(tree: SpanningTree, found: Connection, landscape: Landscape, a: int, b: int) -> None:
     """The string begins at one model and ends at the other, or at its units in another order."""
     require(np.array_equal(found.beads[0], tree.thetas[a]), f"string {a}-{b} begins elsewhere")
-    slack = SAME * max(abs(found.level), abs(found.highest))
+    slack = SAME * abs(found.highest) + ROUNDING * landscape.loss(np.zeros(landscape.size))
     ends = np.abs(found.values[[0, -1]] - tree.values[[a, b]])
     require(bool((ends <= slack).all()), f"models {a} and {b} have other values")
     if not found.matched or found.buffers.shape[1]:

@@ -10,7 +10,6 @@ from time import perf_counter
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from reluscape.errors import InputError
@@ -29,6 +28,7 @@ from reluscape.strings.ends import (
     has_statistics,
     model_of,
     on_own_statistics,
+    own_value,
     read_end,
 )
 from reluscape.strings.finishing import Work, finish
@@ -39,10 +39,12 @@ from reluscape.strings.matching import match_units as units_matched
 from reluscape.strings.surface import Metric, Surface
 from reluscape.strings.training import Schedule
 from reluscape.train import one_thread
-from reluscape.validation import check_share, check_told, check_whole
+from reluscape.validation import check_number, check_share, check_told, check_whole
 
 Floats = NDArray[np.float64]
 
+#: Levels by no more than this share above an end's value may be within its rounding errors.
+NEAR = 1e-3
 #: What `tried` says where Ctrl-C ended a search.
 STOPPED = "stopped before the end"
 
@@ -89,23 +91,25 @@ def connect(
             (batch norm), it keeps them; on the string between the ends they are those of the landscape's
             data at each point, as if re-estimated there.
         theta_b: The other one.
-        level: At least the value at both ends.
+        level: At least the value at both ends; where paths are proved, with its rounding errors.
         method: "greedy": beads go into segments one depth at a time and are trained freely.
-            "constrained": all beads move together, each on the hyperplane between its neighbours.
+            "constrained": all beads move together, each about on the hyperplane between its neighbours.
             "bezier": a quadratic Bezier curve; "band": a nudged elastic band; both to compare with.
         match_units: Permute the second model's hidden units first so that they fit the first one's; the
             path then ends at that permuted model, which computes the same function.
         metric: What is held below the level instead of the loss: "error_rate", a function of outputs and
             targets, or a landscape of the same model on other data.
-        max_depth: How often a segment may be halved, one after the other.
-        alpha: Beads are trained to this share of the level.
+        max_depth: How often a segment may be divided, one after the other; the first beads of a curve and
+            a band, 7 at once, count as one division.
+        alpha: Beads are trained to this share of the level, of a negative one to all of it.
         middle: Greedy beads start in the middle of their segment, not where it is highest.
         spring: Of the constrained variant, in units of loss per length.
         draws: Positions on the Bezier curve in one step.
         schedule: Rate, steps and samples per step of the training.
         batched: False trains beads one after the other.
         relative_gap: Of certified maxima.
-        start: A connection between the same ends to go on from, or an `Unfinished` one.
+        start: A connection between the same ends to go on from, or an `Unfinished` one; its depths, and
+            what it took, count.
         keep: A file for the string so far, an `Unfinished`, for a process that may be killed: written at
             each new depth and about every ten seconds, in place of an earlier one, and left there.
         progress: Told the number of beads, the depth and the worst segment.
@@ -134,27 +138,37 @@ def connect(
     Reference: Freeman and Bruna, Topology and geometry of half-rectified network optimization (2017).
     """
     began = perf_counter()
-    _check(method, spring, progress, relative_gap, start)
+    level = check_number(level, "level")
+    schedule = schedule or Schedule()
+    _check(method, spring, progress, relative_gap, start, schedule)
     ends = read_end(landscape, theta_a, "theta_a"), read_end(landscape, theta_b, "theta_b")
     given = ends[1]
     if match_units:
-        ends = ends[0], _matched(landscape, *ends)
+        ends = ends[0], matched(landscape, *ends)
     pair = _Pair(landscape, ends, metric)
     surface = pair.surface(batched, seed)
-    pair.check_level(surface, level)
+    judge = Judge(surface, level, relative_gap)
+    pair.check_level(judge)
+    tried = []
+    if start is not None:  # its cost is this one's, too
+        surface.gradients += start.gradients
+        surface.losses += start.losses
+        began -= start.seconds
+        tried.append(f"gone on from a string of {len(start.beads)} beads that was there before")
     work = Work(
         surface=surface,
-        judge=Judge(surface, level, relative_gap),
+        judge=judge,
         beads=_first_beads(ends, start),
-        goal=check_share(alpha, "alpha") * level,
-        schedule=schedule or Schedule(),
+        goal=min(check_share(alpha, "alpha") * level, level),
+        schedule=schedule,
         max_depth=check_whole(max_depth, "max_depth", 1),
         middle=middle,
         spring=spring,
         draws=check_whole(draws, "draws", 1),
         seed=check_whole(seed, "seed", 0),
         progress=progress,
-        keeper=None if keep is None else Keeper(Path(keep), level, method, seed),
+        keeper=None if keep is None else Keeper(Path(keep), surface, level, method, seed, began),
+        tried=tried,
     )
     with one_thread() if surface.small else nullcontext():
         try:
@@ -198,15 +212,20 @@ class _Pair:
             judged = Statistics(self.landscape).loss_on(self.metric)
         return Surface(own, self.metric, batched=batched, seed=seed, judged=judged, floating=True)
 
-    def check_level(self, surface: Surface, level: float) -> None:
-        """Refuse ends that are above the level."""
+    def check_level(self, judge: Judge) -> None:
+        """Refuse ends that are above the level, or not to be proved below it."""
+        surface, level = judge.surface, judge.level
         values = surface.values(np.stack([end.theta for end in self.ends]))
         for name, end, value in zip(("theta_a", "theta_b"), self.ends, values, strict=True):
-            own = self._own(end) if self.floating and surface.kind == "loss" else value
-            if not max(own, value) <= level:
+            top = float(value)
+            if self.floating:
+                top = max(top, own_value(self.landscape, end, self.metric))
+            if judge.proves and level < (1.0 + NEAR) * top:
+                top = max(top, judge.prove(end.theta, end.theta, level).upper)
+            if not top <= level:
                 raise InputError(
-                    f"level must be at least the {surface.kind} of both ends; received {level!r},"
-                    f" and {name} has {float(max(own, value)):.6g}: raise it or train further"
+                    f"level must be at least the {surface.kind} of both ends, rounding errors included;"
+                    f" received {level!r}, and {name} has {top!r}: raise it or train further"
                 )
 
     def buffers(self, work: Work) -> dict[str, Any]:
@@ -216,23 +235,22 @@ class _Pair:
         thetas = np.stack(work.beads.thetas)
         return {"buffers": buffers_along(self.landscape, thetas, self.ends)}
 
-    def _own(self, end: Model) -> float:
-        """An end's loss with its own running statistics."""
-        if end.state is None:
-            return self.landscape.loss(end.theta)
-        with torch.no_grad():
-            return float(self.landscape.loss_of(end.state))
-
 
 def _check(
-    method: str, spring: float, progress: object, relative_gap: float, start: object
+    method: str,
+    spring: float,
+    progress: object,
+    relative_gap: float,
+    start: object,
+    schedule: object,
 ) -> None:
     """Refuse options out of range."""
-    if method not in METHODS:
+    if not isinstance(method, str) or method not in METHODS:
         raise InputError(f"method must be one of {', '.join(METHODS)}; received {method!r}")
-    for name, value in (("spring", spring), ("relative_gap", relative_gap)):
-        if not 0.0 <= value < np.inf:
-            raise InputError(f"{name} must be a finite number >= 0; received {value!r}")
+    check_number(spring, "spring", 0.0)
+    check_number(relative_gap, "relative_gap", 0.0)
+    if not isinstance(schedule, Schedule):
+        raise InputError(f"schedule must be a Schedule; received {schedule!r}")
     given = start is None or isinstance(start, Connection | Unfinished)
     if not given or (start is not None and method == "bezier"):
         raise InputError(
@@ -254,7 +272,7 @@ def _first_beads(ends: tuple[Model, Model], start: Connection | Unfinished | Non
     return Beads(list(start.beads), [int(depth) for depth in start.depths])
 
 
-def _matched(landscape: Landscape, first: Model, last: Model) -> Model:
+def matched(landscape: Landscape, first: Model, last: Model) -> Model:
     """The second model with its hidden units in the order of the first one's."""
     if last.state is None:
         return Model(units_matched(landscape, first.theta, last.theta).theta, None)

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from reluscape.crossing import cells_crossed
+from reluscape.digits import rounded_up
 from reluscape.errors import InputError
 from reluscape.landscape import Landscape
 from reluscape.results import Result
@@ -156,7 +157,8 @@ class Connection(Result):
         name = self.kind
         how = "seen on a grid" if self.tier == "sampled" else self.tier
         if self.status == "connected":
-            first = f"connected: {name} at most {self.maximum:.6g} ({how}), level {self.level:.6g}"
+            top = rounded_up(self.maximum)
+            first = f"connected: {name} at most {top:.6g} ({how}), level {self.level:.6g}"
         else:
             first = (
                 f"no path below level {self.level:.6g} was found, which does not show that there is"

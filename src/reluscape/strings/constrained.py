@@ -21,6 +21,10 @@ TOLERANCE = 0.05
 class Equidistant:
     """Beads move on the hyperplane between their neighbours; a spring may hold them near these.
 
+    All step at once, each to the hyperplane between its neighbours as they stand then, and beads below
+    the goal rest: so the distances are equal only about: they may differ by a factor of two where a
+    neighbour has moved since.
+
         l(theta_i) + spring (|theta_(i-1) - theta_i| + |theta_(i+1) - theta_i|),
         |theta_i - theta_(i-1)| = |theta_i - theta_(i+1)|
 
@@ -55,13 +59,7 @@ class Equidistant:
 
     def splits(self, work: Work, values: Floats) -> list[int]:
         """Segments that rise above the string's own level."""
-        threshold = max(work.level, (1.0 + TOLERANCE) * float(values.max()))
-        depths = work.beads.depths
-        return [
-            place
-            for place in work.beads.above(threshold)
-            if max(depths[place : place + 2]) < work.max_depth
-        ]
+        return work.beads.above(max(work.level, (1.0 + TOLERANCE) * float(values.max())))
 
 
 def grow_constrained(work: Work) -> None:

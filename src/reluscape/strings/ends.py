@@ -15,6 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from reluscape.errors import InputError
 from reluscape.landscape import Landscape
+from reluscape.strings.surface import Metric, Surface
 from reluscape.validation import check_theta
 
 Floats = NDArray[np.float64]
@@ -86,6 +87,11 @@ def on_own_statistics(landscape: Landscape) -> Landscape:
     for norm in _norms(module).values():
         norm.track_running_stats = False
         norm.running_mean = norm.running_var = norm.num_batches_tracked = None
+    return with_module(landscape, module)
+
+
+def with_module(landscape: Landscape, module: nn.Module) -> Landscape:
+    """The landscape of another module on the same data."""
     return Landscape(
         module,
         landscape.inputs,
@@ -94,6 +100,20 @@ def on_own_statistics(landscape: Landscape) -> Landscape:
         weight_decay=landscape.weight_decay,
         device=str(landscape.flat_objective()[0].device),
     )
+
+
+def with_state(landscape: Landscape, state: State) -> Landscape:
+    """The landscape of a model's own parameters and buffers."""
+    module = landscape.module_at()
+    module.load_state_dict(state)
+    return with_module(landscape, module)
+
+
+def own_value(landscape: Landscape, end: Model, metric: str | Metric | Landscape | None) -> float:
+    """An end's judged value with its own running statistics."""
+    judge, metric = (metric, None) if isinstance(metric, Landscape) else (landscape, metric)
+    own = judge if end.state is None else with_state(judge, end.state)
+    return float(Surface(own, metric, batched=False).values(end.theta[None])[0])
 
 
 class Statistics:

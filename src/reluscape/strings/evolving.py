@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Protocol
 
 import numpy as np
@@ -35,7 +36,7 @@ class Rule(Protocol):
         """Which inner beads are moved next, from the values of all beads."""
 
     def splits(self, work: Work, values: Floats) -> list[int]:
-        """Segments that get a new bead."""
+        """Segments that are to get a new bead, if they are not too deep."""
 
 
 def units(rows: torch.Tensor) -> torch.Tensor:
@@ -76,7 +77,9 @@ def evolve(work: Work, rule: Rule, rounds: int) -> None:
         if not beads.above(work.level):
             return
         values = surface.values(np.stack(beads.thetas))
-        places = sorted(rule.splits(work, values))[: MOST - len(values)]
+        depths = [max(pair) for pair in pairwise(beads.depths)]
+        places = [place for place in rule.splits(work, values) if depths[place] < work.max_depth]
+        places = places[: MOST - len(values)]
         if places:
             _split(work, places)
             memory.insert(places, work.schedule.rate)
@@ -113,7 +116,7 @@ def _steps(work: Work, rule: Rule, adam: Adam, values: Floats) -> None:
         if surface.trains_on_judged:
             heights[1 + chosen] = losses
         gradients = torch.zeros_like(rows[1:-1])
-        gradients[chosen] = torch.nan_to_num(found, 0.0, 0.0, 0.0)
+        gradients[chosen] = found
         force = rule.force(rows, gradients, heights)
         change = torch.zeros_like(gradients)
         change[chosen] = adam.step(force)[chosen]

@@ -81,7 +81,7 @@ class Work:
 def finish(work: Work, method: str, began: float, **extra: Any) -> Connection:
     """The result of a search, measured."""
     beads, judge, surface = work.beads, work.judge, work.surface
-    judge.glance(beads)
+    judge.settle(beads)
     known = [one for one in beads.segments if one is not None]
     thetas = np.stack(beads.thetas)
     connected = all(one.below(work.level) for one in known)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from reluscape.strings.maximum import path_maximum
 from reluscape.strings.moving import Moving, is_readable
+from reluscape.strings.one_hidden import is_one_hidden
 from reluscape.strings.surface import Surface
 from reluscape.train import one_thread
 
@@ -124,6 +125,17 @@ class Judge:
         """The same from a few points alone, which proves nothing."""
         self._look(beads)
 
+    def settle(self, beads: Beads) -> None:
+        """The same, and proofs also above the level where they are quick: with one hidden layer."""
+        self._look(beads)
+        for place, segment in enumerate(beads.segments):
+            if segment is None or segment.proved or not self.proves:
+                continue
+            ends = beads.thetas[place], beads.thetas[place + 1]
+            moving = Moving.of(self.surface.judge, *ends)
+            if moving is not None and is_one_hidden(moving):
+                beads.segments[place] = self.prove(*ends)
+
     def seen_above(self, beads: Beads) -> list[int]:
         """Segments on which a value above the level was seen."""
         return [k for k, one in enumerate(beads.segments) if one and one.lower > self.level]
@@ -152,7 +164,7 @@ class Judge:
             )
             return Segment(found.lower, found.upper, found.position, found.tier, True)
         times = np.linspace(0.0, 1.0, DENSE)
-        values = self.surface.along(start[None], stop[None], times)[0]
+        values = _finite(self.surface.along(start[None], stop[None], times)[0])
         best = int(np.argmax(values))
         return Segment(float(values[best]), np.inf, float(times[best]), "sampled", True)
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from time import monotonic
+from time import perf_counter
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from reluscape.results import Result
 from reluscape.strings.judging import Beads
+from reluscape.strings.surface import Surface
 
 __all__ = ["Keeper", "Unfinished"]
 
@@ -29,6 +31,12 @@ class Unfinished(Result):
         depths: When each was inserted (beads,).
         method: How it was being laid.
         seed: Of every random choice.
+        kind: What is judged: "loss", "other loss" or a metric's name.
+        objective: Loss of the judged landscape.
+        weight_decay: Its lambda.
+        gradients: Gradients evaluated so far.
+        losses: Values evaluated so far without a gradient.
+        seconds: Wall time so far.
     """
 
     level: float
@@ -36,6 +44,12 @@ class Unfinished(Result):
     depths: NDArray[np.int64]
     method: str
     seed: int
+    kind: str
+    objective: str
+    weight_decay: float
+    gradients: int
+    losses: int
+    seconds: float
 
 
 class Keeper:
@@ -43,22 +57,26 @@ class Keeper:
 
     Args:
         path: The file; it is always whole.
-        level: Of the search.
+        surface: Of the search.
+        level: Its level.
         method: Its method.
         seed: Its seed.
+        began: When it began, by the clock.
         clock: Seconds.
     """
 
     def __init__(
         self,
         path: Path,
+        surface: Surface,
         level: float,
         method: str,
         seed: int,
-        clock: Callable[[], float] = monotonic,
+        began: float,
+        clock: Callable[[], float] = perf_counter,
     ) -> None:
-        self._path, self._level, self._method, self._seed = path, level, method, seed
-        self._clock = clock
+        self._path, self._surface, self._began, self._clock = path, surface, began, clock
+        self._told: dict[str, Any] = {"level": level, "method": method, "seed": seed}
         self._next = clock() + SECONDS
         self._depth = 0
 
@@ -75,8 +93,17 @@ class Keeper:
 
     def _write(self, beads: Beads) -> None:
         began = self._clock()
-        depths = np.array(beads.depths, dtype=np.int64)
-        thetas = np.stack(beads.thetas)
-        Unfinished(self._level, thetas, depths, self._method, self._seed).save(self._path)
+        judge = self._surface.judge
+        Unfinished(
+            **self._told,
+            beads=np.stack(beads.thetas),
+            depths=np.array(beads.depths, dtype=np.int64),
+            kind=self._surface.kind,
+            objective=judge.loss_name,
+            weight_decay=judge.weight_decay,
+            gradients=self._surface.gradients,
+            losses=self._surface.losses,
+            seconds=began - self._began,
+        ).save(self._path)
         now = self._clock()
         self._next = now + max(SECONDS, SHARE * (now - began))

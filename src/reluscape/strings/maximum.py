@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import minimize_scalar
 
 from reluscape.crossing import cells_crossed
+from reluscape.digits import rounded_down, rounded_up
 from reluscape.errors import InputError
 from reluscape.landscape import Landscape
 from reluscape.results import Result
@@ -18,7 +19,7 @@ from reluscape.strings.bounding import can_bound, certified_peak
 from reluscape.strings.moving import Moving, at
 from reluscape.strings.one_hidden import Peak, exact_peak, is_one_hidden
 from reluscape.train import one_thread
-from reluscape.validation import check_theta
+from reluscape.validation import check_number, check_theta
 
 __all__ = ["PathMaximum", "path_maximum"]
 
@@ -59,7 +60,8 @@ class PathMaximum(Result):
             return (
                 f"largest loss found: {self.lower:.6g} {where} (sampled: {len(self.times)} points)"
             )
-        return f"largest loss: {self.lower:.9g} to {self.upper:.9g}, {where} ({self.tier})"
+        low, top = rounded_down(self.lower, 9), rounded_up(self.upper, 9)
+        return f"largest loss: {low:.9g} to {top:.9g}, {where} ({self.tier})"
 
     def plot(self) -> go.Figure:
         """The loss along the segment and the bounds on its maximum."""
@@ -88,8 +90,8 @@ def path_maximum(
         theta_a: Start, shape (params,).
         theta_b: End, shape (params,).
         relative_gap: How far `upper` may lie above `lower`, relative to `lower`, for tier "certified".
-        level: For tier "certified", stop as soon as the maximum is proved to be at most this, or to be
-            larger, whatever the gap.
+        level: For tier "certified", stop also as soon as the maximum is proved to be at most this, or to
+            be larger, whatever the gap.
 
     Returns:
         The bounds. Tier "exact" for one hidden layer (no cross-entropy, nothing between its layers but
@@ -99,9 +101,10 @@ def path_maximum(
         and ReLU or LeakyReLU (slope between 0 and 1), and for the end of others that is such a chain
         where nothing before it moves: outputs are enclosed between polynomials on parts of the segment,
         and parts are halved until the bounds are within the gap, or there are 10,000 of them: then the
-        gap is larger than was asked for. Both include the rounding errors of float64, to first order.
+        gap is larger than was asked for. Both include the rounding errors of float64, to first order, as
+        if no unit were off: of large weights behind units that are, they may be most of the bound.
         Tier "sampled", a grid of 257 points, for the rest: other activations, residual connections,
-        re-parametrised layers.
+        re-parametrised layers, and where numbers overflow.
 
     Cost: exact, two forward passes and O(log) for each of the at most `samples * units` kinks: 0.1 s for
     1,000 samples and 50 units. Certified, O(samples * units^2 * depth^2) for a part of the segment: at
@@ -127,9 +130,10 @@ def path_maximum(
     Source: Freeman and Bruna, algorithm 1, line 7, which asks for a stationary position or takes 1/2.
     """
     start, stop = (check_theta(theta, landscape.size) for theta in (theta_a, theta_b))
-    _check_number(relative_gap, "relative_gap", 0.0)
+    if check_number(relative_gap, "relative_gap", 0.0) == 0.0:
+        raise InputError(f"relative_gap must be a positive number; received {relative_gap!r}")
     if level is not None:
-        _check_number(level, "level", -np.inf)
+        check_number(level, "level")
     with one_thread():  # a few samples at a time: several threads would wait for each other
         return _found(landscape, start, stop, relative_gap, level)
 
@@ -141,12 +145,13 @@ def _found(
     moving = Moving.of(landscape, start, stop)
     exact = moving is not None and is_one_hidden(moving)
     if moving is None or not (exact or can_bound(moving)):
-        times, losses, found = _sampled(lambda t: landscape.loss(at(start, stop, t)), MANY)
-        return PathMaximum(found.value, np.inf, found.position, -1, "sampled", times, losses)
+        return _seen(landscape, start, stop)
     times, losses, found = _sampled(moving.loss, FEW, search=level is None)
     peak = (
         exact_peak(moving, found) if exact else certified_peak(moving, found, relative_gap, level)
     )
+    if peak.upper == np.inf:  # an overflow
+        return _seen(landscape, start, stop)
     position = peak.position if moving.loss(peak.position) >= found.value else found.position
     lower = moving.lowest(moving.loss(position))
     upper, cells = max(peak.upper, lower), _num_cells(moving) if exact else -1
@@ -155,14 +160,10 @@ def _found(
     )
 
 
-def _check_number(value: object, name: str, least: float) -> None:
-    """Refuse what is no finite number above `least`."""
-    number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(
-        value, bool
-    )
-    if not number or not least < value < np.inf:  # type: ignore[operator]
-        kind = "positive" if least == 0.0 else "finite"
-        raise InputError(f"{name} must be a {kind} number; received {value!r}")
+def _seen(landscape: Landscape, start: Floats, stop: Floats) -> PathMaximum:
+    """What a grid shows."""
+    times, losses, found = _sampled(lambda t: landscape.loss(at(start, stop, t)), MANY)
+    return PathMaximum(found.value, np.inf, found.position, -1, "sampled", times, losses)
 
 
 def _sampled(
@@ -171,9 +172,10 @@ def _sampled(
     """Losses on a grid, and the largest value of it or of a search around its best point."""
     times = np.linspace(0.0, 1.0, points)
     losses = np.array([loss(float(t)) for t in times])
+    losses[np.isnan(losses)] = np.inf  # above every level
     best = int(losses.argmax())
     candidates = [(losses[best], times[best])]
-    if search:
+    if search and losses[best] < np.inf:
         around = times[max(best - 1, 0)], times[min(best + 1, points - 1)]
         near = minimize_scalar(lambda t: -loss(float(t)), bounds=around, method="bounded")
         candidates.append((-near.fun, near.x))

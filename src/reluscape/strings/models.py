@@ -56,8 +56,9 @@ class Models:
         *,
         kind: str = "loss",
         level: float | None = None,
+        match_units: bool = False,
     ) -> Models:
-        """With a level, or the usual one.
+        """With a level, or the usual one, for units as they are or matched.
 
         Raises:
             InputError: Models of different shapes, or above the level.
@@ -69,7 +70,8 @@ class Models:
                 raise InputError(
                     f"{name} is no model of the shape of {names[0]}: {error}"
                 ) from error
-        usual, values = usual_level(landscape, modules, None if kind == "loss" else kind)
+        metric = None if kind == "loss" else kind
+        usual, values = usual_level(landscape, modules, metric, match_units=match_units)
         said, worst = kind.replace("_", " "), max(range(len(values)), key=values.__getitem__)
         if level is not None and not level >= values[worst]:
             raise InputError(

@@ -156,7 +156,10 @@ class Moving:
             share = 1.0 if name == "squared" else 0.5
             root = np.sqrt(share * float((errors**2).sum()) / count)
             apart = 2.0 * root * np.sqrt(max(value, 0.0)) + root**2
-        return float(max(value + side * (apart + summing), 0.0))
+        moved = value + side * (apart + summing)
+        if np.isnan(moved):  # an overflow: nothing is known
+            return np.inf if side > 0 else 0.0
+        return float(max(moved, 0.0))
 
 
 def at(start: Floats, stop: Floats, t: float) -> Floats:

@@ -25,7 +25,7 @@ from reluscape.strings.judging import TIERS, Beads, Judge
 from reluscape.strings.surface import Surface
 from reluscape.strings.training import Schedule
 from reluscape.strings.tree_chart import disconnectivity
-from reluscape.validation import check_theta
+from reluscape.validation import check_theta, is_index
 
 Floats = NDArray[np.float64]
 #: Of the maxima of straight segments.
@@ -76,7 +76,15 @@ class SpanningTree(Result):
         return dict(zip(pairs, self.strings, strict=True))[min(a, b), max(a, b)]
 
     def pass_between(self, a: int, b: int) -> float:
-        """Height of the lowest known way from one model to another; its own value for the same."""
+        """Height of the lowest known way from one model to another; its own value for the same.
+
+        Raises:
+            InputError: No such model.
+        """
+        for model in (a, b):
+            if not is_index(model) or not 0 <= model < len(self.values):
+                last = len(self.values) - 1
+                raise InputError(f"models must lie in 0..{last}; received {model!r}")
         highest = np.full(len(self.values), -np.inf)
         highest[a] = self.values[a]
         for _ in self.edges:  # a way has at most as many edges as the tree

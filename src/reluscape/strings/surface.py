@@ -111,7 +111,7 @@ class Surface:
         if self._metric is None:
             return np.asarray(found.cpu().numpy())
         outputs = found.cpu().numpy()
-        return np.array([self._metric(one, self.judge.targets) for one in outputs])
+        return np.array([_one(self._metric(one, self.judge.targets)) for one in outputs])
 
     def along(self, starts: Floats, stops: Floats, positions: Floats) -> Floats:
         """The judged value on straight segments, shape (segments, positions)."""
@@ -152,11 +152,11 @@ class Surface:
     def _slopes(
         self, objective: Callable[[torch.Tensor], torch.Tensor], thetas: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Losses and gradients of one part, whose activations are freed before the next."""
+        """Losses and gradients of one part, freed before the next is taken; NaN is no slope."""
         leaf = thetas.detach().requires_grad_()
         losses = self._map(objective, leaf)
         (gradients,) = torch.autograd.grad(losses.sum(), leaf)
-        return losses.detach(), gradients
+        return losses.detach(), torch.nan_to_num(gradients, 0.0, 0.0, 0.0)
 
     def _tensor(self, thetas: Floats) -> torch.Tensor:
         return torch.as_tensor(thetas, device=self.device)
@@ -218,6 +218,13 @@ def _read_metric(metric: str | Metric | Landscape | None) -> tuple[Metric | None
         "metric must be None, 'error_rate', a function of outputs and targets, or a Landscape;"
         f" received {metric!r}"
     )
+
+
+def _one(value: object) -> float:
+    """What a metric has returned."""
+    if np.ndim(value):  # type: ignore[arg-type]
+        raise InputError(f"metric must return one number; received {value!r:.80}")
+    return float(value)  # type: ignore[arg-type]
 
 
 def _activations(landscape: Landscape) -> int:

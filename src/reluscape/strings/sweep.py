@@ -74,9 +74,12 @@ def _raise_to(stack, ends, left, right, best, slack):
     top = 0
     ends[0, 0], ends[0, 1] = left, right
     while top >= 0:
-        bound = stack[top, 0]
-        for k in range(1, QUARTIC):
+        bound = -np.inf
+        for k in range(QUARTIC):
             bound = max(bound, stack[top, k])
+            if not np.isfinite(stack[top, k]):  # an overflow, which no halving ends
+                best[2] = np.inf
+                return
         for end in range(2):
             value = stack[top, (QUARTIC - 1) * end]
             if value > best[0]:

@@ -154,7 +154,7 @@ class _Run:
             if not len(self.active):
                 return False
             gradients = gradients[kept]
-        self.rows = self.rows - self.adam.step(torch.nan_to_num(gradients, 0.0, 0.0, 0.0))
+        self.rows = self.rows - self.adam.step(gradients)
         self.steps[self.active] += 1
         return True
 

@@ -12,24 +12,33 @@ from torch import nn
 
 from reluscape.errors import InputError
 from reluscape.landscape import Landscape
-from reluscape.strings.ends import has_statistics, on_own_statistics
+from reluscape.strings.connecting import matched
+from reluscape.strings.ends import has_statistics, on_own_statistics, own_value, read_end
 from reluscape.strings.surface import Metric, Surface
 
 #: Of what the straight line rises above the worse end, and of that end's own value.
 SHARE, ABOVE = 0.1, 1.1
+#: What rounding may add, relative to the loss of zero parameters.
+ROUNDING = 1e-9
 #: Points on a straight line.
 POINTS = 33
 
 
 def usual_level(
-    landscape: Landscape, models: Sequence[nn.Module], metric: str | Metric | None = None
+    landscape: Landscape,
+    models: Sequence[nn.Module],
+    metric: str | Metric | None = None,
+    *,
+    match_units: bool = False,
 ) -> tuple[float, tuple[float, ...]]:
     """A level between models, and the value of each of them.
 
-        level = max(1.1 w, w + 0.1 (s - w))
+        level = max(1.1 w, w + 0.1 (s - w), w + 1e-9 z)
 
-    with the worst model's value w and the largest one s at 33 points of each straight line between two
-    of them: a string below it has no more than a tenth of the straight line's barrier.
+    with the worst model's value w, the largest one s at 33 points of each straight line between two of
+    them, and the loss z of zero parameters, next to which rounding errors are small (0 for a metric): a
+    string below it has no more than a tenth of the straight line's barrier. With `match_units`, each
+    line ends at the second model with its hidden units permuted to fit the first one's.
 
     Raises:
         InputError: A model of another shape.
@@ -38,16 +47,21 @@ def usual_level(
     floating = has_statistics(landscape)
     surface = Surface(on_own_statistics(landscape) if floating else landscape, metric)
     values = surface.values(thetas)
-    if floating and metric is None:  # an end also has to be below the level by its own statistics
-        own = [float(landscape.loss_of(landscape.state_of(model))) for model in models]
-        values = np.maximum(values, own)
-    pairs = np.array(list(combinations(range(len(models)), 2)))
+    if floating:  # an end also has to be below the level by its own statistics
+        ends = [read_end(landscape, model, "model") for model in models]
+        values = np.maximum(values, [own_value(landscape, end, metric) for end in ends])
+    pairs = list(combinations(range(len(models)), 2))
+    stops = thetas[[b for _, b in pairs]]
+    if match_units:
+        read = [read_end(landscape, model, "model") for model in models]
+        stops = np.stack([matched(landscape, read[a], read[b]).theta for a, b in pairs])
     times = np.linspace(0.0, 1.0, POINTS)
-    straight = surface.along(thetas[pairs[:, 0]], thetas[pairs[:, 1]], times)
+    straight = surface.along(thetas[[a for a, _ in pairs]], stops, times)
     worst, highest = float(values.max()), float(np.nanmax(straight))
     if not np.isfinite(worst):
         raise InputError(f"models must have a finite {surface.kind}; received {values.tolist()}")
-    level = max(ABOVE * worst, worst + SHARE * (highest - worst))
+    scale = 0.0 if metric else float(np.nan_to_num(surface.values(0.0 * thetas[:1])[0], posinf=0.0))
+    level = max(ABOVE * worst, worst + SHARE * (highest - worst), worst + ROUNDING * scale)
     return float(level), tuple(values.tolist())
 
 

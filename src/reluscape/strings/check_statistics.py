@@ -1,0 +1,99 @@
+"""`verify` of running statistics: those of the models of a path, from the data once more."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from reluscape.check_block import require
+from reluscape.landscape import Landscape
+from reluscape.strings.connection import Connection
+from reluscape.strings.ends import on_own_statistics
+
+__all__ = ["check_statistics", "with_statistics"]
+
+Floats = NDArray[np.float64]
+
+#: Difference of equal averages from two ways to sum, relative to the sizes of what is averaged.
+SAME = 1e-9
+
+
+def check_statistics(found: Connection, trained_on: Landscape) -> None:
+    """Buffers of the beads between the ends: statistics of the data, and else the landscape's."""
+    own = {name: one.numpy(force=True) for name, one in trained_on.module_at().named_buffers()}
+    seen = _Entering.of(trained_on)
+    for k in range(1, found.num_beads - 1):
+        state, of_data = found.state(trained_on, k), seen(found.beads[k])
+        for name, values in own.items():
+            right, size = of_data.get(name, (values, 0.0))
+            apart = np.abs(state[name].numpy(force=True) - right)
+            near = bool((apart <= SAME * size).all())
+            require(near, f"the running statistics of bead {k} are not those of the data: {name}")
+
+
+@dataclass(frozen=True, slots=True)
+class _Entering:
+    """What enters each batch norm, in a model that takes its statistics from the data.
+
+    Attributes:
+        module: That model; its parameters are those of the last point.
+        inputs: Of the data.
+        names: Buffers of statistics.
+    """
+
+    module: nn.Module
+    inputs: torch.Tensor
+    names: frozenset[str]
+
+    @classmethod
+    def of(cls, landscape: Landscape) -> _Entering:
+        """Of a landscape's data."""
+        names = frozenset(name for name, _ in landscape.module_at().named_buffers())
+        device = landscape.flat_objective()[0].device
+        inputs = torch.as_tensor(landscape.inputs, device=device)
+        return cls(on_own_statistics(landscape).module_at(), inputs, names)
+
+    def __call__(self, theta: Floats) -> dict[str, tuple[Floats, Floats]]:
+        """Running means and variances at a point by name, and sizes of what they are sums of."""
+        found: dict[str, tuple[Floats, Floats]] = {}
+
+        def see(name: str, _: nn.Module, inputs: tuple[Any, ...]) -> None:
+            values = np.moveaxis(inputs[0].numpy(force=True), 1, 0)
+            columns = values.reshape(len(values), -1)
+            square = np.mean(columns**2, axis=1)
+            found[f"{name}.running_mean"] = columns.mean(axis=1), np.sqrt(square)
+            found[f"{name}.running_var"] = columns.var(axis=1), square
+
+        norms = [(n, m) for n, m in self.module.named_modules() if isinstance(m, _BatchNorm)]
+        hooks = [norm.register_forward_pre_hook(partial(see, name)) for name, norm in norms]
+        vector = torch.as_tensor(theta, device=self.inputs.device)
+        nn.utils.vector_to_parameters(vector, self.module.parameters())
+        with torch.no_grad():
+            self.module(self.inputs)
+        for hook in hooks:
+            hook.remove()
+        return {name: both for name, both in found.items() if name in self.names}
+
+
+def with_statistics(landscape: Landscape, trained_on: Landscape) -> Callable[[Floats], float]:
+    """A landscape's loss with running statistics from another one's data."""
+    seen = _Entering.of(trained_on)
+
+    def height(theta: Floats) -> float:
+        statistics = {
+            name: torch.as_tensor(values, device=seen.inputs.device)
+            for name, (values, _) in seen(theta).items()
+        }
+        with torch.no_grad():
+            state = dict(seen.module.named_parameters()) | statistics
+            return float(landscape.loss_of(state))
+
+    return height
