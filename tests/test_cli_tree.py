@@ -136,6 +136,23 @@ def test_what_is_kept_on_the_way(
     np.testing.assert_array_equal(first.minima, second.minima)
 
 
+def test_rational_arithmetic(grown: Path, tmp_path: Path) -> None:
+    pytest.importorskip("flint", reason="rational arithmetic needs python-flint")
+    options = ("--samples", 8, "--arithmetic", "rational")
+    result = tree(grown, *options, "--out", tmp_path / "t")
+    assert result.exit_code == 0, result.output
+    found = MergeTree.load(tmp_path / "t" / "merge_tree.nc")
+    assert found.tier == "exact"
+    check = invoke("verify", tmp_path / "t" / "merge_tree.nc", *subject(grown))
+    assert check.output.startswith("valid")
+    page = (tmp_path / "t" / "report.html").read_text("utf-8")
+    assert "--arithmetic rational" in page
+    assert '<span class="tier exact">' in page
+    refused = tree(grown, *options, "--below", 1.0, "--out", tmp_path / "u")
+    assert refused.exit_code == 2
+    assert "takes no tolerance, store, dask or below" in refused.stderr
+
+
 def test_layers_that_have_no_tree_are_refused(grown: Path, tmp_path: Path) -> None:
     save_file(mlp((1, 2, 2, 1), seed=0).state_dict(), tmp_path / "deep.safetensors")
     told = refusal(

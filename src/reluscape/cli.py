@@ -28,6 +28,7 @@ from reluscape import (
 )
 from reluscape.cli_options import (
     WEIGHTS,
+    Arithmetic,
     DataName,
     Decay,
     Json,
@@ -53,13 +54,6 @@ if TYPE_CHECKING:
     from reluscape.report.polished import About
 
 __all__ = ["app", "main"]
-
-
-class Arithmetic(StrEnum):
-    """Arithmetic of the certificates."""
-
-    float64 = "float64"
-    rational = "rational"
 
 
 class Rule(StrEnum):
@@ -169,6 +163,14 @@ def survey(
         int, typer.Option(min=0, max=2**31, help="Seed of training and of random probes.")
     ] = 0,
     arithmetic: ArithmeticOption = Arithmetic.float64,
+    tree: Annotated[
+        bool,
+        typer.Option(
+            "--tree",
+            help="Also find all minima of the layer before the output, on as many random samples as"
+            " have few enough activation cells.",
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Say where training stopped, for one or two models, in a report.
@@ -200,6 +202,7 @@ def survey(
             out=out,
             seed=seed,
             arithmetic=arithmetic.value,
+            tree=tree,
             data_options=_data_options(data or "digits", target, standardise),
             progress=progress,
         )

@@ -17,10 +17,17 @@ if TYPE_CHECKING:
     from reluscape.landscape import Landscape
 
 __all__ = [
-    "DATA", "MODEL", "WEIGHTS", "DataName", "Decay", "Json", "Loss", "LossName", "Model",
+    "DATA", "MODEL", "WEIGHTS", "Arithmetic", "DataName", "Decay", "Json", "Loss", "LossName", "Model",
     "Standardise", "Target", "Weights", "checked_decay", "landscape_from", "layers_called",
     "module_from",
 ]  # fmt: skip
+
+
+class Arithmetic(StrEnum):
+    """Arithmetic of certificates and trees."""
+
+    float64 = "float64"
+    rational = "rational"
 
 
 class LossName(StrEnum):

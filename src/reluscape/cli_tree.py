@@ -12,6 +12,7 @@ import typer
 
 from reluscape import __version__
 from reluscape.cli_options import (
+    Arithmetic,
     DataName,
     Decay,
     Json,
@@ -58,6 +59,10 @@ def tree(
         float | None,
         typer.Option(help="Leave out what lies above this loss.  [default: everything]"),
     ] = None,
+    arithmetic: Annotated[
+        Arithmetic,
+        typer.Option(help="float64, or exact rationals: a squared loss, up to 20,000 cells."),
+    ] = Arithmetic.float64,
     jobs: Annotated[int, typer.Option(help="Threads or processes; -1 for one per core.")] = -1,
     dask: Annotated[
         str | None,
@@ -100,11 +105,13 @@ def tree(
             " --samples"
         )
     typer.echo(size.summary(), err=True)
-    long = dask is not None or size.seconds > KEPT
+    exact = arithmetic is Arithmetic.rational
+    long = dask is not None or (size.seconds > KEPT and not exact)
     with shown() as progress:
         found = merge_tree(
             block,
             max_cells=max_cells,
+            arithmetic=arithmetic.value,
             jobs=jobs,
             dask=dask,
             store=out / CHUNKS if long else None,
@@ -118,6 +125,7 @@ def tree(
     own = [*_option("--weights", weights), *_option("--model", model)]
     subject = options_from([*own, *named, "--loss", landscape.loss_name], out)
     search = ["--layer", name, *_option("--below", below)]
+    search += ["--arithmetic", arithmetic.value] if exact else []
     about = _about(found, block, subject, search, Path(str(data)).name, seed)
     ctx.obj.extend(map(str, folder.write(found, landscape, name, about)))
     if as_json:
@@ -141,34 +149,17 @@ def _about(
 ) -> Grown:
     """What the page says besides the tree."""
     from reluscape.report.branches import FILE, Grown
+    from reluscape.tree_files import standing
 
     return Grown(
         layer=block.layer,
         data=data,
-        where=_where(found, block),
+        where=standing(found, block),
         check=shlex.join(["reluscape", "verify", FILE, *subject]),
         again=shlex.join(["reluscape", "tree", *subject, *search, "--out", "again"]),
         version=__version__,
         seed=seed,
     )
-
-
-def _where(found: MergeTree, block: Block) -> str:
-    """How far the model's own weights are from the minima."""
-    from reluscape.report.wording import number
-
-    loss = block.loss()
-    if not len(found.losses) or loss > found.below:
-        return f"The model has loss {number(loss)}."
-    barrier = found.barrier(block.theta, found.minima[0])
-    rise = barrier.level - loss
-    if math.isinf(rise):
-        return (
-            f"The model has loss {number(loss)}; no way to the global minimum stays below"
-            f" {number(found.below)}."
-        )
-    way = "without rising" if rise <= 0 else f"over a barrier {number(rise)} above its loss"
-    return f"The model has loss {number(loss)}; from there the global minimum can be reached {way}."
 
 
 def _record(found: MergeTree, layer: str) -> dict[str, Any]:
@@ -184,6 +175,7 @@ def _record(found: MergeTree, layer: str) -> dict[str, Any]:
     ]
     return {
         "layer": layer,
+        "tier": found.tier,
         "objective": found.loss,
         "cells": found.num_cells,
         "facets": found.num_facets,

@@ -60,7 +60,9 @@ from reluscape.survey_steps import (
     radius,
     unit_activity,
 )
+from reluscape.survey_tree import NO_LAYER, grown
 from reluscape.train import Training
+from reluscape.trees.result import MergeTree
 from reluscape.weights import write_state
 
 __all__ = ["Subject", "Survey", "load_survey", "survey"]
@@ -69,7 +71,7 @@ Progress = Callable[[str, float], None]
 log = logging.getLogger(__name__)
 
 _BUILD_SHARE = 0.4
-PLACES = ("certificates", "minima", "convexity", "connections", "weights")
+PLACES = ("certificates", "minima", "convexity", "connections", "trees", "weights")
 
 TOO_LARGE_FOR_MINIMA = "too large for a short survey; `reluscape minima` does it"
 
@@ -103,6 +105,7 @@ def survey(
     out: str | Path | None = None,
     seed: int = 0,
     arithmetic: str = "float64",
+    tree: bool = False,
     data_options: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> Survey:
@@ -120,10 +123,12 @@ def survey(
         layer: Survey only this layer's block: a name, or an index among the readable layers; a
             text that names no layer may be an index too.
         out: Folder for ``report.html``, ``results.nc``, ``certificates/``, ``minima/``,
-            ``convexity/``, ``connections/`` and ``weights/``.
-        seed: Seed of the random directions and rays.
+            ``convexity/``, ``connections/``, ``trees/`` and ``weights/``.
+        seed: Seed of the random directions and rays, and of the samples of trees.
         arithmetic: ``float64`` or ``rational``, for the certificates; what is too large for
             rational arithmetic is certified in float64, with a note.
+        tree: Whether to find all minima of each model's layer before its output, on as many random
+            samples as have few enough cells (`merge_tree`).
         data_options: Command-line options that load the data again, for the commands in the
             report; by default those of its name.
         progress: Called with what is being done and the fraction done.
@@ -143,7 +148,9 @@ def survey(
     if folder is not None:
         check_writable(folder, *_places(folder))
     notebook = _Notebook()
-    task = _Task(data, loss, weight_decay, layer, seed, arithmetic, progress or _silent, notebook)
+    task = _Task(
+        data, loss, weight_decay, layer, seed, arithmetic, tree, progress or _silent, notebook
+    )
     complete = True
     try:
         for place, subject in enumerate(subjects):
@@ -182,7 +189,9 @@ class _Notebook:
 
     models: list[ModelSurvey] = field(default_factory=list)
     certificates: dict[str, Certificate] = field(default_factory=dict)
-    results: dict[str, CellMinimum | Convexity | Connection] = field(default_factory=dict)
+    results: dict[str, CellMinimum | Convexity | Connection | MergeTree] = field(
+        default_factory=dict
+    )
     pair: PairSurvey | None = None
     weights: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
 
@@ -229,6 +238,7 @@ class _Task:
     layer: int | str | None
     seed: int
     arithmetic: str
+    tree: bool
     progress: Progress
     notebook: _Notebook
     start: float = 0.0
@@ -251,6 +261,8 @@ class _Task:
             raise _Interrupted
         self._whole(landscape, training, stem)
         self._layers(landscape, names, place, stem)
+        if self.tree and not set(landscape.layers[-2:-1]) & set(names):
+            self.notebook.model(notes=(*self.notebook.models[-1].notes, NO_LAYER))
         self.notebook.model(complete=True)
         self.landscapes.append(landscape)
 
@@ -336,17 +348,19 @@ class _Task:
             notes = self.notebook.models[-1].layers[-1].notes
             return {"verdict": told, "notes": (*notes, *remarks)}
 
-        steps: tuple[tuple[str, Callable[[], dict[str, Any]]], ...] = (
+        steps: list[tuple[str, Callable[[], dict[str, Any]]]] = [
             ("gradient and kinks", lambda: at_point(block)),
             ("certificate", verdict),
             ("chords", lambda: chords(block, seed)),
             ("facets", lambda: facets(block, seed)),
             ("largest ball", lambda: radius(block)),
             ("minimum of the cell", lambda: self._minimum(block, stem)),
-            ("exact descent", lambda: self._lowered(block, stem, begin + 0.8 * span)),
-        )
-        if self.loss != "l1" or self.weight_decay:
-            steps = steps[:-1]  # the loss is not piecewise affine
+        ]
+        if self.loss == "l1" and not self.weight_decay:  # the loss is piecewise affine
+            at = begin + 0.8 * span
+            steps.append(("exact descent", lambda: self._lowered(block, stem, at)))
+        if self.tree and block.layer in block.landscape.layers[-2:-1]:
+            steps.append(("merge tree", lambda: self._tree(block, stem, begin + 0.9 * span)))
         for turn, (what, work) in enumerate(steps):
             at = begin + span * turn / len(steps)
             self._step(what, at, work, self.notebook.layer, f"layer {block.layer}, ")
@@ -417,6 +431,18 @@ class _Task:
             "descent_causes": found.causes,
             "descent_end": told,
         }
+
+    def _tree(self, block: Block, stem: str, at: float) -> dict[str, Any]:
+        """All minima of a layer, on as many samples as a short survey has time for."""
+        model, file = self.notebook.models[-1], f"trees/{stem}.nc"
+        where = self.start + self.span * (_BUILD_SHARE + (1 - _BUILD_SHARE) * at)
+
+        def progress(what: str, fraction: float) -> None:
+            self.progress(f"{model.name}: layer {block.layer}, merge tree, {what}", where)
+
+        told, tree = grown(block, self.seed, file, progress)
+        self.notebook.results[file] = tree
+        return {"tree": told}
 
     def _step(
         self,

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from reluscape.report.grown import TreeSurvey
 from reluscape.report.page import fill
 from reluscape.report.section import Cell, Figure, Section, Table
 from reluscape.report.wording import count, number, several, share
@@ -14,6 +16,9 @@ from reluscape.trees import figures
 from reluscape.trees.result import MergeTree
 
 __all__ = ["FILE", "MINIMA", "Grown", "minimum_name", "render_tree", "tree_section"]
+
+#: What is drawn.
+Drawn = MergeTree | TreeSurvey
 
 #: The tree, beside the page, and the folder of the minima's weights.
 FILE, MINIMA = "merge_tree.nc", "minima"
@@ -36,6 +41,7 @@ class Grown:
         again: The command that finds it again, in the page's folder.
         version: Of reluscape.
         seed: Of the samples that were drawn.
+        name: Of the model, on a page that has several.
     """
 
     layer: str
@@ -45,6 +51,7 @@ class Grown:
     again: str
     version: str
     seed: int
+    name: str = ""
 
 
 def minimum_name(minimum: int) -> str:
@@ -54,30 +61,54 @@ def minimum_name(minimum: int) -> str:
 
 def render_tree(tree: MergeTree, about: Grown) -> str:
     """The page as a text: one HTML file with everything inside; all texts are escaped."""
-    return fill("merge_tree.html.j2", sections=[tree_section(tree, about)], tree=tree, about=about)
+    section = tree_section([(tree, about)])
+    return fill("merge_tree.html.j2", sections=[section], tree=tree, about=about)
 
 
-def tree_section(tree: MergeTree, about: Grown, files: bool = True) -> Section:
-    """The tree as a section of a page."""
+def tree_section(
+    trees: Sequence[tuple[Drawn, Grown]], *, files: bool = True, listed: int = LISTED
+) -> Section:
+    """One or more trees as a section of a page.
+
+    Args:
+        trees: Each with what there is to say besides.
+        files: Whether each of the lowest minima has a file of its own.
+        listed: Minima of each tree beyond which the table leaves off.
+    """
+    weights = (
+        "Every minimum is a weights file of its own, for load_state_dict of the module; `reluscape "
+        "certify` says of each what it is."
+    )
     return Section(
         key="tree",
         title="All minima of the layer, and the levels at which they join",
-        verdict=_verdict(tree),
-        remarks=(about.where,) if about.where else (),
-        figures=_figures(tree),
-        tables=(_minima(tree, files),),
-        method=_method(tree),
+        verdict="\n".join(f"{_named(about)}{_verdict(tree)}" for tree, about in trees),
+        remarks=tuple(f"{_named(about)}{about.where}" for _, about in trees if about.where),
+        figures=tuple(
+            figure
+            for place, (tree, about) in enumerate(trees)
+            for figure in _figures(tree, about, "" if place == 0 else f"-{place + 1}")
+        ),
+        tables=tuple(_minima(tree, about, files, listed) for tree, about in trees),
+        method=tuple(line for tree, about in trees for line in _counts(tree, about))
+        + _method(trees[0][0]),
         check=(
             "verify enumerates the cells again, shows the least loss of every cell and facet to be "
             "least, and finds the tree by another algorithm.",
-            "Every minimum is a weights file of its own, for load_state_dict of the module; `reluscape "
-            "certify` says of each what it is.",
+            *([weights] if files else []),
         ),
-        commands=(about.check, about.again),
+        commands=tuple(
+            command for _, about in trees for command in (about.check, about.again) if command
+        ),
     )
 
 
-def _verdict(tree: MergeTree) -> str:
+def _named(about: Grown) -> str:
+    """What begins a sentence about one of several models."""
+    return f"{about.name}: " if about.name else ""
+
+
+def _verdict(tree: Drawn) -> str:
     """How many minima there are, and how bad."""
     if not len(tree.losses):
         return f"No weights of the layer have a loss of at most {number(tree.below)}."
@@ -98,15 +129,15 @@ def _verdict(tree: MergeTree) -> str:
     )
 
 
-def _figures(tree: MergeTree) -> tuple[Figure, ...]:
-    found = []
+def _figures(tree: Drawn, about: Grown, suffix: str) -> tuple[Figure, ...]:
+    found, whose = [], _named(about)
     if len(tree.losses) > 1:
         left = len(tree.losses) - figures.BRANCHES
         some = f" The {count(left)} least persistent minima are left out." if left > 0 else ""
         found.append(
             Figure(
-                "branches",
-                "The disconnectivity graph: each dot is a local minimum, its line ends where its "
+                f"branches{suffix}",
+                f"{whose}The disconnectivity graph: each dot is a local minimum, its line ends where its "
                 "basin joins that of a lower one. Between two dots, the highest point of the way "
                 f"along the lines is the barrier between them.{some}",
                 figures.disconnectivity(tree),
@@ -114,46 +145,45 @@ def _figures(tree: MergeTree) -> tuple[Figure, ...]:
         )
         found.append(
             Figure(
-                "persistence",
-                "Each local minimum but the global one: its loss, and the level at which it joins "
-                "a lower one. Minima far above the dotted line have high barriers.",
+                f"persistence{suffix}",
+                f"{whose}Each local minimum but the global one: its loss, and the level at which it "
+                "joins a lower one. Minima far above the dotted line have high barriers.",
                 figures.persistence(tree),
             )
         )
     inputs = tree.features.shape[1] - tree.bias
     if len(tree.losses) and inputs == 1 and tree.residual.shape[1] == 1:
         caption = (
-            "What the networks at the lowest minima put out, over the data; both without the output's"
-            " bias."
+            f"{whose}What the networks at the lowest minima put out, over the data; both without the "
+            "output's bias."
         )
-        found.append(Figure("networks", caption, figures.networks(tree)))
+        found.append(Figure(f"networks{suffix}", caption, figures.networks(tree)))
     return tuple(found)
 
 
-def _minima(tree: MergeTree, files: bool) -> Table:
+def _minima(tree: Drawn, about: Grown, files: bool, listed: int) -> Table:
     """A line for each of the lowest minima."""
     rows = []
-    for k in range(min(len(tree.losses), LISTED)):
+    for k in range(min(len(tree.losses), listed)):
         last = not np.isfinite(tree.deaths[k])
         barrier = float(tree.deaths[k] - tree.losses[k])
         rows.append(
             (
                 Cell(f"{k:03d}", file=minimum_name(k) if files else ""),
-                Cell(number(float(tree.losses[k]), digits=DIGITS), tier="exact", numeric=True),
+                Cell(number(float(tree.losses[k]), digits=DIGITS), tier=tree.tier, numeric=True),
                 Cell("" if last else f"{tree.parents[k]:03d}", numeric=True),
                 Cell("" if last else number(float(tree.deaths[k]), digits=DIGITS), numeric=True),
                 Cell("" if last else number(barrier), numeric=True),
                 Cell(count(int(tree.multiplicity[k])), numeric=True),
             )
         )
-    left = (
-        f", the lowest {LISTED} of {count(len(tree.losses))}" if len(tree.losses) > LISTED else ""
-    )
-    return Table(f"Local minima{left}", COLUMNS, tuple(rows))
+    left = len(tree.losses) > listed
+    some = f", the lowest {listed} of {count(len(tree.losses))}" if left else ""
+    return Table(f"{_named(about)}Local minima{some}", COLUMNS, tuple(rows))
 
 
-def _method(tree: MergeTree) -> tuple[str, ...]:
-    """How it was obtained."""
+def _counts(tree: Drawn, about: Grown) -> tuple[str, ...]:
+    """How much was gone through."""
     problems = "least squares" if tree.loss != "l1" else "least absolute deviations"
     pruned = (
         (
@@ -169,14 +199,21 @@ def _method(tree: MergeTree) -> tuple[str, ...]:
         else ()
     )
     return (
-        f"The layer has {count(tree.num_cells)} activation cells with {count(tree.num_facets)} facets "
-        f"between them. On each the loss is convex, and its least value is a problem of {problems}: "
-        f"{count(tree.num_solved)} were solved, the others are the same by an exchange of units.",
+        f"{_named(about)}The layer has {count(tree.num_cells)} activation cells with "
+        f"{count(tree.num_facets)} facets between them. On each the loss is convex, and its least value "
+        f"is a problem of {problems}: {count(tree.num_solved)} were solved, the others are the same by "
+        "an exchange of units.",
+        *pruned,
+        *failed,
+    )
+
+
+def _method(tree: Drawn) -> tuple[str, ...]:
+    """How it was obtained."""
+    return (
         "Two cells are joined below a level if and only if the least loss on their common facet is below "
         "it, so the facets in the order of their least losses (Kruskal's algorithm) give every minimum "
         "and every barrier of the whole landscape.",
         f"Minima that join a lower one within {number(tree.tolerance)} of the loss of zero weights are "
         "none.",
-        *pruned,
-        *failed,
     )

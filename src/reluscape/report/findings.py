@@ -21,6 +21,7 @@ import xarray as xr
 
 from reluscape.errors import InputError
 from reluscape.report.fields import a_number, a_series, no_values
+from reluscape.report.grown import TreeSurvey
 from reluscape.report.pairs import PairSurvey, StringSurvey
 from reluscape.report.wording import share, verdict_line
 from reluscape.results import write_then_rename
@@ -32,7 +33,7 @@ Record = TypeVar("Record")
 FORMAT = "reluscape survey 1"
 #: Fields with records, which have groups of their own.
 NESTED = ("models", "layers", "minima", "minimum", "verdict", "descent_end", "convexity", "data",
-          "pair", "strings")  # fmt: skip
+          "pair", "strings", "tree")  # fmt: skip
 #: What the group of one record of several is called.
 ONE_OF = {"models": "model", "layers": "layer", "minima": "minimum", "strings": "string"}
 
@@ -180,6 +181,7 @@ class LayerSurvey:
         descent_status: How that descent ended, a `reluscape.descent.Status`.
         descent_causes: Everything degenerate that it met, a sentence each.
         descent_end: What its end is.
+        tree: Its minima on some of the samples; None if that was not asked or cannot be.
         notes: Sentences on what could not be computed here, and why.
     """
 
@@ -215,6 +217,7 @@ class LayerSurvey:
     descent_status: str = ""
     descent_causes: tuple[str, ...] = ()
     descent_end: Verdict | None = None
+    tree: TreeSurvey | None = None
     notes: tuple[str, ...] = ()
 
     @property
@@ -405,7 +408,7 @@ def _layer_verdict(model: ModelSurvey, layer: LayerSurvey) -> str:
 
 
 #: Records that stand alone in their field.
-ONE = Verdict | MinimumSurvey | ConvexitySurvey | DataSummary | PairSurvey
+ONE = Verdict | MinimumSurvey | ConvexitySurvey | DataSummary | PairSurvey | TreeSurvey
 
 
 def _groups(record: Any, group: str) -> dict[str, xr.Dataset]:
@@ -418,7 +421,7 @@ def _groups(record: Any, group: str) -> dict[str, xr.Dataset]:
         stem = group.rstrip("/")
         if isinstance(value, ONE):
             found |= _groups(value, f"{stem}/{item.name}")
-        elif item.name in ONE_OF:
+        elif item.name in ONE_OF and not item.metadata:
             for place, part in enumerate(value):
                 found |= _groups(part, f"{stem}/{ONE_OF[item.name]}_{place}")
     return found
@@ -429,7 +432,7 @@ def _dataset(record: Any) -> xr.Dataset:
     attributes: dict[str, str] = {}
     for item in fields(record):
         value = getattr(record, item.name)
-        if item.name in NESTED or _is_empty(value):
+        if (item.name in NESTED and not item.metadata) or _is_empty(value):
             continue
         if item.metadata:
             about = {key: item.metadata[key] for key in ("long_name", "units")}
@@ -451,6 +454,7 @@ def _read_model(found: Mapping[str, xr.Dataset], group: str) -> ModelSurvey:
             verdict=_read_one(Verdict, found, f"{place}/verdict"),
             minimum=_read_one(MinimumSurvey, found, f"{place}/minimum"),
             descent_end=_read_one(Verdict, found, f"{place}/descent_end"),
+            tree=_read_one(TreeSurvey, found, f"{place}/tree"),
         )
         for place in _children(found, group, "layer")
     )

@@ -52,9 +52,7 @@ def check_merge_tree(tree: MergeTree, landscape: Landscape) -> str:
         "it has another number of cells or facets",
     )
     require(not tree.num_failed, "some least losses are not proved")
-    bundle, alive = _alive(tree, problem)
-    cells = checked_values(problem, "cells", tree.cell_proofs, bundle, alive)
-    facets = checked_values(problem, "facets", tree.facet_proofs, bundle, alive)
+    cells, facets = _values(tree, problem)
     require(int(np.isinf(cells).sum()) == tree.num_pruned, "another number of cells is left out")
     slack = SAME * max(tree.layer.zero_loss, np.finfo(np.float64).tiny)
     _check_minima(tree, problem, cells, slack)
@@ -63,6 +61,18 @@ def check_merge_tree(tree: MergeTree, landscape: Landscape) -> str:
         f"the least losses of {len(tree.cell_proofs):,} cells and {len(tree.facet_proofs):,} facets, and"
         f" {len(tree.losses)} minima that follow from them"
     )
+
+
+def _values(tree: MergeTree, problem: Problem) -> tuple[Floats, Floats]:
+    """Least losses of cells and facets, by their proofs."""
+    require(tree.arithmetic in ("float64", "rational"), "its arithmetic is none")
+    if tree.arithmetic == "rational":
+        from reluscape.trees.check_exact import exact_values
+
+        return exact_values(tree, problem)
+    bundle, alive = _alive(tree, problem)
+    cells = checked_values(problem, "cells", tree.cell_proofs, bundle, alive)
+    return cells, checked_values(problem, "facets", tree.facet_proofs, bundle, alive)
 
 
 def samples_of(tree: MergeTree, landscape: Landscape) -> Landscape:

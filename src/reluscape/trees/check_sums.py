@@ -142,7 +142,8 @@ class _Places:
             _padded(problem.starts, problem.rays),
             _padded(problem.facet_starts, problem.facet_rays),
         )
-        parts, owners = [], []
+        none = np.empty((len(rows), 0), dtype=np.int64)
+        parts, owners = [none], [none]
         for k in range(problem.shape[0]):
             own = cells[self.cells_of[rows, k]]
             there = self.unit[rows] == k

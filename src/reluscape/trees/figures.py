@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from reluscape.report.charts import COLOURS, MUTED, figure, x_axis, y_axis
 
 if TYPE_CHECKING:
-    from reluscape.trees.result import MergeTree
+    from reluscape.report.branches import Drawn
 
 Floats = NDArray[np.float64]
 
@@ -21,7 +21,7 @@ BRANCHES = 200
 NETWORKS = 6
 
 
-def disconnectivity(tree: MergeTree) -> go.Figure:
+def disconnectivity(tree: Drawn) -> go.Figure:
     """The disconnectivity graph: every minimum's line from its loss up to where it joins a lower one.
 
     At most `BRANCHES` minima, the most persistent ones; the others' lines would join these.
@@ -55,7 +55,7 @@ def disconnectivity(tree: MergeTree) -> go.Figure:
     )
 
 
-def persistence(tree: MergeTree) -> go.Figure:
+def persistence(tree: Drawn) -> go.Figure:
     """The persistence diagram: the level at which each minimum's basin joins a lower one, by its loss."""
     known = np.flatnonzero(np.isfinite(tree.deaths))
     ends = np.concatenate([tree.losses[:1], tree.losses[known], tree.deaths[known]])
@@ -74,7 +74,7 @@ def persistence(tree: MergeTree) -> go.Figure:
     return figure([diagonal, dots], axes, 340, 1)
 
 
-def networks(tree: MergeTree) -> go.Figure:
+def networks(tree: Drawn) -> go.Figure:
     """What the networks at the lowest minima put out, over the data, for one input and one output.
 
     One of those that differ by an exchange of units.
@@ -109,13 +109,13 @@ def networks(tree: MergeTree) -> go.Figure:
     return figure(traces, axes, 400, len(traces), 70)
 
 
-def most_persistent(tree: MergeTree) -> NDArray[np.int64]:
+def most_persistent(tree: Drawn) -> NDArray[np.int64]:
     """Minima that are shown, ascending: a minimum's parent is at least as persistent."""
     order = np.argsort(-(tree.deaths - tree.births), kind="stable")
     return np.sort(order[:BRANCHES])
 
 
-def distinct(tree: MergeTree) -> list[int]:
+def distinct(tree: Drawn) -> list[int]:
     """Minima of which none is another one's exchange of units."""
     found: list[int] = []
     left: dict[float, int] = {}
@@ -127,7 +127,7 @@ def distinct(tree: MergeTree) -> list[int]:
     return found
 
 
-def _places(tree: MergeTree, shown: NDArray[np.int64]) -> dict[int, float]:
+def _places(tree: Drawn, shown: NDArray[np.int64]) -> dict[int, float]:
     """Where each minimum's line stands: beside its parent's, those that join it first next to it."""
     children: dict[int, list[int]] = {k: [] for k in shown.tolist()}
     roots: list[int] = []
@@ -144,7 +144,7 @@ def _places(tree: MergeTree, shown: NDArray[np.int64]) -> dict[int, float]:
     return places
 
 
-def _top(tree: MergeTree, shown: NDArray[np.int64]) -> float:
+def _top(tree: Drawn, shown: NDArray[np.int64]) -> float:
     """Where the lines end that join no other."""
     ends = tree.deaths[shown][np.isfinite(tree.deaths[shown])]
     highest = float(max(ends.max(initial=tree.losses[0]), tree.losses[shown].max()))

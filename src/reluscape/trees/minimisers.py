@@ -33,7 +33,7 @@ class Minimisers:
         units, cells, _ = self.problem.shape
         digits_of(cell, units, cells, self.scratch.digits)
         rays, lengths = self._solved(-1, -1)
-        if not self.problem.layer.is_l1:
+        if len(lengths) and not self.problem.layer.is_l1:
             lengths = middle(self._design(rays), self.problem.layer.residual.ravel(), lengths)
         return self.problem.theta(rays, lengths)
 
@@ -49,15 +49,9 @@ class Minimisers:
         """The rays of each unit, and how much there is of each."""
         proof = np.empty(self.problem.proof_words, dtype=np.uint64)
         solve(self.table, self.scratch, unit, facet, proof)
-        problem, digits = self.problem, self.scratch.digits
-        rays = [
-            problem.facet_rays[problem.facet_starts[facet] : problem.facet_starts[facet + 1]]
-            if k == unit
-            else problem.rays[problem.starts[digits[k]] : problem.starts[digits[k] + 1]]
-            for k in range(problem.shape[0])
-        ]
+        rays = self.problem.rays_of(self.scratch.digits, unit, facet)
         lengths = self.scratch.solution[: sum(len(own) for own in rays)].copy()
-        return rays, lengths if problem.layer.is_l1 else self._refined(rays, lengths)
+        return rays, lengths if self.problem.layer.is_l1 else self._refined(rays, lengths)
 
     def _refined(self, rays: list[Indices], lengths: Floats) -> Floats:
         """The same least squares from the columns: their products have lost half the digits."""
@@ -70,5 +64,5 @@ class Minimisers:
     def _design(self, rays: list[Indices]) -> Floats:
         """What rays put out (samples * outputs, rays)."""
         readouts = np.repeat(self.problem.units.readouts, [len(own) for own in rays], axis=0)
-        columns = self.problem.columns[:, np.concatenate(rays)] if rays else np.empty((1, 0))
+        columns = self.problem.columns[:, np.concatenate(rays)]
         return np.asarray((columns[:, None, :] * readouts.T).reshape(-1, len(readouts)))

@@ -53,7 +53,7 @@ class Units:
         read = np.flatnonzero(sizes > 0)
         directions = weights[:, read].T / sizes[read, None]
         close = directions @ directions.T >= 1.0 - 4.0 * len(weights) * _EPS
-        first = close.argmax(axis=1)
+        first = close.argmax(axis=1) if len(read) else read
         order = np.argsort(first, kind="stable")
         groups = np.searchsorted(first[order], first[order])
         return cls(
@@ -155,6 +155,21 @@ class Problem:
         """Facets between the layer's cells."""
         units, cells, facets = self.shape
         return units * facets * cells ** (units - 1) if units else 0
+
+    def rays_of(self, digits: Indices, unit: int, facet: int) -> list[Indices]:
+        """Rays of each unit at a cell, or at a facet of one unit's.
+
+        Args:
+            digits: Cells of the units.
+            unit: The unit that the facet is one of, -1 for a cell.
+            facet: Its number among the unit's.
+        """
+        return [
+            self.facet_rays[self.facet_starts[facet] : self.facet_starts[facet + 1]]
+            if k == unit
+            else self.rays[self.starts[digits[k]] : self.starts[digits[k] + 1]]
+            for k in range(self.shape[0])
+        ]
 
     def cell_of(self, theta: Floats) -> int:
         """A closed cell in which the layer's parameters lie."""

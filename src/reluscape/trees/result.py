@@ -56,6 +56,8 @@ class MergeTree(Result):
         num_pruned: Cells that were passed over, as their least loss is shown to be above `below`.
         below: As given; infinite where everything was gone through.
         tolerance: As given.
+        arithmetic: "float64", or "rational": then losses and levels are exact ones rounded, and minima,
+            ties and joins are those of the exact ones.
         joins: Facets at which basins met, by ascending level: the minimum spanning tree of all cells,
             shape (cells - 1,).
         levels: Their levels.
@@ -83,6 +85,7 @@ class MergeTree(Result):
     num_pruned: int
     below: float
     tolerance: float
+    arithmetic: str
     joins: Indices
     levels: Floats
     cell_proofs: Proofs
@@ -103,6 +106,11 @@ class MergeTree(Result):
         return Layer(**{part.name: getattr(self, part.name) for part in fields(Layer)})
 
     @property
+    def tier(self) -> str:
+        """How it is known: "exact" in rational arithmetic, else "certified"."""
+        return "exact" if self.arithmetic == "rational" else "certified"
+
+    @property
     def objective(self) -> str:
         """The loss's name, as results of other kinds call it."""
         return self.loss
@@ -115,7 +123,7 @@ class MergeTree(Result):
         if not len(self.losses):
             return f"{told}: no loss is at most {self.below:.9g}"
         lines = [
-            f"{told}: {several(len(self.losses), 'local minimum', 'local minima')}",
+            f"{told}: {several(len(self.losses), 'local minimum', 'local minima')} ({self.tier})",
             f"global minimum: loss {self.losses[0]:.9g}",
         ]
         for k in range(1, min(len(self.losses), LISTED)):

@@ -1,0 +1,98 @@
+"""Checks a merge tree in rational arithmetic: nothing is searched for, and no rounding forgiven."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reluscape.check_block import require
+from reluscape.errors import AnalysisError, InputError, UnsupportedModelError
+from reluscape.trees.kruskal import ends_of
+from reluscape.trees.problem import Problem, Proofs
+from reluscape.trees.rational import Exact, check_exact, used
+from reluscape.trees.result import MergeTree
+
+__all__ = ["exact_values"]
+
+Array = NDArray[Any]
+Floats = NDArray[np.float64]
+
+
+def exact_values(tree: MergeTree, problem: Problem) -> tuple[Floats, Floats]:
+    """Least losses of all cells and facets, rounded; exactly those give the tree's births and deaths.
+
+    Raises:
+        RejectedError: A proof is none, or other births and deaths follow.
+    """
+    require(
+        tree.tolerance == 0 and tree.below == np.inf, "an exact tree has no tolerance and no end"
+    )
+    try:
+        check_exact(problem)
+        exact = Exact(problem)
+    except (AnalysisError, InputError, UnsupportedModelError) as error:
+        require(False, str(error))
+        raise
+    cells = _proved(exact, "cells", tree.cell_proofs)
+    facets = _proved(exact, "facets", tree.facet_proofs)
+    floats = exact.numbers.floats
+    ours = sorted(
+        (floats(birth).item(), np.inf if death is None else floats(death).item())
+        for birth, death in _pairs(problem, cells, facets)
+    )
+    told = sorted(zip(tree.losses.tolist(), tree.deaths.tolist(), strict=True))
+    require(ours == told, "its births and deaths are not the exact ones")
+    return floats(cells), floats(facets)
+
+
+def _proved(exact: Exact, kind: str, proofs: Proofs) -> Array:
+    """Least losses, each from the rays that are said to be in use."""
+    problem = exact.problem
+    count = problem.num_cells if kind == "cells" else problem.num_facets
+    shape = (count, problem.proof_words)
+    require(proofs.shape == shape, f"it proves the least losses of another number of {kind}")
+    values = np.empty(count, dtype=object)
+    for code in range(count):
+        gram, right, _ = exact.products(kind, code)
+        values[code] = exact.scale * _value(exact, gram, right, used(proofs[code]))
+    return values
+
+
+def _value(exact: Exact, gram: Array, right: Array, support: list[int]) -> Any:
+    """The sum at the stationary point of some rays, which has to be least."""
+    if not support:
+        require(all(right <= 0), "a least point is none: the loss falls along a ray")
+        return exact.size
+    require(support[-1] < len(right), "a least point is made of rays that its cell does not have")
+    own = gram[np.ix_(support, support)]
+    require(exact.numbers.independent(own), "a least point is not told by its rays")
+    lengths = exact.numbers.solve(own, right[support])
+    require(all(lengths >= 0), "a least point lies outside its cell")
+    slopes = right - gram[:, support] @ lengths
+    require(all(slopes <= 0), "a least point is none: the loss falls along a ray")
+    return exact.size - right[support] @ lengths
+
+
+def _pairs(problem: Problem, cells: Array, facets: Array) -> list[tuple[Any, Any]]:
+    """Exact births and deaths of all basins that last, None for those that do not end."""
+    units, count, unit_facets = problem.shape
+    above, lowest = list(range(len(cells))), cells.tolist()
+
+    def root(cell: int) -> int:
+        while above[cell] != cell:
+            above[cell] = above[above[cell]]
+            cell = above[cell]
+        return cell
+
+    found: list[tuple[Any, Any]] = []
+    for edge in sorted(range(len(facets)), key=lambda k: facets[k]):
+        ends = ends_of(edge, units, count, unit_facets, problem.pairs)
+        first, second = sorted((root(end) for end in ends), key=lambda cell: lowest[cell])
+        if first == second:
+            continue
+        above[second] = first
+        if lowest[second] < facets[edge]:
+            found.append((lowest[second], facets[edge]))
+    return found + [(lowest[cell], None) for cell in range(len(cells)) if above[cell] == cell]
