@@ -64,5 +64,6 @@ class Minimisers:
     def _design(self, rays: list[Indices]) -> Floats:
         """What rays put out (samples * outputs, rays)."""
         readouts = np.repeat(self.problem.units.readouts, [len(own) for own in rays], axis=0)
-        columns = self.problem.columns[:, np.concatenate(rays)]
-        return np.asarray((columns[:, None, :] * readouts.T).reshape(-1, len(readouts)))
+        chosen = np.concatenate([np.empty(0, dtype=np.int64), *rays])
+        products = self.problem.columns[:, None, chosen] * readouts.T
+        return np.asarray(products.reshape(self.problem.layer.residual.size, len(chosen)))
