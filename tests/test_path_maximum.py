@@ -116,6 +116,14 @@ def test_a_level_is_decided_and_no_more():
     assert 0.95 * largest < below.lower <= largest * (1 + 1e-12) <= below.upper
 
 
+def test_a_level_just_above_the_maximum_is_decided_whatever_the_gap():
+    for seed in range(4):
+        landscape = landscape_of((2, 5, 4, 2), "squared", seed=seed)
+        start, stop = ends_of(landscape, seed)
+        level = (1.0 + 1e-7) * sought(landscape, start, stop, 501)[1]
+        assert rs.path_maximum(landscape, start, stop, relative_gap=0.1, level=level).upper <= level
+
+
 def test_parts_run_out_with_a_larger_gap(monkeypatch):
     landscape = landscape_of((2, 5, 5, 4, 2), "squared", seed=2)
     start, stop = ends_of(landscape, 2)

@@ -50,13 +50,13 @@ def certified_peak(moving: Moving, known: Peak, relative_gap: float, level: floa
         moving: The segment.
         known: A value that is attained.
         relative_gap: Parts are halved until their bounds are within this of the value.
-        level: Parts below it are not halved, and none is once a value above it is known.
+        level: Instead, parts are halved until they are below it, and none is once a value above it is
+            known.
 
     Cost: for each part a forward pass with degree + 1 coefficients for two networks, of the samples that
     have a kink in the part of which it is a half.
     """
     lower, position, upper = known.value, known.position, 0.0
-    floor = -np.inf if level is None else level
     loss = cache(moving.loss)
     parts, count = [_Part(0.0, 1.0, np.arange(len(moving.features)), None)], 0
     while parts:
@@ -66,7 +66,8 @@ def certified_peak(moving: Moving, known: Peak, relative_gap: float, level: floa
         if loss(highest) > lower:
             lower, position = loss(highest), highest
         rounding = moving.highest(moving.highest(lower))  # no bound can be expected to be below it
-        goal = max((1.0 + relative_gap) * lower, rounding, floor)
+        asked = level if level is not None and lower <= level else (1.0 + relative_gap) * lower
+        goal = max(asked, rounding)
         last = not part.left < part.middle < part.right or count + len(parts) >= MAX_PARTS
         last = last or (level is not None and moving.lowest(lower) > level)
         if not last and loss(highest) + part.seems_apart(moving) > goal:

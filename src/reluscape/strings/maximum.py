@@ -90,8 +90,8 @@ def path_maximum(
         theta_a: Start, shape (params,).
         theta_b: End, shape (params,).
         relative_gap: How far `upper` may lie above `lower`, relative to `lower`, for tier "certified".
-        level: For tier "certified", stop also as soon as the maximum is proved to be at most this, or to
-            be larger, whatever the gap.
+        level: For tier "certified", stop as soon as the maximum is proved to be at most this, or to be
+            larger, whatever the gap.
 
     Returns:
         The bounds. Tier "exact" for one hidden layer (no cross-entropy, nothing between its layers but
