@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from contextlib import nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from time import perf_counter
 from typing import Any
 
@@ -34,7 +33,7 @@ from reluscape.strings.ends import (
 from reluscape.strings.finishing import Work, finish
 from reluscape.strings.greedy import grow_greedily
 from reluscape.strings.judging import Beads, Judge
-from reluscape.strings.keeping import Keeper, Unfinished
+from reluscape.strings.keeping import Keeper, Unfinished, check_keep
 from reluscape.strings.matching import match_units as units_matched
 from reluscape.strings.surface import Metric, Surface
 from reluscape.strings.training import Schedule
@@ -125,7 +124,8 @@ def connect(
     beside arithmetic: much for small models, nothing where one of them keeps the processor busy.
 
     Raises:
-        InputError: Ends of another shape or above the level, or an option out of range.
+        InputError: Ends of another shape or above the level, an option out of range, or a file to keep the
+            string in that cannot be written.
 
     Example:
         >>> import numpy as np
@@ -139,6 +139,7 @@ def connect(
     """
     began = perf_counter()
     level = check_number(level, "level")
+    file = None if keep is None else check_keep(keep)
     schedule = schedule or Schedule()
     _check(method, spring, progress, relative_gap, start, schedule)
     ends = read_end(landscape, theta_a, "theta_a"), read_end(landscape, theta_b, "theta_b")
@@ -167,7 +168,7 @@ def connect(
         draws=check_whole(draws, "draws", 1),
         seed=check_whole(seed, "seed", 0),
         progress=progress,
-        keeper=None if keep is None else Keeper(Path(keep), surface, level, method, seed, began),
+        keeper=None if file is None else Keeper(file, surface, level, method, seed, began),
         tried=tried,
     )
     with one_thread() if surface.small else nullcontext():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from reluscape.results import Result
+from reluscape.errors import InputError
+from reluscape.results import Result, check_writable
 from reluscape.strings.judging import Beads
 from reluscape.strings.surface import Surface
 
@@ -52,8 +55,24 @@ class Unfinished(Result):
     seconds: float
 
 
+def check_keep(keep: str | os.PathLike[str]) -> Path:
+    """The file, or InputError where there cannot be one."""
+    if not isinstance(keep, str | os.PathLike) or Path(keep).is_dir():
+        raise InputError(f"keep must be the path of a file; received {keep!r}")
+    try:
+        check_writable(Path(keep).parent)
+    except InputError as error:
+        raise InputError(
+            f"keep must be a file that can be written; received {str(keep)!r} ({error.__cause__})"
+        ) from error
+    return Path(keep)
+
+
 class Keeper:
     """Writes a string under construction to a file: at each new depth, and now and then.
+
+    What cannot be written, as on a full disk, is warned of and tried again when it is time; the search
+    goes on.
 
     Args:
         path: The file; it is always whole.
@@ -94,7 +113,7 @@ class Keeper:
     def _write(self, beads: Beads) -> None:
         began = self._clock()
         judge = self._surface.judge
-        Unfinished(
+        so_far = Unfinished(
             **self._told,
             beads=np.stack(beads.thetas),
             depths=np.array(beads.depths, dtype=np.int64),
@@ -104,6 +123,12 @@ class Keeper:
             gradients=self._surface.gradients,
             losses=self._surface.losses,
             seconds=began - self._began,
-        ).save(self._path)
+        )
+        try:
+            so_far.save(self._path)
+        except (OSError, RuntimeError) as error:  # h5py raises either on a full disk
+            warnings.warn(
+                f"the string so far could not be kept in {self._path}: {error}", stacklevel=2
+            )
         now = self._clock()
         self._next = now + max(SECONDS, SHARE * (now - began))
