@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from reluscape.connection_files import ConnectionFolder
 from reluscape.report.joined import Joined, render_connection
 from reluscape.strings.check import begins_at
 from reluscape.strings.connecting import METHODS
+from reluscape.strings.models import Models
 from reluscape.strings.usual import usual_level
 from reluscape.train import mlp, train
 
@@ -293,6 +295,54 @@ def test_a_new_search_forgets_one_that_was_killed(trained: Path) -> None:
     assert "unfinished.nc" not in files(out)
 
 
+def test_where_nothing_is_left_resume_begins_anew(trained: Path) -> None:
+    out = trained / "fresh"
+    result = connect(trained, "--level", LEVEL, "--out", out, "--resume")
+    assert result.exit_code == 0, result.output
+    assert f"nothing to go on from in {out}: a new search" in result.stderr
+    assert found_in(out).beads.tobytes() == found_in(trained / "c").beads.tobytes()
+
+
+def test_a_killed_tree_takes_over_what_is_done_and_goes_on(
+    trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, ends = trained / "tree", (*ENDS, "c.safetensors")
+    options = ("--level", LEVEL, "--out", out)
+    assert connect(trained, *options, ends=ends).exit_code == 0
+    whole = rs.SpanningTree.load(out / "tree.nc")
+    unfinished_again(out / "000-002")
+    shutil.rmtree(out / "001-002")
+    searched: list[Any] = []
+    join = Models.join
+
+    def joined(self: Models, a: int, b: int, progress: Any, **search: Any) -> rs.Connection:
+        searched.append((a, b, type(search["start"])))
+        return join(self, a, b, progress, **search)
+
+    monkeypatch.setattr(Models, "join", joined)
+    assert connect(trained, *options, "--resume", ends=ends).exit_code == 0
+    assert searched == [(0, 2, rs.Unfinished), (1, 2, type(None))]
+    again = rs.SpanningTree.load(out / "tree.nc")
+    for one, other in zip(whole.strings, again.strings, strict=True):
+        assert one.beads.tobytes() == other.beads.tobytes()
+    assert verify(trained, out / "tree.nc", *ends).exit_code == 0
+    with np.load(trained / "mine.npz") as held:
+        np.savez(trained / "other.npz", x=held["x"], y=held["y"] + 1e-6)
+    for other in (("--data", trained / "other.npz"), ("--seed", 1)):
+        searched.clear()
+        connect(trained, *options, "--resume", *other, ends=ends)
+        assert [start for *_, start in searched] == [rs.Connection] * 3
+
+
+def unfinished_again(folder: Path) -> None:
+    """Turn a finished string into what a kill right before its end would have left."""
+    found = found_in(folder)
+    names = {one.name for one in fields(rs.Unfinished)}
+    rs.Unfinished(**{name: getattr(found, name) for name in names}).save(folder / "unfinished.nc")
+    (folder / "connection.nc").unlink()
+    shutil.rmtree(folder / "beads")
+
+
 def test_a_shorter_string_leaves_no_bead_of_a_longer_one(trained: Path) -> None:
     out = trained / "again"
     connect(trained, "--level", LEVEL, "--out", out)
@@ -345,9 +395,8 @@ def test_files_that_cannot_be_used_are_told(trained: Path) -> None:
     assert "NaN or infinite" in refused(trained, ends=("a.safetensors", "nan.safetensors"))
     assert "received 1: name both" in refused(trained, ends=("a.safetensors",))
     assert "give --data" in refusal("connect", *(trained / end for end in ENDS))
-    assert "there is none: leave --resume out" in refused(
-        trained, "--resume", "--out", trained / "fresh"
-    )
+    bezier = refused(trained, "--resume", "--method", "bezier", "--out", trained / "c")
+    assert "any method but bezier" in bezier
     three = (*ENDS, "c.safetensors")
     assert "for two models; received 3" in refused(trained, "--metric", "error_rate", ends=three)
     assert "error_rate needs class indices" in refused(trained, "--metric", "error_rate")
@@ -355,8 +404,9 @@ def test_files_that_cannot_be_used_are_told(trained: Path) -> None:
 
 def test_a_string_of_other_models_is_not_gone_on_from(trained: Path) -> None:
     ends = ("a.safetensors", "c.safetensors")
-    told = refused(trained, "--resume", "--out", trained / "c", "--level", 1.0, ends=ends)
-    assert "a connection between other models" in told
+    for level in (("--level", 1.0), ()):
+        told = refused(trained, "--resume", "--out", trained / "c", *level, ends=ends)
+        assert "a connection between other models" in told
 
 
 # ---- the page ----------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ import reluscape as rs
 from reluscape.errors import InputError
 from reluscape.progress import Stop
 from reluscape.strings.check import check_connection
+from reluscape.strings.connecting import has_ends, has_values, read_ends
 from reluscape.strings.judging import Beads
 from reluscape.strings.keeping import Keeper
 from reluscape.strings.surface import Surface
@@ -702,6 +703,21 @@ def test_running_statistics_follow_the_string() -> None:
     torch.nn.utils.vector_to_parameters(torch.as_tensor(at), module.parameters())
     value = float(criterion(module(torch.as_tensor(inputs)), wanted).detach())
     assert found.curve[0, 3] == pytest.approx(value, rel=1e-9)
+
+
+def test_a_string_has_its_values_on_its_own_data_and_between_its_own_statistics_only() -> None:
+    inputs, labels = blobs(2)
+    models = classifiers(normed, (0, 1), inputs, labels)
+    landscape = rs.Landscape(models[0], inputs, labels, loss="cross_entropy")
+    found = rs.connect(landscape, *models, 5.0, match_units=True)
+    ends = read_ends(landscape, *models, True)
+    assert has_ends(found, ends)
+    assert has_values(found, landscape, ends, None)
+    assert not has_ends(found, read_ends(landscape, *models, False))
+    other = rs.Landscape(models[0], inputs, labels[::-1].copy(), loss="cross_entropy")
+    assert not has_values(found, other, ends, None)
+    models[1][1].running_mean += 1.0
+    assert not has_values(found, landscape, read_ends(landscape, *models, True), None)
 
 
 def test_loss_on_other_data_uses_the_training_data_s_statistics() -> None:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from enum import StrEnum
 from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -84,7 +84,8 @@ def connect(
         bool,
         typer.Option(
             "--resume",
-            help="Go on from the string in OUT, also of a killed search, at its level if none is given.",
+            help="Go on from the strings in OUT, also of a killed search. Of two models: at its level, if"
+            " none is given.",
         ),
     ] = False,
     out: Annotated[
@@ -98,35 +99,42 @@ def connect(
     where the network can be read. OUT holds connection.nc, which `reluscape verify` checks, report.html,
     and the models of the string, beads/000.safetensors and so on. Not to find a path is an answer, too,
     with status 0: it does not say that there is none. The first Ctrl-C keeps the string as it is, and a
-    search that is killed leaves OUT/unfinished.nc: --resume goes on from both.
+    search that is killed leaves OUT/unfinished.nc: --resume goes on from both, by any method but bezier,
+    and begins anew where nothing is left.
 
     With more than two models OUT has a folder for each pair, such as 000-001, and the tree of the lowest
     passes between them: report.html and tree.nc, which `reluscape verify` checks with all the models.
+    With --resume, pairs whose search has ended are taken over.
 
         reluscape connect a.safetensors b.safetensors --data digits --level 0.1 --out c/
     """
-    _check(files, data, level, metric, resume)
+    _check(files, data, level, metric, method, resume)
     assert data is not None
     from reluscape.connection_files import ConnectionFolder
     from reluscape.data import load_data
     from reluscape.joining import read_models
     from reluscape.progress import shown, stoppable
+    from reluscape.resuming import before_between
     from reluscape.strings.connecting import STOPPED
     from reluscape.strings.training import Schedule
 
     folder = ConnectionFolder(out)
-    before = folder.before() if resume else None
     pairs = [folder] if len(files) == 2 else [one for _, _, one in _folders(len(files), out)]
     for one in pairs:
         one.check(files)
     loaded = load_data(data, target=target, standardise=standardise)
     named = loss and loss.value
     models = read_models(files, model, loaded, named, weight_decay, metric.value, level, match)
+    before = None
+    if resume and len(files) == 2:
+        before = before_between(folder, models, 0, 1, match)
+        _check_before(before, folder)
     if before is not None and level is None:
         _check_kind(before, models)
         models = replace(models, level=before.level, why="that of the string gone on from")
     if not resume:
-        folder.forget()
+        for one in pairs:
+            one.forget()
     search: dict[str, Any] = {
         "method": method.value,
         "match_units": match,
@@ -145,7 +153,7 @@ def connect(
     )  # fmt: skip
     with shown() as plain, stoppable(plain, _waiting) as progress:
         if len(files) > 2:
-            _tree(ctx, about, out, search | {"schedule": schedule}, progress, as_json)
+            _tree(ctx, about, out, search | {"schedule": schedule}, progress, as_json, resume)
             return
         search |= {"start": before, "schedule": schedule, "keep": folder.unfinished}
         found = models.join(0, 1, progress, **search)
@@ -157,12 +165,23 @@ def connect(
     else:
         typer.echo("\n".join(_told(found, cells, models, out)))
     if STOPPED in found.tried:
-        typer.echo(f"interrupted: the same command with --resume goes on from {out}", err=True)
-        raise typer.Exit(130)
+        _interrupted(out, method.value)
+
+
+def _interrupted(out: Path, method: str) -> NoReturn:
+    """Say how to go on."""
+    command = "another --method" if method == "bezier" else "the same command"
+    typer.echo(f"interrupted: {command} with --resume goes on from {out}", err=True)
+    raise typer.Exit(130)
 
 
 def _check(
-    files: list[Path], data: str | None, level: float | None, metric: Metric, resume: bool
+    files: list[Path],
+    data: str | None,
+    level: float | None,
+    metric: Metric,
+    method: Method,
+    resume: bool,
 ) -> None:
     """Refuse what cannot be meant."""
     if data is None:
@@ -171,11 +190,27 @@ def _check(
         raise InputError(f"expected a finite --level; received {level}")
     if len(files) < 2:
         raise InputError(f"expected two weights files; received {len(files)}: name both models")
-    if len(files) > 2 and (resume or metric is not Metric.loss):
+    if len(files) > 2 and metric is not Metric.loss:
         raise InputError(
-            f"--resume and --metric are for two models; received {len(files)}: leave them out, or connect"
-            " two at a time"
+            f"--metric is for two models; received {len(files)}: leave it out, or connect two at a time"
         )
+    if resume and method is Method.bezier:
+        raise InputError(
+            "--resume goes on by any method but bezier, which lays all of a curve at once: give another"
+            " --method, or leave --resume out"
+        )
+
+
+def _check_before(before: Connection | Unfinished | None, folder: ConnectionFolder) -> None:
+    """Say that there is nothing to go on from; refuse to lose what is between other models."""
+    if before is not None:
+        return
+    if folder.before() is not None:
+        raise InputError(
+            f"expected a string between these models in {folder.path}; received a connection between"
+            " other models, or with other --match: leave --resume out"
+        )
+    typer.echo(f"nothing to go on from in {folder.path}: a new search", err=True)
 
 
 def _check_kind(before: Connection | Unfinished, models: Models) -> None:
@@ -312,15 +347,19 @@ def _tree(
     search: dict[str, Any],
     progress: Progress,
     as_json: bool,
+    resume: bool,
 ) -> None:
     """A string for each pair, and the tree of the lowest of them."""
     from reluscape.connection_files import write_tree
+    from reluscape.resuming import before_between, taken_over
     from reluscape.strings.connecting import STOPPED
 
     models, found, records, counted = about.models, {}, [], []
     for a, b, folder in _folders(len(models.modules), out):
-        folder.forget()
-        one = models.join(a, b, progress, keep=folder.unfinished, **search)
+        before = before_between(folder, models, a, b, search["match_units"]) if resume else None
+        one = taken_over(before, models, a, b, search)
+        if one is None:
+            one = models.join(a, b, progress, start=before, keep=folder.unfinished, **search)
         cells = models.cells(one, progress)
         counted.append(cells)
         ctx.obj.extend(
@@ -346,8 +385,7 @@ def _tree(
             )
         )
     if any(STOPPED in one.tried for one in found.values()):
-        typer.echo("interrupted: the strings so far are above", err=True)
-        raise typer.Exit(130)
+        _interrupted(out, search["method"])
 
 
 def _table(

@@ -62,18 +62,16 @@ class ConnectionFolder:
         """Where the string is kept while it grows; gone once the connection is written."""
         return self.path / "unfinished.nc"
 
-    def before(self) -> Connection | Unfinished:
+    def before(self) -> Connection | Unfinished | None:
         """What was found there before; where a search was killed, what it had found.
 
         Raises:
-            InputError: Nothing, or a file that cannot be read.
+            InputError: A file that cannot be read.
         """
         if self.unfinished.exists():
             return Unfinished.load(self.unfinished)
         file = self.path / FILE
-        if not file.exists():
-            raise InputError(f"expected {file} to go on from; there is none: leave --resume out")
-        return Connection.load(file)
+        return Connection.load(file) if file.exists() else None
 
     def write(self, found: Connection, landscape: Landscape, about: Joined) -> list[Path]:
         """Write the path, its beads and, last, the page that links them."""

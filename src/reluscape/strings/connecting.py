@@ -44,6 +44,8 @@ Floats = NDArray[np.float64]
 
 #: Levels by no more than this share above an end's value may be within its rounding errors.
 NEAR = 1e-3
+#: Relative difference of values that are computed in batches of other sizes.
+SAME = 1e-9
 #: What `tried` says where Ctrl-C ended a search.
 STOPPED = "stopped before the end"
 
@@ -124,8 +126,8 @@ def connect(
     beside arithmetic: much for small models, nothing where one of them keeps the processor busy.
 
     Raises:
-        InputError: Ends of another shape or above the level, an option out of range, or a file to keep the
-            string in that cannot be written.
+        InputError: Ends of another shape or above the level, an option out of range, or a file to keep
+            the string in that cannot be written.
 
     Example:
         >>> import numpy as np
@@ -142,10 +144,8 @@ def connect(
     file = None if keep is None else check_keep(keep)
     schedule = schedule or Schedule()
     _check(method, spring, progress, relative_gap, start, schedule)
-    ends = read_end(landscape, theta_a, "theta_a"), read_end(landscape, theta_b, "theta_b")
-    given = ends[1]
-    if match_units:
-        ends = ends[0], matched(landscape, *ends)
+    ends = read_ends(landscape, theta_a, theta_b, match_units)
+    beads = _first_beads(ends, start)
     pair = _Pair(landscape, ends, metric)
     surface = pair.surface(batched, seed)
     judge = Judge(surface, level, relative_gap)
@@ -159,7 +159,7 @@ def connect(
     work = Work(
         surface=surface,
         judge=judge,
-        beads=_first_beads(ends, start),
+        beads=beads,
         goal=min(check_share(alpha, "alpha") * level, level),
         schedule=schedule,
         max_depth=check_whole(max_depth, "max_depth", 1),
@@ -178,7 +178,8 @@ def connect(
             work.tried.append(STOPPED)
         extra = pair.buffers(work)
         if match_units:
-            unmatched = work.judge.prove(ends[0].theta, given.theta).lower
+            given = read_end(landscape, theta_b, "theta_b").theta
+            unmatched = work.judge.prove(ends[0].theta, given).lower
             extra |= {"matched": True, "unmatched_lower": unmatched}
         return finish(work, method, began, **extra)
 
@@ -266,11 +267,37 @@ def _first_beads(ends: tuple[Model, Model], start: Connection | Unfinished | Non
     first, last = (end.theta for end in ends)
     if start is None:
         return Beads([first, last], [0, 0])
-    if not (np.array_equal(start.beads[0], first) and np.array_equal(start.beads[-1], last)):
+    if not has_ends(start, ends):
         raise InputError(
             "start must have the given ends; received a connection between other models"
         )
     return Beads(list(start.beads), [int(depth) for depth in start.depths])
+
+
+def has_ends(start: Connection | Unfinished, ends: tuple[Model, Model]) -> bool:
+    """Whether a string lies between two models."""
+    pairs = zip(start.beads[[0, -1]], ends, strict=True)
+    return all(np.array_equal(bead, end.theta) for bead, end in pairs)
+
+
+def has_values(
+    found: Connection, landscape: Landscape, ends: tuple[Model, Model], metric: str | None
+) -> bool:
+    """Whether a string between two models has the values that it states: on other data it has not."""
+    pair = _Pair(landscape, ends, metric)
+    values = pair.surface(True, 0).values(found.beads)
+    buffers = [flat_buffers(landscape, end.state) for end in ends if pair.floating and end.state]
+    return np.allclose(values, found.values, rtol=SAME, atol=0.0) and np.array_equal(
+        found.buffers[[0, -1]], np.stack(buffers or [np.zeros(0)] * 2)
+    )
+
+
+def read_ends(
+    landscape: Landscape, theta_a: End, theta_b: End, match_units: bool
+) -> tuple[Model, Model]:
+    """Both models; the second one's units matched, if so asked."""
+    first, last = read_end(landscape, theta_a, "theta_a"), read_end(landscape, theta_b, "theta_b")
+    return first, matched(landscape, first, last) if match_units else last
 
 
 def matched(landscape: Landscape, first: Model, last: Model) -> Model:
