@@ -376,6 +376,19 @@ def test_killed_in_training_no_step_is_lost(
     assert found.beads.tobytes() == again.beads.tobytes()
 
 
+def test_beads_to_go_on_from_have_as_many_starts_as_new_ones(tmp_path: Path) -> None:
+    landscape, a, b = cubic()
+    found = rs.connect(landscape, a, b, LEVEL, max_depth=1)
+    dead = landscape.theta
+    dead[:12], dead[12:24] = (
+        0.0,
+        -10.0,
+    )  # no unit is ever on, and only the output bias has a gradient
+    string = replace(found, beads=np.stack([a, dead, b]), depths=np.array([0, 1, 0]))
+    again = rs.connect(landscape, a, b, LEVEL, start=string)
+    assert again.status == "connected"
+
+
 def test_a_string_is_written_at_new_depths_and_when_it_is_time(tmp_path: Path) -> None:
     now = [0.0]
     file = tmp_path / "kept.nc"

@@ -26,7 +26,8 @@ def grow_greedily(work: Work) -> None:
     trained as one batch, so that both halves are always solved. A string to go on from counts with its
     depth: kept between two depths, it ends as if its search had never been stopped.
     """
-    mend(work)
+    if not mend(work):
+        return
     for depth in range(1 + max(work.beads.depths), work.max_depth + 1):
         work.tell("judging")
         work.judge.examine(work.beads)
@@ -37,13 +38,8 @@ def grow_greedily(work: Work) -> None:
         work.beads.insert(places, trained.thetas, depth)
         if trained.stopped:
             raise KeyboardInterrupt
-        stuck = int((~trained.reached).sum())
-        if stuck:
-            work.tried.append(
-                f"depth {depth}: {stuck} of {len(places)} beads stayed above {work.goal:.6g} from"
-                f" {STARTS} starts of up to {work.schedule.max_steps} steps each; the lowest of them"
-                f" at {trained.values[~trained.reached].min():.6g}"
-            )
+        if not trained.reached.all():
+            work.tried.append(_told_stuck(work, f"depth {depth}", trained, ~trained.reached))
             return
     work.tell("judging")
     work.judge.examine(work.beads)
@@ -54,21 +50,75 @@ def grow_greedily(work: Work) -> None:
         )
 
 
-def mend(work: Work) -> None:
-    """Train the beads of an earlier search that are still above the goal."""
-    beads = work.beads
-    inner = np.arange(1, len(beads.thetas) - 1)
-    if not len(inner):
-        return
-    values = work.surface.values(np.stack(beads.thetas[1:-1]))
-    high = inner[values > work.level]
-    if len(high):
-        starts = np.stack([beads.thetas[place] for place in high])
-        shown = partial(_tell, work, partial(_moved, beads, high))
-        trained = train_below(work.surface, starts, work.goal, work.schedule, tell=shown)
-        work.beads = _moved(beads, high, trained)
-        if trained.stopped:
-            raise KeyboardInterrupt
+def mend(work: Work) -> bool:
+    """Train the beads of an earlier search that are above the level; whether all are below it now."""
+    thetas = np.stack(work.beads.thetas)
+    high = 1 + np.flatnonzero(work.surface.values(thetas)[1:-1] > work.level)
+    if not len(high):
+        return True
+    around = thetas[high - 1], thetas[high + 1]
+    moved = partial(_moved, work.beads, high)
+    trained = _train(work, thetas[high], around, moved, depth=0, middle=False)
+    work.beads = moved(trained)
+    if trained.stopped:
+        raise KeyboardInterrupt
+    stuck = trained.values > work.level
+    if stuck.any():
+        work.tried.append(_told_stuck(work, "what was there before", trained, stuck))
+    return not stuck.any()
+
+
+def train_into(work: Work, places: list[int], depth: int) -> Trained:
+    """A trained bead for each of these segments."""
+    starts = work.beads.starts(places, work.middle)
+    thetas, left = np.stack(work.beads.thetas), np.array(places)
+    around = thetas[left], thetas[left + 1]
+    inserted = partial(_inserted, work.beads, places, depth)
+    return _train(work, starts, around, inserted, depth=depth, middle=work.middle)
+
+
+def _train(
+    work: Work,
+    starts: Floats,
+    around: tuple[Floats, Floats],
+    drafted: Callable[[Trained], Beads],
+    *,
+    depth: int,
+    middle: bool,
+) -> Trained:
+    """Beads trained from their starts; those that fail start again elsewhere between two points.
+
+    Args:
+        work: The search.
+        starts: Where they start (beads, params).
+        around: The points on both sides of each, (beads, params) both.
+        drafted: The string with these beads.
+        depth: For the seed of random points.
+        middle: Whether they start in the middle between those points.
+    """
+    shown = partial(_tell, work, drafted)
+    best = train_below(work.surface, starts, work.goal, work.schedule, tell=shown)
+    rng = np.random.default_rng((work.seed, depth))
+    for attempt in range(1, STARTS):
+        failed = np.flatnonzero(~best.reached)
+        if not len(failed) or best.stopped:
+            break
+        first, last = (points[failed] for points in around)
+        starts = _elsewhere(first, last, None if attempt == 1 and not middle else rng)
+        shown = partial(_tell, work, partial(_with_earlier, drafted, best, failed))
+        again = train_below(work.surface, starts, work.goal, work.schedule, tell=shown)
+        best = _better(best, again, failed)
+    return best
+
+
+def _elsewhere(first: Floats, last: Floats, rng: np.random.Generator | None) -> Floats:
+    """The middles between points, or random points around them."""
+    middles = first + 0.5 * (last - first)
+    if rng is None:
+        return middles
+    lengths = np.linalg.norm(last - first, axis=1)
+    noise = rng.normal(size=middles.shape) / middles.shape[1] ** 0.5
+    return np.asarray(middles + AROUND * lengths[:, None] * noise)
 
 
 def _moved(beads: Beads, places: NDArray[np.intp], trained: Trained) -> Beads:
@@ -79,49 +129,27 @@ def _moved(beads: Beads, places: NDArray[np.intp], trained: Trained) -> Beads:
     return found
 
 
-def train_into(work: Work, places: list[int], depth: int) -> Trained:
-    """A trained bead for each of these segments; those that fail start again elsewhere."""
-    starts = work.beads.starts(places, work.middle)
-    inserted = partial(_inserted, work.beads, places, depth)
-    shown = partial(_tell, work, inserted)
-    best = train_below(work.surface, starts, work.goal, work.schedule, tell=shown)
-    rng = np.random.default_rng((work.seed, depth))
-    for attempt in range(1, STARTS):
-        failed = np.flatnonzero(~best.reached)
-        if not len(failed) or best.stopped:
-            break
-        starts = _elsewhere(work, [places[k] for k in failed], attempt, rng)
-        shown = partial(_tell, work, partial(inserted, earlier=best, failed=failed))
-        again = train_below(work.surface, starts, work.goal, work.schedule, tell=shown)
-        best = _better(best, again, failed)
-    return best
-
-
-def _inserted(
-    beads: Beads,
-    places: list[int],
-    depth: int,
-    trained: Trained,
-    earlier: Trained | None = None,
-    failed: NDArray[np.intp] | None = None,
-) -> Beads:
-    """The string with new beads as training, and an earlier attempt, have brought them so far."""
-    if earlier is not None and failed is not None:
-        trained = _better(earlier, trained, failed)
+def _inserted(beads: Beads, places: list[int], depth: int, trained: Trained) -> Beads:
+    """The string with new beads where training has brought them."""
     found = beads.copy()
     found.insert(places, trained.thetas, depth)
     return found
 
 
-def _elsewhere(work: Work, places: list[int], attempt: int, rng: np.random.Generator) -> Floats:
-    """The middles of segments, or points around them."""
-    middles = work.beads.starts(places, middle=True)
-    if attempt == 1 and not work.middle:
-        return middles
-    thetas = work.beads.thetas
-    lengths = np.array([np.linalg.norm(thetas[k + 1] - thetas[k]) for k in places])
-    noise = rng.normal(size=middles.shape) / middles.shape[1] ** 0.5
-    return np.asarray(middles + AROUND * lengths[:, None] * noise)
+def _with_earlier(
+    drafted: Callable[[Trained], Beads], earlier: Trained, failed: NDArray[np.intp], again: Trained
+) -> Beads:
+    """The string with the better of an earlier attempt and one that goes on."""
+    return drafted(_better(earlier, again, failed))
+
+
+def _told_stuck(work: Work, where: str, trained: Trained, stuck: NDArray[np.bool_]) -> str:
+    """How high beads stayed."""
+    return (
+        f"{where}: {int(stuck.sum())} of {len(stuck)} beads stayed above {work.goal:.6g} from"
+        f" {STARTS} starts of up to {work.schedule.max_steps} steps each; the lowest of them at"
+        f" {trained.values[stuck].min():.6g}"
+    )
 
 
 def _better(best: Trained, again: Trained, places: NDArray[np.intp]) -> Trained:
