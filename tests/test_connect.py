@@ -327,6 +327,32 @@ def test_a_search_goes_on_from_where_it_ended(tmp_path: Path) -> None:
         rs.connect(landscape, b, a, LEVEL, start=kept)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda beads, depths: {"depths": depths[:2]},
+        lambda beads, depths: {"depths": np.append(depths, 0)},
+        lambda beads, depths: {"depths": -depths},
+        lambda beads, depths: {"depths": 1.0 * depths},
+        lambda beads, depths: {"beads": beads[:0], "depths": depths[:0]},
+        lambda beads, depths: {"beads": beads[:1], "depths": depths[:1]},
+        lambda beads, depths: {"beads": beads[:, :5]},
+        lambda beads, depths: {"beads": np.where(np.eye(*beads.shape, 3) > 0, np.nan, beads)},
+    ],
+)
+def test_strings_put_together_wrongly_are_not_gone_on_from(change: Any) -> None:
+    landscape, a, b = cubic()
+    beads, depths = np.stack([a, 0.5 * (a + b), b]), np.array([0, 1, 0])
+    kept = rs.Unfinished(LEVEL, beads, depths, "greedy", 0, "loss", "squared", 0.0, 0, 0, 0.0)
+    with pytest.raises(InputError, match="start must have"):
+        rs.connect(landscape, a, b, LEVEL, start=replace(kept, **change(beads, depths)))
+    changed = kept.to_dataset().assign_attrs(level="low")
+    with pytest.raises(InputError, match="expected a float as field 'level'"):
+        rs.Unfinished.from_dataset(changed)
+    with pytest.raises(InputError, match="received Unfinished"):
+        rs.verify(kept, landscape)  # type: ignore[arg-type]
+
+
 class Killed(Exception):
     """Ends a search as a kill would: nothing is tidied up."""
 

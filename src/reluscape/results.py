@@ -193,7 +193,12 @@ def _restore(dataset: xr.Dataset, name: str, kind: str) -> Any:
     if value is None and not kind.endswith("None"):
         raise InputError(f"expected a result with field {name!r}; the file lacks it")
     if value is not None and kind.startswith(("bool", "float", "int", "str")):
-        return {"bool": bool, "float": float, "int": int, "str": str}[kind.split()[0]](value)
+        try:
+            return {"bool": bool, "float": float, "int": int, "str": str}[kind.split()[0]](value)
+        except ValueError as error:
+            raise InputError(
+                f"expected a {kind} as field {name!r}; the file has {value!r}"
+            ) from error
     return value
 
 

@@ -85,7 +85,8 @@ def verify(
         `moved` are told, not proved: only the digest guards them.
 
     Raises:
-        InputError: The file does not exist, or rational arithmetic without python-flint.
+        InputError: The file does not exist, what was given claims nothing, or rational arithmetic
+            without python-flint.
     """
     if not isinstance(landscape, Landscape | NetworkOutput):
         raise InputError(
@@ -96,6 +97,11 @@ def verify(
         path_or_certificate, CellMinimum | Convexity | Connection | SpanningTree | MergeTree
     ):
         return _of_result(path_or_certificate, landscape)
+    if not isinstance(path_or_certificate, Certificate | str | os.PathLike):
+        raise InputError(
+            "verify needs a certificate, a result that claims something, or the path of its file;"
+            f" received {type(path_or_certificate).__name__}"
+        )
     if not isinstance(path_or_certificate, Certificate) and not os.path.exists(path_or_certificate):
         raise InputError(
             f"expected a certificate file; {str(path_or_certificate)!r} does not exist"

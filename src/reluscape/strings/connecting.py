@@ -256,7 +256,8 @@ def _check(
     given = start is None or isinstance(start, Connection | Unfinished)
     if not given or (start is not None and method == "bezier"):
         raise InputError(
-            "start must be a Connection to go on from, with any method but 'bezier'; received"
+            "start must be a Connection or an Unfinished one to go on from, with any method but 'bezier';"
+            " received"
             f" {type(start).__name__} with method {method!r}"
         )
     check_told(progress, "progress")
@@ -267,6 +268,7 @@ def _first_beads(ends: tuple[Model, Model], start: Connection | Unfinished | Non
     first, last = (end.theta for end in ends)
     if start is None:
         return Beads([first, last], [0, 0])
+    _check_string(start, len(first))
     if not has_ends(start, ends):
         raise InputError(
             "start must have the given ends; received a connection between other models"
@@ -274,10 +276,27 @@ def _first_beads(ends: tuple[Model, Model], start: Connection | Unfinished | Non
     return Beads(list(start.beads), [int(depth) for depth in start.depths])
 
 
+def _check_string(start: Connection | Unfinished, size: int) -> None:
+    """Refuse a string that was put together wrongly."""
+    beads, depths = np.asarray(start.beads), np.asarray(start.depths)
+    fits = beads.ndim == 2 and len(beads) >= 2 and beads.shape[1] == size
+    if not fits or not np.isfinite(beads).all():
+        raise InputError(
+            f"start must have finite beads of shape (2 or more, {size}); received shape {beads.shape}"
+            f"{' with NaN or infinite entries' * fits}"
+        )
+    whole = depths.dtype.kind in "iu" and depths.shape == beads.shape[:1]
+    if not whole or depths.min() < 0:
+        raise InputError(
+            f"start must have a depth of at least 0 for each of its {len(beads)} beads; received"
+            f" {depths!r}"
+        )
+
+
 def has_ends(start: Connection | Unfinished, ends: tuple[Model, Model]) -> bool:
     """Whether a string lies between two models."""
-    pairs = zip(start.beads[[0, -1]], ends, strict=True)
-    return all(np.array_equal(bead, end.theta) for bead, end in pairs)
+    pairs = zip((start.beads[:1], start.beads[-1:]), ends, strict=True)
+    return all(np.array_equal(bead, end.theta[None]) for bead, end in pairs)
 
 
 def has_values(
