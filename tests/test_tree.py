@@ -87,11 +87,11 @@ def test_its_heights_are_those_of_single_linkage(grown: Path) -> None:
 
 def test_files_of_many_models_read_back(tmp_path: Path) -> None:
     landscape, _ = valley()
-    tree = rs.spanning_tree(landscape, np.linspace(-1.0, 1.0, 12)[:, None])
+    tree = rs.spanning_tree(landscape, np.linspace(-1.0, 1.0, 6)[:, None])
     back = rs.SpanningTree.load(tree.save(tmp_path / "tree.nc"))
     for name in ("thetas", "values", "maxima", "edges", "heights"):
         np.testing.assert_array_equal(getattr(back, name), getattr(tree, name))
-    assert len(back.strings) == 66
+    assert len(back.strings) == 15  # numbers of two digits, too
     for one, other in zip(back.strings, tree.strings, strict=True):
         assert one.summary() == other.summary()
         np.testing.assert_array_equal(one.curve, other.curve)
