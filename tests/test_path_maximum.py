@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from pathlib import Path
 
@@ -314,11 +315,43 @@ class Reused(torch.nn.Module):
         self.layer.gain = torch.nn.Parameter(torch.ones(2))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.out(torch.relu(self.layer(torch.tanh(x * self.layer.gain))))
+        return self.out(torch.relu(self.layer(torch.cos(x * self.layer.gain))))
 
 
-def test_a_parameter_is_read_only_as_what_its_layer_reads() -> None:
-    inputs, targets = sample(8, 2, 1, "squared", seed=0)
-    landscape = rs.Landscape(Reused(), inputs, targets)
-    start, stop = ends_of(landscape, 0)
-    assert rs.path_maximum(landscape, start, stop).tier == "sampled"
+class Normed(torch.nn.Module):
+    """A batch norm in the readable end, and before it the same one or one of the same weight."""
+
+    def __init__(self, *, tied: bool) -> None:
+        super().__init__()
+        self.first, self.second = torch.nn.Linear(2, 3), torch.nn.Linear(3, 3)
+        self.late = self.early = torch.nn.BatchNorm1d(3)
+        if tied:
+            self.early = torch.nn.BatchNorm1d(3)
+            self.early.weight = self.late.weight
+        self.out = torch.nn.Linear(3, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        hidden = torch.cos(3.0 * self.early(self.first(x)))
+        return self.out(torch.relu(self.late(self.second(hidden))))
+
+
+@pytest.mark.parametrize(
+    ("module", "shared"),
+    [
+        (Reused(), "layer.gain"),
+        (Normed(tied=False), "late.weight"),
+        (Normed(tied=True), "late.weight"),
+    ],
+    ids=["a further parameter", "one norm twice", "norms of one weight"],
+)
+def test_a_parameter_is_read_only_as_what_its_layer_reads(module, shared) -> None:
+    """The part before it is even in the parameter: its sign changes no features, its size does."""
+    first, last = copy.deepcopy(module).eval(), module.eval()
+    with torch.no_grad():
+        for model, sign in ((first, 1.0), (last, -1.0)):
+            if isinstance(model, Normed):
+                model.early.bias.zero_()
+            model.get_parameter(shared).mul_(sign)
+    landscape = rs.Landscape(first, *sample(8, 2, 1, "squared", seed=0))
+    stop = torch.nn.utils.parameters_to_vector(last.parameters()).detach().double()
+    assert rs.path_maximum(landscape, landscape.theta, stop.numpy()).tier == "sampled"

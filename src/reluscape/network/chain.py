@@ -97,11 +97,15 @@ def _pooled_first(links: Links) -> Links:
 
 
 def _hidden(links: Links, opaque: tuple[str, ...], module: nn.Module) -> Bools:
-    """Which parameters belong to no layer that is read, where others run before them (params,)."""
-    read = {link.name for link in links if isinstance(link, Numbered)}
-    sizes = [(name.rpartition(".")[0], p.numel()) for name, p in module.named_parameters()]
-    hidden = [bool(opaque) and name not in read for name, _ in sizes]
-    return np.repeat(hidden, [size for _, size in sizes])
+    """Which parameters no layer that is read holds as its numbers, where others run before (params,).
+
+    What one layer reads nothing else does: a parameter may have further names, but no further uses.
+    """
+    owners = [module.get_submodule(link.name) for link in links if isinstance(link, Numbered)]
+    read = {id(number) for owner in owners for number in (owner.weight, owner.bias)}
+    parameters = list(module.parameters())
+    hidden = [bool(opaque) and id(one) not in read for one in parameters]
+    return np.repeat(hidden, [one.numel() for one in parameters])
 
 
 def _is_plain(chain: Chain, module: nn.Module) -> bool:

@@ -130,11 +130,17 @@ def plain_numbers(node: fx.Node, trace: Trace) -> tuple[Floats, Floats | None]:
     if weight is None or (bias is None and module.bias is not None):
         why = "has a weight that is computed from other parameters (weight norm, pruning, …)"
         raise Obstacle(node, trace, why, "make it a plain parameter again (remove the hook)")
-    uses = max(trace.uses[id(value)] for value in (weight, bias) if value is not None)
+    _check_used_once(node, trace)
+    return as_numpy(weight), None if bias is None else as_numpy(bias)
+
+
+def _check_used_once(node: fx.Node, trace: Trace) -> None:
+    """Makes sure that nothing else depends on a module's weight and bias."""
+    module = trace.modules[str(node.target)]
+    uses = max(trace.uses[id(value)] for value in (module.weight, module.bias))
     if uses > 1:
         why = f"shares its weights: they are used {uses} times in the forward"
         raise Obstacle(node, trace, why, "give each use its own copy of the layer")
-    return as_numpy(weight), None if bias is None else as_numpy(bias)
 
 
 def _read_batch_norm(node: fx.Node, source: fx.Node, trace: Trace) -> Scale:
@@ -148,11 +154,12 @@ def _read_batch_norm(node: fx.Node, source: fx.Node, trace: Trace) -> Scale:
 
 
 def check_norm(node: fx.Node, trace: Trace) -> None:
-    """Makes sure that a batch norm is the same for all samples."""
+    """Makes sure that a batch norm is the same for all samples, and its weights its own."""
     module = trace.modules[str(node.target)]
     if module.running_mean is None or module.running_var is None or module.training:
         why = "has no running statistics, so that a sample's output depends on the whole batch"
         raise Obstacle(node, trace, why, "train it with track_running_stats=True, use eval mode")
+    _check_used_once(node, trace)
 
 
 def folded(module: Any, places: int = 1) -> tuple[Floats, Floats]:
