@@ -999,3 +999,14 @@ def test_a_path_across_what_has_no_loss_is_told_and_verified(method: str) -> Non
     checked = rs.verify(found, landscape)
     assert checked.valid, checked.reason
     assert not rs.verify(replace(found, lower=np.minimum(found.lower, 9.0)), landscape).valid
+
+
+@pytest.mark.parametrize("other", [nn.Tanh(), nn.LeakyReLU(0.3)])
+def test_an_end_with_another_forward_is_refused(other: nn.Module) -> None:
+    """Its weights would be taken into the first model's forward."""
+    first, last = dense((1, 3, 1), seed=0), dense((1, 3, 1), seed=1)
+    landscape = rs.Landscape(first, X, CUBIC)
+    assert rs.connect(landscape, first, last, 50.0).status == "connected"
+    last[1] = other
+    with pytest.raises(InputError, match="theta_b must be a model with the landscape's forward"):
+        rs.connect(landscape, first, last, 50.0)

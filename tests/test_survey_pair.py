@@ -182,6 +182,17 @@ def test_models_of_other_shapes_have_no_section() -> None:
     assert "pair" not in [one.key for one in build_sections(found)]
 
 
+def test_a_model_with_another_forward_is_not_joined() -> None:
+    data = corners()
+
+    def smooth(_: Callable[[str, float], None]) -> tuple[nn.Module, None]:
+        return nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, 1)).double(), None
+
+    found = survey([taught(data, 0), Subject("smooth", smooth)], data, loss="squared")
+    assert found.pair.strings == ()
+    assert "smooth must be a model with the landscape's forward" in found.pair.notes[0]
+
+
 class Branched(nn.Module):
     """Its hidden values are used twice, so that units cannot be matched."""
 

@@ -18,7 +18,7 @@ from reluscape.digits import rounded_up
 from reluscape.landscape import Landscape
 from reluscape.strings.check_statistics import check_statistics, with_statistics
 from reluscape.strings.connection import Connection
-from reluscape.strings.ends import on_own_statistics, with_module, with_state
+from reluscape.strings.ends import on_own_statistics, outputs_apart, with_state
 from reluscape.strings.maximum import path_maximum
 from reluscape.strings.moving import Moving
 from reluscape.strings.surface import Metric
@@ -361,12 +361,8 @@ def why_other_end(found: Connection, landscape: Landscape, model: nn.Module) -> 
         return ""
     if not all(np.array_equal(np.sort(end, None), np.sort(one, None)) for end, one in pairs):
         return "it ends at other weights, whatever the order of their units"
-    last = with_state(landscape, found.state(landscape, found.num_beads - 1))
-    outputs = [one.outputs() for one in (last, with_module(landscape, model))]
-    apart = float(np.abs(outputs[0] - outputs[1]).max())
-    if apart > SAME * max(1.0, float(np.abs(outputs[1]).max())):
-        return f"the model that it ends at has other outputs, by {apart:.2g}"
-    return ""
+    apart = outputs_apart(landscape, found.state(landscape, found.num_beads - 1), model)
+    return f"the model that it ends at has other outputs, by {apart:.2g}" if apart else ""
 
 
 def _pairs(

@@ -20,6 +20,8 @@ from reluscape.validation import check_theta
 
 Floats = NDArray[np.float64]
 State = dict[str, torch.Tensor]
+#: Outputs of one function differ by no more, relative to the largest or to 1.
+SAME = 1e-9
 #: A model: its flat parameters, the module, or its state dict.
 End = ArrayLike | nn.Module | Mapping[str, torch.Tensor]
 
@@ -41,7 +43,7 @@ def read_end(landscape: Landscape, end: End, name: str) -> Model:
     """Parameters and buffers of an end in the landscape's order.
 
     Raises:
-        InputError: A model of another shape, or with entries that are not finite.
+        InputError: A model of another shape or with another forward, or with entries that are not finite.
     """
     if isinstance(end, Mapping):
         module = landscape.module_at()
@@ -54,8 +56,21 @@ def read_end(landscape: Landscape, end: End, name: str) -> Model:
     if not isinstance(end, nn.Module):
         return Model(check_theta(end, landscape.size), None)
     state = landscape.state_of(end)
+    apart = outputs_apart(landscape, state, end)
+    if apart:
+        raise InputError(
+            f"{name} must be a model with the landscape's forward; received one of the same shapes whose"
+            f" outputs differ by {apart:.2g} from those of the landscape's model with its weights"
+        )
     parts = [state[key].cpu().numpy().ravel() for key, _ in end.named_parameters()]
     return Model(check_theta(np.concatenate(parts), landscape.size), state)
+
+
+def outputs_apart(landscape: Landscape, state: State, module: nn.Module) -> float:
+    """How far a module's outputs are from those of the landscape's model at a state; 0 for rounding."""
+    own, other = with_state(landscape, state).outputs(), with_module(landscape, module).outputs()
+    apart = float(np.abs(own - other).max())
+    return apart if apart > SAME * max(1.0, float(np.abs(other).max())) else 0.0
 
 
 def flat_buffers(landscape: Landscape, state: State) -> Floats:

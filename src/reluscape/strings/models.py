@@ -14,6 +14,7 @@ from reluscape.landscape import Landscape
 from reluscape.progress import Progress, Stop
 from reluscape.strings.connecting import connect
 from reluscape.strings.connection import Connection
+from reluscape.strings.ends import read_end
 from reluscape.strings.spanning import SpanningTree, spanning_tree
 from reluscape.strings.usual import flat, usual_level
 
@@ -61,7 +62,7 @@ class Models:
         """With a level, or the usual one, for units as they are or matched.
 
         Raises:
-            InputError: Models of different shapes, or above the level.
+            InputError: Models of different shapes or with different forwards, or above the level.
         """
         for name, module in zip(names, modules, strict=True):
             try:
@@ -70,6 +71,7 @@ class Models:
                 raise InputError(
                     f"{name} is no model of the shape of {names[0]}: {error}"
                 ) from error
+            read_end(landscape, module, name)
         metric = None if kind == "loss" else kind
         usual, values = usual_level(landscape, modules, metric, match_units=match_units)
         said, worst = kind.replace("_", " "), max(range(len(values)), key=values.__getitem__)
