@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from nets import randomise
 from pages import assert_nothing_is_cut, assert_nothing_overflows
 from safetensors.torch import save_file
 from scipy.cluster.hierarchy import linkage
@@ -21,6 +23,7 @@ from torch import nn
 import reluscape as rs
 from reluscape.report.tree import Grown, render_tree
 from reluscape.strings.tree_chart import disconnectivity
+from reluscape.strings.usual import flat
 from reluscape.train import mlp, train
 
 NAMES = ("a", "b", "c", "d")
@@ -182,6 +185,32 @@ def test_matched_trees_are_verified(grown: Path) -> None:
     given = [one for name in NAMES for one in ("--weights", grown / f"{name}.safetensors")]
     checked = invoke("verify", path, *given, "--data", grown / "mine.npz")
     assert checked.exit_code == 0, checked.output
+
+
+def test_a_matched_tree_with_running_statistics_ends_at_its_models() -> None:
+    """The numbers of a model in any order are not yet its hidden units in another order."""
+    rng = np.random.default_rng(0)
+
+    def normed(seed: int) -> nn.Sequential:
+        model = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3), nn.ReLU(), nn.Linear(3, 1))
+        randomise(model.double(), seed=seed)
+        model(torch.as_tensor(rng.normal(size=(30, 2))))
+        return model.eval()
+
+    first, last = normed(0), normed(2)
+    landscape = rs.Landscape(first, rng.normal(size=(20, 2)), rng.normal(size=(20, 1)))
+    matched = rs.connect(landscape, first, last, 50.0, match_units=True)
+    thetas = [flat(landscape, model) for model in (first, last)]
+    assert not np.array_equal(matched.beads[-1], thetas[1])
+    checked = rs.verify(rs.spanning_tree(landscape, thetas, join=lambda *_: matched), landscape)
+    assert checked.valid, checked.reason
+    with torch.no_grad():
+        last[0].weight.copy_(last[0].weight.flip(1))
+    other = replace(rs.connect(landscape, first, last, 50.0), matched=True)
+    assert np.array_equal(np.sort(other.beads[-1]), np.sort(thetas[1]))
+    tree = rs.spanning_tree(landscape, thetas, join=lambda *_: other)
+    checked = rs.verify(tree, landscape)
+    assert "the model that it ends at has other outputs" in checked.reason
 
 
 # ---- the page ------------------------------------------------------------------------------------

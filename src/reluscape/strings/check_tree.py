@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
@@ -12,6 +13,7 @@ from reluscape.digits import rounded_up
 from reluscape.landscape import Landscape
 from reluscape.strings.check import ROUNDING, SAME, TIERS, check_connection, why_other_end
 from reluscape.strings.connection import Connection
+from reluscape.strings.ends import on_own_statistics
 from reluscape.strings.spanning import SpanningTree
 
 __all__ = ["check_tree"]
@@ -72,11 +74,16 @@ def _ends(tree: SpanningTree, found: Connection, landscape: Landscape, a: int, b
     slack = SAME * abs(found.highest) + ROUNDING * landscape.loss(np.zeros(landscape.size))
     ends = np.abs(found.values[[0, -1]] - tree.values[[a, b]])
     require(bool((ends <= slack).all()), f"models {a} and {b} have other values")
-    if not found.matched or found.buffers.shape[1]:
-        order = np.sort if found.matched else np.asarray
-        same = np.array_equal(order(found.beads[-1]), order(tree.thetas[b]))
-        require(same, f"string {a}-{b} ends elsewhere")
+    if not found.matched:
+        require(np.array_equal(found.beads[-1], tree.thetas[b]), f"string {a}-{b} ends elsewhere")
         return
+    if found.buffers.shape[
+        1
+    ]:  # a tree tells no running statistics; those of the data stand for them
+        found, landscape = (
+            replace(found, buffers=found.buffers[:, :0]),
+            on_own_statistics(landscape),
+        )
     other = why_other_end(found, landscape, landscape.module_at(tree.thetas[b]))
     require(not other, f"string {a}-{b}: {other}")
 
