@@ -206,7 +206,8 @@ def test_a_matched_tree_with_running_statistics_ends_at_its_models() -> None:
     assert checked.valid, checked.reason
     with torch.no_grad():
         last[0].weight.copy_(last[0].weight.flip(1))
-    other = replace(rs.connect(landscape, first, last, 50.0), matched=True)
+    other = rs.connect(landscape, first, last, 50.0)
+    other = replace(other, matched=True, unmatched_lower=other.straight_lower)
     assert np.array_equal(np.sort(other.beads[-1]), np.sort(thetas[1]))
     tree = rs.spanning_tree(landscape, thetas, join=lambda *_: other)
     checked = rs.verify(tree, landscape)

@@ -47,9 +47,8 @@ def check_connection(
     Values come from single forward passes, not from the batches of the search; bounds of tier "exact"
     and "certified" from `path_maximum` of each segment, asked for no more than is stated. A sampled
     segment is looked at on a grid of 257 points. What is told, not proved: `method`, `depths` but for
-    the ends, `gradients`, `losses`, `seconds`, `unbatched`, `seed`, `tried`, `unmatched_lower`, and
-    whether the units were `matched`. A statement that was made weaker, such as a higher level, is still
-    true.
+    the ends, `gradients`, `losses`, `seconds`, `unbatched`, `seed`, `tried`, and for `matched` units
+    `unmatched_lower`. A statement that was made weaker, such as a higher level, is still true.
 
     Args:
         found: The connection.
@@ -312,6 +311,8 @@ def _measures(found: Connection, landscape: Landscape) -> None:
     require(below or found.status == "not_found", "its maximum is above its level")
     missed = found.status == "connected" or not (below and all(bounded))
     require(missed, "it is connected, and says that no path was found")
+    before = isinstance(found.matched, bool) and found.matched != math.isnan(found.unmatched_lower)
+    require(before, "whether its units were matched is told in two ways")
     names = [(name, p.numel()) for name, p in landscape.module_at().named_parameters()]
     biased = np.repeat([name.split(".")[-1].find("bias") >= 0 for name, _ in names],
                        [size for _, size in names])  # fmt: skip
