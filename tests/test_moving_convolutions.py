@@ -243,6 +243,23 @@ def test_what_is_no_chain_is_sampled(part):
     check_enclosed(landscape, start, stop, points=1001)
 
 
+@pytest.mark.parametrize(
+    "pool", [nn.MaxPool2d(2), nn.MaxPool2d((1, 2)), nn.AdaptiveMaxPool2d((2, 3)), nn.AvgPool2d(2)]
+)
+def test_images_without_an_axis_of_channels_are_sampled(pool):
+    """Torch takes (samples, places, places) for the channels of a single sample."""
+    inputs, targets = sample(6, 36, 2, "squared", seed=0)
+    width = pool(torch.zeros(1, 4, 9)).numel()
+    model = nn.Sequential(
+        nn.Linear(36, 36), nn.Unflatten(1, (4, 9)), pool, nn.Flatten(), nn.Linear(width, 2)
+    )
+    landscape = rs.Landscape(model.double(), inputs, targets)
+    start, stop = np.random.default_rng(0).normal(size=(2, landscape.size))
+    assert rs.path_maximum(landscape, start, stop).tier == "sampled"
+    stop[: 37 * 36] = start[: 37 * 36]
+    assert rs.path_maximum(landscape, start, stop).tier == "certified"
+
+
 def test_scaled_channels_that_are_computed_are_sampled():
     """A batch norm whose weight is a parameter's square is not affine in that parameter."""
     norm = squared(nn.BatchNorm2d(1))

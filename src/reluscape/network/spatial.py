@@ -45,6 +45,13 @@ _ADAPTIVE: Final = {
     nn.AdaptiveMaxPool3d.forward: F.adaptive_max_pool3d,
 }
 _MAXIMUM_CALLS: Final = {*_MAXIMA.values(), *_ADAPTIVE.values()}
+_POOLED: Final = ("AvgPool", "MaxPool", "AdaptiveAvgPool", "AdaptiveMaxPool")
+_CALLED: Final = ("avg_pool", "max_pool", "adaptive_avg_pool", "adaptive_max_pool")
+#: How many axes the places of a layer's inputs have; torch takes inputs of one axis less for one sample.
+_AXES: Final[dict[Any, int]] = {
+    **{getattr(nn, f"{kind}{n}d").forward: n for kind in ("Conv", *_POOLED) for n in (1, 2, 3)},
+    **{getattr(F, f"{kind}{n}d"): n for kind in _CALLED for n in (1, 2, 3)},
+}
 _WINDOW: Final = ("kernel_size", "stride", "padding", "dilation", "ceil_mode")
 
 #: Numbers that a convolution takes at once: its outputs and their sums of products stay in the cache.
@@ -186,11 +193,14 @@ def read_spatial(node: fx.Node, source: fx.Node, trace: Trace) -> Spatial | Scal
     shape = trace.shapes.get(source, ())
     if len(shape) < 3 or shape[0] != trace.num_samples:
         return None
-    if node.op != "call_module":
+    module = trace.modules[str(node.target)] if node.op == "call_module" else None
+    forward: Any = node.target if module is None else type(module).forward
+    if len(shape) != 2 + _AXES.get(forward, len(shape) - 2):
+        return None
+    if module is None:
         return _read_call(node, shape[1:])
-    module, name = trace.modules[str(node.target)], name_of(node)
-    forward = type(module).forward
-    if forward in _CONVOLUTIONS and len(shape) == 2 + len(module.kernel_size):  # type: ignore[arg-type]
+    name = name_of(node)
+    if forward in _CONVOLUTIONS:
         return _read_convolution(node, trace, shape[1:])
     if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d):
         check_norm(node, trace)
