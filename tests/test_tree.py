@@ -159,6 +159,7 @@ TAMPERED: list[tuple[Callable[[rs.SpanningTree], rs.SpanningTree], str]] = [
     (lambda t: replace(t, strings=t.strings[::-1]), "begins elsewhere|ends elsewhere"),
     (lambda t: replace(t, tier="certified"), "its tier is 'exact'"),
     (lambda t: replace(t, edges=t.edges + 4), "its edges are none"),
+    (lambda t: replace(t, edges=0 * t.edges), "its edges are none"),
     (lifted, "is lower than the way through the tree"),
     (
         lambda t: replace(t, strings=(replace(t.strings[0], maximum=1e-9), *t.strings[1:])),
@@ -247,6 +248,24 @@ def test_groups_without_a_path_are_never_called_disconnected(grown: Path) -> Non
     assert "Connected below 0.200: model 0 and model 1. Between the 3 groups" in page
     assert "does not show that there is none" in page
     assert "disconnected" not in page
+
+
+def test_models_are_connected_as_surely_as_the_strings_of_the_tree(grown: Path) -> None:
+    tree, landscape = tree_in(grown), landscape_in(grown)
+    pairs = list(combinations(range(4), 2))
+    edges = set(map(tuple, tree.edges.tolist()))
+
+    def with_sampled(inside: bool) -> rs.SpanningTree:
+        strings = iter(
+            replace(one, tier="sampled") if (pair in edges) == inside else one
+            for pair, one in zip(pairs, tree.strings, strict=True)
+        )
+        return rs.spanning_tree(landscape, tree.thetas, join=lambda *_: next(strings))
+
+    others, own = with_sampled(False), with_sampled(True)
+    assert (others.tier, own.tier) == (tree.tier, "sampled")
+    assert "as far as grids show" not in told(others)
+    assert "connected below 0.200 as far as grids show" in told(own)
 
 
 def test_names_are_escaped(grown: Path) -> None:

@@ -98,8 +98,9 @@ def _section(tree: SpanningTree, about: Grown) -> Section:
 def _verdict(tree: SpanningTree, about: Grown) -> str:
     """Who is joined below the level, and how far up the rest is."""
     level, groups = heights(tree.strings[0])[0], _groups(tree)
-    seen = " as far as grids show" if tree.tier == "sampled" else ""
     passes = [tree.string(a, b) for a, b in tree.edges.tolist()]
+    below = [one.tier for one in passes if one.status == "connected"]
+    seen = " as far as grids show" if "sampled" in below else ""
     top = heights(max(passes, key=lambda one: one.highest))[1]
     if len(groups) == 1:
         return (

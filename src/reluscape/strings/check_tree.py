@@ -62,9 +62,10 @@ def _shapes(tree: SpanningTree, landscape: Landscape) -> None:
     require(len(tree.strings) == len(_pairs(tree)), "its strings are not one for each pair")
     require(tree.edges.shape == (count - 1, 2), "its edges are none of a tree")
     inside = (tree.edges >= 0).all() and (tree.edges < count).all()
+    inside &= (tree.edges[:, 0] != tree.edges[:, 1]).all()
     require(bool(inside) and tree.heights.shape == (count - 1,), "its edges are none of a tree")
     require(np.array_equal(tree.maxima.diagonal(), tree.values), "its values are told twice")
-    tier = min((one.tier for one in tree.strings), key=TIERS.index)
+    tier = min((tree.string(a, b).tier for a, b in tree.edges.tolist()), key=TIERS.index)
     require(tree.tier == tier, f"its tier is {tier!r}")
 
 

@@ -48,7 +48,8 @@ class SpanningTree(Result):
             where no finite string is known (models, models).
         edges: Pairs of the tree (models - 1, 2).
         heights: `maxima` on them (models - 1,).
-        tier: The weakest of the strings: "exact", "certified" or "sampled".
+        tier: The weakest of the strings on its edges, which join the models: "exact", "certified" or
+            "sampled".
         strings: The string of each pair, in the order (0, 1), (0, 2), ..., (1, 2), ...
     """
 
@@ -198,13 +199,15 @@ def spanning_tree(
         maxima[a, a], maxima[b, b] = found.values[0], found.values[-1]
         strings.append(found)
     edges = _tree(maxima)
+    joined = set(map(tuple, edges.tolist()))
+    tiers = [one.tier for pair, one in zip(pairs, strings, strict=True) if pair in joined]
     return SpanningTree(
         thetas=np.stack(models),
         values=maxima.diagonal().copy(),
         maxima=maxima,
         edges=edges,
         heights=maxima[edges[:, 0], edges[:, 1]],
-        tier=min((one.tier for one in strings), key=TIERS.index),
+        tier=min(tiers, key=TIERS.index),
         strings=tuple(strings),
     )
 
