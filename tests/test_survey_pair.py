@@ -20,6 +20,7 @@ from torch import nn
 from reluscape import survey_pair
 from reluscape.data import Data
 from reluscape.report import build_sections, render
+from reluscape.report.pairs import PairSurvey, StringSurvey
 from reluscape.strings.connection import Connection
 from reluscape.survey import Subject, Survey, load_survey, survey
 from reluscape.train import mlp, train
@@ -204,6 +205,17 @@ class Branched(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         hidden = torch.relu(self.first(x))
         return self.last(hidden + torch.tanh(hidden))
+
+
+@pytest.mark.parametrize(
+    ("tier", "height"),
+    [("sampled", "rises to 2.15, seen on a grid"), ("exact", "at most 2.16; exact")],
+)
+def test_a_bound_is_rounded_up_and_what_a_grid_shows_is_no_bound(tier: str, height: str) -> None:
+    line = {"highest": 2.1534, "straight_lower": 2.1534, "level": 2.3, "tier": tier}
+    string = StringSurvey(status="connected", **line)
+    told = PairSurvey(("a", "b"), strings=(string,)).line
+    assert told == f"a and b: connected below 2.30 ({height}; the straight line rises to 2.15)"
 
 
 def test_units_that_cannot_be_matched_leave_the_other_string() -> None:

@@ -142,8 +142,8 @@ class PairSurvey:
         if not self.strings:
             return f"{pair}: no string"
         best = self.best
-        level, top = heights(best)
-        how = "seen on a grid" if best.tier == "sampled" else best.tier
+        (level, top), grid = heights(best), best.tier == "sampled"
+        how = "seen on a grid" if grid else best.tier
         how += f"; the straight line rises to {number(best.straight_lower)}"
         if best.status != "connected":
             return (
@@ -151,4 +151,5 @@ class PairSurvey:
                 f" is none; the best string rises to {top} ({how})"
             )
         units = ", hidden units matched" if best.matched else ""
-        return f"{pair}: connected below {level}{units} (at most {top}; {how})"
+        height = f"rises to {number(best.highest)}," if grid else f"at most {top};"
+        return f"{pair}: connected below {level}{units} ({height} {how})"
