@@ -79,6 +79,11 @@ def check_connection(
 def sentence(found: Connection) -> str:
     """What is stated of the path."""
     how = "on a grid, which proves nothing" if found.tier == "sampled" else found.tier
+    if found.status == "connected" and found.tier == "sampled":
+        return (
+            f"connected as far as a grid shows, which proves nothing: {found.kind} rises to"
+            f" {found.maximum:.6g}, level {found.level:.6g}"
+        )
     if found.status == "connected":
         return (
             f"connected: {found.kind} at most {rounded_up(found.maximum):.6g} ({how}), level"

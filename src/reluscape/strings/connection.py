@@ -156,7 +156,12 @@ class Connection(Result):
         """Verdict, barriers, measures and cost, in a few lines."""
         name = self.kind
         how = "seen on a grid" if self.tier == "sampled" else self.tier
-        if self.status == "connected":
+        if self.status == "connected" and self.tier == "sampled":
+            first = (
+                f"connected as far as seen on a grid: {name} rises to {self.maximum:.6g}, level"
+                f" {self.level:.6g}"
+            )
+        elif self.status == "connected":
             top = rounded_up(self.maximum)
             first = f"connected: {name} at most {top:.6g} ({how}), level {self.level:.6g}"
         else:
