@@ -650,7 +650,7 @@ def test_error_rates_and_other_losses_are_checked() -> None:
     found = rs.connect(landscape, *models, 0.3, metric="error_rate")
     verdict = rs.verify(found, landscape)
     assert verdict.valid, verdict.reason
-    assert "error_rate at most" in verdict.reason
+    assert "error_rate rises to" in verdict.reason
     worse = found.curve.copy()
     worse[0, 3] += 1 / 60
     assert not rs.verify(replace(found, curve=worse), landscape).valid

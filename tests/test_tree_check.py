@@ -105,3 +105,68 @@ def test_a_tree_of_other_samples_or_weights_is_rejected(grown: tuple[MergeTree, 
     other = landscape.at(landscape.theta * 1.01)
     assert not verify(tree, other).valid
     assert not verify(tree, landscape.of_samples(np.arange(8))).valid
+
+
+def test_points_and_facets_of_other_places_are_rejected(
+    grown: tuple[MergeTree, Landscape],
+) -> None:
+    tree, landscape = grown
+    twins = np.flatnonzero(np.abs(np.diff(tree.losses)) < 1e-12)
+    assert len(twins)
+    order = np.arange(len(tree.losses))
+    order[[twins[0], twins[0] + 1]] = order[[twins[0] + 1, twins[0]]]
+    last = tree.saddles.copy()
+    last[-1] = tree.saddles[1]
+    twice = tree.joins.copy()
+    twice[0] = twice[1]
+    forged: dict[str, Any] = {
+        "minima": tree.minima[order],
+        "saddles": np.nan_to_num(tree.saddles, nan=7.0),
+        "joins": twice,
+        "num_solved": tree.num_solved + 1,
+    }
+    for name, value in forged.items():
+        assert not verify(replace(tree, **{name: value}), landscape).valid, name
+    assert not verify(replace(tree, joins=tree.joins.astype(float)), landscape).valid
+
+
+@pytest.mark.parametrize("loss", ["squared", "l1"])
+@pytest.mark.parametrize("seed", range(12))
+def test_samples_at_zero_and_on_axes_make_no_columns_of_rounding_errors(
+    seed: int, loss: str
+) -> None:
+    rng = np.random.default_rng(seed)
+    units, inputs = (1, 2) if seed % 2 else (2, 1 + seed % 3)
+    block = layer(4 if inputs > 1 and units > 1 else 6, inputs, units, seed, loss=loss)
+    landscape = block.landscape
+    x = rng.integers(-2, 3, size=landscape.inputs.shape).astype(float)
+    x[0] = 0.0
+    block = Landscape(landscape.module_at(), x, landscape.targets, loss=loss).block(0)
+    tree = merge_tree(block)
+    found = verify(tree, block.landscape)
+    assert found.valid, found.reason
+    for theta, told in zip(tree.minima, tree.losses, strict=True):
+        assert block.loss(theta) == pytest.approx(told, abs=1e-11)
+    if loss == "squared":
+        exact = merge_tree(block, arithmetic="rational")
+        np.testing.assert_allclose(tree.losses[0], exact.losses[0], atol=1e-11)
+        known = [np.sort(one.deaths[1:] - one.births[1:])[::-1] for one in (tree, exact)]
+        count = min(map(len, known))
+        np.testing.assert_allclose(known[0][:count], known[1][:count], atol=1e-9)
+
+
+def test_below_a_level_of_the_tree_itself() -> None:
+    for seed in range(6):
+        block = layer(8, 1, 2, seed)
+        whole = merge_tree(block)
+        for level in (whole.losses[0], whole.losses[-1], *whole.deaths[1:3]):
+            tree = merge_tree(block, below=float(level))
+            found = verify(tree, block.landscape)
+            assert found.valid, found.reason
+            assert len(tree.losses) == (whole.losses <= level + 1e-12).sum()
+
+
+def test_a_layer_that_nothing_reads_passes_with_the_absolute_loss() -> None:
+    block = layer(5, 1, 2, 0, loss="l1", signs=[0.0, 0.0])
+    found = verify(merge_tree(block), block.landscape)
+    assert found.valid, found.reason

@@ -216,11 +216,14 @@ class Cones:
         rays: Directions, of which each cell has those at its edges; the negative of ray r is ray
             `r + len / 2`, shape (rays, params). Weights that no sample reads are left out: the closed
             cell is the hull of its rays and of all directions in which no kink changes.
+        signs: Of the samples' kinks on the rays, 0 where the ray lies in the kink's hyperplane, shape
+            (rays, samples).
         corners: Cells and their rays, ascending, shape (corners, 2).
     """
 
     cells: UnitCells
     rays: Floats
+    signs: NDArray[np.int8]
     corners: Indices
 
 
@@ -246,7 +249,16 @@ def enumerate_cones(
     both = np.concatenate([corners, opposite] if len(cells) > half else [corners])
     directions = unit_rows(table.lines @ frame.basis.T)
     order = np.lexsort((both[:, 1], both[:, 0]))
-    return Cones(cells, np.concatenate([directions, -directions]), both[order])
+    moving = frame.first >= 0
+    signs = np.zeros((lines, len(matrix)), dtype=np.int8)
+    signs[:, moving] = table.line_signs[:, frame.place[moving]]
+    signs[:, frame.flipped] *= -1
+    return Cones(
+        cells,
+        np.concatenate([directions, -directions]),
+        np.concatenate([signs, -signs]),
+        both[order],
+    )
 
 
 # ---- the search ---------------------------------------------------------------------------------
@@ -260,7 +272,10 @@ def _half_cells(frame: Frame, progress: Progress | None = None, keep: bool = Fal
     room = count_cells(count, rank) // 2
     lines = comb(count, rank - 1) if keep else 0
     table = _table(
-        np.empty((room, -(-count // 64)), dtype=np.uint64), np.empty((room, rank)), lines
+        np.empty((room, -(-count // 64)), dtype=np.uint64),
+        np.empty((room, rank)),
+        lines,
+        count,
     )
     search = _search(frame)
     most = comb(count - 1, rank - 2) + 1  # rays behind one first row, and one to work on
@@ -280,6 +295,7 @@ def _half_cells(frame: Frame, progress: Progress | None = None, keep: bool = Fal
         words=table.words[:cells],
         sums=table.sums[:cells],
         lines=table.lines[:lines],
+        line_signs=table.line_signs[:lines],
         corners=table.corners[:corners],
     )
 
@@ -289,7 +305,9 @@ def _line(frame: Frame) -> rays.Table:
     count = min(len(frame.rows), 1)
     table = _table(np.ones((1, count), dtype=np.uint64), frame.rows[:, :1].copy())
     return table._replace(
-        lines=frame.rows, corners=np.array([[0, 1]] * count, dtype=np.int64).reshape(-1, 2)
+        lines=frame.rows,
+        line_signs=np.ones((count, count), dtype=np.int8),
+        corners=np.array([[0, 1]] * count, dtype=np.int64).reshape(-1, 2),
     )
 
 
@@ -315,13 +333,14 @@ def _search(frame: Frame) -> rays.Search:
     return rays.Search(coordinates, lengths, errors, level, chosen, TOLERANCES.rounding)
 
 
-def _table(words: Words, sums: Floats, lines: int = 0) -> rays.Table:
+def _table(words: Words, sums: Floats, lines: int = 0, rows: int = 0) -> rays.Table:
     """A table whose cells have their place in `words`; its slots are empty."""
     slots = np.full(1 << (2 * len(words)).bit_length(), -1, dtype=np.int64)
     key, rank = np.zeros(words.shape[1], dtype=np.uint64), sums.shape[1]
     corners = np.empty((lines << max(rank - 1, 0), 2), dtype=np.int64)
     used, kept = np.zeros(1, dtype=np.int64), np.zeros(2, dtype=np.int64)
-    return rays.Table(slots, words, sums, used, key, np.empty((lines, rank)), corners, kept)
+    signs = np.empty((lines, rows), dtype=np.int8)
+    return rays.Table(slots, words, sums, used, key, np.empty((lines, rank)), signs, corners, kept)
 
 
 # ---- from words to samples ----------------------------------------------------------------------

@@ -41,6 +41,7 @@ class Table(NamedTuple):
         used: Number of cells (1,).
         key: Scratch (words,).
         lines: A direction of each ray; of no length where rays are not kept (rays, rank).
+        line_signs: Signs of the hyperplanes' rows on it, 0 where they contain it (rays, hyperplanes).
         corners: Cells and the rays that they have, counted from one, negative for the opposite
             directions (corners, 2).
         kept: Numbers of lines and of corners (2,).
@@ -52,6 +53,7 @@ class Table(NamedTuple):
     used: NDArray[np.int64]
     key: NDArray[np.uint64]
     lines: Floats
+    line_signs: NDArray[np.int8]
     corners: NDArray[np.int64]
     kept: NDArray[np.int64]
 
@@ -125,7 +127,7 @@ def rays_from(search, first, table, simple_signs, signs, rays):
             chosen[depth] = row + 1
         else:
             if _write_ray(search, table.key, signs, rays, found):
-                if not _enter_corners(table, search, simple_signs, rays, found):
+                if not _enter_corners(table, search, simple_signs, signs, rays, found):
                     return -1
             else:
                 found += 1
@@ -187,10 +189,10 @@ def _write_ray(search, key, signs, rays, place):
 
 
 @bare
-def _enter_corners(table, search, before, rays, place):
+def _enter_corners(table, search, before, signs, rays, place):
     """Enter the `2^(rank - 1)` cells around a ray; its key has zeros for the chosen rows."""
     rank, chosen, key = search.coordinates.shape[0], search.chosen, table.key
-    _keep_line(table, rays, place)
+    _keep_line(table, signs, rays, place)
     for i in range(len(key)):
         before[i] = key[i]
     for corner in range(1 << (rank - 1)):
@@ -208,7 +210,7 @@ def _enter_corners(table, search, before, rays, place):
 def enter_local(table, signs, rays, place, containing, local):
     """Enter the cells around a ray, given the signs `local` (cells, rows) of the rows `containing` it."""
     key, hyperplanes = table.key, signs.shape[1]
-    _keep_line(table, rays, place)
+    _keep_line(table, signs, rays, place)
     for cell in range(len(local)):
         for i in range(len(key)):
             key[i] = 0
@@ -257,11 +259,13 @@ def _enter(table, hyperplanes, rays, place):
 
 
 @bare
-def _keep_line(table, rays, place):
-    """Write a ray's direction down, if rays are kept."""
+def _keep_line(table, signs, rays, place):
+    """Write a ray's direction and signs down, if rays are kept."""
     if len(table.lines):
         for k in range(rays.shape[1]):
             table.lines[table.kept[0], k] = rays[place, k]
+        for i in range(signs.shape[1]):
+            table.line_signs[table.kept[0], i] = signs[place, i]
     table.kept[0] += 1
 
 

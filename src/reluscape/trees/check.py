@@ -125,6 +125,11 @@ def _check_minima(tree: MergeTree, problem: Problem, cells: Floats, slack: float
     shapes["cells"] = (count, units)
     for name, shape in shapes.items():
         require(getattr(tree, name).shape == shape, f"its {name} have another shape")
+    for name in ("parents", "multiplicity", "cells", "joins"):
+        kind = getattr(tree, name).dtype
+        require(np.issubdtype(kind, np.integer), f"its {name} are no whole numbers")
+    solved = len(tree.cell_proofs) + len(tree.facet_proofs)
+    require(tree.num_solved == solved, "it has another number of problems")
     require(np.array_equal(tree.births, tree.losses), "births are not losses")
     require(bool((np.diff(tree.losses) >= 0).all()), "its losses do not ascend")
     inside = (tree.cells >= 0) & (tree.cells < unit_cells)
@@ -135,9 +140,21 @@ def _check_minima(tree: MergeTree, problem: Problem, cells: Floats, slack: float
     )
     values = np.array([tree.layer.value(theta) for theta in tree.minima])
     require(_same(values, tree.losses, slack), "a minimum has another loss")
+    for theta, own in zip(tree.minima, tree.cells, strict=True):
+        require(_is_inside(problem, theta, own), "a minimum lies in another cell")
     ends = np.isfinite(tree.deaths)
+    require(bool(np.isnan(tree.saddles[~ends]).all()), "a minimum that joins none has a saddle")
     values = np.array([tree.layer.value(theta) for theta in tree.saddles[ends]])
     require(_same(values, tree.deaths[ends], slack), "a saddle has another loss")
+
+
+def _is_inside(problem: Problem, theta: Floats, cells: Indices) -> bool:
+    """Whether the closed cell of these cells of the units holds a point, but for rounding."""
+    rows = problem.layer.unpack(theta)[problem.units.order]
+    features, signs = problem.layer.features, problem.cones.cells.unpack(cells)
+    sizes = np.linalg.norm(features, axis=1)[:, None] * np.linalg.norm(rows, axis=1)
+    values = np.where(signs.T, 1.0, -1.0) * (features @ rows.T)
+    return bool((values >= -SAME * sizes).all())
 
 
 def _check_joins(
@@ -150,39 +167,45 @@ def _check_joins(
         _same(facets[tree.joins], tree.levels, slack), "a level is not the least loss of its facet"
     )
     require(bool((np.diff(tree.levels) >= 0).all()), "its levels do not ascend")
-    levels, ends = _spanning(problem, facets, tree.below)
-    require(_same(levels, tree.levels, slack), "its facets are no minimum spanning tree")
-    basins = _Basins(tree, problem, cells, slack)
-    for level, (one, other) in zip(levels.tolist(), ends.tolist(), strict=True):
+    least = _least_levels(problem, facets, tree.layer.limit(tree.below))
+    require(_same(least, tree.levels, slack), "its facets are no minimum spanning tree")
+    basins, ends = _Basins(tree, problem, cells, slack), _ends(problem, tree.joins)
+    for level, (one, other) in zip(tree.levels.tolist(), ends.tolist(), strict=True):
         basins.settle(level)
         basins.join(level, one, other)
     basins.finish()
 
 
-def _spanning(problem: Problem, facets: Floats, below: float) -> tuple[Floats, Indices]:
-    """Levels of a minimum spanning tree of all cells, ascending, and the cells that they join."""
-    units, count, unit_facets = problem.shape
-    used = np.flatnonzero(facets <= below)
+def _least_levels(problem: Problem, facets: Floats, highest: float) -> Floats:
+    """Levels of a minimum spanning tree of all cells, ascending: those of every other one as well."""
+    used = np.flatnonzero(facets <= highest)
     used = used[np.argsort(facets[used], kind="stable")]
     if not len(used):
-        return np.empty(0), np.empty((0, 2), dtype=np.int64)
+        return np.empty(0)
+    shape = (problem.num_cells, problem.num_cells)
+    ranks = np.arange(1.0, len(used) + 1)  # weights of zero would be no edges
+    graph = coo_array((ranks, tuple(_ends(problem, used).T)), shape=shape).tocsr()
+    return facets[used[np.sort(minimum_spanning_tree(graph).data).astype(np.int64) - 1]]
+
+
+def _ends(problem: Problem, edges: Indices) -> Indices:
+    """The cells on both sides of facets (facets, 2)."""
+    units, count, unit_facets = problem.shape
+    if not len(edges):
+        return np.empty((0, 2), dtype=np.int64)
     rest = count ** (units - 1)
-    unit, facet, others = used // (unit_facets * rest), used // rest % unit_facets, used % rest
+    unit, facet, others = edges // (unit_facets * rest), edges // rest % unit_facets, edges % rest
     low = count ** (units - 1 - unit)
     base = others // low * low * count + others % low
-    ends = base[:, None] + problem.pairs[facet] * low[:, None]
-    shape = (problem.num_cells, problem.num_cells)
-    ranks = np.arange(1, len(used) + 1)  # weights of zero would be no edges
-    graph = coo_array((ranks.astype(np.float64), tuple(ends.T)), shape=shape).tocsr()
-    chosen = np.sort(minimum_spanning_tree(graph).data).astype(np.int64) - 1
-    return facets[used[chosen]], ends[chosen]
+    return np.asarray(base[:, None] + problem.pairs[facet] * low[:, None])
 
 
 class _Basins:
     """Cells that are joined so far, and the first of the tree's minima in each basin."""
 
     def __init__(self, tree: MergeTree, problem: Problem, cells: Floats, slack: float) -> None:
-        self.tree, self.slack, self.none = tree, slack, len(tree.losses)
+        self.tree, self.problem, self.slack = tree, problem, slack
+        self.none = len(tree.losses)
         self.limit = tree.tolerance * problem.layer.zero_loss + slack
         self.above = list(range(len(cells)))
         self.lowest = cells.tolist()
@@ -204,6 +227,7 @@ class _Basins:
     def join(self, level: float, one: int, other: int) -> None:
         """Two basins meet: the one with the later minimum of the tree, or with none, ends."""
         first, second = sorted((self.root(one), self.root(other)), key=lambda c: self.oldest[c])
+        require(first != second, "its facets do not join all cells")
         minimum, older = self.oldest[second], self.oldest[first]
         higher = max(self.lowest[first], self.lowest[second])
         self.above[second] = first
@@ -227,6 +251,9 @@ class _Basins:
             require(0 <= parent < minimum, f"minimum {minimum} joins none that is lower")
             same = self.root(self.codes[parent]) == self.root(self.codes[minimum])
             require(same, f"minimum {minimum} does not join the one that is told")
+            saddle = self.root(self.problem.cell_of(self.tree.saddles[minimum]))
+            same = saddle == self.root(self.codes[minimum])
+            require(same, f"minimum {minimum} has a saddle elsewhere")
 
     def _is_bottom(self, minimum: int, basin: int) -> None:
         rise = float(self.tree.losses[minimum]) - self.lowest[basin]
@@ -243,7 +270,7 @@ class _Basins:
             require(
                 not (
                     missing
-                    and self.lowest[cell] <= self.tree.below
+                    and self.lowest[cell] <= self.tree.layer.limit(self.tree.below)
                     and np.isfinite(self.lowest[cell])
                 ),
                 "a minimum is missing",

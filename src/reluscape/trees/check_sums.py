@@ -234,7 +234,7 @@ def _absolutes(problem: Problem, rays: Indices, owners: Indices, proofs: Proofs)
     target, count = layer.residual.ravel(), layer.residual.size
     there = rays >= 0
     design = problem.columns.T[rays][:, :, :, None] * readouts[owners][:, :, None, :]
-    design = np.where(there[:, :, None], design.reshape(*rays.shape, -1), 0.0).transpose(0, 2, 1)
+    design = np.where(there[:, :, None], design.reshape(*rays.shape, count), 0.0).transpose(0, 2, 1)
     basis = np.where(there, proofs[:, :most].astype(np.int64), count + np.arange(most))
     require(bool((basis < count + most).all()), "a proof names what is none")
     rows = basis < count

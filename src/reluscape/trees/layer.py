@@ -87,6 +87,10 @@ class Layer:
         """The loss where all units put out zero: the unit in which losses are compared."""
         return self._loss_of(self.residual)
 
+    def limit(self, below: float) -> float:
+        """A loss of interest, with what rounding errors may add to one that is equal to it."""
+        return below + 1e-12 * self.zero_loss
+
     def unpack(self, theta: Floats) -> Floats:
         """Weights and biases of each unit, (..., units, inputs + bias)."""
         units, inputs = self.weights.shape[1], self.features.shape[1] - self.bias

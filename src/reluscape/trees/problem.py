@@ -112,9 +112,9 @@ class Problem:
         contacts = cones.cells.contacts()
         starts, rays = _grouped(cones.corners, len(cones.cells))
         facet_starts, facet_rays = _shared(contacts.cells, starts, rays)
-        values = features @ cones.rays.T
-        sizes = np.abs(features) @ np.abs(cones.rays).T
-        values[np.abs(values) <= TOLERANCES.rounding * features.shape[1] * _EPS * sizes] = 0.0
+        # the search knows which kinks contain a ray; what rounding makes of them would be columns
+        sides = cones.signs.T
+        values = sides * np.maximum(sides * (features @ cones.rays.T), 0.0)
         columns = np.where(values > 0, values, layer.slope * values)
         return cls(
             layer, units, cones, contacts.cells, starts, rays, facet_starts, facet_rays, columns

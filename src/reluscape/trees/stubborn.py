@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float64]
 Words = NDArray[np.uint64]
 
-#: Slopes below this share of `|column| |residual|` are rounding errors of zero.
+#: Slopes below this share of `|column| |target|` are rounding errors of zero.
 FLAT = 1e-10
 
 
@@ -47,7 +47,7 @@ class Stubborn:
         solution = nnls(design / lengths, target)[0]
         rest = target - design @ (solution / lengths)
         slopes = (design / lengths).T @ rest
-        self.failed += int(slopes.max(initial=0.0) > FLAT * np.linalg.norm(rest))
+        self.failed += int(slopes.max(initial=0.0) > FLAT * np.linalg.norm(target))
         proof = np.zeros(-(-self._problem.most_rays // 64), dtype=np.uint64)
         for ray in np.flatnonzero(solution > 0).tolist():
             proof[ray >> 6] |= np.uint64(1) << np.uint64(ray & 63)

@@ -201,7 +201,8 @@ class Joined(NamedTuple):
 def _joined(problem: Problem, values: Values, tolerance: float, below: float) -> Joined:
     """Kruskal's algorithm over the facets."""
     cells = problem.num_cells
-    order = np.flatnonzero(values.facets <= below)
+    highest = problem.layer.limit(below)
+    order = np.flatnonzero(values.facets <= highest)
     order = order[np.argsort(values.facets[order], kind="stable")]
     joins, ended = np.empty(cells - 1, dtype=np.int64), np.empty((cells - 1, 3), dtype=np.int64)
     parent, lowest = np.arange(cells), np.arange(cells)
@@ -210,7 +211,7 @@ def _joined(problem: Problem, values: Values, tolerance: float, below: float) ->
         lowest, joins, ended,
     )  # fmt: skip
     roots = lowest[parent == np.arange(cells)]
-    return Joined(joins[:met].copy(), ended[:lost].copy(), roots[values.cells[roots] <= below])
+    return Joined(joins[:met].copy(), ended[:lost].copy(), roots[values.cells[roots] <= highest])
 
 
 def _tree(
