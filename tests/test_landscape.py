@@ -629,3 +629,19 @@ def test_a_module_that_torch_cannot_copy_says_which_weights_and_what_to_do(made)
         prune.remove(module[0], "weight")
         expected = by_torch(module, inputs, targets[:, None], "squared")[0]
         assert Landscape(module, inputs, targets).loss() == pytest.approx(expected, rel=1e-12)
+
+
+def test_modules_and_weights_that_are_there_twice_are_left_as_they_were() -> None:
+    norm, first, last = nn.BatchNorm1d(3), nn.Linear(3, 3), nn.Linear(3, 3)
+    last.weight = first.weight
+    model = nn.Sequential(first, norm, nn.ReLU(), last, norm, nn.Linear(3, 2)).double().eval()
+    rng = np.random.default_rng(0)
+    landscape = Landscape(model, rng.normal(size=(5, 3)), rng.normal(size=(5, 2)))
+    theta = landscape.theta + 0.1 * rng.normal(size=landscape.size)
+    loss = landscape.loss(theta)
+    again = landscape.module_at(theta)  # copies what was evaluated
+    outputs = again(torch.from_numpy(landscape.inputs)).detach().numpy()
+    assert ((outputs - landscape.targets) ** 2).sum(axis=1).mean() == pytest.approx(loss)
+    step = 1e-6 * rng.normal(size=landscape.size)
+    slope = (landscape.loss(theta + step) - landscape.loss(theta - step)) / 2
+    assert landscape.gradient(theta) @ step == pytest.approx(slope, rel=1e-6)

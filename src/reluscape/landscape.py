@@ -33,6 +33,7 @@ from reluscape.validation import (
     check_theta,
     is_index,
     private_copy,
+    tied_names,
 )
 
 if TYPE_CHECKING:
@@ -95,6 +96,7 @@ class Landscape:
         self.weight_decay = check_decay(weight_decay)
         self._module = private_copy(model, device)
         self._inputs = check_inputs(inputs, self._module).to(device)
+        self._tied = tied_names(self._module)
         self._parameters = {name: p.detach() for name, p in self._module.named_parameters()}
         if not self._parameters:
             raise InputError(
@@ -342,7 +344,10 @@ class Landscape:
     ) -> torch.Tensor:
         """Outputs as a (samples, outputs) tensor."""
         inputs = self._inputs[rows]
-        outputs: torch.Tensor = functional_call(self._module, parameters, (inputs,))
+        tied = {name: parameters[first] for name, first in self._tied.items()}
+        outputs: torch.Tensor = functional_call(
+            self._module, parameters | tied, (inputs,), tie_weights=False
+        )
         return outputs.reshape(len(inputs), -1)
 
     def _objective(

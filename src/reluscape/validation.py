@@ -20,6 +20,24 @@ LARGEST = 1e50
 SMALLEST = 1.0 / LARGEST
 
 
+def tied_names(module: nn.Module) -> dict[str, str]:
+    """Further names of parameters that several modules own, and the name that each goes by.
+
+    A module that is there twice has one name: PyTorch's own tying exchanges its parameters twice and
+    does not put them back.
+    """
+    first: dict[int, str] = {}
+    found: dict[str, str] = {}
+    for prefix, part in module.named_modules():
+        for own, parameter in part._parameters.items():
+            if parameter is not None:
+                name = f"{prefix}.{own}" if prefix else own
+                known = first.setdefault(id(parameter), name)
+                if known != name:
+                    found[name] = known
+    return found
+
+
 def check_theta(theta: ArrayLike, size: int) -> Floats:
     """Return `theta` as a finite float64 vector with `size` entries, or raise InputError."""
     vector = as_array(theta, "theta").astype(np.float64)

@@ -16,7 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from reluscape.errors import InputError
 from reluscape.landscape import Landscape
 from reluscape.strings.surface import Metric, Surface
-from reluscape.validation import check_theta
+from reluscape.validation import check_theta, tied_names
 
 Floats = NDArray[np.float64]
 State = dict[str, torch.Tensor]
@@ -166,7 +166,9 @@ class Statistics:
         norms = [m for m in self._module.modules() if isinstance(m, _BatchNorm)]
         hooks = [norm.register_forward_pre_hook(see) for norm in norms]
         try:
-            functional_call(self._module, self.named(vector), (self._inputs,))
+            state = self.named(vector)
+            tied = {name: state[first] for name, first in tied_names(self._module).items()}
+            functional_call(self._module, state | tied, (self._inputs,), tie_weights=False)
         finally:
             for hook in hooks:
                 hook.remove()
