@@ -183,8 +183,8 @@ METHODS = {
     "greedy": "Dynamic String Sampling: a segment that rises above the level gets a new model where it "
     "is highest, which is trained until it is below the level; its two halves are segments again. All "
     "models of a depth are trained as one batch.",
-    "constrained": "Dynamic String Sampling, constrained: all models move together, each about "
-    "on the hyperplane between its neighbours, and new ones are put where the string is too high.",
+    "constrained": "Dynamic String Sampling, constrained: all models move together, each "
+    "as far from the one before as from the next, and new ones are put where the string is too high.",
     "bezier": "A quadratic Bezier curve, trained at random positions, and models on it.",
     "band": "A nudged elastic band: models move down across the band and are kept apart along it.",
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 from reluscape.strings.evolving import ROUND, evolve, units
 from reluscape.strings.finishing import Work
+from reluscape.strings.judging import Beads
 
 Floats = NDArray[np.float64]
 
@@ -39,12 +41,12 @@ class Band:
         along = _tangents(rows, values)
         return gradients - (gradients * along).sum(1, keepdim=True) * along
 
-    def settle(self, rows: torch.Tensor, moved: torch.Tensor) -> torch.Tensor:
+    def settle(self, moved: torch.Tensor) -> torch.Tensor:
         """The springs."""
-        steps = moved[1:] - moved[:-1]
-        lengths = steps.norm(dim=1, keepdim=True)
+        lengths = (moved[1:] - moved[:-1]).norm(dim=1, keepdim=True)
         pull = 0.5 * self.share * (lengths[1:] - lengths[:-1])
-        return torch.addcmul(moved[1:-1], pull, units(rows[2:] - rows[:-2]))
+        inner = torch.addcmul(moved[1:-1], pull, units(moved[2:] - moved[:-2]))
+        return torch.cat([moved[:1], inner, moved[-1:]])
 
     def moving(self, values: Floats) -> NDArray[np.bool_]:
         """All of them: it is one band."""
@@ -53,7 +55,11 @@ class Band:
     def splits(self, work: Work, values: Floats) -> list[int]:
         """Segments above the level between beads that are below it."""
         low = values <= work.level
-        return [k for k in work.beads.above(work.level) if low[k] and low[k + 1]]
+        return [k for k in work.beads.rising(work.level) if low[k] and low[k + 1]]
+
+    def depths(self, beads: Beads) -> list[int]:
+        """One more than that of the deeper neighbour."""
+        return [1 + max(pair) for pair in pairwise(beads.depths)]
 
 
 def _tangents(rows: torch.Tensor, values: torch.Tensor) -> torch.Tensor:

@@ -94,14 +94,14 @@ def connect(
         theta_b: The other one.
         level: At least the value at both ends; where paths are proved, with its rounding errors.
         method: "greedy": beads go into segments one depth at a time and are trained freely.
-            "constrained": all beads move together, each about on the hyperplane between its neighbours.
+            "constrained": all beads move together, each as far from the one before as from the next.
             "bezier": a quadratic Bezier curve; "band": a nudged elastic band; both to compare with.
         match_units: Permute the second model's hidden units first so that they fit the first one's; the
             path then ends at that permuted model, which computes the same function.
         metric: What is held below the level instead of the loss: "error_rate", a function of outputs and
             targets, or a landscape of the same model on other data.
         max_depth: How often a segment may be divided, one after the other; the first beads of a curve and
-            a band, 7 at once, count as one division.
+            a band, 7 at once, count as one division; a constrained string is of at most 2^max_depth.
         alpha: Beads are trained to this share of the level, of a negative one to all of it.
         middle: Greedy beads start in the middle of their segment, not where it is highest.
         spring: Of the constrained variant, in units of loss per length.

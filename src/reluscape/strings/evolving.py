@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Protocol
 
 import numpy as np
@@ -11,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from reluscape.strings.finishing import Work
+from reluscape.strings.judging import Beads
 from reluscape.strings.training import Adam
 
 Floats = NDArray[np.float64]
@@ -29,14 +29,17 @@ class Rule(Protocol):
     ) -> torch.Tensor:
         """What takes the gradient's place, for the inner rows."""
 
-    def settle(self, rows: torch.Tensor, moved: torch.Tensor) -> torch.Tensor:
-        """Inner rows after a step from `rows` to `moved`, both with ends."""
+    def settle(self, moved: torch.Tensor) -> torch.Tensor:
+        """Rows that keep their distances, from rows after a step or with new ones; the ends stay."""
 
     def moving(self, values: Floats) -> NDArray[np.bool_]:
         """Which inner beads are moved next, from the values of all beads."""
 
     def splits(self, work: Work, values: Floats) -> list[int]:
         """Segments that are to get a new bead, if they are not too deep."""
+
+    def depths(self, beads: Beads) -> list[int]:
+        """How deep a new bead in each segment would be."""
 
 
 def units(rows: torch.Tensor) -> torch.Tensor:
@@ -72,20 +75,28 @@ def evolve(work: Work, rule: Rule, rounds: int) -> None:
     size = len(beads.thetas[0])
     memory = _Memory(Adam((len(beads.thetas) - 2, size), work.schedule.rate, surface.device))
     for number in range(rounds + 1):
-        work.judge.examine(beads)
+        work.judge.glance(beads)
+        if not work.judge.seen_above(beads):
+            work.judge.examine(beads)
         work.tell(f"round {number}")
         if not beads.above(work.level):
             return
         values = surface.values(np.stack(beads.thetas))
-        depths = [max(pair) for pair in pairwise(beads.depths)]
-        places = [place for place in rule.splits(work, values) if depths[place] < work.max_depth]
+        depths = rule.depths(beads)
+        places = [place for place in rule.splits(work, values) if depths[place] <= work.max_depth]
         places = places[: MOST - len(values)]
         if places:
-            _split(work, places)
+            _split(beads, places, depths)
             memory.insert(places, work.schedule.rate)
+            rows = torch.tensor(np.stack(beads.thetas), device=surface.device)
+            _place(beads, rule.settle(rows))
             values = surface.values(np.stack(beads.thetas))
+        elif not rule.moving(values).any():
+            rounds = number
+            break
         if number < rounds:
             _steps(work, rule, memory.adam, values)
+    work.judge.examine(beads)
     left = len(beads.above(work.level))
     steps = rounds * ROUND
     work.tried.append(
@@ -93,13 +104,11 @@ def evolve(work: Work, rule: Rule, rounds: int) -> None:
     )
 
 
-def _split(work: Work, places: list[int]) -> None:
-    """New beads in the middles of segments, one deeper than the deeper of their neighbours."""
-    beads = work.beads
-    for place, point in sorted(zip(places, beads.starts(places, middle=True), strict=True),
-                               key=lambda one: -one[0]):  # fmt: skip
-        depth = 1 + max(beads.depths[place : place + 2])
-        beads.insert([place], point[None], depth)
+def _split(beads: Beads, places: list[int], depths: list[int]) -> None:
+    """New beads in the middles of segments."""
+    points = beads.starts(places, middle=True)
+    for place, point in reversed(list(zip(places, points, strict=True))):
+        beads.insert([place], point[None], depths[place])
 
 
 def _steps(work: Work, rule: Rule, adam: Adam, values: Floats) -> None:
@@ -120,9 +129,13 @@ def _steps(work: Work, rule: Rule, adam: Adam, values: Floats) -> None:
         force = rule.force(rows, gradients, heights)
         change = torch.zeros_like(gradients)
         change[chosen] = adam.step(force)[chosen]
-        moved = torch.cat([rows[:1], rows[1:-1] - change, rows[-1:]])
-        rows[1 + chosen] = rule.settle(rows, moved)[chosen]
-    found_rows = rows.cpu().numpy()
-    for place in range(1, len(found_rows) - 1):
-        if not np.array_equal(found_rows[place], work.beads.thetas[place]):
-            work.beads.move(place, found_rows[place].copy())
+        rows = rule.settle(torch.cat([rows[:1], rows[1:-1] - change, rows[-1:]]))
+    _place(work.beads, rows)
+
+
+def _place(beads: Beads, rows: torch.Tensor) -> None:
+    """Move the inner beads to these rows."""
+    found = rows.cpu().numpy()
+    for place in range(1, len(found) - 1):
+        if not np.array_equal(found[place], beads.thetas[place]):
+            beads.move(place, found[place].copy())

@@ -88,6 +88,14 @@ class Beads:
         """Segments that are not known to be below the level."""
         return [k for k, one in enumerate(self.segments) if one is None or not one.below(level)]
 
+    def rising(self, level: float) -> list[int]:
+        """Segments on which more than a level was seen, or that are not proved to stay below it."""
+        return [
+            k
+            for k, one in enumerate(self.segments)
+            if one is None or one.lower > level or (one.proved and not one.below(level))
+        ]
+
     def starts(self, places: Iterable[int], middle: bool = False) -> Floats:
         """Points inside segments: where they are highest, or their middles."""
         return np.stack([self._inside(place, middle) for place in places])

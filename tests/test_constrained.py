@@ -1,0 +1,149 @@
+"""Beads on the hyperplanes between their neighbours: against SciPy's root finder and closed forms."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+from nets import dense
+from numpy.typing import NDArray
+from scipy.optimize import root
+
+import reluscape as rs
+from reluscape.strings.constrained import Equidistant, equidistant
+from reluscape.strings.surface import Surface
+from reluscape.strings.training import Schedule, train_below
+
+LEVEL = 0.05
+X = np.linspace(0.0, 1.0, 25)[:, None]
+CUBIC = 8 * X**3 - 10 * X**2 + 3 * X
+
+
+def steps(rows: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.asarray(np.linalg.norm(np.diff(rows, axis=0), axis=1))
+
+
+def bent(rows: int, size: int, noise: float, seed: int) -> NDArray[np.float64]:
+    """A string near a circle, its beads not quite evenly far."""
+    rng = np.random.default_rng(seed)
+    angles = np.linspace(0.0, 2.0, rows)
+    string = np.zeros((rows, size))
+    string[:, 0], string[:, 1] = np.cos(angles), np.sin(angles)
+    return string + noise * rng.standard_normal((rows, size)) / (rows * size**0.5)
+
+
+@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize(("rows", "size"), [(3, 2), (4, 3), (12, 2), (30, 50)])
+def test_rows_move_along_the_string_to_where_a_root_finder_puts_them(
+    rows: int, size: int, seed: int
+) -> None:
+    string = bent(rows, size, 0.05, seed)
+    found = equidistant(torch.tensor(string)).numpy()
+    along = string[2:] - string[:-2]
+    along /= np.linalg.norm(along, axis=1, keepdims=True)
+
+    def uneven(shifts: NDArray[np.float64]) -> NDArray[np.float64]:
+        moved = string.copy()
+        moved[1:-1] += shifts[:, None] * along
+        return np.diff(steps(moved))
+
+    expected = root(uneven, np.zeros(rows - 2), options={"xtol": 1e-13})
+    moved = string.copy()
+    moved[1:-1] += expected.x[:, None] * along
+    np.testing.assert_allclose(np.diff(steps(moved)), 0.0, atol=1e-12)
+    np.testing.assert_allclose(found, moved, atol=1e-9)
+    assert found[[0, -1]].tobytes() == string[[0, -1]].tobytes()
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_uneven_and_folded_strings_are_evened_too(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    rows = np.cumsum(rng.standard_normal((9, 4)) * 10.0 ** rng.uniform(-3, 1, (9, 1)), axis=0)
+    found = equidistant(torch.tensor(rows)).numpy()
+    np.testing.assert_allclose(steps(found), steps(found)[0], rtol=1e-11)
+    assert found[[0, -1]].tobytes() == rows[[0, -1]].tobytes()
+    assert steps(found).sum() <= 1.5 * steps(rows).sum()
+
+
+def test_even_rows_stay_where_they_are() -> None:
+    line = np.linspace(0.0, 1.0, 9)[:, None] * np.array([3.0, -4.0])
+    np.testing.assert_allclose(equidistant(torch.tensor(line)).numpy(), line, atol=1e-15)
+    same = np.ones((5, 3))  # from a model to itself
+    np.testing.assert_array_equal(equidistant(torch.tensor(same)).numpy(), same)
+    lost = bent(6, 3, 0.0, 0)
+    lost[2] = np.nan  # a training that failed ends as one, not in an error
+    assert np.isnan(equidistant(torch.tensor(lost)).numpy()).any()
+
+
+@pytest.mark.parametrize("spring", [0.0, 0.3])
+def test_a_step_falls_across_the_string_only(spring: float) -> None:
+    rng = np.random.default_rng(0)
+    rows, gradients = torch.tensor(bent(7, 5, 1.0, 3)), torch.tensor(rng.standard_normal((5, 5)))
+    force = Equidistant(0.1, spring).force(rows, gradients, torch.zeros(7))
+    across = rows[2:] - rows[:-2]
+    np.testing.assert_allclose((force * across).sum(1).numpy(), 0.0, atol=1e-14)
+    free = Equidistant(0.1, 0.0).force(rows, gradients, torch.zeros(7))
+    pull = (force - free).numpy()  # towards the middle of the neighbours, where these are as far
+    evened = equidistant(rows)
+    middle = 0.5 * (evened[2:] + evened[:-2])
+    back = Equidistant(0.1, spring).force(evened, torch.zeros_like(gradients), torch.zeros(7))
+    away = (evened[1:-1] - middle).numpy()
+    reach = np.linalg.norm((evened[1:-1] - evened[:-2]).numpy(), axis=1, keepdims=True)
+    np.testing.assert_allclose(back.numpy(), spring * 2.0 * away / reach, atol=1e-9)
+    assert (np.abs(pull).max() > 0.0) == (spring > 0.0)
+
+
+def _parameters(module: torch.nn.Module) -> NDArray[np.float64]:
+    return np.concatenate([p.detach().numpy().ravel() for p in module.parameters()])
+
+
+@cache
+def ends() -> tuple[rs.Landscape, NDArray[np.float64]]:
+    """Four networks on the cubic below LEVEL."""
+    landscape = rs.Landscape(dense((1, 6, 6, 1), seed=0), X, CUBIC, loss="squared")
+    starts = np.stack([_parameters(dense((1, 6, 6, 1), seed=k)) for k in range(12)])
+    trained = train_below(Surface(landscape), starts, 0.9 * LEVEL, Schedule(max_steps=2000))
+    return landscape, trained.thetas[trained.reached][:4]
+
+
+@pytest.mark.parametrize("pair", [(0, 1), (2, 3), (0, 3)])
+@pytest.mark.parametrize("spring", [0.0, 0.03])
+@pytest.mark.parametrize("max_steps", [30, 1000])
+def test_beads_of_a_constrained_string_are_equally_far(
+    pair: tuple[int, int], spring: float, max_steps: int
+) -> None:
+    landscape, thetas = ends()
+    found = rs.connect(
+        landscape, thetas[pair[0]], thetas[pair[1]], LEVEL, method="constrained", spring=spring,
+        schedule=Schedule(max_steps=max_steps),
+    )  # fmt: skip
+    distances = steps(found.beads)
+    assert found.num_beads >= 4
+    np.testing.assert_allclose(distances, distances[0], rtol=1e-10)
+    assert found.depth <= (found.num_beads - 1).bit_length()
+    assert found.status == "connected" or max_steps == 30
+
+
+def test_a_string_of_another_method_is_evened_as_it_goes_on() -> None:
+    landscape, thetas = ends()
+    few, more = Schedule(max_steps=3), Schedule(max_steps=1000)
+    first = rs.connect(landscape, *thetas[:2], LEVEL, schedule=few, max_depth=2)
+    assert first.status == "not_found"
+    assert steps(first.beads).max() > 1.01 * steps(first.beads).min()
+    found = rs.connect(
+        landscape, *thetas[:2], LEVEL, method="constrained", start=first, schedule=more
+    )
+    np.testing.assert_allclose(steps(found.beads), steps(found.beads)[0], rtol=1e-10)
+    assert found.status == "connected"
+
+
+def test_depth_is_bounded_by_the_number_of_beads_of_as_many_halvings() -> None:
+    landscape, thetas = ends()
+    found = rs.connect(
+        landscape, *thetas[:2], 0.9 * LEVEL, method="constrained", max_depth=2,
+        schedule=Schedule(max_steps=200),
+    )  # fmt: skip
+    assert found.num_beads <= 5
+    assert found.depth <= 2
