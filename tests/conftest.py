@@ -1,11 +1,16 @@
 """Rules that hold for every test."""
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+# A shell that starts the tests in the background has interrupts ignored, and so would every process that
+# the tests interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 CHROMIUM = Path("/usr/bin/chromium")
 ARGUMENTS = [
