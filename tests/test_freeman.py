@@ -224,7 +224,7 @@ def test_generated_text_is_a_grammar() -> None:
 
 def test_a_pair_of_language_models_is_joined() -> None:
     parameters = {
-        "task": "language", "level": 40.0, "samples": 400, "tests": 50, "rate": 0.01, "every": 10,
+        "task": "language", "level": 40.0, "samples": 200, "tests": 50, "rate": 0.01, "every": 10,
         "steps": 400, "accept": 1.1, "alpha": 0.98, "depth": 4,
     }  # fmt: skip
     found = pair_at_level(parameters, seed=0)
@@ -260,7 +260,7 @@ def folder_of(place: Path, *, cifar: bool = True) -> Path:
 def test_a_pair_of_convolutional_networks_is_joined(source: str, tmp_path: Path) -> None:
     place = folder_of(tmp_path)
     parameters = {
-        "task": source, "level": 30.0, "samples": 300, "tests": 100, "rate": 0.003, "every": 5,
+        "task": source, "level": 30.0, "samples": 120, "tests": 60, "rate": 0.003, "every": 5,
         "steps": 200, "accept": 1.1, "alpha": 0.98, "depth": 5, "folder": str(place),
         "sha256": fingerprint(str(place), source),
     }  # fmt: skip
