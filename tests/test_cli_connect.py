@@ -665,3 +665,19 @@ def test_the_folder_is_refused_before_any_work(trained: Path) -> None:
     told = refused(trained, "--out", trained / "file" / "c")
     assert "out must be a folder that can be written to" in told
     assert ConnectionFolder(trained / "c").before().status == "connected"
+
+
+def test_strings_and_trees_are_not_mixed_in_one_folder(trained: Path) -> None:
+    ends = ("a.safetensors", "b.safetensors", "c.safetensors")
+    short = ("--max-depth", 1, "--max-steps", 1, "--level", 20.0)
+    for first, second, message in (
+        (2, 3, "a connection of two models"),
+        (3, 2, "the tree of more"),
+    ):
+        out = trained / f"mixed{first}"
+        assert connect(trained, *short, "--out", out, ends=ends[:first]).exit_code == 0
+        before = (out / "report.html").read_bytes()
+        refused = connect(trained, *short, "--out", out, ends=ends[:second])
+        assert refused.exit_code == 2
+        assert message in refused.output
+        assert (out / "report.html").read_bytes() == before

@@ -848,6 +848,7 @@ def test_a_spanning_tree_of_strings(tmp_path: Path) -> None:
         ({"spring": "1"}, "spring must be"),
         ({"metric": "error_rate"}, "error_rate needs class indices"),
         ({"spring": -1.0}, "spring must be"),
+        ({"relative_gap": 0}, "relative_gap must be a positive number"),
         ({"alpha": 2.0}, "alpha must be"),
         ({"start": 3}, "start must be a Connection"),
         ({"theta_a": np.zeros(3)}, "theta must have shape"),

@@ -10,6 +10,7 @@ import torch
 from nets import dense
 from numpy.typing import NDArray
 from scipy.optimize import root
+from torch import nn
 
 import reluscape as rs
 from reluscape.strings.constrained import Equidistant, equidistant
@@ -139,11 +140,82 @@ def test_a_string_of_another_method_is_evened_as_it_goes_on() -> None:
     assert found.status == "connected"
 
 
-def test_depth_is_bounded_by_the_number_of_beads_of_as_many_halvings() -> None:
+def test_a_string_below_the_level_is_evened_all_the_same() -> None:
     landscape, thetas = ends()
-    found = rs.connect(
-        landscape, *thetas[:2], 0.9 * LEVEL, method="constrained", max_depth=2,
-        schedule=Schedule(max_steps=200),
+    first = rs.connect(landscape, *thetas[:2], LEVEL)
+    assert first.status == "connected"
+    assert steps(first.beads).max() > 1.01 * steps(first.beads).min()
+    found = rs.connect(landscape, *thetas[:2], LEVEL, method="constrained", start=first)
+    np.testing.assert_allclose(steps(found.beads), steps(found.beads)[0], rtol=1e-10)
+    again = rs.connect(landscape, *thetas[:2], LEVEL, method="constrained", start=found)
+    assert again.beads.tobytes() == found.beads.tobytes()
+
+
+class Ring(nn.Module):
+    """Its loss is lowest on a circle around zero."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.zeros(2, dtype=torch.float64))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return 0.0 * x[:, :1] + self.w.square().sum().sqrt()
+
+
+def ring(offset: float) -> rs.Landscape:
+    return rs.Landscape(Ring(), np.ones((3, 1)), np.full((3, 1), 1.0 + offset), loss="squared")
+
+
+@pytest.mark.parametrize("offset", [0.1, 0.4])
+@pytest.mark.parametrize("above", [1.001, 1.01, 1.04, 1.06, 1.2])
+def test_segments_little_above_the_level_are_split_too(offset: float, above: float) -> None:
+    landscape = ring(offset)
+    a, b = np.array([[1.0, 0.0], [np.cos(0.3), np.sin(0.3)]])
+    level = above * landscape.loss(a)
+    assert landscape.loss(0.5 * (a + b)) > landscape.loss(a)
+    found = rs.connect(landscape, a, b, level, method="constrained", spring=0.0)
+    assert found.status == "connected", found.tried
+
+
+@pytest.mark.parametrize("method", ["constrained", "band"])
+def test_a_string_of_very_many_beads_gets_no_more(method: str) -> None:
+    landscape = ring(0.0)
+    angles = 0.5 * np.arange(270)
+    beads = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    start = rs.Unfinished(
+        level=0.001, beads=beads, depths=np.r_[0, np.ones(268, int), 0], method="greedy", seed=0,
+        kind="loss", objective="squared", weight_decay=0.0, gradients=0, losses=0, seconds=0.0,
     )  # fmt: skip
-    assert found.num_beads <= 5
-    assert found.depth <= 2
+    found = rs.connect(
+        landscape, beads[0], beads[-1], 0.001, method=method, start=start,
+        schedule=Schedule(max_steps=20),
+    )  # fmt: skip
+    assert found.num_beads == 270
+
+
+@pytest.mark.parametrize("method", ["greedy", "constrained", "bezier", "band"])
+def test_steps_may_be_of_some_samples(method: str) -> None:
+    landscape, thetas = ends()
+    kinds = [
+        rs.connect(
+            landscape, *thetas[:2], LEVEL, method=method,
+            schedule=Schedule(max_steps=20, batch_size=size),
+        ).beads.tobytes()
+        for size in (None, len(X), 4)
+    ]  # fmt: skip
+    assert kinds[0] == kinds[1] != kinds[2]
+
+
+@pytest.mark.parametrize("max_depth", [1, 2, 3])
+@pytest.mark.parametrize("above", [1.02, 1.05, 1.1])
+def test_a_constrained_string_has_no_more_segments_than_as_many_halvings(
+    max_depth: int, above: float
+) -> None:
+    landscape, thetas = ends()
+    level = above * max(landscape.loss(theta) for theta in thetas[:2])
+    found = rs.connect(
+        landscape, *thetas[:2], level, method="constrained", max_depth=max_depth,
+        schedule=Schedule(max_steps=100),
+    )  # fmt: skip
+    assert found.num_beads - 1 <= 2**max_depth
+    assert found.depth <= max_depth

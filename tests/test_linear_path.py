@@ -105,6 +105,29 @@ SQUARE = [
 ]
 
 
+@pytest.mark.parametrize("widths", [(2, 1), (3, 2)])
+def test_one_layer_is_joined_by_the_straight_line(widths):
+    landscape = landscape_of(widths)
+    theta = landscape.theta
+    for last in (theta, theta + 1.0):
+        found = rs.linear_path(landscape, theta, last)
+        assert found.status == "connected"
+        assert found.beads[[0, -1]].tobytes() == np.stack([theta, last]).tobytes()
+
+
+@pytest.mark.parametrize("widths", [(2, 1), (2, 3, 1), (3, 4, 2)])
+def test_the_signs_of_zeros_at_both_ends_are_kept(widths):
+    landscape = landscape_of(widths)
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        first = np.round(rng.normal(size=landscape.size))
+        last = np.where(rng.random(landscape.size) < 0.5, first, np.round(first / 2))
+        last[last == 0] *= rng.choice([-1.0, 1.0], (last == 0).sum())
+        found = rs.linear_path(landscape, first, last)
+        assert found.beads[0].tobytes() == first.tobytes()
+        assert found.beads[-1].tobytes() == last.tobytes()
+
+
 def product_of(landscape, theta) -> tuple[np.ndarray, np.ndarray]:
     """What the network does, from its weights alone."""
     layers = landscape.module_at(theta)

@@ -77,7 +77,11 @@ def connect(
         int, typer.Option(min=1, help="How often a segment may be divided, one time after another.")
     ] = 10,
     max_steps: Annotated[
-        int, typer.Option(min=1, help="Training steps of one model of the string.")
+        int,
+        typer.Option(
+            min=1,
+            help="Training steps of one model of the string; by other methods than greedy of all of it.",
+        ),
     ] = 1000,
     seed: Annotated[int, typer.Option(min=0, max=2**31, help="Seed of every random choice.")] = 0,
     resume: Annotated[
@@ -110,7 +114,7 @@ def connect(
     """
     _check(files, data, level, metric, method, resume)
     assert data is not None
-    from reluscape.connection_files import ConnectionFolder
+    from reluscape.connection_files import ConnectionFolder, check_tree
     from reluscape.data import load_data
     from reluscape.joining import read_models
     from reluscape.progress import shown, stoppable
@@ -122,6 +126,8 @@ def connect(
     pairs = [folder] if len(files) == 2 else [one for _, _, one in _folders(len(files), out)]
     for one in pairs:
         one.check(files)
+    if len(files) > 2:
+        check_tree(out)
     loaded = load_data(data, target=target, standardise=standardise)
     named = loss and loss.value
     models = read_models(files, model, loaded, named, weight_decay, metric.value, level, match)

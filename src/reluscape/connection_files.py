@@ -18,7 +18,13 @@ from reluscape.strings.keeping import Unfinished
 from reluscape.strings.spanning import SpanningTree
 from reluscape.weights import write_state
 
-__all__ = ["ConnectionFolder", "write_tree"]
+__all__ = ["ConnectionFolder", "check_tree", "write_tree"]
+
+
+def check_tree(folder: Path) -> None:
+    """Refuse to put a tree of many models where a connection of two is."""
+    if (folder / FILE).exists():
+        raise InputError(f"{folder} holds a connection of two models: give another --out")
 
 
 def write_tree(tree: SpanningTree, about: Grown, folder: Path) -> list[Path]:
@@ -46,8 +52,13 @@ class ConnectionFolder:
             given: The weights that are joined.
 
         Raises:
-            InputError: No such folder, or weights in that of the beads that no connection here has.
+            InputError: No such folder, weights in that of the beads that no connection here has, or a
+                tree of many models.
         """
+        if (self.path / TREE).exists():
+            raise InputError(
+                f"{self.path} holds the tree of more than two models: give another --out"
+            )
         beads, count = self.path / BEADS, self._num_beads()
         known = {self.path / bead_name(bead) for bead in range(count)}
         inside = [file for file in given if file.resolve().parent == beads.resolve()]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 import torch
@@ -11,7 +10,6 @@ from numpy.typing import NDArray
 
 from reluscape.strings.evolving import ROUND, evolve, units
 from reluscape.strings.finishing import Work
-from reluscape.strings.judging import Beads
 
 Floats = NDArray[np.float64]
 
@@ -52,14 +50,15 @@ class Band:
         """All of them: it is one band."""
         return np.ones(len(values) - 2, dtype=bool)
 
-    def splits(self, work: Work, values: Floats) -> list[int]:
+    def splits(self, work: Work, values: Floats) -> list[tuple[int, int]]:
         """Segments above the level between beads that are below it."""
         low = values <= work.level
-        return [k for k in work.beads.rising(work.level) if low[k] and low[k + 1]]
-
-    def depths(self, beads: Beads) -> list[int]:
-        """One more than that of the deeper neighbour."""
-        return [1 + max(pair) for pair in pairwise(beads.depths)]
+        depths = work.beads.depths
+        return [
+            (k, 1 + max(depths[k : k + 2]))
+            for k in work.beads.rising(work.level)
+            if low[k] and low[k + 1]
+        ]
 
 
 def _tangents(rows: torch.Tensor, values: torch.Tensor) -> torch.Tensor:

@@ -31,9 +31,10 @@ def grow_bezier(work: Work) -> None:
     ends = [torch.tensor(work.beads.thetas[k], device=surface.device) for k in (0, -1)]
     middle = (0.5 * (ends[0] + ends[1]))[None]
     adam = Adam((1, middle.shape[1]), work.schedule.rate, surface.device)
+    batches = surface.batches(work.schedule.batch_size)
     generator = np.random.default_rng(work.seed)
     for step in range(work.schedule.max_steps + 1):
-        if step % EVERY == 0:
+        if step % EVERY == 0 or step == work.schedule.max_steps:
             work.beads = _string(work, middle[0].cpu().numpy())
             work.tell(f"step {step}")
             if not work.beads.above(work.level):
@@ -43,7 +44,7 @@ def grow_bezier(work: Work) -> None:
         times = torch.tensor(generator.random((work.draws, 1)), device=surface.device)
         weights = 2.0 * times * (1.0 - times)
         points = (1.0 - times) ** 2 * ends[0] + weights * middle + times**2 * ends[1]
-        _, gradients = surface.slopes(points)
+        _, gradients = surface.slopes(points, batches[step % len(batches)])
         middle = middle - adam.step((weights * gradients).mean(0, keepdim=True))
     work.tried.append(f"the curve was above the level after {work.schedule.max_steps} steps")
 

@@ -35,6 +35,7 @@ from reluscape.strings.greedy import grow_greedily
 from reluscape.strings.judging import Beads, Judge
 from reluscape.strings.keeping import Keeper, Unfinished, check_keep
 from reluscape.strings.matching import match_units as units_matched
+from reluscape.strings.maximum import check_gap
 from reluscape.strings.surface import Metric, Surface
 from reluscape.strings.training import Schedule
 from reluscape.train import one_thread
@@ -250,7 +251,7 @@ def _check(
     if not isinstance(method, str) or method not in METHODS:
         raise InputError(f"method must be one of {', '.join(METHODS)}; received {method!r}")
     check_number(spring, "spring", 0.0)
-    check_number(relative_gap, "relative_gap", 0.0)
+    check_gap(relative_gap)
     if not isinstance(schedule, Schedule):
         raise InputError(f"schedule must be a Schedule; received {schedule!r}")
     given = start is None or isinstance(start, Connection | Unfinished)
@@ -273,7 +274,7 @@ def _first_beads(ends: tuple[Model, Model], start: Connection | Unfinished | Non
         raise InputError(
             "start must have the given ends; received a connection between other models"
         )
-    return Beads(list(start.beads), [int(depth) for depth in start.depths])
+    return Beads([first, *start.beads[1:-1], last], [int(depth) for depth in start.depths])
 
 
 def _check_string(start: Connection | Unfinished, size: int) -> None:

@@ -9,9 +9,8 @@ import torch
 from numpy.typing import NDArray
 from scipy.linalg import solve_banded
 
-from reluscape.strings.evolving import ROUND, evolve, units
+from reluscape.strings.evolving import ROUND, evolve, settle, units
 from reluscape.strings.finishing import Work
-from reluscape.strings.judging import Beads
 
 Floats = NDArray[np.float64]
 
@@ -22,7 +21,7 @@ EVEN = 1e-12
 #: Steps of Newton's method, which takes 2 to 5.
 NEWTON = 20
 #: Times that beads are put at even places along the string before Newton's method is given up.
-SPREADS = 50
+SPREADS = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,13 +60,17 @@ class Equidistant:
         """Beads above the goal."""
         return np.asarray(values[1:-1] > self.goal)
 
-    def splits(self, work: Work, values: Floats) -> list[int]:
-        """Segments that rise above the string's own level."""
-        return work.beads.rising(max(work.level, (1.0 + TOLERANCE) * float(values.max())))
+    def splits(self, work: Work, values: Floats) -> list[tuple[int, int]]:
+        """Segments that rise above the string's own level; where no bead falls, above the level.
 
-    def depths(self, beads: Beads) -> list[int]:
-        """The halvings after which a straight line has as many beads."""
-        return [len(beads.segments).bit_length()] * len(beads.segments)
+        As beads have no place of their own, a depth is that of as many halvings of a straight line.
+        """
+        beads = work.beads
+        places = beads.rising(max(work.level, (1.0 + TOLERANCE) * float(values.max())))
+        if not places and not self.moving(values).any():
+            places = beads.rising(work.level)
+        count = len(beads.segments)
+        return [(place, (count + more).bit_length()) for more, place in enumerate(places)]
 
 
 def equidistant(rows: torch.Tensor) -> torch.Tensor:
@@ -79,7 +82,7 @@ def equidistant(rows: torch.Tensor) -> torch.Tensor:
 
     are equal to a relative 1e-12: Newton's method on tridiagonal systems, one unknown a row. Where that
     does not end near by (uneven rows, a folded string), they are first put at even places along the
-    string, which also cuts its corners, and which is repeated until it does.
+    string, which also cuts its corners, and which is repeated until it does, 500 times at most.
     """
     for _ in range(SPREADS if len(rows) > 2 else 0):
         shifted = _shifted(rows)
@@ -133,4 +136,6 @@ def _spread(rows: torch.Tensor) -> torch.Tensor:
 
 def grow_constrained(work: Work) -> None:
     """Let the whole string fall from the straight line, and split it where it rises between beads."""
-    evolve(work, Equidistant(work.goal, work.spring), -(-work.schedule.max_steps // ROUND))
+    rule = Equidistant(work.goal, work.spring)
+    settle(work, rule)  # a string gone on from may be another method's
+    evolve(work, rule, -(-work.schedule.max_steps // ROUND))

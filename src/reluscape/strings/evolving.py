@@ -35,11 +35,8 @@ class Rule(Protocol):
     def moving(self, values: Floats) -> NDArray[np.bool_]:
         """Which inner beads are moved next, from the values of all beads."""
 
-    def splits(self, work: Work, values: Floats) -> list[int]:
-        """Segments that are to get a new bead, if they are not too deep."""
-
-    def depths(self, beads: Beads) -> list[int]:
-        """How deep a new bead in each segment would be."""
+    def splits(self, work: Work, values: Floats) -> list[tuple[int, int]]:
+        """Segments that are to get a new bead, in order, and how deep these are."""
 
 
 def units(rows: torch.Tensor) -> torch.Tensor:
@@ -82,47 +79,52 @@ def evolve(work: Work, rule: Rule, rounds: int) -> None:
         if not beads.above(work.level):
             return
         values = surface.values(np.stack(beads.thetas))
-        depths = rule.depths(beads)
-        places = [place for place in rule.splits(work, values) if depths[place] <= work.max_depth]
-        places = places[: MOST - len(values)]
-        if places:
-            _split(beads, places, depths)
-            memory.insert(places, work.schedule.rate)
-            rows = torch.tensor(np.stack(beads.thetas), device=surface.device)
-            _place(beads, rule.settle(rows))
+        splits = [one for one in rule.splits(work, values) if one[1] <= work.max_depth]
+        splits = splits[: max(0, MOST - len(values))]
+        if splits:
+            _split(beads, splits)
+            memory.insert([place for place, _ in splits], work.schedule.rate)
+            settle(work, rule)
             values = surface.values(np.stack(beads.thetas))
         elif not rule.moving(values).any():
             rounds = number
             break
         if number < rounds:
-            _steps(work, rule, memory.adam, values)
+            _steps(work, rule, memory.adam, values, number)
     work.judge.examine(beads)
     left = len(beads.above(work.level))
     steps = rounds * ROUND
     work.tried.append(
-        f"{left} of {len(beads.segments)} segments are above the level after {steps} steps"
+        f"{left} of {len(beads.segments)} segments are above the level after {steps} steps of the string"
     )
 
 
-def _split(beads: Beads, places: list[int], depths: list[int]) -> None:
+def settle(work: Work, rule: Rule) -> None:
+    """Let the string keep its distances as it stands."""
+    rows = torch.tensor(np.stack(work.beads.thetas), device=work.surface.device)
+    _place(work.beads, rule.settle(rows))
+
+
+def _split(beads: Beads, splits: list[tuple[int, int]]) -> None:
     """New beads in the middles of segments."""
-    points = beads.starts(places, middle=True)
-    for place, point in reversed(list(zip(places, points, strict=True))):
-        beads.insert([place], point[None], depths[place])
+    points = beads.starts([place for place, _ in splits], middle=True)
+    for (place, depth), point in reversed(list(zip(splits, points, strict=True))):
+        beads.insert([place], point[None], depth)
 
 
-def _steps(work: Work, rule: Rule, adam: Adam, values: Floats) -> None:
+def _steps(work: Work, rule: Rule, adam: Adam, values: Floats, number: int) -> None:
     """One round of steps of the beads that are to move."""
     surface = work.surface
+    batches = surface.batches(work.schedule.batch_size)
     moving = np.flatnonzero(rule.moving(values))
     if not len(moving):
         return
     chosen = torch.from_numpy(moving).to(surface.device)
     rows = torch.tensor(np.stack(work.beads.thetas), device=surface.device)
     heights = torch.tensor(values, device=surface.device)
-    for _ in range(ROUND):
-        losses, found = surface.slopes(rows[1 + chosen])
-        if surface.trains_on_judged:
+    for step in range(number * ROUND, (number + 1) * ROUND):
+        losses, found = surface.slopes(rows[1 + chosen], batches[step % len(batches)])
+        if surface.trains_on_judged and len(batches) == 1:
             heights[1 + chosen] = losses
         gradients = torch.zeros_like(rows[1:-1])
         gradients[chosen] = found

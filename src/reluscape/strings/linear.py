@@ -189,5 +189,9 @@ def _theta(landscape: Landscape, state: State, biases: list[Floats | None]) -> F
 
 
 def _distinct(beads: list[Floats]) -> list[Floats]:
-    """Points without those that are the same as the one before; the ends stay."""
-    return [beads[0], *(b for a, b in pairwise(beads) if not np.array_equal(a, b))]
+    """Points without inner ones that are the same as the one before or the last; the ends stay."""
+    first, last = beads[0], beads[-1]
+    inner = [b for a, b in pairwise(beads[:-1]) if not np.array_equal(a, b)]
+    while inner and np.array_equal(inner[-1], last):
+        inner.pop()
+    return [first, *inner, last]

@@ -130,12 +130,17 @@ def path_maximum(
     Source: Freeman and Bruna, algorithm 1, line 7, which asks for a stationary position or takes 1/2.
     """
     start, stop = (check_theta(theta, landscape.size) for theta in (theta_a, theta_b))
-    if check_number(relative_gap, "relative_gap", 0.0) == 0.0:
-        raise InputError(f"relative_gap must be a positive number; received {relative_gap!r}")
+    check_gap(relative_gap)
     if level is not None:
         check_number(level, "level")
     with one_thread():  # a few samples at a time: several threads would wait for each other
         return _found(landscape, start, stop, relative_gap, level)
+
+
+def check_gap(relative_gap: object) -> None:
+    """Refuse gaps that no proof closes."""
+    if check_number(relative_gap, "relative_gap", 0.0) == 0.0:
+        raise InputError(f"relative_gap must be a positive number; received {relative_gap!r}")
 
 
 def _found(

@@ -135,9 +135,11 @@ class Surface:
         losses, gradients = (torch.cat(one) for one in zip(*found, strict=True))
         return losses, gradients
 
-    def batches(self, size: int) -> list[slice]:
-        """Cut the samples, in an order drawn once, into parts of a size."""
+    def batches(self, size: int | None) -> list[slice]:
+        """Cut the samples, in an order drawn once, into parts of a size; one part of all for None."""
         count = self.landscape.num_samples
+        if size is None or size >= count:
+            return [slice(None)]
         return [slice(at, min(at + size, count)) for at in range(0, count, size)]
 
     # ---- private -----------------------------------------------------------------------------

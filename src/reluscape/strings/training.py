@@ -30,7 +30,8 @@ class Schedule:
 
     Attributes:
         rate: Adam's step size; halved for a bead that makes no progress.
-        max_steps: Of one bead.
+        max_steps: Of one bead; of the whole string where all beads move together, which is then to last
+            for beads that are inserted late: "constrained", "bezier" and "band".
         batch_size: Samples of a step; None for all.
     """
 
@@ -137,9 +138,8 @@ class _Run:
         self.halved = np.zeros(len(starts), dtype=np.int64)
         shape = (starts.shape[0], starts.shape[1])
         self.adam = Adam(shape, schedule.rate, surface.device)
-        full = schedule.batch_size is None or schedule.batch_size >= surface.landscape.num_samples
-        self.batches = [slice(None)] if full else surface.batches(schedule.batch_size or 1)
-        self.direct = full and surface.trains_on_judged
+        self.batches = surface.batches(schedule.batch_size)
+        self.direct = len(self.batches) == 1 and surface.trains_on_judged
 
     def advance(self, step: int, goal: float) -> bool:
         """One step of all active beads; False when none is left."""
