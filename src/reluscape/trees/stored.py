@@ -15,12 +15,13 @@ import numpy as np
 
 from reluscape.errors import AnalysisError
 from reluscape.progress import Progress
-from reluscape.study.study import Study
+from reluscape.study.study import Study, workers
 from reluscape.trees import values
 from reluscape.trees.layer import Layer
 from reluscape.trees.problem import Problem
 from reluscape.trees.pruning import pruned
 from reluscape.trees.sweep import Table
+from reluscape.trees.threads import Threads
 from reluscape.trees.values import Chunk, Solved, Values, chunks, gathered, solve_chunk
 
 
@@ -49,7 +50,8 @@ def stored_values(
             f"{len(work) - standing.done} of {len(work)} chunks of the tree failed:"
             f" see `reluscape study show {path}`"
         )
-    return gathered(problem, table, _read(study))
+    with Threads.start(workers(jobs)) as threads:
+        return gathered(problem, table, _read(study), threads)
 
 
 def solve_trial(parameters: dict[str, Any], seed: int) -> dict[str, Any]:

@@ -172,23 +172,23 @@ def _alive(table, scratch, unit, cell):
     return table.alive[code]
 
 
-@bare
-def copy_cells(table, scratch, values):
-    """Give every cell the value of the one that was solved for it."""
+@unlocked
+def copy_cells(table, scratch, start, stop, values):
+    """Give cells `start .. stop` the values of those that were solved for them."""
     units, cells = table.shape[0], table.shape[1]
-    for code in range(len(values)):
+    for code in range(start, stop):
         digits_of(code, units, cells, scratch.digits)
         if not _ascending(scratch.digits, table.groups, units, -1):
             _sort(scratch.digits, table.groups, units, -1)
             values[code] = values[_code(scratch.digits, units, cells)]
 
 
-@bare
-def copy_facets(table, scratch, values):
-    """Give every facet the value of the one that was solved for it."""
+@unlocked
+def copy_facets(table, scratch, start, stop, values):
+    """The same of facets."""
     units, cells, facets = table.shape[0], table.shape[1], table.shape[2]
     rest = cells ** (units - 1)
-    for edge in range(len(values)):
+    for edge in range(start, stop):
         unit, facet = edge // (facets * rest), edge // rest % facets
         others_of(edge % rest, unit, units, cells, scratch.digits)
         first = table.groups[unit]

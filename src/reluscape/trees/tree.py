@@ -6,23 +6,24 @@ import math
 import os
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from reluscape.arithmetic import arithmetic_called
 from reluscape.errors import InputError
 from reluscape.landscape import Block
 from reluscape.progress import Progress
 from reluscape.study.study import workers
-from reluscape.trees.kruskal import join
+from reluscape.trees.joining import Joined, join_cells
 from reluscape.trees.layer import Layer
 from reluscape.trees.minimisers import Minimisers
 from reluscape.trees.problem import Problem
 from reluscape.trees.pruning import pruned
 from reluscape.trees.result import MergeTree
-from reluscape.trees.sweep import Table
+from reluscape.trees.sweep import Scratch, Table
 from reluscape.trees.symmetry import multiplicities
 from reluscape.trees.values import Values, least_values
 from reluscape.validation import check_whole
@@ -125,14 +126,16 @@ def merge_tree(
             )
         return _exact_tree(problem, block.layer, progress)
     tolerance = TOLERANCE if tolerance is None else tolerance
-    known = pruned(problem, below)
-    values = _values(problem, known.table, jobs, store, dask, below, progress)
-    joined = _joined(problem, values, tolerance * problem.layer.zero_loss, below)
-    return _tree(
-        problem, values, joined, Minimisers.of(problem), values,
-        tolerance * problem.layer.zero_loss, tolerance=tolerance, below=below,
-        arithmetic="float64", block=block.layer, bundle_proofs=known.proofs,
-    )  # fmt: skip
+    slack = tolerance * problem.layer.zero_loss
+    with threadpool_limits(1, user_api="blas"):  # the matrices are small: threads would only wait
+        known = pruned(problem, below)
+        values = _values(problem, known.table, jobs, store, dask, below, progress)
+        joined = join_cells(problem, values, slack, below, workers(jobs))
+        return _tree(
+            problem, values, joined, Minimisers(problem, known.table, Scratch.of(problem)), values,
+            slack, tolerance=tolerance, below=below, arithmetic="float64", block=block.layer,
+            bundle_proofs=known.proofs,
+        )  # fmt: skip
 
 
 def _exact_tree(problem: Problem, layer: str, progress: Progress | None) -> MergeTree:
@@ -149,7 +152,7 @@ def _exact_tree(problem: Problem, layer: str, progress: Progress | None) -> Merg
     ranks = replace(values, cells=places[0], facets=places[1])
     groups = alike(problem.layer.weights, problem.units.order)
     problem = replace(problem, units=replace(problem.units, groups=groups))
-    joined = _joined(problem, ranks, 0.0, math.inf)
+    joined = join_cells(problem, ranks, 0.0, math.inf)
     none = np.empty((0, problem.proof_words), dtype=problem.proof_kind)
     return _tree(
         problem, values, joined, exact, ranks, 0.5, tolerance=0.0, below=math.inf,
@@ -186,36 +189,6 @@ class LeastPoints(Protocol):
 
     def of_facet(self, edge: int) -> Floats:
         """The same of a facet."""
-
-
-class Joined(NamedTuple):
-    """How basins join.
-
-    Attributes:
-        joins: Facets at which they meet, by ascending level.
-        ended: Minima that end: cell, facet, cell of the lower minimum (minima, 3).
-        roots: Cells of the minima that do not (roots,).
-    """
-
-    joins: Indices
-    ended: Indices
-    roots: Indices
-
-
-def _joined(problem: Problem, values: Values, tolerance: float, below: float) -> Joined:
-    """Kruskal's algorithm over the facets."""
-    cells = problem.num_cells
-    highest = problem.layer.limit(below)
-    order = np.flatnonzero(values.facets <= highest)
-    order = order[np.argsort(values.facets[order], kind="stable")]
-    joins, ended = np.empty(cells - 1, dtype=np.int64), np.empty((cells - 1, 3), dtype=np.int64)
-    parent, lowest = np.arange(cells), np.arange(cells)
-    met, lost = join(
-        order, values.cells, values.facets, problem.shape, problem.pairs, tolerance, parent,
-        lowest, joins, ended,
-    )  # fmt: skip
-    roots = lowest[parent == np.arange(cells)]
-    return Joined(joins[:met].copy(), ended[:lost].copy(), roots[values.cells[roots] <= highest])
 
 
 def _tree(

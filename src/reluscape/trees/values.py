@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,11 +20,14 @@ from reluscape.trees.sweep import (
     solve_cells,
     solve_facets,
 )
+from reluscape.trees.threads import Threads
 
 Floats = NDArray[np.float64]
 
-#: Cells or facets that are gone through at once, and into how many parts threads cut them at least.
-CHUNK, PARTS = 100_000, 32
+#: Cells or facets that are gone through at once by a process of a study, and at most by a thread.
+CHUNK, SHARE = 100_000, 20_000
+#: Into how many parts threads cut them at least.
+PARTS = 32
 
 
 class Chunk(NamedTuple):
@@ -108,21 +110,18 @@ def least_values(
     problem: Problem, table: Table, *, jobs: int = 1, progress: Progress | None = None
 ) -> Values:
     """The least loss of all cells and facets, in so many threads."""
-    size = min(CHUNK, (problem.num_cells + problem.num_facets) // PARTS + 1)
+    size = min(SHARE, (problem.num_cells + problem.num_facets) // PARTS + 1)
     work = list(chunks(problem, size))
-    with ThreadPoolExecutor(jobs) as pool:
-        try:
-            found = pool.map(lambda chunk: solve_chunk(problem, table, chunk), work)
-            return gathered(problem, table, zip(work, found, strict=True), progress)
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+    with Threads.start(jobs) as threads:
+        found = threads.pool.map(lambda chunk: solve_chunk(problem, table, chunk), work)
+        return gathered(problem, table, zip(work, found, strict=True), threads, progress)
 
 
 def gathered(
     problem: Problem,
     table: Table,
     found: Iterator[tuple[Chunk, Solved]],
+    threads: Threads,
     progress: Progress | None = None,
 ) -> Values:
     """Chunks put together."""
@@ -135,13 +134,20 @@ def gathered(
         failed, done = failed + part.failed, done + len(part.sums)
         if progress is not None:
             progress(chunk.kind, done / whole)
-    scratch = Scratch.of(problem)
-    copy_cells(table, scratch, sums["cells"])
-    copy_facets(table, scratch, sums["facets"])
+    if len(set(problem.units.groups.tolist())) < len(problem.units.groups):
+        for copy, values in ((copy_cells, sums["cells"]), (copy_facets, sums["facets"])):
+            threads.over(len(values), _copied, problem, table, copy, values)
     for values in sums.values():
         values *= problem.layer.scale
     stacked = {kind: _stacked(problem, parts) for kind, parts in proofs.items()}
     return Values(sums["cells"], sums["facets"], stacked["cells"], stacked["facets"], failed)
+
+
+def _copied(
+    start: int, stop: int, problem: Problem, table: Table, copy: Any, values: Floats
+) -> None:
+    """Fill in what is the same as another's, in room of its own."""
+    copy(table, Scratch.of(problem), start, stop, values)
 
 
 def _stacked(problem: Problem, parts: dict[int, Proofs]) -> Proofs:

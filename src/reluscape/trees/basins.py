@@ -1,0 +1,190 @@
+"""Basins of a layer's landscape: cells linked across their lowest facets, compiled.
+
+A cell's lowest facet, of equal levels the first, is in the minimum spanning tree (Boruvka). Where its
+level is the cell's own minimum, as it is for all but the few cells that hold a minimum inside, no minimum
+ends there, in whatever order facets come: the cell can be linked with the one behind it beforehand. So it
+is with basins of linked cells. Kruskal's algorithm has then nothing left to do but for facets between the
+few basins that are linked with no other.
+"""
+
+from __future__ import annotations
+
+from reluscape.compiled import bare, unlocked
+from reluscape.trees.kruskal import lower_of, root_of
+
+
+@unlocked
+def find_lowest(start, stop, levels, highest, shape, pairs, least, lowest, parent):
+    """Write the lowest facet of cells whose first unit is in one of its cells `start .. stop`.
+
+    Of equal levels it is the first: a cell's facets are gone through by their numbers.
+
+    Args:
+        start: The first of the first unit's cells.
+        stop: Behind the last.
+        levels: Minimum of each facet (facets,).
+        highest: Facets above this are none.
+        shape: Units, cells of a unit, facets of a unit.
+        pairs: Cells of a unit's facets (facets, 2).
+        least: Written: level of the lowest facet; at first infinite (cells,).
+        lowest: Written: that facet; at first -1 (cells,).
+        parent: Written: the cell behind it (cells,).
+    """
+    units, cells, facets = shape[0], shape[1], shape[2]
+    rest = cells ** (units - 1)
+    for unit in range(units):
+        low = cells ** (units - 1 - unit)
+        for facet in range(facets):
+            edges = (unit * facets + facet) * rest
+            for side in range(2):
+                own, other = pairs[facet, side], pairs[facet, 1 - side]
+                if unit == 0:
+                    first, last = 0, 1 if start <= own < stop else 0
+                else:
+                    first, last = start * cells ** (unit - 1), stop * cells ** (unit - 1)
+                for high in range(first, last):
+                    edge, cell = edges + high * low, (high * cells + own) * low
+                    for k in range(low):
+                        level = levels[edge + k]
+                        if level < least[cell + k] and level <= highest:
+                            least[cell + k] = level
+                            lowest[cell + k] = edge + k
+                            parent[cell + k] = cell + k + (other - own) * low
+
+
+@unlocked
+def link(start, stop, lowest, least, values, tolerance, parent):
+    """Keep the links of cells `start .. stop` across their lowest facets only where no minimum can end.
+
+    When its lowest facet comes, a cell is still alone. With a minimum within `tolerance` of that level it
+    does not end there, nor does a higher one that it meets. Of two cells that would be linked across one
+    facet, the first is not.
+
+    Args:
+        start: The first cell.
+        stop: Behind the last.
+        lowest: Lowest facet of each cell, or -1 (cells,).
+        least: Its level (cells,).
+        values: Minimum of each cell (cells,).
+        tolerance: As for `join`.
+        parent: The cell behind that facet; written: the cell itself where it is not linked (cells,).
+    """
+    for cell in range(start, stop):
+        other, edge = parent[cell], lowest[cell]
+        if edge >= 0 and least[cell] - values[cell] <= tolerance:
+            mutual = lowest[other] == edge and least[cell] - values[other] <= tolerance
+            if not mutual or other < cell:
+                continue
+        parent[cell] = cell
+
+
+@unlocked
+def leap(start, stop, parent, further):
+    """Write the parents' parents of cells `start .. stop`; whether any of them is another one."""
+    moved = False
+    for cell in range(start, stop):
+        further[cell] = parent[parent[cell]]
+        moved |= further[cell] != parent[cell]
+    return moved
+
+
+@bare
+def settle(basin, values, lowest, marks, bottom):
+    """Write what the links have made.
+
+    Args:
+        basin: The cell that each cell is linked with in the end (cells,).
+        values: Minimum of each cell (cells,).
+        lowest: Lowest facet of each cell (cells,).
+        marks: Written: True for the facets of the links (facets,).
+        bottom: Written: the lowest cell of each basin (cells,): at first each cell its own.
+
+    Returns:
+        Number of basins.
+    """
+    basins = 0
+    for cell in range(len(basin)):
+        root = basin[cell]
+        if root == cell:
+            basins += 1
+        else:
+            marks[lowest[cell]] = True
+            bottom[root] = lower_of(bottom[root], bottom[cell], values)
+    return basins
+
+
+@unlocked
+def between(start, stop, levels, highest, shape, pairs, basin, kept, ends):
+    """Write the facets between two basins; how many.
+
+    Args:
+        start: The first of a unit's facets, those of all units one unit after the other.
+        stop: Behind the last.
+        levels: Minimum of each facet (facets,).
+        highest: Facets above this are none.
+        shape: Units, cells of a unit, facets of a unit.
+        pairs: Cells of a unit's facets (facets, 2).
+        basin: Of each cell (cells,).
+        kept: Written: numbers of facets, ascending.
+        ends: Written: the basins on their sides (facets, 2).
+    """
+    units, cells, facets = shape[0], shape[1], shape[2]
+    rest, count = cells ** (units - 1), 0
+    for row in range(start, stop):
+        facet, low = row % facets, cells ** (units - 1 - row // facets)
+        one, other = pairs[facet, 0] * low, pairs[facet, 1] * low
+        edge = row * rest
+        for base in range(0, rest * cells, low * cells):
+            for cell in range(base, base + low):
+                first, second = basin[cell + one], basin[cell + other]
+                if first != second and levels[edge] <= highest:
+                    kept[count], ends[count, 0], ends[count, 1] = edge, first, second
+                    count += 1
+                edge += 1
+    return count
+
+
+@bare
+def link_basins(edges, ends, levels, values, tolerance, bottom, lowest, parent, met):
+    """Link basins across their lowest facets where no minimum can end, as `link` does for cells.
+
+    Args:
+        edges: Facets between basins, by their numbers.
+        ends: The basins on their sides (facets, 2); written: those of the facets that are left.
+        levels: Minimum of each facet (facets,).
+        values: Minimum of each cell (cells,).
+        tolerance: As for `join`.
+        bottom: The lowest cell of each basin (cells,).
+        lowest: Scratch (cells,).
+        parent: Basins (cells,): whom they are linked with, or themselves.
+        met: Written: facets of the links (basins - 1,).
+
+    Returns:
+        Number of links, and of facets that are left, the first of `edges` and `ends`.
+    """
+    for k in range(len(edges)):
+        lowest[ends[k, 0]] = lowest[ends[k, 1]] = -1
+    for k in range(len(edges)):
+        for side in range(2):
+            known = lowest[ends[k, side]]
+            if known < 0 or levels[edges[k]] < levels[known]:
+                lowest[ends[k, side]] = edges[k]
+    links = left = 0
+    for k in range(len(edges)):
+        edge = edges[k]
+        for side in range(2):
+            own, other = ends[k, side], ends[k, 1 - side]
+            if lowest[own] != edge or levels[edge] - values[bottom[own]] > tolerance:
+                continue
+            root = root_of(parent, other)
+            parent[own] = root
+            bottom[root] = lower_of(bottom[root], bottom[own], values)
+            met[links] = edge
+            links += 1
+            break  # of both, one is linked
+    for k in range(len(edges)):
+        first, second = root_of(parent, ends[k, 0]), root_of(parent, ends[k, 1])
+        if first != second:
+            edges[left], ends[left, 0], ends[left, 1] = edges[k], first, second
+            left += 1
+    return links, left
