@@ -89,28 +89,23 @@ def leap(start, stop, parent, further):
 
 
 @bare
-def settle(basin, values, lowest, marks, bottom):
-    """Write what the links have made.
+def settle(basin, number, values, lowest, marks, bottom):
+    """Number the basins that the links have made.
 
     Args:
-        basin: The cell that each cell is linked with in the end (cells,).
+        basin: The cell that each cell is linked with in the end; written: its number (cells,).
+        number: Of these cells (cells,).
         values: Minimum of each cell (cells,).
         lowest: Lowest facet of each cell (cells,).
         marks: Written: True for the facets of the links (facets,).
-        bottom: Written: the lowest cell of each basin (cells,): at first each cell its own.
-
-    Returns:
-        Number of basins.
+        bottom: These cells; written: the lowest cell of each basin (basins,).
     """
-    basins = 0
     for cell in range(len(basin)):
-        root = basin[cell]
-        if root == cell:
-            basins += 1
-        else:
+        own = number[basin[cell]]
+        if basin[cell] != cell:
             marks[lowest[cell]] = True
-            bottom[root] = lower_of(bottom[root], bottom[cell], values)
-    return basins
+            bottom[own] = lower_of(bottom[own], cell, values)
+        basin[cell] = own
 
 
 @unlocked
@@ -154,16 +149,14 @@ def link_basins(edges, ends, levels, values, tolerance, bottom, lowest, parent, 
         levels: Minimum of each facet (facets,).
         values: Minimum of each cell (cells,).
         tolerance: As for `join`.
-        bottom: The lowest cell of each basin (cells,).
-        lowest: Scratch (cells,).
-        parent: Basins (cells,): whom they are linked with, or themselves.
+        bottom: The lowest cell of each basin (basins,).
+        lowest: -1 for each basin, before and after (basins,).
+        parent: Whom each basin is linked with, or itself (basins,).
         met: Written: facets of the links (basins - 1,).
 
     Returns:
         Number of links, and of facets that are left, the first of `edges` and `ends`.
     """
-    for k in range(len(edges)):
-        lowest[ends[k, 0]] = lowest[ends[k, 1]] = -1
     for k in range(len(edges)):
         for side in range(2):
             known = lowest[ends[k, side]]
@@ -183,7 +176,9 @@ def link_basins(edges, ends, levels, values, tolerance, bottom, lowest, parent, 
             links += 1
             break  # of both, one is linked
     for k in range(len(edges)):
-        first, second = root_of(parent, ends[k, 0]), root_of(parent, ends[k, 1])
+        first, second = ends[k, 0], ends[k, 1]
+        lowest[first] = lowest[second] = -1
+        first, second = root_of(parent, first), root_of(parent, second)
         if first != second:
             edges[left], ends[left, 0], ends[left, 1] = edges[k], first, second
             left += 1

@@ -15,6 +15,7 @@ from reluscape.trees.values import Values
 
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
+Bools = NDArray[np.bool_]
 
 #: Most facets that one thread sorts alone.
 SORTED = 10_000
@@ -56,29 +57,29 @@ def _joined(
     problem: Problem, values: Values, tolerance: float, highest: float, threads: Threads
 ) -> Joined:
     """The same up to a level."""
-    marks, bottom = np.zeros(problem.num_facets, dtype=np.bool_), np.arange(problem.num_cells)
-    lowest, basin = _linked(problem, values, tolerance, highest, threads)
-    left = _between(problem, values, highest, basin, threads)
-    settle(basin, values.cells, lowest, marks, bottom)
-    links, left = _merged(left, values, tolerance, bottom, lowest, basin)
-    joins, _ = _merged(left, values, np.inf, bottom.copy(), lowest, basin.copy())
+    marks = np.zeros(problem.num_facets, dtype=np.bool_)
+    basin, bottom = _basins(problem, values, tolerance, highest, marks, threads)
+    parent, left = np.arange(len(bottom)), _between(problem, values, highest, basin, threads)
+    links, left = _merged(left, values, tolerance, bottom, parent)
+    joins, _ = _merged(left, values, np.inf, bottom.copy(), parent.copy())
     ended = np.empty((len(joins), 3), dtype=np.int64)
     lost = join(
         ascending(np.sort(joins), values.facets), values.cells, values.facets, problem.shape,
-        problem.pairs, tolerance, basin, bottom, ended,
+        problem.pairs, tolerance, basin, parent, bottom, ended,
     )  # fmt: skip
     marks[links] = marks[joins] = True
-    roots = bottom[basin == np.arange(problem.num_cells)]
+    roots = bottom[parent == np.arange(len(parent))]
     return Joined(
         ascending(np.flatnonzero(marks), values.facets, threads), ended[:lost],
         roots[values.cells[roots] <= highest],
     )  # fmt: skip
 
 
-def _linked(
-    problem: Problem, values: Values, tolerance: float, highest: float, threads: Threads
-) -> tuple[Indices, Indices]:
-    """The lowest facet of each cell, and the basin that it is linked into."""
+def _basins(
+    problem: Problem, values: Values, tolerance: float, highest: float, marks: Bools,
+    threads: Threads,
+) -> tuple[Indices, Indices]:  # fmt: skip
+    """The basin that each cell is linked into, and the lowest cell of each basin."""
     cells, shape, pairs = problem.num_cells, problem.shape, problem.pairs
     least, lowest = np.full(cells, np.inf), np.full(cells, -1)
     basin, further = np.empty(cells, dtype=np.int64), np.empty(cells, dtype=np.int64)
@@ -89,7 +90,10 @@ def _linked(
     threads.over(cells, link, lowest, least, values.cells, tolerance, basin)
     while any(threads.over(cells, leap, basin, further)):
         basin, further = further, basin
-    return lowest, basin
+    bottom = np.flatnonzero(basin == np.arange(cells))
+    further[bottom] = np.arange(len(bottom))
+    settle(basin, further, values.cells, lowest, marks, bottom)
+    return basin, bottom
 
 
 def _between(
@@ -112,16 +116,16 @@ def _between(
 
 def _merged(
     between: tuple[Indices, Indices], values: Values, tolerance: float, bottom: Indices,
-    lowest: Indices, basin: Indices,
+    parent: Indices,
 ) -> tuple[Indices, tuple[Indices, Indices]]:  # fmt: skip
     """Facets of links between basins, and what is left between the basins that these make."""
     (edges, ends), found, links = between, [np.empty(0, dtype=np.int64)], 1
+    lowest, met = np.full(len(parent), -1), np.empty(len(parent), dtype=np.int64)
     while links:
-        met = np.empty(len(edges), dtype=np.int64)
         links, left = link_basins(
-            edges, ends, values.facets, values.cells, tolerance, bottom, lowest, basin, met
+            edges, ends, values.facets, values.cells, tolerance, bottom, lowest, parent, met
         )
-        found.append(met[:links])
+        found.append(met[:links].copy())
         edges, ends = edges[:left], ends[:left]
     return np.concatenate(found), (edges, ends)
 

@@ -46,7 +46,7 @@ def lower_of(one, other, values):
 
 
 @bare
-def join(order, values, levels, shape, pairs, tolerance, parent, bottom, deaths):
+def join(order, values, levels, shape, pairs, tolerance, basin, parent, bottom, deaths):
     """Join basins at the levels of their facets, lowest first.
 
     Args:
@@ -56,8 +56,9 @@ def join(order, values, levels, shape, pairs, tolerance, parent, bottom, deaths)
         shape: Units, cells of a unit, facets of a unit.
         pairs: Cells of a unit's facets (facets, 2).
         tolerance: Minima that end within this of their loss are none.
-        parent: Whom each cell belongs to (cells,): first its basin, then those that it has joined.
-        bottom: The lowest cell of each basin (cells,).
+        basin: Of each cell (cells,).
+        parent: Whom each basin has joined, or itself (basins,).
+        bottom: The lowest cell of each basin (basins,).
         deaths: Written: minima that ended: cell, facet, and the lower minimum's cell (basins - 1, 3).
 
     Returns:
@@ -66,7 +67,7 @@ def join(order, values, levels, shape, pairs, tolerance, parent, bottom, deaths)
     ended = 0
     for edge in order:
         first, second = ends_of(edge, shape[0], shape[1], shape[2], pairs)
-        first, second = root_of(parent, first), root_of(parent, second)
+        first, second = root_of(parent, basin[first]), root_of(parent, basin[second])
         other = lower_of(bottom[first], bottom[second], values)
         one = bottom[first] + bottom[second] - other
         if levels[edge] - values[one] > tolerance:  # `one` ends here, `other` goes on
