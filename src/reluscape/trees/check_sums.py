@@ -56,8 +56,10 @@ def checked_values(
 
 
 def _rows(problem: Problem) -> int:
-    """Residuals of the absolute loss."""
-    return problem.layer.residual.size if problem.layer.is_l1 else 1
+    """Numbers that a batch has of each column: residuals or, where products are not held, samples."""
+    if problem.layer.is_l1:
+        return problem.layer.residual.size
+    return 1 if problem.holds_products else len(problem.columns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +181,7 @@ def _squares(problem: Problem, rays: Indices, owners: Indices, proofs: Proofs) -
     used = used[:, : rays.shape[1]]
     readouts, target = problem.units.readouts, problem.layer.residual
     columns = problem.columns / np.maximum(np.linalg.norm(problem.columns, axis=0), _TINY)
-    gram = (columns.T @ columns)[rays[:, :, None], rays[:, None, :]]
+    gram = _products(problem, columns, rays)
     gram = gram * (readouts @ readouts.T)[owners[:, :, None], owners[:, None, :]]
     gram = np.where(there[:, :, None] & there[:, None, :], gram, 0.0)
     right = np.where(there, (readouts @ target.T @ columns)[owners, rays], 0.0)
@@ -199,6 +201,14 @@ def _squares(problem: Problem, rays: Indices, owners: Indices, proofs: Proofs) -
         )
         attained[row] = _square(design, target.ravel(), used[row, own])
     return np.asarray(attained.clip(min=0.0))
+
+
+def _products(problem: Problem, columns: Floats, rays: Indices) -> Floats:
+    """Products of each cell's or facet's columns (rows, rays, rays)."""
+    if problem.holds_products:
+        return np.asarray((columns.T @ columns)[rays[:, :, None], rays[:, None, :]])
+    own = columns.T[rays]
+    return np.asarray(own @ own.transpose(0, 2, 1))
 
 
 def _square(design: Floats, target: Floats, used: Bools) -> float:

@@ -19,8 +19,10 @@ Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
 Proofs = NDArray[np.unsignedinteger[Any]]
 
-#: Rays up to which all their products are held: 2 GB.
-MAX_RAYS = 16_000
+#: Rays of two or more units up to which all their products are held: 2 GB.
+HELD = 16_000
+#: Bytes that the columns of a unit's rays may take.
+MAX_BYTES = 2**31
 
 _EPS = float(np.finfo(np.float64).eps)
 
@@ -131,6 +133,11 @@ class Problem:
         return max(1, self.shape[0] * int(np.diff(self.starts).max(initial=1)))
 
     @property
+    def holds_products(self) -> bool:
+        """Whether all products of rays are held: one unit needs few, and of many rays they are many."""
+        return self.shape[0] > 1 and self.columns.shape[1] <= HELD
+
+    @property
     def proof_words(self) -> int:
         """Numbers that prove a least loss, as `MergeTree.cell_proofs` describes them."""
         if self.layer.is_l1:
@@ -200,14 +207,15 @@ class Problem:
 
 
 def _check_unit(features: Floats) -> None:
-    """Refuse a unit whose cells have more rays than memory holds, before they are found."""
+    """Refuse a unit whose rays' columns are more than memory holds, before they are found."""
     distinct = len(np.unique(features[features.any(axis=1)], axis=0))
     rank = int(np.linalg.matrix_rank(features)) if features.size else 0
     lines = 2 * comb(distinct, max(rank - 1, 0))  # fewer, if samples are not in general position
-    if lines > MAX_RAYS:
+    if 8 * lines * len(features) > MAX_BYTES:
         raise InputError(
-            f"a unit's cells may have at most {MAX_RAYS:,} rays; {distinct:,} samples in {rank}"
-            f" dimensions have up to {lines:,}: take fewer samples"
+            f"what a unit puts out at the rays of its cells must take at most {MAX_BYTES:,} bytes;"
+            f" {len(features):,} samples, {distinct:,} of them distinct, have up to {lines:,} rays in"
+            f" {rank} dimensions: take fewer samples"
         )
 
 
@@ -218,11 +226,12 @@ def _grouped(corners: Indices, cells: int) -> tuple[Indices, Indices]:
 
 
 def _shared(pairs: Indices, starts: Indices, rays: Indices) -> tuple[Indices, Indices]:
-    """Starts of the facets' rays, those that both cells have, and the rays."""
-    found = [
-        np.intersect1d(rays[starts[a] : starts[a + 1]], rays[starts[b] : starts[b + 1]])
-        for a, b in pairs
-    ]
-    counts = [len(one) for one in found]
-    flat = np.concatenate([*found, np.empty(0, dtype=np.int64)]).astype(np.int64)
-    return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64), flat
+    """Starts of the facets' rays, those that both cells have, and the rays, ascending."""
+    counts, base = np.diff(starts), int(rays.max(initial=0)) + 1
+    ends = np.cumsum(counts[pairs[:, 0]])
+    facets = np.repeat(np.arange(len(pairs)), counts[pairs[:, 0]])
+    places = np.arange(len(facets)) + (starts[pairs[:, 0]] + counts[pairs[:, 0]] - ends)[facets]
+    cells = np.repeat(np.arange(len(counts)), counts)
+    both = np.isin(pairs[facets, 1] * base + rays[places], cells * base + rays)
+    found = np.sort(facets[both] * base + rays[places[both]])
+    return np.searchsorted(found, np.arange(len(pairs) + 1) * base), found % base

@@ -78,7 +78,7 @@ def tree_size(block: Block) -> TreeSize:
 def size_of(problem: Problem) -> TreeSize:
     """The size of a problem's tree."""
     cells, facets = problem.num_cells, problem.num_facets
-    products = problem.columns.shape[1] ** 2
+    products = problem.columns.shape[1] ** 2 if problem.holds_products else 0
     return TreeSize(
         cells, facets, problem.shape[1], _seconds(problem), 8 * (4 * cells + 2 * facets + products)
     )

@@ -17,6 +17,8 @@ Indices = NDArray[np.int64]
 Words = NDArray[np.uint64]
 
 ONE = np.uint64(1)
+#: No unit or facet. A number in its place would be a type of its own, for which all is compiled once more.
+NONE = np.int64(-1)
 
 
 class Table(NamedTuple):
@@ -28,7 +30,7 @@ class Table(NamedTuple):
         starts, rays: Of a unit's cells.
         facet_starts, facet_rays: Of a unit's facets.
         pairs: Cells of a unit's facets (facets, 2).
-        products: Of the rays' columns (rays, rays).
+        products: Of the rays' columns (rays, rays); empty where they are not held.
         mixing: Of the units' readouts (units, units).
         right: Products of columns and targets (units, rays).
         size: Sum of the targets' squares.
@@ -98,9 +100,10 @@ class Scratch(NamedTuple):
 def table_of(problem: Problem) -> Table:
     """The products that all least squares problems are made of."""
     columns, readouts = problem.columns, problem.units.readouts
+    products = columns.T @ columns if problem.holds_products else np.empty((0, 0))
     return Table(
         np.array(problem.shape), problem.units.groups, problem.starts, problem.rays,
-        problem.facet_starts, problem.facet_rays, problem.pairs, columns.T @ columns,
+        problem.facet_starts, problem.facet_rays, problem.pairs, products,
         readouts @ readouts.T, readouts @ problem.layer.residual.T @ columns,
         float((problem.layer.residual**2).sum()), np.ascontiguousarray(columns.T), readouts,
         np.ascontiguousarray(problem.layer.residual).ravel(), problem.layer.is_l1,
@@ -130,13 +133,13 @@ def solve_cells(table, scratch, start, stop, values, proofs):
     solved = 0
     for code in range(start, stop):
         digits_of(code, units, cells, scratch.digits)
-        if not _ascending(scratch.digits, table.groups, units, -1):
+        if not _ascending(scratch.digits, table.groups, units, NONE):
             values[code - start] = np.nan
             continue
-        if not _alive(table, scratch, -1, 0):
+        if not _alive(table, scratch, NONE, NONE):
             values[code - start] = np.inf
             continue
-        values[code - start] = solve(table, scratch, -1, -1, proofs[code - start])
+        values[code - start] = solve(table, scratch, NONE, NONE, proofs[code - start])
         solved += 1
     return solved
 
@@ -178,8 +181,8 @@ def copy_cells(table, scratch, start, stop, values):
     units, cells = table.shape[0], table.shape[1]
     for code in range(start, stop):
         digits_of(code, units, cells, scratch.digits)
-        if not _ascending(scratch.digits, table.groups, units, -1):
-            _sort(scratch.digits, table.groups, units, -1)
+        if not _ascending(scratch.digits, table.groups, units, NONE):
+            _sort(scratch.digits, table.groups, units, NONE)
             values[code] = values[_code(scratch.digits, units, cells)]
 
 
@@ -274,7 +277,8 @@ def solve(table, scratch, unit, facet, proof):
         ray, owner = scratch.rays[i], scratch.owners[i]
         scratch.right[i] = table.right[owner, ray]
         for j in range(i + 1):
-            entry = table.products[ray, scratch.rays[j]] * table.mixing[owner, scratch.owners[j]]
+            product = _product(table, ray, scratch.rays[j])
+            entry = product * table.mixing[owner, scratch.owners[j]]
             scratch.gram[i, j] = entry
             scratch.gram[j, i] = entry
     value, used = least_squares(
@@ -287,6 +291,17 @@ def solve(table, scratch, unit, facet, proof):
         ray = scratch.free[k]
         proof[ray >> 6] |= ONE << np.uint64(ray & 63)
     return max(table.size + 2.0 * value, 0.0) if used >= 0 else -1.0
+
+
+@bare
+def _product(table, ray, other):
+    """Of the columns of two rays."""
+    if len(table.products):
+        return table.products[ray, other]
+    total = 0.0
+    for sample in range(table.columns.shape[1]):
+        total += table.columns[ray, sample] * table.columns[other, sample]
+    return total
 
 
 @bare
