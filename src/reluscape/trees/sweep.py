@@ -17,7 +17,7 @@ Indices = NDArray[np.int64]
 Words = NDArray[np.uint64]
 
 ONE = np.uint64(1)
-#: No unit or facet. A number in its place would be a type of its own, for which all is compiled once more.
+#: No unit or facet. A literal in its place would be a type of its own, compiled for once more.
 NONE = np.int64(-1)
 
 
