@@ -12,6 +12,9 @@ from __future__ import annotations
 from reluscape.compiled import bare, unlocked
 from reluscape.trees.kruskal import lower_of, root_of
 
+#: Most equal levels that are sorted by insertion.
+FEW = 16
+
 
 @unlocked
 def find_lowest(start, stop, levels, highest, shape, pairs, least, lowest, parent):
@@ -109,8 +112,8 @@ def settle(basin, number, values, lowest, marks, bottom):
 
 
 @unlocked
-def between(start, stop, levels, highest, shape, pairs, basin, kept, ends):
-    """Write the facets between two basins; how many.
+def between(start, stop, levels, highest, shape, pairs, basin, starts, kept, ends):
+    """Count or write the facets between two basins.
 
     Args:
         start: The first of a unit's facets, those of all units one unit after the other.
@@ -120,23 +123,27 @@ def between(start, stop, levels, highest, shape, pairs, basin, kept, ends):
         shape: Units, cells of a unit, facets of a unit.
         pairs: Cells of a unit's facets (facets, 2).
         basin: Of each cell (cells,).
-        kept: Written: numbers of facets, ascending.
-        ends: Written: the basins on their sides (facets, 2).
+        starts: Where those of each of a unit's facets begin in `kept`; written where that is empty: at
+            the place behind, how many they are (units * unit facets + 1,).
+        kept: Written: their numbers, ascending.
+        ends: Written: the basins on their sides (kept, 2).
     """
     units, cells, facets = shape[0], shape[1], shape[2]
-    rest, count = cells ** (units - 1), 0
+    rest = cells ** (units - 1)
     for row in range(start, stop):
         facet, low = row % facets, cells ** (units - 1 - row // facets)
         one, other = pairs[facet, 0] * low, pairs[facet, 1] * low
-        edge = row * rest
+        edge, place = row * rest, starts[row] if len(kept) else 0
         for base in range(0, rest * cells, low * cells):
             for cell in range(base, base + low):
                 first, second = basin[cell + one], basin[cell + other]
                 if first != second and levels[edge] <= highest:
-                    kept[count], ends[count, 0], ends[count, 1] = edge, first, second
-                    count += 1
+                    if len(kept):
+                        kept[place], ends[place, 0], ends[place, 1] = edge, first, second
+                    place += 1
                 edge += 1
-    return count
+        if not len(kept):
+            starts[row + 1] = place
 
 
 @bare
@@ -183,3 +190,33 @@ def link_basins(edges, ends, levels, values, tolerance, bottom, lowest, parent, 
             edges[left], ends[left, 0], ends[left, 1] = edges[k], first, second
             left += 1
     return links, left
+
+
+@unlocked
+def sort_ties(keys, order, runs):
+    """Sort the places of equal keys, but for those of more than `FEW`, which are told.
+
+    Args:
+        keys: What is sorted (keys,).
+        order: Places by ascending key (keys,); written.
+        runs: Written: beginning and end in `order` of the places of many equal keys (keys // FEW, 2).
+
+    Returns:
+        Number of runs.
+    """
+    count = start = 0
+    for stop in range(1, len(order) + 1):
+        if stop < len(order) and keys[order[stop]] == keys[order[start]]:
+            continue
+        if stop - start > FEW:
+            runs[count, 0], runs[count, 1] = start, stop
+            count += 1
+        else:
+            for k in range(start + 1, stop):
+                own, at = order[k], k
+                while at > start and order[at - 1] > own:
+                    order[at] = order[at - 1]
+                    at -= 1
+                order[at] = own
+        start = stop
+    return count

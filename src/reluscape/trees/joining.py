@@ -7,7 +7,16 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from reluscape.trees.basins import between, find_lowest, leap, link, link_basins, settle
+from reluscape.trees.basins import (
+    FEW,
+    between,
+    find_lowest,
+    leap,
+    link,
+    link_basins,
+    settle,
+    sort_ties,
+)
 from reluscape.trees.kruskal import join
 from reluscape.trees.problem import Problem
 from reluscape.trees.threads import Threads
@@ -17,8 +26,8 @@ Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
-#: Most facets that one thread sorts alone.
-SORTED = 10_000
+#: Most facets that are sorted at once if that can be, and into how many parts each thread cuts its share.
+SORTED, PARTS = 20_000, 8
 
 
 class Joined(NamedTuple):
@@ -49,30 +58,29 @@ def join_cells(
         below: Facets above this loss join nothing.
         jobs: Threads.
     """
+    highest, marks = problem.layer.limit(below), np.zeros(problem.num_facets, dtype=np.bool_)
     with Threads.start(jobs) as threads:
-        return _joined(problem, values, tolerance, problem.layer.limit(below), threads)
+        ended, roots = _joined(problem, values, tolerance, highest, marks, threads)
+        joins = ascending(np.flatnonzero(marks), values.facets, threads)
+    return Joined(joins, ended, roots[values.cells[roots] <= highest])
 
 
 def _joined(
-    problem: Problem, values: Values, tolerance: float, highest: float, threads: Threads
-) -> Joined:
-    """The same up to a level."""
-    marks = np.zeros(problem.num_facets, dtype=np.bool_)
+    problem: Problem, values: Values, tolerance: float, highest: float, marks: Bools,
+    threads: Threads,
+) -> tuple[Indices, Indices]:  # fmt: skip
+    """Minima that end, and cells of those that do not; the facets of the tree are marked."""
     basin, bottom = _basins(problem, values, tolerance, highest, marks, threads)
     parent, left = np.arange(len(bottom)), _between(problem, values, highest, basin, threads)
     links, left = _merged(left, values, tolerance, bottom, parent)
     joins, _ = _merged(left, values, np.inf, bottom.copy(), parent.copy())
+    marks[links] = marks[joins] = True
     ended = np.empty((len(joins), 3), dtype=np.int64)
     lost = join(
         ascending(np.sort(joins), values.facets), values.cells, values.facets, problem.shape,
         problem.pairs, tolerance, basin, parent, bottom, ended,
     )  # fmt: skip
-    marks[links] = marks[joins] = True
-    roots = bottom[parent == np.arange(len(parent))]
-    return Joined(
-        ascending(np.flatnonzero(marks), values.facets, threads), ended[:lost],
-        roots[values.cells[roots] <= highest],
-    )  # fmt: skip
+    return ended[:lost], bottom[parent == np.arange(len(parent))]
 
 
 def _basins(
@@ -90,6 +98,7 @@ def _basins(
     threads.over(cells, link, lowest, least, values.cells, tolerance, basin)
     while any(threads.over(cells, leap, basin, further)):
         basin, further = further, basin
+    del least
     bottom = np.flatnonzero(basin == np.arange(cells))
     further[bottom] = np.arange(len(bottom))
     settle(basin, further, values.cells, lowest, marks, bottom)
@@ -100,18 +109,16 @@ def _between(
     problem: Problem, values: Values, highest: float, basin: Indices, threads: Threads
 ) -> tuple[Indices, Indices]:
     """Facets between two basins, by their numbers, and these basins."""
-    units, cells, facets = problem.shape
-    rest = cells ** max(units - 1, 0)
-
-    def kept(start: int, stop: int) -> tuple[Indices, Indices]:
-        found, ends = (np.empty(((stop - start) * rest, *more), np.int64) for more in ((), (2,)))
-        count = between(
-            start, stop, values.facets, highest, problem.shape, problem.pairs, basin, found, ends
-        )
-        return found[:count].copy(), ends[:count].copy()
-
-    parts = threads.over(units * facets, kept)
-    return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
+    rows = problem.shape[0] * problem.shape[2]
+    told = values.facets, highest, problem.shape, problem.pairs, basin
+    starts, edges = np.zeros(rows + 1, dtype=np.int64), np.empty(0, dtype=np.int64)
+    ends = np.empty((0, 2), dtype=np.int32 if problem.num_cells < 2**31 else np.int64)
+    threads.over(rows, between, *told, starts, edges, ends)
+    starts = np.cumsum(starts)
+    edges, ends = np.empty(starts[-1], edges.dtype), np.empty((starts[-1], 2), ends.dtype)
+    if len(edges):
+        threads.over(rows, between, *told, starts, edges, ends)
+    return edges, ends
 
 
 def _merged(
@@ -136,12 +143,13 @@ def ascending(edges: Indices, levels: Floats, threads: Threads | None = None) ->
     Args:
         edges: Facets, by their numbers.
         levels: Minimum of each facet (facets,).
-        threads: What sorts; this one alone by default.
+        threads: What sorts; by default this one, and all at once.
     """
     known = levels[edges]
-    if threads is None or threads.count == 1 or len(edges) < SORTED:
+    if len(edges) <= SORTED or threads is None:
         return np.asarray(edges[_order(known)])
-    cuts = np.quantile(known[:: len(known) // SORTED + 1], np.linspace(0, 1, threads.count + 1))
+    parts = min(PARTS * threads.count, len(edges) // SORTED + 1)
+    cuts = np.quantile(known[:: len(known) // SORTED], np.linspace(0, 1, parts + 1))
     cuts[0], cuts[-1] = -np.inf, np.inf
 
     def part(low: float, high: float) -> Indices:
@@ -152,15 +160,9 @@ def ascending(edges: Indices, levels: Floats, threads: Threads | None = None) ->
 
 
 def _order(keys: Floats) -> Indices:
-    """What sorts keys and keeps equal ones in order.
-
-    NumPy's fastest sort does not keep it: equal keys are sorted once more, by their places.
-    """
+    """What sorts keys and keeps equal ones in order, which NumPy's fastest sort does not."""
     order = np.argsort(keys)
-    known = keys[order]
-    equal = np.zeros(len(order) + 1, dtype=np.bool_)
-    equal[1:-1] = known[1:] == known[:-1]
-    tied = np.flatnonzero(equal[1:] | equal[:-1])
-    runs = np.cumsum(~equal[:-1])[tied]
-    order[tied] = np.sort(runs * len(order) + order[tied]) % len(order)
+    runs = np.empty((len(keys) // FEW, 2), dtype=np.int64)
+    for start, stop in runs[: sort_ties(keys, order, runs)].tolist():
+        order[start:stop].sort()
     return np.asarray(order)
