@@ -146,50 +146,75 @@ def between(start, stop, levels, highest, shape, pairs, basin, starts, kept, end
             starts[row + 1] = place
 
 
+@unlocked
+def find_lowest_between(start, stop, edges, ends, levels, lowest):
+    """Write the lowest of facets `start .. stop` around each basin, of equal levels the first.
+
+    Args:
+        start: The first facet.
+        stop: Behind the last.
+        edges: Facets between basins, by their numbers.
+        ends: The basins on their sides (facets, 2).
+        levels: Minimum of each facet (facets,).
+        lowest: Written: its place in `edges`; at first -1 (basins,).
+    """
+    for k in range(start, stop):
+        for side in range(2):
+            known = lowest[ends[k, side]]
+            if known < 0 or levels[edges[k]] < levels[edges[known]]:
+                lowest[ends[k, side]] = k
+
+
 @bare
-def link_basins(edges, ends, levels, values, tolerance, bottom, lowest, parent, met):
+def link_basins(lowest, edges, ends, levels, values, tolerance, bottom, parent, met):
     """Link basins across their lowest facets where no minimum can end, as `link` does for cells.
 
     Args:
+        lowest: From each thread the place in `edges` of a basin's lowest facet, or -1 (threads, basins).
         edges: Facets between basins, by their numbers.
-        ends: The basins on their sides (facets, 2); written: those of the facets that are left.
+        ends: The basins on their sides (facets, 2).
         levels: Minimum of each facet (facets,).
         values: Minimum of each cell (cells,).
         tolerance: As for `join`.
         bottom: The lowest cell of each basin (basins,).
-        lowest: -1 for each basin, before and after (basins,).
-        parent: Whom each basin is linked with, or itself (basins,).
-        met: Written: facets of the links (basins - 1,).
+        parent: Whom each basin has joined, or itself; written: the last of these (basins,).
+        met: Written: facets of the links (basins,).
 
     Returns:
-        Number of links, and of facets that are left, the first of `edges` and `ends`.
+        Number of links.
     """
-    for k in range(len(edges)):
-        for side in range(2):
-            known = lowest[ends[k, side]]
-            if known < 0 or levels[edges[k]] < levels[known]:
-                lowest[ends[k, side]] = edges[k]
-    links = left = 0
-    for k in range(len(edges)):
-        edge = edges[k]
-        for side in range(2):
-            own, other = ends[k, side], ends[k, 1 - side]
-            if lowest[own] != edge or levels[edge] - values[bottom[own]] > tolerance:
-                continue
-            root = root_of(parent, other)
-            parent[own] = root
-            bottom[root] = lower_of(bottom[root], bottom[own], values)
-            met[links] = edge
-            links += 1
-            break  # of both, one is linked
-    for k in range(len(edges)):
-        first, second = ends[k, 0], ends[k, 1]
-        lowest[first] = lowest[second] = -1
-        first, second = root_of(parent, first), root_of(parent, second)
+    links = 0
+    for own in range(len(parent)):
+        best = lowest[0, own]
+        for thread in range(1, len(lowest)):
+            known = lowest[thread, own]
+            if best < 0 or (known >= 0 and levels[edges[known]] < levels[edges[best]]):
+                best = known
+        if best < 0 or levels[edges[best]] - values[bottom[own]] > tolerance:
+            continue
+        other = ends[best, 0] + ends[best, 1] - own
+        root = root_of(parent, other)
+        if root == own:  # the other one is linked across the same facet
+            continue
+        parent[own] = root
+        bottom[root] = lower_of(bottom[root], bottom[own], values)
+        met[links] = edges[best]
+        links += 1
+    for own in range(len(parent)):
+        parent[own] = root_of(parent, own)
+    return links
+
+
+@unlocked
+def drop_inner(start, stop, edges, ends, parent):
+    """Of facets `start .. stop` move those between two basins still to the front; how many."""
+    left = start
+    for k in range(start, stop):
+        first, second = parent[ends[k, 0]], parent[ends[k, 1]]
         if first != second:
             edges[left], ends[left, 0], ends[left, 1] = edges[k], first, second
             left += 1
-    return links, left
+    return left - start
 
 
 @unlocked

@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 from reluscape.trees.basins import (
     FEW,
     between,
+    drop_inner,
     find_lowest,
+    find_lowest_between,
     leap,
     link,
     link_basins,
@@ -72,8 +74,8 @@ def _joined(
     """Minima that end, and cells of those that do not; the facets of the tree are marked."""
     basin, bottom = _basins(problem, values, tolerance, highest, marks, threads)
     parent, left = np.arange(len(bottom)), _between(problem, values, highest, basin, threads)
-    links, left = _merged(left, values, tolerance, bottom, parent)
-    joins, _ = _merged(left, values, np.inf, bottom.copy(), parent.copy())
+    links, left = _merged(left, values, tolerance, bottom, parent, threads)
+    joins, _ = _merged(left, values, np.inf, bottom.copy(), parent.copy(), threads)
     marks[links] = marks[joins] = True
     ended = np.empty((len(joins), 3), dtype=np.int64)
     lost = join(
@@ -123,17 +125,27 @@ def _between(
 
 def _merged(
     between: tuple[Indices, Indices], values: Values, tolerance: float, bottom: Indices,
-    parent: Indices,
+    parent: Indices, threads: Threads,
 ) -> tuple[Indices, tuple[Indices, Indices]]:  # fmt: skip
     """Facets of links between basins, and what is left between the basins that these make."""
-    (edges, ends), found, links = between, [np.empty(0, dtype=np.int64)], 1
-    lowest, met = np.full(len(parent), -1), np.empty(len(parent), dtype=np.int64)
+    (edges, ends), levels, found, links = between, values.facets, [np.empty(0, np.int64)], 1
+    met, lowest = np.empty(len(parent), np.int64), np.empty((threads.count, len(parent)), np.int64)
     while links:
-        links, left = link_basins(
-            edges, ends, values.facets, values.cells, tolerance, bottom, lowest, parent, met
+        lowest.fill(-1)
+        parts = threads.cut(len(edges))
+        told = [(*part, edges, ends, levels, own) for part, own in zip(parts, lowest, strict=True)]
+        threads.each(find_lowest_between, told)
+        links = link_basins(
+            lowest, edges, ends, levels, values.cells, tolerance, bottom, parent, met
         )
         found.append(met[:links].copy())
-        edges, ends = edges[:left], ends[:left]
+        left = threads.each(drop_inner, [(*part, edges, ends, parent) for part in parts])
+        place = 0
+        for (start, _), own in zip(parts, left, strict=True):
+            for all_ in (edges, ends):
+                all_[place : place + own] = all_[start : start + own]
+            place += own
+        edges, ends = edges[:place], ends[:place]
     return np.concatenate(found), (edges, ends)
 
 

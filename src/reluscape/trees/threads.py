@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 #: Into how many parts each thread's share is cut.
@@ -35,8 +36,15 @@ class Threads:
                 pool.shutdown(cancel_futures=True)
                 raise
 
+    def cut(self, count: int, parts: int = 1) -> list[tuple[int, int]]:
+        """Beginnings and ends of parts of a range, so many for each thread."""
+        ends = [count * k // (parts * self.count) for k in range(parts * self.count + 1)]
+        return list(pairwise(ends))
+
     def over(self, count: int, work: Callable[..., Any], *told: Any) -> list[Any]:
         """What `work(start, stop, *told)` returns for parts of a range, in order."""
-        parts = PARTS * self.count
-        ends = [count * k // parts for k in range(parts + 1)]
-        return list(self.pool.map(lambda *part: work(*part, *told), ends[:-1], ends[1:]))
+        return self.each(work, [(*part, *told) for part in self.cut(count, PARTS)])
+
+    def each(self, work: Callable[..., Any], told: list[tuple[Any, ...]]) -> list[Any]:
+        """What `work` returns for each of these, in order."""
+        return list(self.pool.map(lambda own: work(*own), told))
