@@ -89,8 +89,9 @@ def merge_tree(
         may miss their losses, and the losses may be those of equal samples.
 
     Cost: one to three microseconds for each cell with two units, its facets included (`benchmarks/
-    merge_tree.py`), some ten times that for the absolute loss; 100 to 180 bytes for each cell. Two
-    threads halve the time of the problems, not that of sorting the facets.
+    merge_tree.py`), some ten times that for the absolute loss; 80 to 150 bytes for each cell, and for
+    the absolute loss as many more as there are samples and outputs, or twice as many. Two threads take
+    little more than half the time of one, but for the points of minima, which one thread finds.
 
     Raises:
         InputError: More cells than `max_cells`, or than rational arithmetic is for; weight decay; a

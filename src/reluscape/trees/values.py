@@ -152,6 +152,10 @@ def _copied(
 
 def _stacked(problem: Problem, parts: dict[int, Proofs]) -> Proofs:
     """Proofs of all chunks in the order of what they are of."""
-    if not parts:
-        return np.empty((0, problem.proof_words), dtype=problem.proof_kind)
-    return np.concatenate([parts[start] for start in sorted(parts)])
+    count, place = sum(len(own) for own in parts.values()), 0
+    found = np.empty((count, problem.proof_words), dtype=problem.proof_kind)
+    for start in sorted(parts):
+        own = parts.pop(start)  # as it is not needed twice
+        found[place : place + len(own)] = own
+        place += len(own)
+    return found
