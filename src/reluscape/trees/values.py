@@ -25,7 +25,7 @@ from reluscape.trees.threads import Threads
 Floats = NDArray[np.float64]
 
 #: Cells or facets that are gone through at once by a process of a study, and at most by a thread.
-CHUNK, SHARE = 100_000, 20_000
+CHUNK, SHARE = 100_000, 40_000
 #: Into how many parts threads cut them at least.
 PARTS = 32
 
