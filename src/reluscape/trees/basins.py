@@ -9,6 +9,8 @@ few basins that are linked with no other.
 
 from __future__ import annotations
 
+import numpy as np
+
 from reluscape.compiled import bare, unlocked
 from reluscape.trees.kruskal import lower_of, root_of
 
@@ -29,12 +31,14 @@ def find_lowest(start, stop, levels, highest, shape, pairs, least, lowest, paren
         highest: Facets above this are none.
         shape: Units, cells of a unit, facets of a unit.
         pairs: Cells of a unit's facets (facets, 2).
-        least: Written: level of the lowest facet; at first infinite (cells,).
-        lowest: Written: that facet; at first -1 (cells,).
+        least: Written: level of the lowest facet, infinite if there is none (cells,).
+        lowest: Written: that facet, or -1 (cells,).
         parent: Written: the cell behind it (cells,).
     """
     units, cells, facets = shape[0], shape[1], shape[2]
     rest = cells ** (units - 1)
+    for cell in range(start * rest, stop * rest):
+        least[cell], lowest[cell] = np.inf, -1
     for unit in range(units):
         low = cells ** (units - 1 - unit)
         for facet in range(facets):

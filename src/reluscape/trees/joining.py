@@ -91,12 +91,14 @@ def _basins(
 ) -> tuple[Indices, Indices]:  # fmt: skip
     """The basin that each cell is linked into, and the lowest cell of each basin."""
     cells, shape, pairs = problem.num_cells, problem.shape, problem.pairs
-    least, lowest = np.full(cells, np.inf), np.full(cells, -1)
-    basin, further = np.empty(cells, dtype=np.int64), np.empty(cells, dtype=np.int64)
-    threads.over(
-        shape[1] if shape[0] else 0, find_lowest, values.facets, highest, shape, pairs, least,
-        lowest, basin,
-    )  # fmt: skip
+    least = np.empty(cells)
+    lowest, basin, further = (np.empty(cells, dtype=np.int64) for _ in range(3))
+    if shape[0]:
+        threads.over(
+            shape[1], find_lowest, values.facets, highest, shape, pairs, least, lowest, basin
+        )
+    else:
+        lowest[:] = -1
     threads.over(cells, link, lowest, least, values.cells, tolerance, basin)
     while any(threads.over(cells, leap, basin, further)):
         basin, further = further, basin

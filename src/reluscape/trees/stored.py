@@ -22,7 +22,15 @@ from reluscape.trees.problem import Problem
 from reluscape.trees.pruning import pruned
 from reluscape.trees.sweep import Table
 from reluscape.trees.threads import Threads
-from reluscape.trees.values import Chunk, Solved, Values, chunks, gathered, solve_chunk
+from reluscape.trees.values import (
+    Chunk,
+    Solved,
+    Values,
+    chunks,
+    gathered,
+    room_for,
+    solve_chunk,
+)
 
 
 def stored_values(
@@ -51,7 +59,7 @@ def stored_values(
             f" see `reluscape study show {path}`"
         )
     with Threads.start(workers(jobs)) as threads:
-        return gathered(problem, table, _read(study), threads)
+        return gathered(problem, table, _read(study), room_for(problem), threads)
 
 
 def solve_trial(parameters: dict[str, Any], seed: int) -> dict[str, Any]:

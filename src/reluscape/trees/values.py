@@ -90,10 +90,10 @@ def chunks(problem: Problem, size: int) -> Iterator[Chunk]:
             yield Chunk(kind, start, min(start + size, count))
 
 
-def solve_chunk(problem: Problem, table: Table, chunk: Chunk) -> Solved:
-    """The least sums of a chunk."""
+def solve_chunk(problem: Problem, table: Table, chunk: Chunk, room: Floats | None = None) -> Solved:
+    """The least sums of a chunk, written to `room` if there is any (stop - start,)."""
     count = chunk.stop - chunk.start
-    sums = np.empty(count)
+    sums = np.empty(count) if room is None else room
     proofs = np.empty((count, problem.proof_words), dtype=np.uint64)
     sweep = solve_cells if chunk.kind == "cells" else solve_facets
     sweep(table, Scratch.of(problem), chunk.start, chunk.stop, sums, proofs)
@@ -112,24 +112,35 @@ def least_values(
     """The least loss of all cells and facets, in so many threads."""
     size = min(SHARE, (problem.num_cells + problem.num_facets) // PARTS + 1)
     work = list(chunks(problem, size))
+    sums = room_for(problem)
+
+    def solved(chunk: Chunk) -> Solved:
+        return solve_chunk(problem, table, chunk, sums[chunk.kind][chunk.start : chunk.stop])
+
     with Threads.start(jobs) as threads:
-        found = threads.pool.map(lambda chunk: solve_chunk(problem, table, chunk), work)
-        return gathered(problem, table, zip(work, found, strict=True), threads, progress)
+        found = zip(work, threads.pool.map(solved, work), strict=True)
+        return gathered(problem, table, found, sums, threads, progress)
+
+
+def room_for(problem: Problem) -> dict[str, Floats]:
+    """Arrays for the least sums of all cells and of all facets."""
+    return {"cells": np.empty(problem.num_cells), "facets": np.empty(problem.num_facets)}
 
 
 def gathered(
     problem: Problem,
     table: Table,
     found: Iterator[tuple[Chunk, Solved]],
+    sums: dict[str, Floats],
     threads: Threads,
     progress: Progress | None = None,
 ) -> Values:
-    """Chunks put together."""
-    sums = {"cells": np.empty(problem.num_cells), "facets": np.empty(problem.num_facets)}
+    """Chunks put together in `sums`, from where their own may be views."""
     proofs: dict[str, dict[int, Proofs]] = {"cells": {}, "facets": {}}
     whole, done, failed = problem.num_cells + problem.num_facets, 0, 0
     for chunk, part in found:
-        sums[chunk.kind][chunk.start : chunk.stop] = part.sums
+        if not np.may_share_memory(sums[chunk.kind], part.sums):
+            sums[chunk.kind][chunk.start : chunk.stop] = part.sums
         proofs[chunk.kind][chunk.start] = part.proofs
         failed, done = failed + part.failed, done + len(part.sums)
         if progress is not None:
