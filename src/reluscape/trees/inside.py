@@ -32,7 +32,7 @@ def middle(design: Floats, target: Floats, lengths: Floats) -> Floats:
     rest = target - design @ lengths
     usable = (lengths > 0) | (np.abs(design.T @ rest) <= FLAT * sizes * size)
     columns = design[:, usable] / np.where(sizes[usable] > 0, sizes[usable], 1.0)
-    _, values, right = np.linalg.svd(np.linalg.qr(columns, mode="r"), full_matrices=True)
+    _, values, right = np.linalg.svd(columns, full_matrices=True)
     rank = int((values > RANK * values.max(initial=0.0)).sum())
     free = right[rank:].T
     if not free.shape[1]:
