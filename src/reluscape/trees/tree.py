@@ -23,7 +23,7 @@ from reluscape.trees.minimisers import Minimisers
 from reluscape.trees.problem import Problem
 from reluscape.trees.pruning import pruned
 from reluscape.trees.result import MergeTree
-from reluscape.trees.sweep import Scratch, Table
+from reluscape.trees.sweep import Table
 from reluscape.trees.symmetry import multiplicities
 from reluscape.trees.values import Values, least_values
 from reluscape.validation import check_whole
@@ -133,9 +133,8 @@ def merge_tree(
         values = _values(problem, known.table, jobs, store, dask, below, progress)
         joined = join_cells(problem, values, slack, below, workers(jobs))
         return _tree(
-            problem, values, joined, Minimisers(problem, known.table, Scratch.of(problem)), values,
-            slack, tolerance=tolerance, below=below, arithmetic="float64", block=block.layer,
-            bundle_proofs=known.proofs,
+            problem, values, joined, Minimisers.of(problem), values, slack, tolerance=tolerance,
+            below=below, arithmetic="float64", block=block.layer, bundle_proofs=known.proofs,
         )  # fmt: skip
 
 
