@@ -62,12 +62,13 @@ def test_least_squares_over_a_cone_are_those_of_another_solver(seed: int) -> Non
         design[:, -1] = -design[:, 0]
     places, numbers = (count, count), (count,)
     solution = np.empty(numbers)
-    value, used = least_squares(
+    value, used, sure = least_squares(
         design.T @ design, design.T @ target, count, target @ target, solution, np.empty(places),
-        np.empty(numbers, dtype=np.int64), np.empty(numbers), np.empty(numbers, dtype=np.bool_),
+        np.empty(numbers, dtype=np.int64), np.empty(numbers), np.empty(numbers, dtype=np.bool_), False,
     )  # fmt: skip
     best = nnls(design, target)[1] ** 2
-    assert used >= 0
+    assert sure
+    assert used == (solution > 0).sum()
     assert (solution >= 0).all()
     assert target @ target + 2 * value == pytest.approx(best, abs=1e-11)
     assert ((target - design @ solution) ** 2).sum() == pytest.approx(best, abs=1e-11)
@@ -85,9 +86,9 @@ def test_least_absolute_deviations_over_a_cone_are_those_of_a_linear_program(see
         design[:, 1] = -design[:, 0]
     places, numbers = (count, count), (count,)
     solution = np.empty(numbers)
-    value, ended = least_absolute(
+    value, sure = least_absolute(
         design, target, rows, count, solution, np.empty(numbers, dtype=np.int64), np.empty(places),
-        np.empty(rows), np.empty(rows), np.empty(rows),
+        np.empty(rows), np.empty(rows), np.empty(rows), False,
     )  # fmt: skip
     best = linprog(
         np.r_[np.zeros(count), np.ones(rows)],
@@ -95,7 +96,7 @@ def test_least_absolute_deviations_over_a_cone_are_those_of_a_linear_program(see
         b_ub=np.r_[target, -target],
         bounds=[(0, None)] * (count + rows),
     ).fun
-    assert ended == 1
+    assert sure
     assert value == pytest.approx(best, abs=1e-9)
     assert np.abs(target - design @ solution).sum() == pytest.approx(best, abs=1e-9)
 

@@ -17,10 +17,14 @@ from reluscape.trees.layer import Layer
 
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
+Bools = NDArray[np.bool_]
 Proofs = NDArray[np.unsignedinteger[Any]]
 
 #: Rays up to which all their products are held: 2 GB.
 MAX_RAYS = 16_000
+
+#: Rays are narrow if a sample that is not zero there is within this share of its and the ray's length.
+NARROW = 1e-6
 
 _EPS = float(np.finfo(np.float64).eps)
 
@@ -81,6 +85,8 @@ class Problem:
         facet_starts: Of each facet in `facet_rays` (facets + 1,).
         facet_rays: Rays of each facet.
         columns: What a unit of output weight one puts out at each ray (samples, rays).
+        narrow: Rays in cells that are narrow there: next to the hyperplane of a sample that they do not
+            lie on (rays,). That is where float64 may take what is nearly dependent for dependent.
     """
 
     layer: Layer
@@ -92,6 +98,7 @@ class Problem:
     facet_starts: Indices
     facet_rays: Indices
     columns: Floats
+    narrow: Bools
 
     @classmethod
     def of(cls, layer: Layer, max_cells: int | None, progress: Progress | None = None) -> Problem:
@@ -116,9 +123,12 @@ class Problem:
         sides = cones.signs.T
         values = sides * np.maximum(sides * (features @ cones.rays.T), 0.0)
         columns = np.where(values > 0, values, layer.slope * values)
+        nearby = np.abs(values) < NARROW * np.linalg.norm(features, axis=1)[:, None]
+        narrow = (nearby & (sides != 0)).any(axis=0)
         return cls(
-            layer, units, cones, contacts.cells, starts, rays, facet_starts, facet_rays, columns
-        )
+            layer, units, cones, contacts.cells, starts, rays, facet_starts, facet_rays, columns,
+            narrow,
+        )  # fmt: skip
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -141,6 +141,7 @@ def _exact_tree(problem: Problem, layer: str, progress: Progress | None) -> Merg
 
     check_exact(problem)
     exact = Exact(problem)
+    exact.check()
     cells, cell_proofs = exact.all_of("cells", progress)
     facets, facet_proofs = exact.all_of("facets", progress)
     floats = exact.numbers.floats

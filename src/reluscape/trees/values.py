@@ -97,9 +97,9 @@ def solve_chunk(problem: Problem, table: Table, chunk: Chunk) -> Solved:
     sweep(table, Scratch.of(problem), chunk.start, chunk.stop, sums, proofs)
     failed = np.flatnonzero(sums < 0)
     if len(failed):
-        again = Stubborn(problem, table, chunk)
+        again = Stubborn(problem, table)
         for place in failed.tolist():
-            sums[place], proofs[place] = again.solve(chunk.start + place)
+            sums[place], proofs[place] = again.solve(chunk.kind, chunk.start + place)
     kept = proofs[np.isfinite(sums)].astype(problem.proof_kind)
     return Solved(sums, kept, again.failed if len(failed) else 0)
 
