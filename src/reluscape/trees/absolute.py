@@ -14,11 +14,12 @@ FLAT = 1e-11
 #: Rates below this share of the sizes behind them are rounding errors of zero.
 STILL = 1e-12
 #: Slopes along an edge within this share of the terms behind them of zero may be zero.
-ZERO = 1e-12
+ZERO = 1e-13
 #: Terms behind an edge's slope over its length from which on they have lost too many digits.
 STEEP = 1e5
-#: Lengths of columns over the target's from which on residuals have.
-LONG = 1e4
+#: Lengths of columns over the target's from which on residuals have; and rays over the target's share of
+#: the samples', from which on columns have.
+LONG, FAR = 1e4, 1e5
 #: Share of the target by which the minimum may be missed.
 MISSED = 1e-11
 #: Steps of length zero after which edges are tried at random, which ends every cycle.
@@ -27,7 +28,7 @@ STUCK = 20
 
 @bare
 def least_absolute(
-    design, target, rows, count, solution, basis, inverse, signs, rates, residuals, narrow
+    design, target, rows, count, solution, basis, inverse, signs, rates, residuals, narrow, reach
 ):
     """Minimise over the first `count` variables.
 
@@ -43,6 +44,7 @@ def least_absolute(
         rates: Scratch (rows,).
         residuals: Scratch (rows,).
         narrow: Whether columns that seem dependent may be nearly so (`Problem.narrow`).
+        reach: Length of the samples (`Problem.reach`).
 
     Returns:
         The minimum, and whether it is least but for `MISSED`. That is not known where rounding errors kept
@@ -63,9 +65,9 @@ def least_absolute(
         )
         if edge < 0:
             total, size = _sum(residuals, rows), _sum(target, rows)
-            sure = _is_short(design, rows, count, solution, size)
+            sure = _is_short(design, rows, count, solution, size, reach)
             if sure and narrow and total > MISSED * size:
-                sure = _is_least(design, rows, count, basis, inverse, signs)
+                sure = _is_least(design, rows, count, basis, inverse, signs, reach)
             return total, sure
         length = _pass(
             design, target, rows, count, solution, basis, inverse, signs, rates, residuals, edge, up
@@ -77,19 +79,19 @@ def least_absolute(
 
 
 @bare
-def _is_short(design, rows, count, solution, size):
+def _is_short(design, rows, count, solution, size, reach):
     """Whether no column is so long that rounding errors of residuals matter."""
     for j in range(count):
         length = 0.0
         for i in range(rows):
             length += abs(design[i, j])
-        if length * solution[j] > LONG * size:
+        if (length + reach * LONG / FAR) * solution[j] > LONG * size:
             return False
     return True
 
 
 @bare
-def _is_least(design, rows, count, basis, inverse, signs):
+def _is_least(design, rows, count, basis, inverse, signs, reach):
     """Whether the sum clearly rises along every edge on which a variable does."""
     for q in range(count):
         slope = scale = 0.0
@@ -98,6 +100,8 @@ def _is_least(design, rows, count, basis, inverse, signs):
                 term = design[i, j] * inverse[j, q]
                 slope -= signs[i] * term
                 scale += abs(term)
+        for j in range(count):
+            scale += reach * abs(inverse[j, q])
         if basis[q] < rows:
             if scale > STEEP:
                 return False

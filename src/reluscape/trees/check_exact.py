@@ -31,7 +31,7 @@ def exact_values(tree: MergeTree, problem: Problem) -> tuple[Floats, Floats]:
     )
     try:
         check_exact(problem)
-        exact = Exact(problem)
+        exact = Exact(problem, strict=True)
         exact.check()
     except (AnalysisError, InputError) as error:
         require(False, str(error))

@@ -20,8 +20,8 @@ Indices = NDArray[np.int64]
 
 
 def exact_ray(
-    problem: Problem, ray: int, features: Array, outside: Array, numbers: Rational
-) -> Array:
+    problem: Problem, ray: int, features: Array, outside: Array, numbers: Rational, strict: bool
+) -> tuple[Array, Array]:
     """The null vector of the hyperplanes that contain a ray, with the signs that float64 sees.
 
     Args:
@@ -30,6 +30,11 @@ def exact_ray(
         features: Exact (samples, params).
         outside: Exact null vectors of these, one in each row.
         numbers: The arithmetic.
+        strict: Whether hyperplanes that pass the ray within float64's rounding errors have to contain it.
+            If not, some of them do, and the others' samples are taken as zero.
+
+    Returns:
+        The vector, and the samples' values there.
 
     Raises:
         AnalysisError: Float64 sees other hyperplanes through the ray than there are.
@@ -39,16 +44,21 @@ def exact_ray(
     values = floats @ problem.cones.rays[ray]  # of length one
     sizes = np.linalg.norm(floats, axis=1)
     signs = np.where(np.abs(values) <= rounding * sizes, 0, np.sign(values)).astype(int)
-    null = numbers.complement(np.vstack([features[signs == 0], outside]))
+    planes = np.vstack([outside, features[signs == 0]])
+    if not strict:
+        planes = planes[numbers.independent_rows(planes)[: floats.shape[1] - 1]]
+    null = numbers.complement(planes)
     if null.shape[1] != 1:
         raise AnalysisError("float64 does not tell the rays of these samples' cells apart")
     vector = null[:, 0]
     exact = features @ vector
+    if not strict:
+        exact[signs == 0] = 0 * exact[signs == 0]
     if sum(int(sign) * value for sign, value in zip(signs, exact, strict=True)) < 0:
         vector, exact = -vector, -exact
     if [int(value > 0) - int(value < 0) for value in exact] != signs.tolist():
         raise AnalysisError("float64 does not tell the cells of these samples apart")
-    return vector
+    return vector, exact
 
 
 def check_cells(problem: Problem, features: Array, values: Array, numbers: Rational) -> None:

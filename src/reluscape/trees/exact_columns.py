@@ -22,6 +22,10 @@ Indices = NDArray[np.int64]
 class ExactColumns:
     """Rays of one unit's cells and their columns in rationals; the floats of the layer are exact.
 
+    Args:
+        problem: The layer's.
+        strict: As for `exact_ray`.
+
     Attributes:
         problem: The layer's.
         numbers: The arithmetic.
@@ -30,8 +34,8 @@ class ExactColumns:
         size: Sum of the targets' squares, or of their absolute values.
     """
 
-    def __init__(self, problem: Problem) -> None:
-        self.problem, self.numbers = problem, Rational()
+    def __init__(self, problem: Problem, *, strict: bool) -> None:
+        self.problem, self.numbers, self._strict = problem, Rational(), strict
         layer = problem.layer
         self.features = self.numbers.array(layer.features)
         residual = self.numbers.array(layer.residual)
@@ -42,7 +46,7 @@ class ExactColumns:
         self._mixing = self._readouts @ self._readouts.T
         self._mixed = self._readouts @ residual.T
         self._outside = self.numbers.complement(self.features).T
-        self._rays: dict[int, Array] = {}
+        self._rays: dict[int, tuple[Array, Array]] = {}
         self._columns: dict[int, Array] = {}
         self._products: dict[tuple[int, int], Any] = {}
         self._right: dict[tuple[int, int], Any] = {}
@@ -53,18 +57,25 @@ class ExactColumns:
         Raises:
             AnalysisError: Float64 sees other hyperplanes through it than there are.
         """
-        if ray not in self._rays:
-            self._rays[ray] = exact_ray(
-                self.problem, ray, self.features, self._outside, self.numbers
-            )
-        return self._rays[ray]
+        return self._seen(ray)[0]
+
+    def values(self, ray: int) -> Array:
+        """The samples' values at a ray (samples,)."""
+        return self._seen(ray)[1]
 
     def column(self, ray: int) -> Array:
         """What a unit of output weight one puts out at a ray (samples,)."""
         if ray not in self._columns:
-            values = self.features @ self.ray(ray)
+            values = self.values(ray)
             self._columns[ray] = np.where(values > 0, values, self._slope * values)
         return self._columns[ray]
+
+    def _seen(self, ray: int) -> tuple[Array, Array]:
+        if ray not in self._rays:
+            self._rays[ray] = exact_ray(
+                self.problem, ray, self.features, self._outside, self.numbers, self._strict
+            )
+        return self._rays[ray]
 
     def gram(self, rays: Indices, owners: Indices) -> Array:
         """Products of what the rays of some units put out (rays, rays)."""

@@ -17,10 +17,13 @@ DEPENDENT = 1e-12
 UNSEEN = 1e-13
 #: Slopes of such columns within this share of `|column| |target|` of zero are what zero may be.
 ZERO = 1e-11
+#: Rounding errors of a column of length one, for each length of the samples over the column's.
+ERROR = 2e-15
 #: Share of the target's square by which the minimum may be missed.
 MISSED = 1e-11
-#: Lengths of columns over the target's from which on products have lost too many digits.
-LONG = 300.0
+#: Lengths of columns over the target's from which on products have lost too many digits; and rays over the
+#: target's share of the samples', from which on columns have.
+LONG, FAR = 300.0, 1e5
 
 
 @bare
@@ -72,7 +75,9 @@ def least_squares(gram, right, count, size, solution, factor, free, trial, barre
 
 
 @bare
-def is_least(gram, right, count, size, value, solution, factor, free, used, trial, barred, narrow):
+def is_least(
+    gram, right, count, size, value, solution, factor, free, used, trial, barred, narrow, reach
+):
     """Whether what `least_squares` has found is the minimum but for `MISSED`, as far as products tell.
 
     It is not told where the search did not end, where lengths are huge, or where a column depends on the
@@ -82,10 +87,12 @@ def is_least(gram, right, count, size, value, solution, factor, free, used, tria
         value: The minimum.
         used: Number of free variables.
         narrow: Whether columns that seem dependent may be nearly so (`Problem.narrow`).
+        reach: Length of the samples (`Problem.reach`).
     """
+    tilt = (reach * LONG / FAR) ** 2
     for k in range(used):
         j = free[k]
-        if gram[j, j] * solution[j] ** 2 > LONG**2 * size:
+        if (gram[j, j] + tilt) * solution[j] ** 2 > LONG**2 * size:
             return False
     if size + 2.0 * value <= MISSED * size:
         return True
@@ -98,6 +105,8 @@ def is_least(gram, right, count, size, value, solution, factor, free, used, tria
         for k in range(used):
             slope -= gram[j, free[k]] * solution[free[k]]
         scaled = slope / (gram[j, j] * size) ** 0.5
+        if narrow:
+            scaled += ERROR * reach / gram[j, j] ** 0.5
         if scaled <= -0.1 * ZERO:
             continue
         free[used] = j

@@ -131,6 +131,11 @@ class Problem:
         )  # fmt: skip
 
     @property
+    def reach(self) -> float:
+        """Length of all samples' features together; columns have rounding errors of this times eps."""
+        return float(np.linalg.norm(self.layer.features))
+
+    @property
     def shape(self) -> tuple[int, int, int]:
         """Units that are read, cells of a unit, facets of a unit."""
         return len(self.units.order), len(self.starts) - 1, len(self.pairs)

@@ -74,6 +74,11 @@ def ranked(cells: Array, facets: Array) -> tuple[Floats, Floats]:
 class Exact:
     """The problem of a layer in rationals: least points of its cells and facets.
 
+    Args:
+        problem: The layer's.
+        table: Of other cells of its units, as of bundles.
+        strict: As for `exact_ray`.
+
     Attributes:
         problem: The layer's.
         columns: What its rays put out.
@@ -81,8 +86,8 @@ class Exact:
         scale: The loss is this times a sum of squares or of absolute values.
     """
 
-    def __init__(self, problem: Problem, table: Table | None = None) -> None:
-        self.problem, self.columns = problem, ExactColumns(problem)
+    def __init__(self, problem: Problem, table: Table | None = None, *, strict: bool) -> None:
+        self.problem, self.columns = problem, ExactColumns(problem, strict=strict)
         self.numbers = self.columns.numbers
         halves = 2.0 if problem.layer.loss == "half_squared" else 1.0
         self.scale = 1 / (self.numbers.array(np.array([halves]))[0] * len(problem.layer.features))
@@ -95,11 +100,11 @@ class Exact:
         Raises:
             AnalysisError: They are not.
         """
-        columns, count = self.columns, len(self.problem.cones.rays)
-        rays = np.empty((count, self.problem.layer.features.shape[1]), dtype=object)
+        count, columns = len(self.problem.cones.rays), self.columns
+        values = np.empty((len(columns.features), count), dtype=object)
         for ray in range(count):
-            rays[ray] = columns.ray(ray)
-        check_cells(self.problem, columns.features, columns.features @ rays.T, self.numbers)
+            values[:, ray] = columns.values(ray)
+        check_cells(self.problem, columns.features, values, self.numbers)
 
     def all_of(self, kind: str, progress: Progress | None) -> tuple[Array, Proofs]:
         """Least losses, exact, and what proves them, of all cells or facets."""

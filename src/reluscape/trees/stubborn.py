@@ -40,7 +40,7 @@ class Stubborn:
         from reluscape.trees.rational import Exact
 
         try:
-            return Exact(self._problem, self._table)
+            return Exact(self._problem, self._table, strict=False)
         except InputError:  # python-flint is not installed
             return None
 

@@ -41,6 +41,7 @@ class Table(NamedTuple):
         alive: Whether cells whose units' cells are in these bundles may have a loss of interest
             (bundles ** units,).
         narrow: As in `Problem` (rays,).
+        reach: As in `Problem`.
     """
 
     shape: Indices
@@ -62,6 +63,7 @@ class Table(NamedTuple):
     bundle: Indices
     alive: NDArray[np.bool_]
     narrow: NDArray[np.bool_]
+    reach: float
 
 
 class Scratch(NamedTuple):
@@ -107,6 +109,7 @@ def table_of(problem: Problem) -> Table:
         float((problem.layer.residual**2).sum()), np.ascontiguousarray(columns.T), readouts,
         np.ascontiguousarray(problem.layer.residual).ravel(), problem.layer.is_l1,
         1, np.zeros(problem.shape[1], dtype=np.int64), np.ones(1, dtype=np.bool_), problem.narrow,
+        problem.reach,
     )  # fmt: skip
 
 
@@ -290,7 +293,7 @@ def solve(table, scratch, unit, facet, proof):
     )  # fmt: skip
     sure = is_least(
         scratch.gram, scratch.right, count, table.size, value, scratch.solution, scratch.factor,
-        scratch.free, used, scratch.trial, scratch.barred, narrow,
+        scratch.free, used, scratch.trial, scratch.barred, narrow, table.reach,
     )  # fmt: skip
     for word in range(len(proof)):
         proof[word] = 0
@@ -315,6 +318,7 @@ def _absolute(table, scratch, count, proof):
     value, sure = least_absolute(
         scratch.design, table.targets, samples * outputs, count, scratch.solution,
         scratch.free, scratch.factor, scratch.signs, scratch.rates, scratch.residuals, narrow,
+        table.reach,
     )  # fmt: skip
     for k in range(len(proof) - samples * outputs):
         proof[k] = scratch.free[k] if k < count else 0

@@ -140,7 +140,7 @@ def _exact_tree(problem: Problem, layer: str, progress: Progress | None) -> Merg
     from reluscape.trees.rational import Exact, alike, check_exact, ranked
 
     check_exact(problem)
-    exact = Exact(problem)
+    exact = Exact(problem, strict=True)
     exact.check()
     cells, cell_proofs = exact.all_of("cells", progress)
     facets, facet_proofs = exact.all_of("facets", progress)
