@@ -20,8 +20,8 @@ STEEP = 1e5
 #: Lengths of columns over the target's from which on residuals have; and rays over the target's share of
 #: the samples', from which on columns have.
 LONG, FAR = 1e4, 1e5
-#: Share of the target by which the minimum may be missed.
-MISSED = 1e-11
+#: Share of the target by which residuals of the basis may differ from zero, and the minimum be missed.
+PLACED, MISSED = 1e-12, 1e-11
 #: Steps of length zero after which edges are tried at random, which ends every cycle.
 STUCK = 20
 
@@ -65,7 +65,7 @@ def least_absolute(
         )
         if edge < 0:
             total, size = _sum(residuals, rows), _sum(target, rows)
-            sure = _is_short(design, rows, count, solution, size, reach)
+            sure = _is_placed(design, rows, count, solution, basis, residuals, size, reach)
             if sure and narrow and total > MISSED * size:
                 sure = _is_least(design, rows, count, basis, inverse, signs, reach)
             return total, sure
@@ -79,13 +79,16 @@ def least_absolute(
 
 
 @bare
-def _is_short(design, rows, count, solution, size, reach):
-    """Whether no column is so long that rounding errors of residuals matter."""
+def _is_placed(design, rows, count, solution, basis, residuals, size, reach):
+    """Whether the basis is zero, and no column so long that rounding errors of residuals matter."""
+    for k in range(count):
+        if basis[k] < rows and abs(residuals[basis[k]]) > PLACED * size:
+            return False
     for j in range(count):
-        length = 0.0
+        length = reach * LONG / FAR
         for i in range(rows):
             length += abs(design[i, j])
-        if (length + reach * LONG / FAR) * solution[j] > LONG * size:
+        if length * solution[j] > LONG * size:
             return False
     return True
 

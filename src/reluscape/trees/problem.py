@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import comb
 from typing import Any
 
@@ -14,6 +14,7 @@ from reluscape.errors import AnalysisError, InputError
 from reluscape.progress import Progress
 from reluscape.tolerances import TOLERANCES
 from reluscape.trees.layer import Layer
+from reluscape.trees.sharp_rays import sharp_rays
 
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
@@ -110,6 +111,7 @@ class Problem:
         units, features = Units.of(layer.weights), layer.features
         _check_unit(features)
         cones = enumerate_cones(features, progress=progress)
+        cones = replace(cones, rays=sharp_rays(features, cones))
         cells, count = len(cones.cells), len(units.order)
         if max_cells is not None and cells**count > max_cells:
             raise InputError(
