@@ -17,7 +17,7 @@ STILL = 1e-12
 ZERO = 1e-13
 #: Terms behind an edge's slope over its length from which on they have lost too many digits.
 STEEP = 1e5
-#: Lengths of columns over the target's from which on residuals have; and rays over the target's share of
+#: Lengths of columns over the target's from which on residuals have; and those of rays, times
 #: the samples', from which on columns have.
 LONG, FAR = 1e4, 1e5
 #: Share of the target by which residuals of the basis may differ from zero, and the minimum be missed.
@@ -47,8 +47,8 @@ def least_absolute(
         reach: Length of the samples (`Problem.reach`).
 
     Returns:
-        The minimum, and whether it is least but for `MISSED`. That is not known where rounding errors kept
-        the search from ending, or where columns are so long or so nearly dependent that they hide it.
+        The minimum, and whether it is least but for `MISSED`. That is not known where rounding errors
+        kept the search from ending, or where columns are too long or too nearly dependent.
     """
     for j in range(count):
         solution[j], basis[j] = 0.0, rows + j

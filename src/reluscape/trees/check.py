@@ -51,7 +51,7 @@ def check_merge_tree(tree: MergeTree, landscape: Landscape) -> str:
         (tree.num_cells, tree.num_facets) == (problem.num_cells, problem.num_facets),
         "it has another number of cells or facets",
     )
-    require(not tree.num_failed, "some least losses are not proved")
+    require(not tree.num_failed, f"{tree.num_failed:,} least losses are not proved, as it says")
     cells, facets = _values(tree, problem)
     require(int(np.isinf(cells).sum()) == tree.num_pruned, "another number of cells is left out")
     slack = SAME * max(tree.layer.zero_loss, np.finfo(np.float64).tiny)

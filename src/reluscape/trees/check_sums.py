@@ -33,8 +33,8 @@ CLEAR, CLEAR_ABSOLUTE = 1e-13, 2e-14
 UNSEEN, MISSED = 1e-14, 1e-10
 #: Rounding errors of a column of length one, for each length of the samples over the column's.
 ERROR = 1e-15
-#: Lengths of columns over the target's from which on float64 has lost too many digits; and rays over the
-#: target's share of the samples'.
+#: Lengths of columns over the target's from which on float64 has lost too many digits; and those of
+#: rays, times the samples'.
 LONG, LONG_ABSOLUTE, FAR = 600.0, 2e4, 3e5
 #: Terms behind an edge's slope over its length from which on it has.
 STEEP = 1e6
@@ -315,7 +315,9 @@ def _absolutes(
     edges = np.abs(np.linalg.inv(matrix[narrow]))
     terms = np.einsum("kj,kjq->kq", sizes[narrow] + problem.reach * there[narrow], edges)
     clear = np.where(rows[narrow], terms <= STEEP, balance[narrow] > CLEAR_ABSOLUTE * terms)
-    sure[narrow] = (clear | (basis[narrow] - count >= there[narrow].sum(axis=1)[:, None])).all(axis=1)
+    sure[narrow] = (clear | (basis[narrow] - count >= there[narrow].sum(axis=1)[:, None])).all(
+        axis=1
+    )
     return total, ~sure
 
 

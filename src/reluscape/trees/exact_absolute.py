@@ -1,4 +1,4 @@
-"""Least absolute deviations over a cone in rational arithmetic, and the check of what is told to be least.
+"""Least absolute deviations over a cone in rational arithmetic, and the check of such points.
 
 A basis names as many residuals and variables as there are variables, which are zero: a vertex. With a
 sign for each other residual it is a basis of the linear program `min sum_i u_i + v_i` over
@@ -53,7 +53,7 @@ class _Vertex:
         if not others:
             return 0 * self.lengths
         pull = sum(signs[row] * design[row] for row in others)
-        return -(pull @ self.edges)
+        return np.asarray(-(pull @ self.edges))
 
 
 def exact_absolute(
@@ -86,8 +86,12 @@ def exact_absolute(
     while True:
         chosen = _entering(vertex.slopes(design, basis, signs), basis, rows)
         if chosen is None:
-            return Least(sum(abs(vertex.residuals), 0 * numbers.array(np.zeros(1))[0]),
-                         vertex.lengths, basis, signs)
+            return Least(
+                sum(abs(vertex.residuals), 0 * numbers.array(np.zeros(1))[0]),
+                vertex.lengths,
+                basis,
+                signs,
+            )
         edge, up = chosen
         leaving = _leaving(design, vertex, basis, signs, up * vertex.edges[:, edge])
         if basis[edge] < rows:

@@ -1,4 +1,4 @@
-"""Least squares over a cone in rational arithmetic, and the check of what is told to be least."""
+"""Least squares over a cone in rational arithmetic, and the check of such points."""
 
 from __future__ import annotations
 
@@ -33,7 +33,9 @@ class Least:
     signs: list[int]
 
 
-def exact_squares(gram: Array, right: Array, size: Any, guess: list[int], numbers: Rational) -> Least:
+def exact_squares(
+    gram: Array, right: Array, size: Any, guess: list[int], numbers: Rational
+) -> Least:
     """Minimise `size - 2 right . l + l . gram l` over `l >= 0`, exactly.
 
     Lawson and Hanson's active set method. A ray along which the sum falls does not depend on those in

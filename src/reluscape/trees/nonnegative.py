@@ -21,8 +21,8 @@ ZERO = 1e-11
 ERROR = 2e-15
 #: Share of the target's square by which the minimum may be missed.
 MISSED = 1e-11
-#: Lengths of columns over the target's from which on products have lost too many digits; and rays over the
-#: target's share of the samples', from which on columns have.
+#: Lengths of columns over the target's from which on products have lost too many digits; and those of
+#: rays, times the samples', from which on columns have.
 LONG, FAR = 300.0, 1e5
 
 
@@ -84,8 +84,17 @@ def is_least(
     free ones so nearly that products do not tell whether it matters.
 
     Args:
-        value: The minimum.
+        gram: As of `least_squares`, as what follows.
+        right: As there.
+        count: As there.
+        size: As there.
+        value: The minimum that it has found.
+        solution: As it has left it.
+        factor: Scratch.
+        free: As it has left it.
         used: Number of free variables.
+        trial: As it has left it.
+        barred: As it has left it.
         narrow: Whether columns that seem dependent may be nearly so (`Problem.narrow`).
         reach: Length of the samples (`Problem.reach`).
     """

@@ -29,7 +29,7 @@ Array = NDArray[Any]
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
 
-#: Cells of a layer up to which rational arithmetic is used: about ten minutes.
+#: Cells of a layer up to which rational arithmetic is used: some minutes at most.
 MAX_EXACT = 20_000
 
 

@@ -61,9 +61,7 @@ def _null(planes: Floats) -> Floats | None:
     rows = [[Fraction(value) for value in row] for row in planes.tolist()]
     pivots: list[int] = []
     for k in range(len(rows)):
-        found = [
-            (i, j) for i in range(k, len(rows)) for j, value in enumerate(rows[i]) if value
-        ]
+        found = [(i, j) for i in range(k, len(rows)) for j, value in enumerate(rows[i]) if value]
         if not found:
             return None
         i, j = found[0]

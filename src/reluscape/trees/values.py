@@ -48,7 +48,7 @@ class Solved(NamedTuple):
     Attributes:
         sums: NaN for those that are the same as another's (stop - start,).
         proofs: What proves them, one row for each that was solved (solved, words).
-        failed: How many of these rounding errors kept from being shown to be least.
+        failed: How many of these are not shown to be least.
     """
 
     sums: Floats
@@ -65,8 +65,8 @@ class Values:
         facets: Of the facets, the same (facets,).
         cell_proofs: What proves those that were solved, ascending, as in `MergeTree` (solved, words).
         facet_proofs: The same of the facets.
-        failed: Those in which rounding errors kept the search from ending: their values are attained,
-            and not shown to be least.
+        failed: Those that neither float64 nor rational arithmetic tells: their values are attained, and
+            not shown to be least.
     """
 
     cells: Floats
