@@ -23,7 +23,7 @@ from reluscape.landscape import Block
 from reluscape.train import mlp
 from reluscape.trees import values
 from reluscape.trees.absolute import least_absolute
-from reluscape.trees.nonnegative import least_squares
+from reluscape.trees.nonnegative import is_least, least_squares
 
 
 def layer(
@@ -60,14 +60,17 @@ def test_least_squares_over_a_cone_are_those_of_another_solver(seed: int) -> Non
     if seed % 3 == 0:  # dependent columns, zero ones, and opposite ones
         design[:, rng.integers(count)] = 0.0
         design[:, -1] = -design[:, 0]
-    places, numbers = (count, count), (count,)
-    solution = np.empty(numbers)
+    gram, right, size = design.T @ design, design.T @ target, target @ target
+    solution, factor, trial = np.empty(count), np.empty((count, count)), np.empty(count)
+    free, barred = np.empty(count, dtype=np.int64), np.empty(count, dtype=np.bool_)
     value, used = least_squares(
-        design.T @ design, design.T @ target, count, target @ target, solution, np.empty(places),
-        np.empty(numbers, dtype=np.int64), np.empty(numbers), np.empty(numbers, dtype=np.bool_),
+        gram, right, count, size, solution, factor, free, trial, barred
     )  # fmt: skip
+    assert is_least(
+        gram, right, count, size, value, solution, factor, free, used, trial, barred, False, 1.0
+    )
     best = nnls(design, target)[1] ** 2
-    assert used >= 0
+    assert used == (solution > 0).sum()
     assert (solution >= 0).all()
     assert target @ target + 2 * value == pytest.approx(best, abs=1e-11)
     assert ((target - design @ solution) ** 2).sum() == pytest.approx(best, abs=1e-11)
@@ -85,9 +88,9 @@ def test_least_absolute_deviations_over_a_cone_are_those_of_a_linear_program(see
         design[:, 1] = -design[:, 0]
     places, numbers = (count, count), (count,)
     solution = np.empty(numbers)
-    value, ended = least_absolute(
+    value, sure = least_absolute(
         design, target, rows, count, solution, np.empty(numbers, dtype=np.int64), np.empty(places),
-        np.empty(rows), np.empty(rows), np.empty(rows),
+        np.empty(rows), np.empty(rows), np.empty(rows), False, 1.0,
     )  # fmt: skip
     best = linprog(
         np.r_[np.zeros(count), np.ones(rows)],
@@ -95,7 +98,7 @@ def test_least_absolute_deviations_over_a_cone_are_those_of_a_linear_program(see
         b_ub=np.r_[target, -target],
         bounds=[(0, None)] * (count + rows),
     ).fun
-    assert ended == 1
+    assert sure
     assert value == pytest.approx(best, abs=1e-9)
     assert np.abs(target - design @ solution).sum() == pytest.approx(best, abs=1e-9)
 

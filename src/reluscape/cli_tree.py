@@ -61,7 +61,7 @@ def tree(
     ] = None,
     arithmetic: Annotated[
         Arithmetic,
-        typer.Option(help="float64, or exact rationals: a squared loss, up to 20,000 cells."),
+        typer.Option(help="float64, or exact rationals: up to 20,000 cells."),
     ] = Arithmetic.float64,
     jobs: Annotated[int, typer.Option(help="Threads or processes; -1 for one per core.")] = -1,
     dask: Annotated[

@@ -194,7 +194,10 @@ def _counts(tree: Drawn, about: Grown) -> tuple[str, ...]:
         else ()
     )
     failed = (
-        (f"In {several(tree.num_failed, 'problem')} rounding errors kept the search from ending.",)
+        (
+            f"Float64 does not tell the least loss in {several(tree.num_failed, 'problem')}: samples are "
+            "nearly equal. The tree is what was found.",
+        )
         if tree.num_failed
         else ()
     )
@@ -215,5 +218,7 @@ def _method(tree: Drawn) -> tuple[str, ...]:
         "it, so the facets in the order of their least losses (Kruskal's algorithm) give every minimum "
         "and every barrier of the whole landscape.",
         f"Minima that join a lower one within {number(tree.tolerance)} of the loss of zero weights are "
-        "none.",
+        "none."
+        if tree.tolerance
+        else "Least losses are exact and compared exactly, and rounded once.",
     )

@@ -51,7 +51,7 @@ def check_merge_tree(tree: MergeTree, landscape: Landscape) -> str:
         (tree.num_cells, tree.num_facets) == (problem.num_cells, problem.num_facets),
         "it has another number of cells or facets",
     )
-    require(not tree.num_failed, "some least losses are not proved")
+    require(not tree.num_failed, f"{tree.num_failed:,} least losses are not proved, as it says")
     cells, facets = _values(tree, problem)
     require(int(np.isinf(cells).sum()) == tree.num_pruned, "another number of cells is left out")
     slack = SAME * max(tree.layer.zero_loss, np.finfo(np.float64).tiny)
@@ -138,14 +138,21 @@ def _check_minima(tree: MergeTree, problem: Problem, cells: Floats, slack: float
         _same(cells[_codes(tree, problem)], tree.losses, slack),
         "a minimum's loss is not its cell's",
     )
-    values = np.array([tree.layer.value(theta) for theta in tree.minima])
-    require(_same(values, tree.losses, slack), "a minimum has another loss")
+    values, errors = _attained(tree, tree.minima)
+    require(_same(values, tree.losses, slack + errors), "a minimum has another loss")
     for theta, own in zip(tree.minima, tree.cells, strict=True):
         require(_is_inside(problem, theta, own), "a minimum lies in another cell")
     ends = np.isfinite(tree.deaths)
     require(bool(np.isnan(tree.saddles[~ends]).all()), "a minimum that joins none has a saddle")
-    values = np.array([tree.layer.value(theta) for theta in tree.saddles[ends]])
-    require(_same(values, tree.deaths[ends], slack), "a saddle has another loss")
+    values, errors = _attained(tree, tree.saddles[ends])
+    require(_same(values, tree.deaths[ends], slack + errors), "a saddle has another loss")
+
+
+def _attained(tree: MergeTree, points: Floats) -> tuple[Floats, Floats]:
+    """Losses at points, and what rounding their coordinates may have changed."""
+    layer = tree.layer
+    values = np.array([layer.value(theta) for theta in points])
+    return values, np.array([layer.rounding(theta) for theta in points])
 
 
 def _is_inside(problem: Problem, theta: Floats, cells: Indices) -> bool:
@@ -283,6 +290,6 @@ def _codes(tree: MergeTree, problem: Problem) -> Indices:
     return np.asarray(tree.cells @ count ** np.arange(units - 1, -1, -1), dtype=np.int64)
 
 
-def _same(ours: Floats, told: Floats, slack: float) -> bool:
+def _same(ours: Floats, told: Floats, slack: float | Floats) -> bool:
     """Whether numbers are equal but for rounding; none is where one is NaN."""
     return ours.shape == told.shape and bool((np.abs(ours - told) <= slack).all())

@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reluscape.check_block import require
-from reluscape.errors import AnalysisError, InputError, UnsupportedModelError
+from reluscape.errors import AnalysisError, InputError
 from reluscape.trees.kruskal import ends_of
 from reluscape.trees.problem import Problem, Proofs
-from reluscape.trees.rational import Exact, check_exact, used
+from reluscape.trees.rational import Exact, check_exact
 from reluscape.trees.result import MergeTree
 
 __all__ = ["exact_values"]
@@ -31,8 +31,9 @@ def exact_values(tree: MergeTree, problem: Problem) -> tuple[Floats, Floats]:
     )
     try:
         check_exact(problem)
-        exact = Exact(problem)
-    except (AnalysisError, InputError, UnsupportedModelError) as error:
+        exact = Exact(problem, strict=True)
+        exact.check()
+    except (AnalysisError, InputError) as error:
         require(False, str(error))
         raise
     cells = _proved(exact, "cells", tree.cell_proofs)
@@ -48,31 +49,15 @@ def exact_values(tree: MergeTree, problem: Problem) -> tuple[Floats, Floats]:
 
 
 def _proved(exact: Exact, kind: str, proofs: Proofs) -> Array:
-    """Least losses, each from the rays that are said to be in use."""
+    """Least losses, each by its proof."""
     problem = exact.problem
     count = problem.num_cells if kind == "cells" else problem.num_facets
     shape = (count, problem.proof_words)
     require(proofs.shape == shape, f"it proves the least losses of another number of {kind}")
     values = np.empty(count, dtype=object)
     for code in range(count):
-        gram, right, _ = exact.products(kind, code)
-        values[code] = exact.scale * _value(exact, gram, right, used(proofs[code]))
+        values[code] = exact.scale * exact.proved(*exact.gathered(kind, code), proofs[code])
     return values
-
-
-def _value(exact: Exact, gram: Array, right: Array, support: list[int]) -> Any:
-    """The sum at the stationary point of some rays, which has to be least."""
-    if not support:
-        require(all(right <= 0), "a least point is none: the loss falls along a ray")
-        return exact.size
-    require(support[-1] < len(right), "a least point is made of rays that its cell does not have")
-    own = gram[np.ix_(support, support)]
-    require(exact.numbers.independent(own), "a least point is not told by its rays")
-    lengths = exact.numbers.solve(own, right[support])
-    require(all(lengths >= 0), "a least point lies outside its cell")
-    slopes = right - gram[:, support] @ lengths
-    require(all(slopes <= 0), "a least point is none: the loss falls along a ray")
-    return exact.size - right[support] @ lengths
 
 
 def _pairs(problem: Problem, cells: Array, facets: Array) -> list[tuple[Any, Any]]:

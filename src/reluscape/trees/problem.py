@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import comb
 from typing import Any
 
@@ -14,15 +14,20 @@ from reluscape.errors import AnalysisError, InputError
 from reluscape.progress import Progress
 from reluscape.tolerances import TOLERANCES
 from reluscape.trees.layer import Layer
+from reluscape.trees.sharp_rays import sharp_rays
 
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
+Bools = NDArray[np.bool_]
 Proofs = NDArray[np.unsignedinteger[Any]]
 
 #: Rays of two or more units up to which all their products are held: 2 GB.
 HELD = 16_000
 #: Bytes that the columns of a unit's rays may take.
 MAX_BYTES = 2**31
+
+#: Rays are narrow if a sample that is not zero there is within this share of its and the ray's length.
+NARROW = 1e-6
 
 _EPS = float(np.finfo(np.float64).eps)
 
@@ -83,6 +88,8 @@ class Problem:
         facet_starts: Of each facet in `facet_rays` (facets + 1,).
         facet_rays: Rays of each facet.
         columns: What a unit of output weight one puts out at each ray (samples, rays).
+        narrow: Rays in cells that are narrow there: next to the hyperplane of a sample that they do not
+            lie on (rays,). That is where float64 may take what is nearly dependent for dependent.
     """
 
     layer: Layer
@@ -94,6 +101,7 @@ class Problem:
     facet_starts: Indices
     facet_rays: Indices
     columns: Floats
+    narrow: Bools
 
     @classmethod
     def of(cls, layer: Layer, max_cells: int | None, progress: Progress | None = None) -> Problem:
@@ -105,6 +113,7 @@ class Problem:
         units, features = Units.of(layer.weights), layer.features
         _check_unit(features)
         cones = enumerate_cones(features, progress=progress)
+        cones = replace(cones, rays=sharp_rays(features, cones))
         cells, count = len(cones.cells), len(units.order)
         if max_cells is not None and cells**count > max_cells:
             raise InputError(
@@ -118,9 +127,17 @@ class Problem:
         sides = cones.signs.T
         values = sides * np.maximum(sides * (features @ cones.rays.T), 0.0)
         columns = np.where(values > 0, values, layer.slope * values)
+        nearby = np.abs(values) < NARROW * np.linalg.norm(features, axis=1)[:, None]
+        narrow = (nearby & (sides != 0)).any(axis=0)
         return cls(
-            layer, units, cones, contacts.cells, starts, rays, facet_starts, facet_rays, columns
-        )
+            layer, units, cones, contacts.cells, starts, rays, facet_starts, facet_rays, columns,
+            narrow,
+        )  # fmt: skip
+
+    @property
+    def reach(self) -> float:
+        """Length of all samples' features together; columns have rounding errors of this times eps."""
+        return float(np.linalg.norm(self.layer.features))
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -17,6 +17,7 @@ from reluscape.trees.barrier import Barrier
 from reluscape.trees.kruskal import write_ends
 from reluscape.trees.layer import Layer
 from reluscape.trees.problem import Problem, Proofs
+from reluscape.trees.tiers import tier_of
 from reluscape.validation import check_theta
 
 __all__ = ["MergeTree"]
@@ -24,6 +25,8 @@ __all__ = ["MergeTree"]
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
 
+#: Why least losses are not proved, and what is done about it.
+UNPROVED = "samples are nearly equal; `pip install 'reluscape[rational]'`, or make them equal"
 #: Minima that a summary lists.
 LISTED = 6
 
@@ -52,7 +55,9 @@ class MergeTree(Result):
         num_cells: Cells of the layer.
         num_facets: Facets between them.
         num_solved: Problems that were solved; the others are the same by an exchange of units.
-        num_failed: Problems whose solution rounding errors kept from being shown to be least.
+        num_failed: Problems whose least losses are not proved: float64 does not tell them, and rational
+            arithmetic is not there (without python-flint) or does not see the same cells. Then the tree
+            is no more than what was found (`tier` is "sampled"), and `verify` does not accept it.
         num_pruned: Cells that were passed over, as their least loss is shown to be above `below`.
         below: As given; infinite where everything was gone through.
         tolerance: As given.
@@ -107,8 +112,8 @@ class MergeTree(Result):
 
     @property
     def tier(self) -> str:
-        """How it is known: "exact" in rational arithmetic, else "certified"."""
-        return "exact" if self.arithmetic == "rational" else "certified"
+        """How it is known: "exact", "certified", or "sampled" where least losses are not proved."""
+        return tier_of(self.arithmetic, self.num_failed)
 
     @property
     def objective(self) -> str:
@@ -133,6 +138,8 @@ class MergeTree(Result):
                 else f"joins none up to {self.below:.9g}"
             )
             lines.append(f"minimum {k}: loss {self.losses[k]:.9g}, {joins}")
+        if self.num_failed:
+            lines.append(f"{self.num_failed:,} least losses are not proved: {UNPROVED}")
         if len(self.losses) > LISTED:
             lines.append(f"... {len(self.losses) - LISTED} more")
         return "\n".join(lines)

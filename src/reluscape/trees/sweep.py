@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from reluscape.compiled import bare, unlocked
 from reluscape.trees.absolute import least_absolute
-from reluscape.trees.nonnegative import least_squares
+from reluscape.trees.nonnegative import is_least, least_squares
 from reluscape.trees.problem import Problem
 
 Floats = NDArray[np.float64]
@@ -42,6 +42,8 @@ class Table(NamedTuple):
         bundle: Which one each of a unit's cells is in (cells,).
         alive: Whether cells whose units' cells are in these bundles may have a loss of interest
             (bundles ** units,).
+        narrow: As in `Problem` (rays,).
+        reach: As in `Problem`.
     """
 
     shape: Indices
@@ -62,6 +64,8 @@ class Table(NamedTuple):
     bundles: int
     bundle: Indices
     alive: NDArray[np.bool_]
+    narrow: NDArray[np.bool_]
+    reach: float
 
 
 class Scratch(NamedTuple):
@@ -107,7 +111,8 @@ def table_of(problem: Problem) -> Table:
         readouts @ readouts.T, readouts @ problem.layer.residual.T @ columns,
         float((problem.layer.residual**2).sum()), np.ascontiguousarray(columns.T), readouts,
         np.ascontiguousarray(problem.layer.residual).ravel(), problem.layer.is_l1,
-        1, np.zeros(problem.shape[1], dtype=np.int64), np.ones(1, dtype=np.bool_),
+        1, np.zeros(problem.shape[1], dtype=np.int64), np.ones(1, dtype=np.bool_), problem.narrow,
+        problem.reach,
     )  # fmt: skip
 
 
@@ -116,8 +121,8 @@ def solve_cells(table, scratch, start, stop, values, proofs):
     """Write the least sums of cells `start .. stop` and what proves them; how many were solved.
 
     Of cells that differ by an exchange of units that act alike, the one whose units' cells ascend is
-    solved; the others get NaN, and their value from `copy_cells`. Where rounding errors kept the search
-    from ending, it is -1, and infinite where the cell is of no interest.
+    solved; the others get NaN, and their value from `copy_cells`. Where float64 does not tell whether it
+    is least, it is -1, and infinite where the cell is of no interest.
 
     Args:
         table: The problem.
@@ -269,12 +274,17 @@ def _sort(digits, groups, units, without):
 
 @bare
 def solve(table, scratch, unit, facet, proof):
-    """The least sum over the cell of `scratch.digits`, or over a facet of one of its units."""
+    """The least sum over the cell of `scratch.digits`, or over a facet of one of its units.
+
+    It is -1 where float64 does not tell whether it is least; then the proof is a guess.
+    """
     count = gather(table, scratch, unit, facet)
     if table.absolute:
         return _absolute(table, scratch, count, proof)
+    narrow = False
     for i in range(count):
         ray, owner = scratch.rays[i], scratch.owners[i]
+        narrow |= table.narrow[ray]
         scratch.right[i] = table.right[owner, ray]
         for j in range(i + 1):
             product = _product(table, ray, scratch.rays[j])
@@ -285,12 +295,16 @@ def solve(table, scratch, unit, facet, proof):
         scratch.gram, scratch.right, count, table.size, scratch.solution, scratch.factor,
         scratch.free, scratch.trial, scratch.barred,
     )  # fmt: skip
+    sure = is_least(
+        scratch.gram, scratch.right, count, table.size, value, scratch.solution, scratch.factor,
+        scratch.free, used, scratch.trial, scratch.barred, narrow, table.reach,
+    )  # fmt: skip
     for word in range(len(proof)):
         proof[word] = 0
     for k in range(used):
         ray = scratch.free[k]
         proof[ray >> 6] |= ONE << np.uint64(ray & 63)
-    return max(table.size + 2.0 * value, 0.0) if used >= 0 else -1.0
+    return max(table.size + 2.0 * value, 0.0) if sure else -1.0
 
 
 @bare
@@ -308,21 +322,24 @@ def _product(table, ray, other):
 def _absolute(table, scratch, count, proof):
     """The least sum of absolute values over the rays that were gathered."""
     samples, outputs = table.columns.shape[1], table.readouts.shape[1]
+    narrow = False
     for i in range(count):
         ray, owner = scratch.rays[i], scratch.owners[i]
+        narrow |= table.narrow[ray]
         for sample in range(samples):
             for output in range(outputs):
                 entry = table.columns[ray, sample] * table.readouts[owner, output]
                 scratch.design[sample * outputs + output, i] = entry
-    value, ended = least_absolute(
+    value, sure = least_absolute(
         scratch.design, table.targets, samples * outputs, count, scratch.solution,
-        scratch.free, scratch.factor, scratch.signs, scratch.rates, scratch.residuals,
+        scratch.free, scratch.factor, scratch.signs, scratch.rates, scratch.residuals, narrow,
+        table.reach,
     )  # fmt: skip
     for k in range(len(proof) - samples * outputs):
         proof[k] = scratch.free[k] if k < count else 0
     for i in range(samples * outputs):
         proof[len(proof) - samples * outputs + i] = scratch.signs[i] > 0
-    return value if ended else -1.0
+    return value if sure else -1.0
 
 
 @bare

@@ -70,8 +70,7 @@ def merge_tree(
         tolerance: Minima whose basins join a lower one within this of their loss, relative to the loss of
             a layer that puts out zero, are none. By default 1e-9; none with rational arithmetic, where
             every difference is exact.
-        arithmetic: "float64", or "rational" for a squared loss and up to 20,000 cells: the floats of the
-            layer's inputs, output weights and targets (less the output's bias) are taken as the exact
+        arithmetic: "float64", or "rational" for up to 20,000 cells: the floats of the layer's inputs, output weights and targets (less the output's bias) are taken as the exact
             rationals that they are. Rays, least points and their optimality are exact, ties are ties, and
             what is returned is rounded once. A millisecond for each cell and facet.
         store: A study's file, in which what is solved is kept: after any interruption, the same call goes
@@ -82,11 +81,13 @@ def merge_tree(
         progress: Called with a label and the share done.
 
     Returns:
-        The tree. Losses and levels are attained by the points that are given, and least, but for rounding
-        errors. Columns are taken as dependent within 1e-6 of their length; where that may matter,
-        `num_failed` counts it and `verify` does not accept the tree. Known not to hold for samples that
-        are nearly but not quite equal (1e-5 apart or less): minimisers have huge weights there, points
-        may miss their losses, and the losses may be those of equal samples.
+        The tree. Losses and levels are least, but for rounding errors of 1e-10 of the loss of zero
+        weights. Where samples are nearly equal and float64 does not tell a least loss, it is found in
+        rational arithmetic; without python-flint, `num_failed` counts it, and `tier` is "sampled".
+        Samples so near to each other, or so nearly on one hyperplane, that float64 does not tell them
+        apart (about 1e-14 of their size) are taken as equal, or as on it. Points attain their losses but
+        for what rounding their coordinates changes: where minimisers have huge weights, as between
+        samples 1e-12 apart, that may be more.
 
     Cost: one to three microseconds for each cell with two units, its facets included (`benchmarks/
     merge_tree.py`), some ten times that for the absolute loss; 80 to 150 bytes for each cell, and for
@@ -97,7 +98,8 @@ def merge_tree(
         InputError: More cells than `max_cells`, or than rational arithmetic is for; weight decay; a
             tolerance that is negative; options that rational arithmetic does not have.
         UnsupportedModelError: Another structure behind the layer, or the cross-entropy.
-        AnalysisError: The samples' cells cannot be told in float64.
+        AnalysisError: The samples' cells cannot be told in float64; with rational arithmetic, also where
+            it sees others than there are.
 
     Source: none; Kruskal's algorithm over convex pieces.
 
@@ -143,7 +145,8 @@ def _exact_tree(problem: Problem, layer: str, progress: Progress | None) -> Merg
     from reluscape.trees.rational import Exact, alike, check_exact, ranked
 
     check_exact(problem)
-    exact = Exact(problem)
+    exact = Exact(problem, strict=True)
+    exact.check()
     cells, cell_proofs = exact.all_of("cells", progress)
     facets, facet_proofs = exact.all_of("facets", progress)
     floats = exact.numbers.floats

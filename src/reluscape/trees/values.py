@@ -50,7 +50,7 @@ class Solved(NamedTuple):
     Attributes:
         sums: NaN for those that are the same as another's (stop - start,).
         proofs: What proves them, one row for each that was solved (solved, words).
-        failed: How many of these rounding errors kept from being shown to be least.
+        failed: How many of these are not shown to be least.
     """
 
     sums: Floats
@@ -67,8 +67,8 @@ class Values:
         facets: Of the facets, the same (facets,).
         cell_proofs: What proves those that were solved, ascending, as in `MergeTree` (solved, words).
         facet_proofs: The same of the facets.
-        failed: Those in which rounding errors kept the search from ending: their values are attained,
-            and not shown to be least.
+        failed: Those that neither float64 nor rational arithmetic tells: their values are attained, and
+            not shown to be least.
     """
 
     cells: Floats
@@ -99,9 +99,9 @@ def solve_chunk(problem: Problem, table: Table, chunk: Chunk, room: Floats | Non
     sweep(table, Scratch.of(problem), chunk.start, chunk.stop, sums, proofs)
     failed = np.flatnonzero(sums < 0)
     if len(failed):
-        again = Stubborn(problem, table, chunk)
+        again = Stubborn(problem, table)
         for place in failed.tolist():
-            sums[place], proofs[place] = again.solve(chunk.start + place)
+            sums[place], proofs[place] = again.solve(chunk.kind, chunk.start + place)
     kept = proofs[np.isfinite(sums)].astype(problem.proof_kind)
     return Solved(sums, kept, again.failed if len(failed) else 0)
 
