@@ -100,6 +100,24 @@ def test_a_minimum_that_is_left_out_or_put_in_is_found(grown: tuple[MergeTree, L
     assert not verify(more, landscape).valid
 
 
+def test_a_tolerance_is_told_and_kept(grown: tuple[MergeTree, Landscape]) -> None:
+    tree, landscape = grown
+    zero = tree.layer.zero_loss
+    lasting = np.sort(tree.deaths - tree.losses) / zero
+    assert "more than 1e-09 of the loss" in verify(tree, landscape).reason
+    coarse = merge_tree(landscape.block(0), tolerance=float(lasting[:2].mean()))
+    told = verify(coarse, landscape)
+    assert told.valid, told.reason
+    assert f"more than {coarse.tolerance:g} of the loss" in told.reason
+    for forged in (1.5 * lasting[0], 1e9, -1.0, np.inf, np.nan):
+        found = verify(replace(tree, tolerance=float(forged)), landscape)
+        assert not found.valid
+        assert "tolerance" in found.reason
+    alone = merge_tree(landscape.block(0), tolerance=1e9)
+    assert len(alone.losses) == 1
+    assert "more than 1e+09 of the loss" in verify(alone, landscape).reason
+
+
 def test_a_tree_of_other_samples_or_weights_is_rejected(grown: tuple[MergeTree, Landscape]) -> None:
     tree, landscape = grown
     other = landscape.at(landscape.theta * 1.01)

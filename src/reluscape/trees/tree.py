@@ -152,7 +152,7 @@ def _exact_tree(problem: Problem, layer: str, progress: Progress | None) -> Merg
     joined = _joined(problem, ranks, 0.0, math.inf)
     none = np.empty((0, problem.proof_words), dtype=problem.proof_kind)
     return _tree(
-        problem, values, joined, exact, ranks, 0.5, tolerance=0.0, below=math.inf,
+        problem, values, joined, exact, ranks, 0.0, tolerance=0.0, below=math.inf,
         arithmetic="rational", block=layer, bundle_proofs=none,
     )  # fmt: skip
 
@@ -235,7 +235,7 @@ def _tree(
         joined: How basins join.
         minimisers: Finds the points.
         ranks: What decides on the order of least losses.
-        slack: By how much equal ones may differ in that.
+        slack: Minima that end within this of their loss in that order are none.
         told: What else is told of the tree.
     """
     cells = np.append(joined.ended[:, 0], joined.roots)
