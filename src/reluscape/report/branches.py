@@ -77,7 +77,8 @@ def tree_section(
     """
     weights = (
         "Every minimum is a weights file of its own, for load_state_dict of the module; `reluscape "
-        "certify` says of each what it is."
+        "certify` says of nearly each by itself that it is one. Where it is undecided, slopes are within "
+        "its rounding errors of zero: what verify shows of the tree holds for that minimum too."
     )
     return Section(
         key="tree",

@@ -19,6 +19,7 @@ from reluscape.arithmetic import Rational
 from reluscape.errors import InputError, UnsupportedModelError
 from reluscape.progress import Progress
 from reluscape.trees.exact_cells import check_cells, exact_rays
+from reluscape.trees.inside import exact_middle
 from reluscape.trees.problem import Problem, Proofs
 from reluscape.trees.sweep import Scratch, Table, digits_of, others_of, solve, table_of
 
@@ -174,11 +175,14 @@ class Exact:
         return unit, facet
 
     def theta(self, kind: str, code: int) -> Floats:
-        """The layer's parameters at a least point, rounded."""
+        """The layer's parameters at a least point, rounded; inside a cell, if there are several."""
         found, rays = self.least(kind, code)
         rows = self.problem.layer.unpack(self.problem.layer.theta).copy()
         lengths = self.numbers.array(np.zeros(sum(len(own) for own in rays)))
         lengths[found.support] = found.lengths
+        if kind == "cells":
+            gram, right, _ = self.products(kind, code)
+            lengths = exact_middle(gram, right, lengths, self.numbers)
         at = 0
         for unit, own in zip(self.problem.units.order, rays, strict=True):
             rows[unit] = 0.0  # of a unit whose cell is everything, and has no rays

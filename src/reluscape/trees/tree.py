@@ -6,7 +6,7 @@ import math
 import os
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ from reluscape.errors import InputError
 from reluscape.landscape import Block
 from reluscape.progress import Progress
 from reluscape.study.study import workers
+from reluscape.trees.flat import SAME, Flats, LeastPoints
 from reluscape.trees.kruskal import join
 from reluscape.trees.layer import Layer
 from reluscape.trees.minimisers import Minimisers
@@ -178,16 +179,6 @@ def _values(
     return least_values(problem, table, jobs=workers(jobs), progress=progress)
 
 
-class LeastPoints(Protocol):
-    """Finds the least point of a cell or a facet."""
-
-    def of_cell(self, cell: int) -> Floats:
-        """The layer's parameters at a cell's least point."""
-
-    def of_facet(self, edge: int) -> Floats:
-        """The same of a facet."""
-
-
 class Joined(NamedTuple):
     """How basins join.
 
@@ -250,10 +241,14 @@ def _tree(
         k = whose[cell]
         deaths[k], parents[k] = values.facets[edge], whose[lower]
         saddles[k] = minimisers.of_facet(edge)
+    flats = Flats(problem, minimisers, ranks, problem.layer.limit(told["below"]))
+    alike = min(slack, SAME * problem.layer.zero_loss)
+    given = [flats.inside(cell, alike) for cell in cells.tolist()]
     units, unit_cells, _ = problem.shape
     powers = unit_cells ** np.arange(units - 1, -1, -1)
+    places = np.array([place for _, place in given], dtype=np.int64)
     return MergeTree(
-        minima=np.array([minimisers.of_cell(cell) for cell in cells.tolist()]).reshape(-1, size),
+        minima=np.array([point for point, _ in given]).reshape(-1, size),
         losses=losses,
         births=losses,
         deaths=deaths,
@@ -262,7 +257,7 @@ def _tree(
         multiplicity=multiplicities(
             problem, cells, ranks.cells[cells], slack, joined.joins, ranks.facets[joined.joins]
         ),
-        cells=cells[:, None] // powers % unit_cells,
+        cells=places[:, None] // powers % unit_cells,
         num_cells=problem.num_cells,
         num_facets=problem.num_facets,
         num_solved=values.solved,
