@@ -87,17 +87,18 @@ def tree(
     landscape = landscape_from(data, target, standardise, weights, model, loss, weight_decay)
     from reluscape.progress import shown
     from reluscape.results import options_from
-    from reluscape.tree_files import SAMPLES, TreeFolder, some_samples
+    from reluscape.tree_files import SAMPLES, TreeFolder, drawn
     from reluscape.trees.size import tree_size
     from reluscape.trees.tree import merge_tree
 
-    whole = landscape.num_samples
-    landscape = some_samples(landscape, samples, seed)
+    some = samples is not None and samples < landscape.num_samples
+    taken = drawn(landscape.num_samples, samples or landscape.num_samples, seed)
+    landscape = landscape.of_samples(taken) if some else landscape
     (name,) = layers_called(landscape, layer)
     assert name is not None
     block = landscape.block(name)
-    folder = TreeFolder(out)
-    folder.check()
+    folder = TreeFolder(out, [Path(str(one)) for one in (data, weights) if one is not None])
+    folder.check(some)
     size = tree_size(block)
     if size.num_cells > max_cells:
         raise InputError(
@@ -119,15 +120,15 @@ def tree(
             progress=progress,
         )
     named = ["--data", str(data), *_option("--target", target), *["--standardise"] * standardise]
-    if landscape.num_samples < whole:
-        ctx.obj.append(str(folder.write_samples(landscape)))
+    if some:
+        ctx.obj.append(str(folder.write_samples(landscape, taken)))
         named = ["--data", str(out / SAMPLES)]
     own = [*_option("--weights", weights), *_option("--model", model)]
     subject = options_from([*own, *named, "--loss", landscape.loss_name], out)
     search = ["--layer", name, *_option("--below", below)]
     search += ["--arithmetic", arithmetic.value] if exact else []
     about = _about(found, block, subject, search, Path(str(data)).name, seed)
-    ctx.obj.extend(map(str, folder.write(found, landscape, name, about)))
+    ctx.obj.extend(map(str, folder.write(found, landscape, name, about, some)))
     if as_json:
         typer.echo(json.dumps(_record(found, name) | {"files": ctx.obj}))
     else:

@@ -32,11 +32,12 @@ LISTED = 6
 class MergeTree(Result):
     """All local minima of a layer, and how their basins join as the level rises.
 
-    Minima ascend by loss. A minimum may be a whole set of points (a plateau, a flat valley) that spans
-    several cells: one of them is given, inside the set and with few kinks active, as far as up to 32 of
-    its cells show. There `certify` says of nearly all that they are minima (docs/tree.md); where it is
-    undecided, that is about its own margins, and the proofs of this tree hold none the less. Minima are those whose persistence, `deaths - births`, is above `tolerance` times the
-    loss of a layer that puts out zero.
+    Minima ascend by loss. They are those whose persistence, `deaths - births`, is above `tolerance` times
+    the loss of a layer that puts out zero. A minimum may be a whole set of points (a plateau, a flat
+    valley) across several cells. One of them is given, inside the set and with few kinks active, as far
+    as up to 32 of its cells show. There `certify` says of nearly all that they are minima
+    (docs/tree.md); where it is undecided, that is about its own margins, and the proofs of this tree
+    hold none the less.
 
     Attributes:
         minima: A minimiser of each, shape (minima, params).
