@@ -144,11 +144,12 @@ def _figures(tree: Drawn, about: Grown, suffix: str) -> tuple[Figure, ...]:
                 figures.disconnectivity(tree),
             )
         )
+    if np.isfinite(tree.deaths).any():
         found.append(
             Figure(
                 f"persistence{suffix}",
-                f"{whose}Each local minimum but the global one: its loss, and the level at which it "
-                "joins a lower one. Minima far above the dotted line have high barriers.",
+                f"{whose}Each local minimum but the global one: its loss, and how far above that the "
+                "lowest way to a lower minimum has to rise.",
                 figures.persistence(tree),
             )
         )
