@@ -244,3 +244,13 @@ def test_the_page_draws(grown: Path, browser: Any, width: int) -> None:
     assert not problems
     assert_nothing_overflows(page, width)
     page.close()
+
+
+def test_at_a_minimum_nothing_has_to_rise_but_by_rounding(grown: Path, tmp_path: Path) -> None:
+    found = MergeTree.load(grown / "t" / "merge_tree.nc")
+    for k in range(len(found.losses)):
+        start = grown / "t" / "minima" / f"{k:03d}.safetensors"
+        data = grown / "t" / "samples.npz"
+        result = invoke("tree", "--weights", start, "--data", data, "--out", tmp_path / str(k))
+        way = "without rising" if k == 0 else "over a barrier"
+        assert f"the global minimum can be reached {way}" in result.stdout

@@ -104,18 +104,21 @@ def test_a_tolerance_is_told_and_kept(grown: tuple[MergeTree, Landscape]) -> Non
     tree, landscape = grown
     zero = tree.layer.zero_loss
     lasting = np.sort(tree.deaths - tree.losses) / zero
-    assert "more than 1e-09 of the loss" in verify(tree, landscape).reason
+    assert "end within 1e-09 of the loss" in verify(tree, landscape).reason
     coarse = merge_tree(landscape.block(0), tolerance=float(lasting[:2].mean()))
     told = verify(coarse, landscape)
     assert told.valid, told.reason
-    assert f"more than {coarse.tolerance:g} of the loss" in told.reason
+    assert f"end within {coarse.tolerance:g} of the loss" in told.reason
     for forged in (1.5 * lasting[0], 1e9, -1.0, np.inf, np.nan):
         found = verify(replace(tree, tolerance=float(forged)), landscape)
         assert not found.valid
         assert "tolerance" in found.reason
     alone = merge_tree(landscape.block(0), tolerance=1e9)
     assert len(alone.losses) == 1
-    assert "more than 1e+09 of the loss" in verify(alone, landscape).reason
+    assert (
+        "1 minimum that follows from them (those that end within 1e+09 of"
+        in verify(alone, landscape).reason
+    )
 
 
 def test_a_tree_of_other_samples_or_weights_is_rejected(grown: tuple[MergeTree, Landscape]) -> None:

@@ -24,6 +24,8 @@ __all__ = ["SAMPLES", "TreeFolder", "drawn", "standing"]
 
 #: The samples that a tree is of, where these are not all.
 SAMPLES = "samples.npz"
+#: Share of the loss of zero weights by which rounding may lift a way.
+ROUNDING = 1e-12
 
 
 def drawn(num_samples: int, count: int, seed: int) -> NDArray[np.int64]:
@@ -45,7 +47,8 @@ def standing(found: MergeTree, block: Block) -> str:
             f"The model has loss {number(loss)}; no way to the global minimum stays below"
             f" {number(found.below)}."
         )
-    way = "without rising" if rise <= 0 else f"over a barrier {number(rise)} above its loss"
+    level = rise <= ROUNDING * found.layer.zero_loss
+    way = "without rising" if level else f"over a barrier {number(rise)} above its loss"
     return f"The model has loss {number(loss)}; from there the global minimum can be reached {way}."
 
 

@@ -67,10 +67,11 @@ def check_merge_tree(tree: MergeTree, landscape: Landscape) -> str:
         check_multiplicity(tree, problem, tree.losses, ends, tree.levels, same)
     else:
         exact.check_multiplicity(tree)
-    lasting = f", of those that last for more than {tree.tolerance:g} of the loss of zero weights"
+    short = f" (those that end within {tree.tolerance:g} of the loss of zero weights are left out)"
+    follow = "1 minimum that follows" if len(tree.losses) == 1 else "{} minima that follow"
     return (
         f"the least losses of {len(tree.cell_proofs):,} cells and {len(tree.facet_proofs):,} facets, and"
-        f" {len(tree.losses)} minima that follow from them{lasting * (tree.tolerance > 0)}"
+        f" {follow.format(len(tree.losses))} from them{short * (tree.tolerance > 0)}"
     )
 
 
