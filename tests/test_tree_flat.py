@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from test_merge_tree import layer
 
-from reluscape import Block, MergeTree, certify, merge_tree, verify
+from reluscape import Block, Landscape, MergeTree, certify, merge_tree, verify
 from reluscape.trees.inside import exact_middle, middle
 
 DRAWS: list[dict[str, Any]] = [
@@ -108,3 +108,19 @@ def test_the_exact_middle_is_a_minimiser_to_the_last_digit() -> None:
     assert sum(k * one for k, one in zip((1, 2, 3), lengths[:3], strict=True)) == Fraction(0.7)
     assert lengths[3] == lengths[4] == 0
     assert min(*lengths[:3], lengths[5]) > Fraction(1, 100)
+
+
+@pytest.mark.parametrize("seed", [48, 55, 115, 141])
+def test_weights_that_are_zero_are_zero_and_no_rounding_errors(seed: int) -> None:
+    """Samples at zero in an input have kinks where another weight is zero, and exactly so."""
+    rng = np.random.default_rng(seed)
+    block = layer(5, 2, 2, seed, loss=("squared", "l1")[seed % 2], signs=[1.0, -1.0])
+    x = rng.integers(-2, 3, size=(5, 2)).astype(float)
+    x[0] = 0.0
+    subject = Landscape(
+        block.landscape.module_at(), x, rng.integers(-2, 3, size=(5, 1)).astype(float)
+    )
+    tree = merge_tree(subject.block(0))
+    small = np.abs(tree.minima)
+    assert not ((small > 0) & (small < 1e-13)).any()
+    assert "not_stationary" not in claims(subject.block(0), tree)

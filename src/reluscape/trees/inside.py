@@ -39,6 +39,8 @@ def middle(design: Floats, target: Floats, lengths: Floats) -> Floats:
         lengths: A minimiser (rays,).
     """
     sizes, size = np.linalg.norm(design, axis=0), float(np.linalg.norm(target))
+    if size == 0.0:
+        return lengths
     units = np.where(sizes > 0, sizes, 1.0)
     rest = target - design @ lengths
     usable = (lengths > 0) | (np.abs(design.T @ rest) <= FLAT * sizes * size)
@@ -47,7 +49,7 @@ def middle(design: Floats, target: Floats, lengths: Floats) -> Floats:
     if not free.shape[1]:
         return lengths
     own = lengths[usable] * units[usable]
-    moved, scale = lengths.copy(), float(np.linalg.norm(target - rest)) or size or 1.0
+    moved, scale = lengths.copy(), float(np.linalg.norm(target - rest)) or size
     moved[usable] = np.maximum(own + free @ _deepest(free, own, scale).step, 0.0) / units[usable]
     change = float(((target - design @ moved) ** 2).sum()) - float(rest @ rest)
     return moved if abs(change) <= SAME * size**2 else lengths
@@ -62,6 +64,8 @@ def exact_middle(gram: Array, right: Array, lengths: Array, numbers: Rational) -
         lengths: A minimiser (rays,).
         numbers: The arithmetic.
     """
+    if not len(lengths):
+        return lengths
     usable = np.flatnonzero(right - gram @ lengths == 0)
     scale = float(np.sqrt(numbers.floats(right @ lengths))) or 1.0
     while len(usable):

@@ -180,7 +180,7 @@ class Exact:
         rows = self.problem.layer.unpack(self.problem.layer.theta).copy()
         lengths = self.numbers.array(np.zeros(sum(len(own) for own in rays)))
         lengths[found.support] = found.lengths
-        if kind == "cells":
+        if kind == "cells" and self.size > 0:
             gram, right, _ = self.products(kind, code)
             lengths = exact_middle(gram, right, lengths, self.numbers)
         at = 0
