@@ -44,7 +44,8 @@ def middle(design: Floats, target: Floats, lengths: Floats) -> Floats:
     units = np.where(sizes > 0, sizes, 1.0)
     rest = target - design @ lengths
     usable = (lengths > 0) | (np.abs(design.T @ rest) <= FLAT * sizes * size)
-    _, values, right = np.linalg.svd(design[:, usable] / units[usable], full_matrices=True)
+    columns = np.linalg.qr(design[:, usable] / units[usable], mode="r")
+    _, values, right = np.linalg.svd(columns, full_matrices=True)
     free = right[int((values > RANK * values.max(initial=0.0)).sum()) :].T
     if not free.shape[1]:
         return lengths
