@@ -289,6 +289,32 @@ def test_the_path_of_a_barrier_is_no_higher_than_it_by_another_maximum(
         highest = max(path_maximum(block.landscape, a, b).upper for a, b in pairwise(beads))
         assert highest == pytest.approx(found.level, rel=1e-9, abs=1e-12)
         assert found.level >= tree.deaths[k] - 1e-12
+        np.testing.assert_array_equal(found.beads[[0, -1]], tree.minima[[k, 0]])
+        assert found.losses.max() == found.level
+        for before, after in pairwise(pairwise(beads)):  # no bead is passed by below the barrier
+            past = path_maximum(block.landscape, before[0], after[1]).upper
+            assert past >= found.level * (1 - 1e-9) or block.landscape.loss(after[0]) == found.level
+
+
+@pytest.mark.parametrize("loss", ["squared", "l1"])
+def test_ways_through_many_cells_have_few_beads(loss: str) -> None:
+    tree = merge_tree(layer(14, 1, 2, 5, loss=loss))
+    counts = [len(tree.barrier(theta, tree.minima[0]).beads) for theta in tree.minima[1:]]
+    assert len(counts) > 4
+    assert max(counts) <= 12  # the ways cross dozens of facets
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_highest_points_of_straight_lines_are_those_of_a_fine_grid(
+    case: dict[str, Any],
+) -> None:
+    own, rng = merge_tree(layer(**case)).layer, np.random.default_rng(0)
+    start, ends = rng.normal(size=len(own.theta)), rng.normal(size=(5, len(own.theta)))
+    found = own.highest(start, ends)
+    for end, highest in zip(ends, found, strict=True):
+        losses = [own.value(start + t * (end - start)) for t in np.linspace(0.0, 1.0, 4001)]
+        assert max(losses) <= highest + 1e-12
+        assert max(losses) == pytest.approx(highest, rel=1e-2)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -423,8 +449,10 @@ def test_a_killed_run_goes_on_from_its_file_to_the_same_tree(
     whole = merge_tree(block)
     for name in ("minima", "losses", "deaths", "saddles", "joins", "levels", "num_solved"):
         np.testing.assert_array_equal(getattr(tree, name), getattr(whole, name))
-    with pytest.raises(InputError, match="another study"):
+    with pytest.raises(InputError, match=r"keeps another tree: .* give another `store`") as raised:
         merge_tree(layer(20, 1, 2, 6), store=store)
+    assert "\n" not in str(raised.value)
+    assert len(str(raised.value)) < 300 + len(str(store))
 
 
 def test_one_sample_has_one_minimum() -> None:

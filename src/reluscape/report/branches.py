@@ -77,7 +77,8 @@ def tree_section(
     """
     weights = (
         "Every minimum is a weights file of its own, for load_state_dict of the module; `reluscape "
-        "certify` says of each what it is."
+        "certify` says of nearly each by itself that it is one. Where it is undecided, slopes are within "
+        "its rounding errors of zero: what verify shows of the tree holds for that minimum too."
     )
     return Section(
         key="tree",
@@ -143,11 +144,12 @@ def _figures(tree: Drawn, about: Grown, suffix: str) -> tuple[Figure, ...]:
                 figures.disconnectivity(tree),
             )
         )
+    if np.isfinite(tree.deaths).any():
         found.append(
             Figure(
                 f"persistence{suffix}",
-                f"{whose}Each local minimum but the global one: its loss, and the level at which it "
-                "joins a lower one. Minima far above the dotted line have high barriers.",
+                f"{whose}Each local minimum but the global one: its loss, and how far above that the "
+                "lowest way to a lower minimum has to rise.",
                 figures.persistence(tree),
             )
         )

@@ -293,7 +293,7 @@ def _absolutes(
 
     What shows them is a vertex, and slopes between -1 and 1 that balance there.
     """
-    layer, readouts, most = problem.layer, problem.units.readouts, problem.most_rays
+    layer, readouts, most = problem.layer, problem.units.readouts, rays.shape[1]
     target, count = layer.residual.ravel(), layer.residual.size
     there = rays >= 0
     design = problem.columns.T[rays][:, :, :, None] * readouts[owners][:, :, None, :]
@@ -313,7 +313,9 @@ def _absolutes(
     residuals = target - np.einsum("kij,kj->ki", design, lengths)
     inside = np.zeros((len(rays), count + 1), dtype=np.bool_)
     np.put_along_axis(inside, np.where(rows, basis, count), True, axis=1)
-    slopes = np.where(inside[:, :count], 0.0, np.where(proofs[:, most:] > 0, 1.0, -1.0))
+    slopes = np.where(
+        inside[:, :count], 0.0, np.where(proofs[:, problem.most_rays :] > 0, 1.0, -1.0)
+    )
     sure &= (slopes * residuals >= -FLAT * scale).all(axis=1)
     balance = _solved(matrix.transpose(0, 2, 1), -np.einsum("kij,ki->kj", design, slopes))
     free = np.where(

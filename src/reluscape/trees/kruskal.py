@@ -79,8 +79,43 @@ def join(order, values, levels, shape, pairs, tolerance, basin, parent, bottom, 
 
 
 @bare
-def unite(joins, start, stop, units, cells, facets, pairs, parent):
-    """Join the cells of some facets."""
-    for k in range(start, stop):
-        first, second = ends_of(joins[k], units, cells, facets, pairs)
-        parent[root_of(parent, first)] = root_of(parent, second)
+def sorted_code(code, units, cells, groups, digits):
+    """The cell in which those of units that act alike ascend; `digits` is room to work in (units,)."""
+    for k in range(units - 1, -1, -1):
+        digits[k] = code % cells
+        code //= cells
+    for k in range(units):
+        for j in range(k):
+            if groups[j] == groups[k] and digits[j] > digits[k]:
+                digits[j], digits[k] = digits[k], digits[j]
+    for k in range(units):
+        code = code * cells + digits[k]
+    return code
+
+
+@bare
+def unite_alike(joins, levels, start, loss, slack, shape, pairs, groups, digits, parent):
+    """Join cells, those that differ by an exchange of units taken as one, from join `start` on.
+
+    Args:
+        joins: Facets by ascending level.
+        levels: Their levels.
+        start: The first that is not done yet.
+        loss: Joins are done while they are within `slack` of this.
+        slack: As `tolerance` of `join`.
+        shape: Units, cells of a unit, facets of a unit.
+        pairs: Cells of a unit's facets (facets, 2).
+        groups: Of the units, a number that those that act alike share (units,).
+        digits: Room to work in (units,).
+        parent: Components (cells,).
+
+    Returns:
+        The first join that is not done.
+    """
+    while start < len(joins) and levels[start] - loss <= slack:
+        first, second = ends_of(joins[start], shape[0], shape[1], shape[2], pairs)
+        first = root_of(parent, sorted_code(first, shape[0], shape[1], groups, digits))
+        second = root_of(parent, sorted_code(second, shape[0], shape[1], groups, digits))
+        parent[first] = second
+        start += 1
+    return start

@@ -132,6 +132,28 @@ class Layer:
         hidden = np.where(values > 0, values, self.slope * values)
         return self.residual - hidden @ self.weights.T
 
+    def highest(self, start: Floats, ends: Floats) -> Floats:
+        """The largest loss on each straight line from a point (params,) to others (ends, params).
+
+        Between the points of a line at which units change sides the loss is convex, so it is one of these
+        points', or of the line's ends.
+
+        Returns:
+            Shape (ends,).
+        """
+        values, steps = (self.features @ self.unpack(one).swapaxes(-1, -2) for one in (start, ends))
+        steps = steps - values
+        with np.errstate(divide="ignore", invalid="ignore"):
+            times = np.reshape(-values / steps, (len(ends), values.size))
+        times = np.where((times > 0) & (times < 1), times, 0.0)
+        times = np.hstack([times, np.ones((len(ends), 1))])
+        hidden = values + times[:, :, None, None] * steps[:, None]
+        hidden = np.where(hidden > 0, hidden, self.slope * hidden)
+        residual = self.residual - hidden @ self.weights.T
+        terms = np.abs(residual) if self.is_l1 else residual**2
+        found = self.scale * terms.sum(axis=(2, 3)).max(axis=1)
+        return np.asarray(np.maximum(found, self.value(start)))
+
     def _loss_of(self, residual: Floats) -> float:
         terms = np.abs(residual) if self.is_l1 else residual**2
         return self.scale * float(terms.sum())

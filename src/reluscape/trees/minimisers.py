@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reluscape.trees.inside import middle
-from reluscape.trees.problem import Problem
+from reluscape.trees.problem import Problem, Proofs
 from reluscape.trees.stubborn import Stubborn
 from reluscape.trees.sweep import Scratch, Table, digits_of, others_of, solve, table_of
 
@@ -61,12 +61,19 @@ class Minimisers:
             return None
         rays = self.problem.rays_of(self.scratch.digits, unit, facet)
         lengths = self.scratch.solution[: sum(len(own) for own in rays)].copy()
-        return rays, lengths if self.problem.layer.is_l1 else self._refined(rays, lengths)
+        return rays, self._refined(rays, lengths, proof)
 
-    def _refined(self, rays: list[Indices], lengths: Floats) -> Floats:
-        """The same least squares from the columns: their products have lost half the digits."""
+    def _refined(self, rays: list[Indices], lengths: Floats, proof: Proofs) -> Floats:
+        """The same point from the columns: their products, or pivots, have lost digits.
+
+        It fits the targets as well as can be, or those that it fits exactly where the loss is absolute.
+        """
         free, target = lengths > 0, self.problem.layer.residual.ravel()
         design = self._design(rays)[:, free]
+        if self.problem.layer.is_l1:
+            zero = proof[: len(lengths)]
+            fitted = zero[zero < len(target)].astype(np.int64)
+            design, target = design[fitted], target[fitted]
         if design.size:
             lengths[free] += np.linalg.lstsq(design, target - design @ lengths[free], rcond=None)[0]
         return np.maximum(lengths, 0.0)

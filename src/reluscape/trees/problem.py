@@ -210,15 +210,19 @@ class Problem:
         return code
 
     def theta(self, rays: list[Indices], lengths: Floats) -> Floats:
-        """The layer's parameters at a point in a cell.
+        """The layer's parameters at a point in a cell; what rounding makes of zeros is zero.
 
         Args:
             rays: Of each unit.
             lengths: One for each of these, unit after unit.
         """
         rows, at = self.layer.unpack(self.layer.theta).copy(), 0
+        columns = np.abs(self.layer.features).max(axis=0, initial=0.0)
         for unit, size, own in zip(self.units.order, self.units.sizes, rays, strict=True):
-            rows[unit] = lengths[at : at + len(own)] @ self.cones.rays[own] / size
+            part, directions = lengths[at : at + len(own)], self.cones.rays[own]
+            row, terms = part @ directions, part @ np.abs(directions) * columns
+            row[np.abs(row) * columns <= TOLERANCES.rounding * _EPS * terms.sum()] = 0.0
+            rows[unit] = row / size
             at += len(own)
         return self.layer.pack(rows)
 

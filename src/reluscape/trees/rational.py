@@ -1,8 +1,8 @@
 """A merge tree in rational arithmetic: every least loss and every comparison exact, for small layers.
 
 The floats of the layer are taken as the exact rationals that they are. A ray is the exact null vector of
-the hyperplanes that float64 sees it on. What float64 uses at a cell's least point is a guess: the point is
-solved for exactly, and exact pivots go on from there until the loss falls along no ray.
+the hyperplanes that float64 sees it on. What float64 uses at a cell's least point is a guess: the point
+is solved for exactly, and exact pivots go on from there until the loss falls along no ray.
 Joins are found on the ranks of all exact least losses, so that ties are ties.
 """
 
@@ -20,6 +20,7 @@ from reluscape.trees.exact_absolute import checked_absolute, exact_absolute
 from reluscape.trees.exact_cells import check_cells
 from reluscape.trees.exact_columns import ExactColumns
 from reluscape.trees.exact_squares import Least, checked_squares, exact_squares
+from reluscape.trees.inside import exact_middle
 from reluscape.trees.problem import Problem, Proofs
 from reluscape.trees.sweep import Scratch, Table, digits_of, gather, others_of, solve, table_of
 
@@ -173,10 +174,14 @@ class Exact:
         return unit, facet
 
     def theta(self, kind: str, code: int) -> Floats:
-        """The layer's parameters at a least point, rounded."""
+        """The layer's parameters at a least point, rounded; inside a cell, if there are several."""
         rays, owners = self.gathered(kind, code)
         own = [rays[owners == unit] for unit in range(self.problem.shape[0])]
-        return self.columns.theta(own, self.least(kind, code).lengths)
+        lengths, columns = self.least(kind, code).lengths, self.columns
+        if kind == "cells" and columns.size > 0 and not self.problem.layer.is_l1:
+            gram, right = columns.gram(rays, owners), columns.right(rays, owners)
+            lengths = exact_middle(gram, right, lengths, self.numbers)
+        return columns.theta(own, lengths)
 
     def of_cell(self, cell: int) -> Floats:
         """As `Minimisers.of_cell`."""

@@ -13,7 +13,7 @@ from scipy.sparse.csgraph import breadth_first_order
 
 from reluscape.report.wording import several
 from reluscape.results import Result
-from reluscape.trees.barrier import Barrier
+from reluscape.trees.barrier import Barrier, shortened
 from reluscape.trees.kruskal import write_ends
 from reluscape.trees.layer import Layer
 from reluscape.trees.problem import Problem, Proofs
@@ -35,9 +35,12 @@ LISTED = 6
 class MergeTree(Result):
     """All local minima of a layer, and how their basins join as the level rises.
 
-    Minima ascend by loss. A minimum may be a whole set of points (a plateau, a flat valley): one of
-    them is given. Minima are those whose persistence, `deaths - births`, is above `tolerance` times the
-    loss of a layer that puts out zero.
+    Minima ascend by loss. They are those whose persistence, `deaths - births`, is above `tolerance` times
+    the loss of a layer that puts out zero. A minimum may be a whole set of points (a plateau, a flat
+    valley) across several cells. One of them is given, inside the set and with few kinks active, as far
+    as up to 32 of its cells show. There `certify` says of nearly all that they are minima
+    (docs/tree.md); where it is undecided, that is about its own margins, and the proofs of this tree
+    hold none the less.
 
     Attributes:
         minima: A minimiser of each, shape (minima, params).
@@ -160,7 +163,8 @@ class MergeTree(Result):
         Returns:
             The level, exact but for rounding, and a path that attains it.
 
-        Cost: one pass over the spanning tree, and one least squares problem for each facet on the way.
+        Cost: one pass over the spanning tree, and one least squares problem for each facet on the way, as
+        well as the losses of straight lines between these.
 
         Raises:
             InputError: Points of the wrong shape or not finite.
@@ -176,7 +180,7 @@ class MergeTree(Result):
         minimisers = Minimisers.of(problem)
         beads = np.stack([ends[0], *(minimisers.of_facet(edge) for edge in way), ends[1]])
         losses = np.array([self.layer.value(bead) for bead in beads])
-        return Barrier(float(losses.max()), beads, losses)
+        return shortened(self.layer, beads, losses)
 
     def _way(self, problem: Problem, first: int, last: int) -> list[int] | None:
         """Facets on the spanning tree's way between two cells; None where there is none."""

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from reluscape.errors import AnalysisError
+from reluscape.errors import AnalysisError, InputError, OtherStudyError
 from reluscape.progress import Progress
 from reluscape.study.study import Study, workers
 from reluscape.trees import values
@@ -46,13 +46,19 @@ def stored_values(
     """The least loss of all cells and facets; what the study at `path` lacks is solved.
 
     Raises:
-        InputError: As `Study.run`, among others where the file is of another layer.
+        InputError: As `Study.run`; the file is of another layer, data or `below`.
         AnalysisError: A chunk failed, as where its process was killed again and again.
     """
     layer, study = packed(problem.layer), Study(path)
     told = {"layer": layer} | ({"below": below} if math.isfinite(below) else {})
     work = [told | chunk._asdict() for chunk in chunks(problem, values.CHUNK)]
-    standing = study.run(solve_trial, work, jobs=jobs, dask=dask, progress=progress)
+    try:
+        standing = study.run(solve_trial, work, jobs=jobs, dask=dask, progress=progress)
+    except OtherStudyError as error:
+        raise InputError(
+            f"{path} keeps another tree: of another layer, other data or another `below`, or begun by"
+            " another version. Remove it, or give another `store` (--out)"
+        ) from error
     if standing.done < len(work):
         raise AnalysisError(
             f"{len(work) - standing.done} of {len(work)} chunks of the tree failed:"

@@ -6,7 +6,7 @@ import math
 import os
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ from reluscape.errors import InputError
 from reluscape.landscape import Block
 from reluscape.progress import Progress
 from reluscape.study.study import workers
+from reluscape.trees.flat import SAME, Flats, LeastPoints
 from reluscape.trees.joining import Joined, join_cells
 from reluscape.trees.layer import Layer
 from reluscape.trees.minimisers import Minimisers
@@ -158,7 +159,7 @@ def _exact_tree(problem: Problem, layer: str, progress: Progress | None) -> Merg
     joined = join_cells(problem, ranks, 0.0, math.inf)
     none = np.empty((0, problem.proof_words), dtype=problem.proof_kind)
     return _tree(
-        problem, values, joined, exact, ranks, 0.5, tolerance=0.0, below=math.inf,
+        problem, values, joined, exact, ranks, 0.0, tolerance=0.0, below=math.inf,
         arithmetic="rational", block=layer, bundle_proofs=none,
     )  # fmt: skip
 
@@ -184,16 +185,6 @@ def _values(
     return least_values(problem, table, jobs=workers(jobs), progress=progress)
 
 
-class LeastPoints(Protocol):
-    """Finds the least point of a cell or a facet."""
-
-    def of_cell(self, cell: int) -> Floats:
-        """The layer's parameters at a cell's least point."""
-
-    def of_facet(self, edge: int) -> Floats:
-        """The same of a facet."""
-
-
 def _tree(
     problem: Problem,
     values: Values,
@@ -211,7 +202,7 @@ def _tree(
         joined: How basins join.
         minimisers: Finds the points.
         ranks: What decides on the order of least losses.
-        slack: By how much equal ones may differ in that.
+        slack: Minima that end within this of their loss in that order are none.
         told: What else is told of the tree.
     """
     cells = np.append(joined.ended[:, 0], joined.roots)
@@ -226,10 +217,14 @@ def _tree(
         k = whose[cell]
         deaths[k], parents[k] = values.facets[edge], whose[lower]
         saddles[k] = minimisers.of_facet(edge)
+    flats = Flats(problem, minimisers, ranks, problem.layer.limit(told["below"]))
+    alike = min(slack, SAME * problem.layer.zero_loss)
+    given = [flats.inside(cell, alike) for cell in cells.tolist()]
     units, unit_cells, _ = problem.shape
     powers = unit_cells ** np.arange(units - 1, -1, -1)
+    places = np.array([place for _, place in given], dtype=np.int64)
     return MergeTree(
-        minima=np.array([minimisers.of_cell(cell) for cell in cells.tolist()]).reshape(-1, size),
+        minima=np.array([point for point, _ in given]).reshape(-1, size),
         losses=losses,
         births=losses,
         deaths=deaths,
@@ -238,7 +233,7 @@ def _tree(
         multiplicity=multiplicities(
             problem, cells, ranks.cells[cells], slack, joined.joins, ranks.facets[joined.joins]
         ),
-        cells=cells[:, None] // powers % unit_cells,
+        cells=places[:, None] // powers % unit_cells,
         num_cells=problem.num_cells,
         num_facets=problem.num_facets,
         num_solved=values.solved,
