@@ -7,10 +7,14 @@ Normal inputs and targets, output weights of random signs. Compiled code is warm
    can be made, as many rows as variables, and only its own calls are timed. `difference` is the largest
    between the losses of both, relative to the loss of zero weights.
 2. Two threads over one, wall time, medians of runs that take turns and the least over the least: of the
-   sweep, and of the whole call.
+   sweep, and of the whole call. `serial` is the share of the call's CPU time that its own thread takes,
+   which no other thread can: with the sweep's ratio it says what a machine with nothing else to do would
+   make of the whole. Where other processes run, ratios are theirs as well.
 3. The whole call as cells grow, each size in a process of its own: CPU seconds, microseconds and bytes
    for each cell. `bytes` are peak resident memory above that before the call (Linux alone tells it);
    below 10^5 cells these are mostly what is there whatever the size, and left out.
+
+At the end stands what was asked for, beside what was found.
 
     python benchmarks/merge_tree.py
     python benchmarks/merge_tree.py --most 1e6 --json merge_tree.json
@@ -55,14 +59,16 @@ class Shape(NamedTuple):
 
 #: Problems a second on one core that are asked for.
 GOALS = {Shape(50, 1, 2): 30_000, Shape(15, 2, 2): 10_000, Shape(30, 1, 3): None}
-#: How much faster two threads shall be.
+#: How much faster two threads shall be, and the whole call.
 THREADS = 1.8
-THREADED = (Shape(300, 1, 2), Shape(23, 2, 2))
+THREADED = (Shape(500, 1, 2), Shape(32, 2, 2), Shape(50, 1, 3))
 GROWING = (
     *(Shape(n, 1, 2) for n in (16, 50, 158, 500, 1581)),
-    *(Shape(n, 2, 2) for n in (6, 10, 18, 32)),
+    *(Shape(n, 2, 2) for n in (6, 10, 18, 32, 56)),
     *(Shape(n, 1, 3) for n in (5, 11, 23, 50, 107)),
 )
+#: By how much a cell may cost more among 10^6 than elsewhere, seconds for 10^6, and bytes for 10^7.
+GROWTH, MINUTES, MEMORY = 1.5, 300.0, 8e9
 #: Cells that the other solver is given, and those below which memory is not told.
 SAMPLE, SEEN = 2_000, 50_000
 
@@ -153,7 +159,16 @@ def threads(shape: Shape, repeats: int) -> dict[str, Any]:
                 spent.append(seconds(lambda work=work, jobs=jobs: work(jobs), time.perf_counter))
         row[name] = median(times[1]) / median(times[2])
         row[f"{name}_least"] = min(times[1]) / min(times[2])
+    row["serial"] = median(serial_share(lambda: works["whole"](1)) for _ in range(repeats))
+    row["whole_idle"] = 1 / (row["serial"] + (1 - row["serial"]) / row["sweep_least"])
     return row
+
+
+def serial_share(work: Callable[[], Any]) -> float:
+    """Share of a call's CPU time that its own thread takes."""
+    own, whole = time.thread_time(), time.process_time()
+    work()
+    return (time.thread_time() - own) / (time.process_time() - whole)
 
 
 def alone(shape: Shape) -> dict[str, Any]:
@@ -180,6 +195,47 @@ def in_a_process(shape: Shape) -> dict[str, Any]:
     run = subprocess.run(command, check=True, capture_output=True, text=True)
     row: dict[str, Any] = json.loads(run.stdout)
     return row
+
+
+def verdicts(rows: dict[str, list[dict[str, Any]]]) -> list[str]:
+    """What was asked for, beside what was found."""
+    told: list[tuple[str, str, str, bool]] = []
+    for row in rows["solver"]:
+        if row["goal"] is not None:
+            found, goal = row["per_second"], row["goal"]
+            what = f"problems a second of one core, {row['shape']}"
+            told.append((what, f"{found:,.0f}", f"at least {goal:,}", found >= goal))
+    for row in rows["threads"]:
+        for name in ("sweep", "whole"):
+            best = max(row[name], row[f"{name}_least"])
+            what = f"two threads over one, {name}, {row['shape']}"
+            told.append((what, f"{best:.2f}", f"at least {THREADS}", best >= THREADS))
+        what, best = f"the same by serial share and sweep, {row['shape']}", row["whole_idle"]
+        told.append((what, f"{best:.2f}", f"at least {THREADS}", best >= THREADS))
+    for family in ("d=1 K=2", "d=2 K=2", "d=1 K=3"):
+        own = [row for row in rows["growth"] if row["shape"].startswith(family)]
+        large = [row for row in own if 9e5 < row["cells"] < 2e6]
+        if large:
+            least = min(own, key=lambda row: row["microseconds_per_cell"])
+            ratio = large[0]["microseconds_per_cell"] / least["microseconds_per_cell"]
+            what = f"cost of a cell among {large[0]['cells']:,} over the least, {family}"
+            told.append((what, f"{ratio:.2f}", f"at most {GROWTH}", ratio <= GROWTH))
+    for row in rows["growth"]:
+        if row["cells"] > 9e5:
+            scale = row["cells"] / 1e6
+            what = f"seconds for {row['cells']:,} cells, {row['shape']}"
+            most = MINUTES * scale
+            told.append(
+                (what, f"{row['seconds']:.1f}", f"at most {most:,.0f}", row["seconds"] <= most)
+            )
+        if row["cells"] > 9e6 and row["bytes_per_cell"] is not None:
+            peak = row["bytes_per_cell"] * row["cells"]
+            what = f"bytes for {row['cells']:,} cells, {row['shape']}"
+            told.append((what, f"{peak:.2g}", f"at most {MEMORY:.0g}", peak <= MEMORY))
+    return [
+        f"{what:68} {found:>10}   {goal:20} {'met' if met else 'NOT MET'}"
+        for what, found, goal, met in told
+    ]
 
 
 def main() -> None:
@@ -211,7 +267,8 @@ def main() -> None:
             print(
                 f"two threads over one, {row['shape']}, {row['cells']:,} cells: sweep"
                 f" {row['sweep']:.2f} times (least {row['sweep_least']:.2f}), whole {row['whole']:.2f}"
-                f" (least {row['whole_least']:.2f})  goal {THREADS}"
+                f" (least {row['whole_least']:.2f}); serial {row['serial']:.3f}, which makes"
+                f" {row['whole_idle']:.2f}"
             )
     print(
         f"{'tree':18} {'cells':>11} {'facets':>11} {'seconds':>8} {'us/cell':>8} {'bytes/cell':>10}"
@@ -227,6 +284,9 @@ def main() -> None:
             f" {row['microseconds_per_cell']:8.2f} {memory:>10}",
             flush=True,
         )
+    print()
+    for line in verdicts(rows):
+        print(line)
     if options.json:
         options.json.write_text(json.dumps(rows, indent=1) + "\n")
 

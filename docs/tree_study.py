@@ -1,28 +1,47 @@
-"""What merge trees teach: the numbers of docs/tree.md.
+"""What merge trees teach: the numbers and figures of docs/tree.md.
 
 python docs/tree_study.py                         # all tables, several minutes
 python docs/tree_study.py --only minima --draws 5
+python docs/tree_study.py --only figures          # in docs/figures/, by Playwright and Chromium
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections import Counter
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
+import plotly.graph_objects as go
 import torch
 from torch import nn
 
-from reluscape import Landscape, MergeTree, Schedule, connect, descend, merge_tree, path_maximum
+from reluscape import (
+    Landscape,
+    MergeTree,
+    Schedule,
+    certify,
+    connect,
+    descend,
+    merge_tree,
+    path_maximum,
+)
+from reluscape.report.charts import COLOURS, figure, x_axis, y_axis
+from reluscape.trees.figures import disconnectivity, networks, persistence
 
 #: Losses that differ by less are equal, in the loss of zero weights.
 ALIKE = 1e-6
 #: Draws of data, starts for each, and steps, of each loss.
 TRAINING = {"squared": (12, 50, 4000), "l1": (6, 15, 3000)}
+#: Samples and units of the tables of minima, with at most so many cells.
+SAMPLES, UNITS, MAX_CELLS = (6, 8, 12, 24), (1, 2, 3, 4), 400_000
+#: Where the figures are, and their width.
+FIGURES, WIDTH = Path(__file__).parent / "figures", 720
 
 
 def student(samples: int, units: int, seed: int, loss: str = "squared") -> Landscape:
@@ -71,6 +90,19 @@ def minima(samples: int, units: int, draws: int) -> dict[str, Any]:
         "global_loss": float(np.mean([tree.losses[0] for tree in trees] / unit)),
         "highest": float(np.mean([own.max(initial=0.0) for own in barriers])),
     }  # fmt: skip
+
+
+# ---- what the block certificate says of them --------------------------------------------------------
+
+
+def certificates(units: int, loss: str, draws: int) -> dict[str, Any]:
+    """Claims of `certify` at the minima of trees of 4 to 10 samples."""
+    claims: Counter[str] = Counter()
+    for samples in (4, 6, 8, 10):
+        for seed in range(draws):
+            block = student(samples, units, seed, loss).block(0)
+            claims.update(certify(block, theta).claim for theta in merge_tree(block).minima)
+    return {"units": units, "loss": loss, "draws": draws, "minima": claims.total(), **claims}
 
 
 # ---- where training ends -------------------------------------------------------------------------------
@@ -181,10 +213,76 @@ def strings(
         }  # fmt: skip
 
 
+# ---- figures ----------------------------------------------------------------------------------------
+
+
+def example() -> Landscape:
+    """The one of the page."""
+    rng = np.random.default_rng(3)
+    x = rng.uniform(-1, 1, size=(10, 1))
+    y = np.maximum(2 * x - 0.6, 0) - np.maximum(-2 * x - 0.4, 0) + 0.1 * rng.normal(size=(10, 1))
+    model = student(10, 2, 0).module_at()
+    return Landscape(model, x, y)
+
+
+def sizes() -> Iterator[tuple[int, int]]:
+    """Samples and units of the tables."""
+    for samples in SAMPLES:
+        for units in UNITS:
+            if (2 * samples) ** units < MAX_CELLS:
+                yield samples, units
+
+
+def shares_of_bad(rows: list[dict[str, Any]]) -> go.Figure:
+    """The share of bad minima over the samples, a line for each number of units."""
+    traces = []
+    for place, units in enumerate(UNITS):
+        own = [row for row in rows if row["units"] == units]
+        name = f"{units} unit" + "s" * (units > 1)
+        traces.append(
+            {
+                "type": "scatter", "mode": "lines+markers", "name": name,
+                "x": [row["samples"] for row in own], "y": [100.0 * row["bad"] for row in own],
+                "line": {"color": COLOURS[place], "width": 1.8}, "marker": {"size": 7},
+            }
+        )  # fmt: skip
+    across = x_axis("samples") | {"type": "log", "tickvals": list(SAMPLES)}
+    up = y_axis("share of bad minima") | {"range": [0, 100], "ticksuffix": " %"}
+    return figure(traces, {"xaxis": across, "yaxis": up}, 340, len(traces))
+
+
+def write_figures(rows: list[dict[str, Any]], folder: Path = FIGURES) -> None:
+    """Write the page's figures as SVG."""
+    from playwright.sync_api import sync_playwright
+
+    folder.mkdir(exist_ok=True)
+    tree = merge_tree(example().block(0))
+    drawn = {
+        "tree-branches": disconnectivity(tree),
+        "tree-persistence": persistence(tree),
+        "tree-networks": networks(tree),
+        "tree-bad": shares_of_bad(rows),
+    }
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path="/usr/bin/chromium", args=["--no-sandbox"]
+        )
+        page = browser.new_page()
+        for name, one in drawn.items():
+            page.set_content(one.to_html(include_plotlyjs=True))
+            size = {"format": "svg", "width": WIDTH, "height": one.layout.height}
+            ask = "size => Plotly.toImage(document.querySelector('.js-plotly-plot'), size)"
+            text = unquote(page.evaluate(ask, size).partition(",")[2])
+            (folder / f"{name}.svg").write_text(text + "\n", encoding="utf-8")
+        browser.close()
+
+
 def main() -> None:
     """Print the tables' rows."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", choices=("minima", "training", "strings"))
+    parser.add_argument(
+        "--only", choices=("minima", "training", "strings", "certificates", "figures")
+    )
     parser.add_argument("--draws", type=int, default=20, help="of data, for the minima")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
@@ -197,15 +295,19 @@ def main() -> None:
             flush=True,
         )
 
-    if options.only in (None, "minima"):
-        for samples in (6, 8, 12, 24):
-            for units in (1, 2, 3, 4):
-                if (2 * samples) ** units < 400_000:
-                    tell(minima(samples, units, options.draws))
+    if options.only in (None, "minima", "figures"):
+        for samples, units in sizes():
+            tell(minima(samples, units, options.draws))
+    if options.only == "figures":
+        write_figures(rows)
+    if options.only in (None, "certificates"):
+        for loss in ("squared", "l1"):
+            for units in (2, 3):
+                tell(certificates(units, loss, options.draws))
     if options.only in (None, "training"):
-        for loss, sizes in TRAINING.items():
+        for loss, counts in TRAINING.items():
             for units in (1, 2, 3):
-                tell(training(10, units, loss, *sizes))
+                tell(training(10, units, loss, *counts))
     if options.only in (None, "strings"):
         for units in (2, 3):
             for row in strings(8, units, 30):

@@ -136,6 +136,76 @@ def test_what_is_kept_on_the_way(
     np.testing.assert_array_equal(first.minima, second.minima)
 
 
+def test_what_an_earlier_tree_has_left_is_removed(grown: Path, tmp_path: Path) -> None:
+    out = tmp_path / "t"
+    assert tree(grown, "--samples", 12, "--out", out).exit_code == 0
+    many = len(MergeTree.load(out / "merge_tree.nc").losses)
+    (out / "minima" / "notes.txt").write_text("my own")
+    (out / "mine.safetensors").write_bytes(b"my own")
+    np.savez(tmp_path / "few.npz", x=[[0.0], [1.0], [2.0]], y=[[0.0], [1.0], [0.5]])
+    few = ("--weights", grown / "mlp.safetensors", "--data", tmp_path / "few.npz")
+    assert invoke("tree", *few, "--out", out).exit_code == 0
+    left = len(MergeTree.load(out / "merge_tree.nc").losses)
+    assert left < many
+    names = {f"minima/{k:03d}.safetensors" for k in range(left)}
+    own = {"minima/notes.txt", "mine.safetensors"}
+    assert files(out) == {*names, *own, "merge_tree.nc", "report.html"}
+
+
+def test_files_that_no_tree_has_written_stay(grown: Path, tmp_path: Path) -> None:
+    def kept(out: Path, file: Path, *options: object) -> None:
+        before = file.read_bytes()
+        told = refusal("tree", *options, "--out", out)
+        assert f"the tree's files would be written over {file}: give another --out" in told
+        assert file.read_bytes() == before
+        assert not (out / "report.html").exists() or (grown / "t") == out
+
+    fewer = (*subject(grown), "--samples", 8)
+    (tmp_path / "a" / "minima").mkdir(parents=True)
+    mine = tmp_path / "a" / "minima" / "007.safetensors"
+    shutil.copy(grown / "mlp.safetensors", mine)
+    kept(tmp_path / "a", mine, *fewer)
+    (tmp_path / "b").mkdir()
+    data = tmp_path / "b" / "samples.npz"
+    shutil.copy(grown / "mine.npz", data)
+    kept(tmp_path / "b", data, *fewer)
+    kept(tmp_path / "b", data, *fewer[:2], "--data", data, "--samples", 8)
+    out = grown / "t"
+    start = out / "minima" / "000.safetensors"
+    kept(out, start, "--weights", start, *fewer[2:])
+    kept(out, out / "samples.npz", *fewer[:2], "--data", out / "samples.npz", "--samples", 8)
+
+
+def test_samples_that_a_tree_is_made_from_stay_beside_it(grown: Path, tmp_path: Path) -> None:
+    out = tmp_path / "t"
+    assert tree(grown, "--samples", 8, "--out", out).exit_code == 0
+    first = MergeTree.load(out / "merge_tree.nc")
+    options = ("--weights", grown / "mlp.safetensors", "--data", out / "samples.npz")
+    assert invoke("tree", *options, "--out", out).exit_code == 0
+    assert (out / "samples.npz").exists()
+    again = MergeTree.load(out / "merge_tree.nc")
+    np.testing.assert_array_equal(again.minima, first.minima)
+    rows = np.load(out / "samples.npz")["samples"]
+    np.testing.assert_array_equal(
+        np.load(grown / "mine.npz")["x"][rows], np.load(out / "samples.npz")["x"]
+    )
+
+
+def test_chunks_of_another_tree_are_named_in_one_line(
+    grown: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("reluscape.cli_tree.KEPT", 0.0)
+    out = tmp_path / "t"
+    assert tree(grown, "--samples", 8, "--jobs", 1, "--out", out).exit_code == 0
+    result = tree(grown, "--samples", 9, "--jobs", 1, "--out", out)
+    assert result.exit_code == 2
+    told = result.stderr.splitlines()[-1]
+    assert f"{out / 'chunks.sqlite'} keeps another tree: of another layer, other data" in told
+    assert "give another `store` (--out)" in told
+    assert "fork" not in told
+    assert len(told) < 400 + len(str(out))
+
+
 def test_rational_arithmetic(grown: Path, tmp_path: Path) -> None:
     pytest.importorskip("flint", reason="rational arithmetic needs python-flint")
     options = ("--samples", 8, "--arithmetic", "rational")
@@ -174,3 +244,13 @@ def test_the_page_draws(grown: Path, browser: Any, width: int) -> None:
     assert not problems
     assert_nothing_overflows(page, width)
     page.close()
+
+
+def test_at_a_minimum_nothing_has_to_rise_but_by_rounding(grown: Path, tmp_path: Path) -> None:
+    found = MergeTree.load(grown / "t" / "merge_tree.nc")
+    for k in range(len(found.losses)):
+        start = grown / "t" / "minima" / f"{k:03d}.safetensors"
+        data = grown / "t" / "samples.npz"
+        result = invoke("tree", "--weights", start, "--data", data, "--out", tmp_path / str(k))
+        way = "without rising" if k == 0 else "over a barrier"
+        assert f"the global minimum can be reached {way}" in result.stdout

@@ -23,7 +23,7 @@ from reluscape.landscape import Block
 from reluscape.train import mlp
 from reluscape.trees import values
 from reluscape.trees.absolute import least_absolute
-from reluscape.trees.nonnegative import least_squares
+from reluscape.trees.nonnegative import is_least, least_squares
 
 
 def layer(
@@ -60,14 +60,17 @@ def test_least_squares_over_a_cone_are_those_of_another_solver(seed: int) -> Non
     if seed % 3 == 0:  # dependent columns, zero ones, and opposite ones
         design[:, rng.integers(count)] = 0.0
         design[:, -1] = -design[:, 0]
-    places, numbers = (count, count), (count,)
-    solution = np.empty(numbers)
+    gram, right, size = design.T @ design, design.T @ target, target @ target
+    solution, factor, trial = np.empty(count), np.empty((count, count)), np.empty(count)
+    free, barred = np.empty(count, dtype=np.int64), np.empty(count, dtype=np.bool_)
     value, used = least_squares(
-        design.T @ design, design.T @ target, count, target @ target, solution, np.empty(places),
-        np.empty(numbers, dtype=np.int64), np.empty(numbers), np.empty(numbers, dtype=np.bool_),
+        gram, right, count, size, solution, factor, free, trial, barred
     )  # fmt: skip
+    assert is_least(
+        gram, right, count, size, value, solution, factor, free, used, trial, barred, False, 1.0
+    )
     best = nnls(design, target)[1] ** 2
-    assert used >= 0
+    assert used == (solution > 0).sum()
     assert (solution >= 0).all()
     assert target @ target + 2 * value == pytest.approx(best, abs=1e-11)
     assert ((target - design @ solution) ** 2).sum() == pytest.approx(best, abs=1e-11)
@@ -85,9 +88,9 @@ def test_least_absolute_deviations_over_a_cone_are_those_of_a_linear_program(see
         design[:, 1] = -design[:, 0]
     places, numbers = (count, count), (count,)
     solution = np.empty(numbers)
-    value, ended = least_absolute(
+    value, sure = least_absolute(
         design, target, rows, count, solution, np.empty(numbers, dtype=np.int64), np.empty(places),
-        np.empty(rows), np.empty(rows), np.empty(rows),
+        np.empty(rows), np.empty(rows), np.empty(rows), False, 1.0,
     )  # fmt: skip
     best = linprog(
         np.r_[np.zeros(count), np.ones(rows)],
@@ -95,7 +98,7 @@ def test_least_absolute_deviations_over_a_cone_are_those_of_a_linear_program(see
         b_ub=np.r_[target, -target],
         bounds=[(0, None)] * (count + rows),
     ).fun
-    assert ended == 1
+    assert sure
     assert value == pytest.approx(best, abs=1e-9)
     assert np.abs(target - design @ solution).sum() == pytest.approx(best, abs=1e-9)
 
@@ -286,6 +289,32 @@ def test_the_path_of_a_barrier_is_no_higher_than_it_by_another_maximum(
         highest = max(path_maximum(block.landscape, a, b).upper for a, b in pairwise(beads))
         assert highest == pytest.approx(found.level, rel=1e-9, abs=1e-12)
         assert found.level >= tree.deaths[k] - 1e-12
+        np.testing.assert_array_equal(found.beads[[0, -1]], tree.minima[[k, 0]])
+        assert found.losses.max() == found.level
+        for before, after in pairwise(pairwise(beads)):  # no bead is passed by below the barrier
+            past = path_maximum(block.landscape, before[0], after[1]).upper
+            assert past >= found.level * (1 - 1e-9) or block.landscape.loss(after[0]) == found.level
+
+
+@pytest.mark.parametrize("loss", ["squared", "l1"])
+def test_ways_through_many_cells_have_few_beads(loss: str) -> None:
+    tree = merge_tree(layer(14, 1, 2, 5, loss=loss))
+    counts = [len(tree.barrier(theta, tree.minima[0]).beads) for theta in tree.minima[1:]]
+    assert len(counts) > 4
+    assert max(counts) <= 12  # the ways cross dozens of facets
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_highest_points_of_straight_lines_are_those_of_a_fine_grid(
+    case: dict[str, Any],
+) -> None:
+    own, rng = merge_tree(layer(**case)).layer, np.random.default_rng(0)
+    start, ends = rng.normal(size=len(own.theta)), rng.normal(size=(5, len(own.theta)))
+    found = own.highest(start, ends)
+    for end, highest in zip(ends, found, strict=True):
+        losses = [own.value(start + t * (end - start)) for t in np.linspace(0.0, 1.0, 4001)]
+        assert max(losses) <= highest + 1e-12
+        assert max(losses) == pytest.approx(highest, rel=1e-2)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -420,8 +449,10 @@ def test_a_killed_run_goes_on_from_its_file_to_the_same_tree(
     whole = merge_tree(block)
     for name in ("minima", "losses", "deaths", "saddles", "joins", "levels", "num_solved"):
         np.testing.assert_array_equal(getattr(tree, name), getattr(whole, name))
-    with pytest.raises(InputError, match="another study"):
+    with pytest.raises(InputError, match=r"keeps another tree: .* give another `store`") as raised:
         merge_tree(layer(20, 1, 2, 6), store=store)
+    assert "\n" not in str(raised.value)
+    assert len(str(raised.value)) < 300 + len(str(store))
 
 
 def test_one_sample_has_one_minimum() -> None:

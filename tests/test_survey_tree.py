@@ -189,3 +189,35 @@ def test_the_page_draws(surveyed: tuple[Survey, Path], browser: Any, width: int)
     assert not problems
     assert_nothing_overflows(page, width)
     page.close()
+
+
+def test_trees_are_exact_where_they_are_asked_for_and_small(tmp_path: Path) -> None:
+    data, out = waves(9), tmp_path / "r"
+    np.savez(tmp_path / "mine.npz", x=data.inputs, y=data.targets)
+    found = survey(
+        [ready(mlp((1, 2, 1), seed=0))], data, loss="l1", tree=True, arithmetic="rational", out=out,
+        data_options=["--data", str(tmp_path / "mine.npz")],
+    )  # fmt: skip
+    told = found.models[0].layers[0].tree
+    assert told is not None
+    assert (told.arithmetic, told.tier) == ("rational", "exact")
+    assert MergeTree.load(out / told.file).tier == "exact"
+    read = load_survey(out / "results.nc").models[0].layers[0].tree
+    assert read is not None
+    assert read.tier == "exact"
+    (section,) = [one for one in build_sections(found) if one.key == "tree"]
+    assert "--arithmetic rational" in section.commands[1]
+    assert any("exact" in line for line in section.method)
+
+
+def test_a_tree_that_is_too_large_for_rationals_says_so() -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("reluscape.survey_tree.MAX_CELLS_EXACT", 50)
+        found = survey(
+            [ready(mlp((1, 2, 1), seed=0))], waves(9), loss="squared", tree=True,
+            arithmetic="rational",
+        )  # fmt: skip
+    layer = found.models[0].layers[0]
+    assert layer.tree is not None
+    assert layer.tree.tier == "certified"
+    assert any("too large for rational arithmetic" in note for note in layer.notes)

@@ -100,6 +100,27 @@ def test_a_minimum_that_is_left_out_or_put_in_is_found(grown: tuple[MergeTree, L
     assert not verify(more, landscape).valid
 
 
+def test_a_tolerance_is_told_and_kept(grown: tuple[MergeTree, Landscape]) -> None:
+    tree, landscape = grown
+    zero = tree.layer.zero_loss
+    lasting = np.sort(tree.deaths - tree.losses) / zero
+    assert "end within 1e-09 of the loss" in verify(tree, landscape).reason
+    coarse = merge_tree(landscape.block(0), tolerance=float(lasting[:2].mean()))
+    told = verify(coarse, landscape)
+    assert told.valid, told.reason
+    assert f"end within {coarse.tolerance:g} of the loss" in told.reason
+    for forged in (1.5 * lasting[0], 1e9, -1.0, np.inf, np.nan):
+        found = verify(replace(tree, tolerance=float(forged)), landscape)
+        assert not found.valid
+        assert "tolerance" in found.reason
+    alone = merge_tree(landscape.block(0), tolerance=1e9)
+    assert len(alone.losses) == 1
+    assert (
+        "1 minimum that follows from them (those that end within 1e+09 of"
+        in verify(alone, landscape).reason
+    )
+
+
 def test_a_tree_of_other_samples_or_weights_is_rejected(grown: tuple[MergeTree, Landscape]) -> None:
     tree, landscape = grown
     other = landscape.at(landscape.theta * 1.01)
@@ -169,4 +190,15 @@ def test_below_a_level_of_the_tree_itself() -> None:
 def test_a_layer_that_nothing_reads_passes_with_the_absolute_loss() -> None:
     block = layer(5, 1, 2, 0, loss="l1", signs=[0.0, 0.0])
     found = verify(merge_tree(block), block.landscape)
+    assert found.valid, found.reason
+
+
+@pytest.mark.parametrize("loss", ["squared", "l1"])
+def test_a_layer_whose_inputs_are_all_zero_passes(loss: str) -> None:
+    block = layer(2, 1, 2, 0, loss=loss, bias=False)
+    landscape = block.landscape
+    flat = Landscape(landscape.module_at(), np.zeros((2, 1)), landscape.targets, loss=loss)
+    tree = merge_tree(flat.block(0))
+    assert (tree.num_cells, len(tree.losses)) == (1, 1)
+    found = verify(tree, flat)
     assert found.valid, found.reason

@@ -417,7 +417,22 @@ def test_no_string_is_lower_than_the_barrier(study: dict[str, Any], units: int, 
         assert row["exact"] - 1e-9 <= row["found"] <= row["straight"]
 
 
+def test_the_docs_show_all_figures_and_the_example_they_are_of(study: dict[str, Any]) -> None:
+    page = (DOCS / "tree.md").read_text(encoding="utf-8")
+    shown = set(re.findall(r"!\[[^\]]+\]\((figures/[^)]+)\)", page))
+    assert shown == {f"figures/{file.name}" for file in (DOCS / "figures").glob("tree-*")}
+    assert all("<svg" in (DOCS / name).read_text(encoding="utf-8")[:200] for name in shown)
+    names: dict[str, Any] = {}
+    exec(re.findall(r"```python\n(.*?)```", page, re.DOTALL)[0], names)
+    own = merge_tree(study["example"]().block(0))
+    np.testing.assert_array_equal(own.losses, names["tree"].losses)
+
+
 def test_every_row_of_the_tables_can_be_made(study: dict[str, Any]) -> None:
+    claims = study["certificates"](2, "squared", 1)
+    assert claims["minima"] == claims["local_minimum"] + claims["strict_local_minimum"]
+    drawn = study["shares_of_bad"]([study["minima"](4, units, 1) for units in (1, 2, 3, 4)])
+    assert [trace.name for trace in drawn.data] == ["1 unit", "2 units", "3 units", "4 units"]
     few = study["minima"](6, 2, 3)
     assert few["cells"] == 144
     assert 0.0 <= few["bad"] < 1.0

@@ -14,7 +14,8 @@ import torch
 from test_merge_tree import layer
 
 from reluscape import Landscape, MergeTree, merge_tree, verify
-from reluscape.errors import InputError, UnsupportedModelError
+from reluscape.check_block import RejectedError
+from reluscape.errors import InputError
 from reluscape.train import mlp
 
 pytest.importorskip("flint", reason="rational arithmetic needs python-flint")
@@ -22,14 +23,14 @@ pytest.importorskip("flint", reason="rational arithmetic needs python-flint")
 Row = list[Fraction]
 
 
-def block_of(x: list[float], y: list[float], readouts: list[float]) -> Any:
+def block_of(x: list[float], y: list[float], readouts: list[float], loss: str = "squared") -> Any:
     """One input, a bias, one output without a bias, on these samples."""
     model = mlp((1, len(readouts), 1), seed=0).double()
     with torch.no_grad():
         model[2].weight.copy_(torch.tensor([readouts], dtype=torch.float64))
         model[2].bias.zero_()
     data = [np.array(values, dtype=np.float64)[:, None] for values in (x, y)]
-    return Landscape(model, *data).block(0)
+    return Landscape(model, *data, loss=loss).block(0)
 
 
 # ---- the oracle: one input and a bias, so that a unit's rays lie around a circle ----------------------
@@ -67,8 +68,22 @@ def least(columns: list[Row], target: Row) -> Fraction:
     return best
 
 
+def least_absolute(columns: list[Row], target: Row) -> Fraction:
+    """The least sum of absolute residuals over nonnegative lengths, by all vertices."""
+    count, rows = len(columns), [list(row) for row in zip(*columns, strict=True)]
+    axes = [[Fraction(int(j == k)) for j in range(count)] for k in range(count)]
+    planes = [*zip(rows, target, strict=False), *((axis, Fraction(0)) for axis in axes)]
+    best = sum((abs(value) for value in target), Fraction(0))
+    for chosen in combinations(planes, count):
+        lengths = solved([list(row) for row, _ in chosen], [value for _, value in chosen])
+        if lengths is not None and (not lengths or min(lengths) >= 0):
+            left = (abs(y - dot(row, lengths)) for row, y in zip(rows, target, strict=False))
+            best = min(best, sum(left, Fraction(0))) if rows else best
+    return best
+
+
 def pairs_by_fractions(
-    x: list[float], y: list[float], readouts: list[float]
+    x: list[float], y: list[float], readouts: list[float], loss: str = "squared"
 ) -> list[tuple[float, float]]:
     """Births and deaths, exact and then rounded once, ascending."""
     places, target = [Fraction(value) for value in x], [Fraction(value) for value in y]
@@ -84,7 +99,7 @@ def pairs_by_fractions(
             for unit, own in enumerate(sides)
             for ray in own
         ]
-        return least(columns, target) / len(x)
+        return (least_absolute if loss == "l1" else least)(columns, target) / len(x)
 
     def around(cell: int) -> tuple[int, ...]:
         return cell, (cell + 1) % count
@@ -127,23 +142,27 @@ EXACT: list[tuple[list[float], list[float], list[float]]] = [
 ]
 
 
+@pytest.mark.parametrize("loss", ["squared", "l1"])
 @pytest.mark.parametrize(("x", "y", "readouts"), EXACT)
 def test_births_and_deaths_are_those_of_fractions_to_the_last_digit(
-    x: list[float], y: list[float], readouts: list[float]
+    x: list[float], y: list[float], readouts: list[float], loss: str
 ) -> None:
-    tree = merge_tree(block_of(x, y, readouts), arithmetic="rational")
+    block = block_of(x, y, readouts, loss)
+    tree = merge_tree(block, arithmetic="rational")
     ours = sorted(zip(tree.losses.tolist(), tree.deaths.tolist(), strict=True))
-    assert ours == pairs_by_fractions(x, y, readouts)
+    assert ours == pairs_by_fractions(x, y, readouts, loss)
+    assert verify(tree, block.landscape).valid
 
 
+@pytest.mark.parametrize("loss", ["squared", "l1"])
 @pytest.mark.parametrize("seed", range(6))
-def test_random_whole_numbers(seed: int) -> None:
+def test_random_whole_numbers(seed: int, loss: str) -> None:
     rng = np.random.default_rng(seed)
     x, y = rng.integers(-3, 4, size=(2, 4)).astype(float).tolist()
     readouts = rng.choice([-2.0, -1.0, 1.0, 2.0], size=2).tolist()
-    tree = merge_tree(block_of(x, y, readouts), arithmetic="rational")
+    tree = merge_tree(block_of(x, y, readouts, loss), arithmetic="rational")
     ours = sorted(zip(tree.losses.tolist(), tree.deaths.tolist(), strict=True))
-    assert ours == pairs_by_fractions(x, y, readouts)
+    assert ours == pairs_by_fractions(x, y, readouts, loss)
 
 
 def test_mirrored_minima_tie_exactly() -> None:
@@ -159,20 +178,45 @@ def test_mirrored_minima_tie_exactly() -> None:
 @pytest.mark.parametrize("seed", range(40))
 def test_pivots_end_at_the_least_point_whatever_the_guess(seed: int) -> None:
     from reluscape.arithmetic import Rational
-    from reluscape.trees.rational import exact_least
+    from reluscape.trees.exact_squares import exact_squares
 
     rng, numbers = np.random.default_rng(seed), Rational()
     columns = rng.integers(-2, 3, size=(4, 5))  # five columns of four numbers depend on each other
     target = rng.integers(-3, 4, size=4)
     guess = np.flatnonzero(rng.integers(0, 2, size=5)).tolist()
-    found = exact_least(
+    found = exact_squares(
         numbers.array(columns.T @ columns), numbers.array(columns.T @ target),
         numbers.array(np.array([target @ target]))[0], guess, numbers,
     )  # fmt: skip
     as_rows = [[Fraction(int(value)) for value in column] for column in columns.T]
     expected = least(as_rows, [Fraction(int(value)) for value in target])
     assert Fraction(int(found.value.p), int(found.value.q)) == expected
-    assert all(found.lengths > 0)
+    assert all(found.lengths >= 0)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_blands_rule_ends_at_the_least_deviations_whatever_the_guess(seed: int) -> None:
+    from reluscape.arithmetic import Rational
+    from reluscape.trees.exact_absolute import checked_absolute, exact_absolute
+
+    rng, numbers = np.random.default_rng(seed), Rational()
+    rows, count = 5, int(rng.integers(1, 4))
+    design, target = rng.integers(-2, 3, size=(rows, count)), rng.integers(-2, 3, size=rows)
+    guess = rng.choice(rows + count, size=count, replace=bool(seed % 2)).tolist()
+    signs = rng.choice([-1, 1], size=rows).tolist()
+    exact = numbers.array(design), numbers.array(target)
+    found = exact_absolute(*exact, guess, signs, numbers)
+    columns = [[Fraction(int(value)) for value in column] for column in design.T]
+    expected = least_absolute(columns, [Fraction(int(value)) for value in target])
+    assert Fraction(int(found.value.p), int(found.value.q)) == expected
+    assert checked_absolute(*exact, found.proof, found.signs, numbers) == found.value
+    for place in range(rows + count):
+        for k in range(count):
+            other = [place if j == k else own for j, own in enumerate(found.proof)]
+            try:
+                assert checked_absolute(*exact, other, found.signs, numbers) == found.value
+            except RejectedError:
+                continue
 
 
 # ---- against float64, and what is written --------------------------------------------------------------
@@ -186,6 +230,8 @@ CASES: list[dict[str, Any]] = [
     {"samples": 6, "inputs": 1, "units": 2, "seed": 5, "slope": 0.2},
     {"samples": 3, "inputs": 5, "units": 2, "seed": 5},
     {"samples": 6, "inputs": 1, "units": 2, "seed": 7, "loss": "half_squared"},
+    {"samples": 8, "inputs": 1, "units": 2, "seed": 8, "loss": "l1"},
+    {"samples": 4, "inputs": 2, "units": 2, "seed": 2, "outputs": 2, "loss": "l1"},
 ]
 
 
@@ -244,7 +290,8 @@ def test_cells_that_float64_left_out_are_missed() -> None:
     from reluscape.trees.rational import Exact
 
     problem = Problem.of(Layer.of(layer(5, 2, 1, 0)), None)
-    assert len(Exact(problem).rays) == 20
+    Exact(problem, strict=True).check()
+    assert len(problem.cones.rays) == 20
     for changes in (
         {"pairs": problem.pairs[:-1]},
         {"rays": np.roll(problem.rays, 1)},
@@ -252,7 +299,7 @@ def test_cells_that_float64_left_out_are_missed() -> None:
         {"cones": replace(problem.cones, rays=problem.cones.rays + 1e-3)},
     ):
         with pytest.raises(AnalysisError, match="float64 does not"):
-            Exact(replace(problem, **changes))
+            Exact(replace(problem, **changes), strict=True).check()
 
 
 def test_what_rational_arithmetic_does_not_do_is_refused(tmp_path: Any) -> None:
@@ -262,8 +309,6 @@ def test_what_rational_arithmetic_does_not_do_is_refused(tmp_path: Any) -> None:
             merge_tree(block, arithmetic="rational", **options)
     with pytest.raises(InputError, match=r"up to 20,000 cells; the layer has 27,000"):
         merge_tree(layer(15, 1, 3, 0), arithmetic="rational")
-    with pytest.raises(UnsupportedModelError, match="squared loss"):
-        merge_tree(layer(6, 1, 2, 0, loss="l1"), arithmetic="rational")
     with pytest.raises(InputError, match="arithmetic must be"):
         merge_tree(block, arithmetic="decimal")
 

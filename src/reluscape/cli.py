@@ -38,7 +38,9 @@ from reluscape.cli_options import (
     Standardise,
     Target,
     Weights,
+    as_option,
     checked_decay,
+    data_options,
     landscape_from,
     layers_called,
     module_from,
@@ -203,7 +205,7 @@ def survey(
             seed=seed,
             arithmetic=arithmetic.value,
             tree=tree,
-            data_options=_data_options(data or "digits", target, standardise),
+            data_options=data_options(data or "digits", target, standardise),
             progress=progress,
         )
     report = out / "report.html"
@@ -417,7 +419,7 @@ app.command(
     epilog="Example: reluscape connect a.safetensors b.safetensors --data digits --level 0.1 --out c/"
 )(cli_connect.connect)
 app.command(
-    epilog="Example: reluscape tree --weights mlp.safetensors --data mine.npz --samples 20"
+    epilog="Example: reluscape tree --weights mlp.safetensors --data mine.npz --samples 20 --out t/"
 )(cli_tree.tree)
 app.command(epilog="Example: reluscape reproduce milne --scale small --out r/")(cli_study.reproduce)
 app.add_typer(cli_study.study, name="study")
@@ -474,15 +476,6 @@ def _layers_in_turn(landscape: Landscape, layers: str) -> list[str]:
     return list(dict.fromkeys(name for name in found if name is not None))
 
 
-def _data_options(data: str, target: str | None, standardise: bool) -> list[str]:
-    return [
-        "--data",
-        data,
-        *(["--target", target] if target is not None else []),
-        *(["--standardise"] if standardise else []),
-    ]
-
-
 def _certificate_path(out: Path, layer: str | None) -> Path:
     if out.suffix == ".json":
         return out
@@ -508,8 +501,8 @@ def _about_descent(
 
     data, target, standardise, weights, model = subject
     options = [
-        *(["--model", model] if model else []),
-        *_data_options(data or "", target, standardise),
+        *as_option("--model", model),
+        *data_options(data or "", target, standardise),
     ]
     described = loaded(module, "", model, weights).description
     return About(

@@ -15,7 +15,18 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from reluscape import __version__
-from reluscape.cli_options import WEIGHTS, DataName, Decay, Json, Loss, Model, Standardise, Target
+from reluscape.cli_options import (
+    WEIGHTS,
+    DataName,
+    Decay,
+    Json,
+    Loss,
+    Model,
+    Standardise,
+    Target,
+    as_option,
+    data_options,
+)
 from reluscape.errors import InputError
 
 if TYPE_CHECKING:
@@ -149,8 +160,7 @@ def connect(
     }
     schedule = Schedule(max_steps=max_steps)
     about = _About(
-        subject=["--data", data, *_option("--model", model), *_option("--target", target),
-                 *["--standardise"] * standardise],
+        subject=[*data_options(data, target, standardise), *as_option("--model", model)],
         search=["--loss", models.landscape.loss_name, "--weight-decay", repr(weight_decay),
                 "--metric", metric.value, "--method", method.value, *["--match"] * match,
                 "--max-depth", str(max_depth), "--max-steps", str(max_steps), "--seed", str(seed)],
@@ -245,10 +255,6 @@ def _folders(count: int, out: Path) -> Iterator[tuple[int, int, ConnectionFolder
 
 def _waiting() -> None:  # in a signal handler: no buffers
     os.write(2, b"stopping with the string as it is; Ctrl-C again to stop at once\n")
-
-
-def _option(name: str, value: str | None) -> list[str]:
-    return [] if value is None else [name, value]
 
 
 class _About:

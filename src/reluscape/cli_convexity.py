@@ -21,6 +21,8 @@ from reluscape.cli_options import (
     Standardise,
     Target,
     Weights,
+    as_option,
+    data_options,
     landscape_from,
 )
 from reluscape.errors import InputError
@@ -99,7 +101,7 @@ def convexity(
     from reluscape.convex import convexity as compute
     from reluscape.monitor.checkpoints import INTERRUPTED, trajectory_of
     from reluscape.progress import UNKNOWN, shown, stoppable
-    from reluscape.results import check_writable
+    from reluscape.results import check_writable, options_from
 
     if out is not None:
         check_writable(out)
@@ -115,7 +117,9 @@ def convexity(
         progress("checking it", UNKNOWN)
         check_found(found, landscape)
     if out is not None:
-        subject = _options(weights, model, out), _data_options(data, target, standardise, out)
+        own = [*as_option("--model", model), *as_option("--weights", weights)]
+        named = data_options(str(data), target, standardise)
+        subject = shlex.join(options_from(own, out)), shlex.join(options_from(named, out))
         section = None
         if run is not None and checkpoints is not None:
             section = _section(run, " ".join(subject), found, checkpoints, rate, out)
@@ -151,25 +155,6 @@ def _section(
     decay = f" --weight-decay {found.weight_decay!r}" if found.weight_decay else ""
     told = f"{options} --loss {found.objective}{decay}"
     return run_section(run, (command(told, os.path.relpath(checkpoints, out), rate),))
-
-
-def _options(weights: Path | None, model: str | None, out: Path) -> str:
-    """The model's options as they read in the folder of the page."""
-    from reluscape.results import options_from
-
-    given = [
-        *(["--model", model] if model else []),
-        *(["--weights", str(weights)] if weights else []),
-    ]
-    return shlex.join(options_from(given, out))
-
-
-def _data_options(data: str | None, target: str | None, standardise: bool, out: Path) -> str:
-    """The data's options as they read in the folder of the page."""
-    from reluscape.results import options_from
-
-    given = ["--data", str(data), *(["--target", target] if target else [])]
-    return shlex.join(options_from([*given, *(["--standardise"] * standardise)], out))
 
 
 def _write(

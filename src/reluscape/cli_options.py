@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from reluscape.landscape import Landscape
 
 __all__ = [
-    "DATA", "MODEL", "WEIGHTS", "Arithmetic", "DataName", "Decay", "Json", "Loss", "LossName", "Model",
-    "Standardise", "Target", "Weights", "checked_decay", "landscape_from", "layers_called",
-    "module_from",
+    "DATA", "MODEL", "WEIGHTS", "Arithmetic", "Dask", "DataName", "Decay", "Json", "Loss", "LossName",
+    "Model", "Standardise", "Target", "Weights", "as_option", "checked_decay", "data_options",
+    "landscape_from", "layers_called", "module_from",
 ]  # fmt: skip
 
 
@@ -71,7 +71,21 @@ Decay = Annotated[
         help="Adds this times half the squared norm; at least 0.",
     ),
 ]
+Dask = Annotated[
+    str | None,
+    typer.Option("--dask", metavar="ADDRESS", help="Dask scheduler, such as tcp://host:8786."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+
+
+def as_option(name: str, value: object) -> list[str]:
+    """An option as it is given on a command line; nothing where there is no value."""
+    return [] if value is None else [name, str(value)]
+
+
+def data_options(data: str, target: str | None, standardise: bool) -> list[str]:
+    """The options that name data."""
+    return ["--data", data, *as_option("--target", target), *["--standardise"] * standardise]
 
 
 def landscape_from(

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from reluscape.cli_options import Dask, Json
 from reluscape.errors import InputError
 
 if TYPE_CHECKING:
@@ -41,10 +42,6 @@ class ScaleName(StrEnum):
 
 
 Jobs = Annotated[int, typer.Option(help="Local processes; -1 for one per core.")]
-Dask = Annotated[
-    str | None,
-    typer.Option("--dask", metavar="ADDRESS", help="Dask scheduler, such as tcp://host:8786."),
-]
 Fork = Annotated[
     bool,
     typer.Option("--fork", help="Start a new file where parameters, seed or code have changed."),
@@ -54,7 +51,6 @@ Retry = Annotated[
     typer.Option("--retry", help="Run trials again that failed, were lost or lack their arrays."),
 ]
 Seed = Annotated[int, typer.Option(min=0, max=2**31, help="Seed of the study.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 File = Annotated[Path, typer.Argument(metavar="FILE", help="The study's file.")]
 
 

@@ -13,6 +13,7 @@ import typer
 from reluscape import __version__
 from reluscape.cli_options import (
     Arithmetic,
+    Dask,
     DataName,
     Decay,
     Json,
@@ -21,6 +22,8 @@ from reluscape.cli_options import (
     Standardise,
     Target,
     Weights,
+    as_option,
+    data_options,
     landscape_from,
     layers_called,
 )
@@ -61,13 +64,10 @@ def tree(
     ] = None,
     arithmetic: Annotated[
         Arithmetic,
-        typer.Option(help="float64, or exact rationals: a squared loss, up to 20,000 cells."),
+        typer.Option(help="float64, or exact rationals: up to 20,000 cells."),
     ] = Arithmetic.float64,
     jobs: Annotated[int, typer.Option(help="Threads or processes; -1 for one per core.")] = -1,
-    dask: Annotated[
-        str | None,
-        typer.Option(metavar="ADDRESS", help="Dask scheduler, such as tcp://host:8786."),
-    ] = None,
+    dask: Dask = None,
     seed: Annotated[int, typer.Option(min=0, max=2**31, help="Seed of the samples taken.")] = 0,
     out: Annotated[
         Path, typer.Option(help="Folder for the page, the tree, and the minima as weights.")
@@ -80,24 +80,24 @@ def tree(
     cell and every facet between two is gone through, so nothing is missed. OUT holds merge_tree.nc,
     which `reluscape verify` checks, report.html, the lowest minima as weights, minima/000.safetensors and
     so on, and samples.npz where the samples are not all. What takes longer than ten seconds is kept in
-    OUT/chunks.sqlite on the way: the same command goes on from there.
-
-        reluscape tree --weights mlp.safetensors --data mine.npz --samples 20 --out t/
+    OUT/chunks.sqlite on the way: the same command goes on from there. What an earlier tree has left
+    in OUT is written over or removed.
     """
     landscape = landscape_from(data, target, standardise, weights, model, loss, weight_decay)
     from reluscape.progress import shown
     from reluscape.results import options_from
-    from reluscape.tree_files import SAMPLES, TreeFolder, some_samples
+    from reluscape.tree_files import SAMPLES, TreeFolder, drawn
     from reluscape.trees.size import tree_size
     from reluscape.trees.tree import merge_tree
 
-    whole = landscape.num_samples
-    landscape = some_samples(landscape, samples, seed)
+    some = samples is not None and samples < landscape.num_samples
+    taken = drawn(landscape.num_samples, samples or landscape.num_samples, seed)
+    landscape = landscape.of_samples(taken) if some else landscape
     (name,) = layers_called(landscape, layer)
     assert name is not None
     block = landscape.block(name)
-    folder = TreeFolder(out)
-    folder.check()
+    folder = TreeFolder(out, [Path(str(one)) for one in (data, weights) if one is not None])
+    folder.check(some)
     size = tree_size(block)
     if size.num_cells > max_cells:
         raise InputError(
@@ -118,25 +118,21 @@ def tree(
             below=math.inf if below is None else below,
             progress=progress,
         )
-    named = ["--data", str(data), *_option("--target", target), *["--standardise"] * standardise]
-    if landscape.num_samples < whole:
-        ctx.obj.append(str(folder.write_samples(landscape)))
+    named = data_options(str(data), target, standardise)
+    if some:
+        ctx.obj.append(str(folder.write_samples(landscape, taken)))
         named = ["--data", str(out / SAMPLES)]
-    own = [*_option("--weights", weights), *_option("--model", model)]
+    own = [*as_option("--weights", weights), *as_option("--model", model)]
     subject = options_from([*own, *named, "--loss", landscape.loss_name], out)
-    search = ["--layer", name, *_option("--below", below)]
+    search = ["--layer", name, *as_option("--below", below)]
     search += ["--arithmetic", arithmetic.value] if exact else []
     about = _about(found, block, subject, search, Path(str(data)).name, seed)
-    ctx.obj.extend(map(str, folder.write(found, landscape, name, about)))
+    ctx.obj.extend(map(str, folder.write(found, landscape, name, about, some)))
     if as_json:
         typer.echo(json.dumps(_record(found, name) | {"files": ctx.obj}))
     else:
         told = [f"layer {name!r}: {found.summary()}", f"  {about.where}", f"  written: {out}"]
         typer.echo("\n".join(told))
-
-
-def _option(name: str, value: object) -> list[str]:
-    return [] if value is None else [name, str(value)]
 
 
 def _about(

@@ -4,7 +4,8 @@ All are one-line messages that say what was expected, what was received and how 
 
     ReluscapeError
     ├── InputError             bad data, shapes, options or files (also a ValueError)
-    │   └── UnsupportedModelError   a module that cannot be read as affine and ReLU layers
+    │   ├── UnsupportedModelError   a module that cannot be read as affine and ReLU layers
+    │   └── OtherStudyError         a study's file holds another study
     └── AnalysisError          a computation broke down; carries the evidence
 
 Expected outcomes (infeasible, limit reached, undecided) are statuses, never exceptions.
@@ -21,6 +22,10 @@ class InputError(ReluscapeError, ValueError):
 
 class UnsupportedModelError(InputError):
     """A module cannot be read as a chain of affine and ReLU layers."""
+
+
+class OtherStudyError(InputError):
+    """A study's file holds a study of other parameters, seed or code."""
 
 
 class AnalysisError(ReluscapeError):

@@ -110,7 +110,7 @@ def rays_from(search, first, table, simple_signs, signs, rays):
     """
     chosen, level = search.chosen, search.level
     hyperplanes, last = len(level), search.coordinates.shape[0] - 2
-    found, depth = 0, 0
+    found, depth = np.int64(0), np.int64(0)  # for literals all would be compiled once more
     chosen[0] = first
     while True:
         row = chosen[depth]

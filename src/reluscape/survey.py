@@ -125,7 +125,7 @@ def survey(
         out: Folder for ``report.html``, ``results.nc``, ``certificates/``, ``minima/``,
             ``convexity/``, ``connections/``, ``trees/`` and ``weights/``.
         seed: Seed of the random directions and rays, and of the samples of trees.
-        arithmetic: ``float64`` or ``rational``, for the certificates; what is too large for
+        arithmetic: ``float64`` or ``rational``, for the certificates and trees; what is too large for
             rational arithmetic is certified in float64, with a note.
         tree: Whether to find all minima of each model's layer before its output, on as many random
             samples as have few enough cells (`merge_tree`).
@@ -440,9 +440,9 @@ class _Task:
         def progress(what: str, fraction: float) -> None:
             self.progress(f"{model.name}: layer {block.layer}, merge tree, {what}", where)
 
-        told, tree = grown(block, self.seed, file, progress)
+        told, tree, remarks = grown(block, self.seed, file, self.arithmetic, progress)
         self.notebook.results[file] = tree
-        return {"tree": told}
+        return {"tree": told, "notes": (*model.layers[-1].notes, *remarks)}
 
     def _step(
         self,

@@ -21,9 +21,11 @@ __all__ = ["FEWEST", "NO_LAYER", "grown", "most_samples", "unit_cells"]
 Floats = NDArray[np.float64]
 
 #: Cells of a layer and rays of its units' cells that a short survey goes through: some seconds. Least
-#: absolute deviations take about ten times as long as least squares. Measured, not derived.
+#: absolute deviations take about ten times as long as least squares, and rational arithmetic a hundred
+#: times or more. Measured, not derived.
 MAX_CELLS = 200_000
 MAX_CELLS_L1 = 20_000
+MAX_CELLS_EXACT = 5_000
 MAX_RAYS = 2_000
 
 #: What is noted of a model where the layer is missing.
@@ -31,18 +33,27 @@ NO_LAYER = (
     "merge tree: the readable layer before the output, if there is one, is not among those surveyed"
 )
 
+#: What is noted of a tree that was asked for in rational arithmetic and is too large for it.
+TOO_LARGE = "merge tree: too large for rational arithmetic in a short survey: certified in float64"
+
 #: Samples below which a tree says too little about a layer, unless there are no more.
 FEWEST = 5
 
 
-def grown(block: Block, seed: int, file: str, progress: Progress) -> tuple[TreeSurvey, MergeTree]:
+def grown(
+    block: Block, seed: int, file: str, arithmetic: str, progress: Progress
+) -> tuple[TreeSurvey, MergeTree, tuple[str, ...]]:
     """The tree of a layer on the most random samples that a short survey has time for.
 
     Args:
         block: The layer, on all samples.
         seed: Of the samples.
         file: Where the tree will be written.
+        arithmetic: As of `merge_tree`; "float64" is taken where too few samples fit the other.
         progress: As of `merge_tree`.
+
+    Returns:
+        What the survey says of the tree, the tree, and remarks.
 
     Raises:
         AnalysisError: Fewer than `FEWEST` samples fit, or weight decay.
@@ -53,15 +64,19 @@ def grown(block: Block, seed: int, file: str, progress: Progress) -> tuple[TreeS
     try:
         layer = Layer.of(block)
         limit = MAX_CELLS_L1 if layer.is_l1 else MAX_CELLS
-        count = most_samples(layer, limit, seed)
-        if count < min(FEWEST, block.num_samples):
+        fewest, remarks = min(FEWEST, block.num_samples), list[str]()
+        count = most_samples(layer, MAX_CELLS_EXACT, seed) if arithmetic == "rational" else 0
+        if count < fewest:
+            remarks += [TOO_LARGE] if arithmetic == "rational" else []
+            arithmetic, count = "float64", most_samples(layer, limit, seed)
+        if count < fewest:
             raise AnalysisError(_too_large(layer, limit, seed))
         samples = drawn(block.num_samples, count, seed)
         own = block.landscape.of_samples(samples).block(block.layer)
-        tree = merge_tree(own, progress=progress)
+        tree = merge_tree(own, arithmetic=arithmetic, progress=progress)
     except InputError as error:
         raise AnalysisError(str(error)) from error
-    return TreeSurvey.of(tree, samples, file, standing(tree, own)), tree
+    return TreeSurvey.of(tree, samples, file, standing(tree, own)), tree, tuple(remarks)
 
 
 def most_samples(layer: Layer, limit: int, seed: int) -> int:

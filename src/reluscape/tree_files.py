@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
+from reluscape.errors import InputError
 from reluscape.landscape import Block, Landscape
 from reluscape.report.branches import FILE, LISTED, MINIMA, Grown, minimum_name, render_tree
 from reluscape.report.wording import number
@@ -17,10 +20,12 @@ from reluscape.results import check_writable, write_then_rename
 from reluscape.trees.result import MergeTree
 from reluscape.weights import write_state
 
-__all__ = ["SAMPLES", "TreeFolder", "drawn", "some_samples", "standing"]
+__all__ = ["SAMPLES", "TreeFolder", "drawn", "standing"]
 
 #: The samples that a tree is of, where these are not all.
 SAMPLES = "samples.npz"
+#: Share of the loss of zero weights by which rounding may lift a way.
+ROUNDING = 1e-12
 
 
 def drawn(num_samples: int, count: int, seed: int) -> NDArray[np.int64]:
@@ -28,13 +33,6 @@ def drawn(num_samples: int, count: int, seed: int) -> NDArray[np.int64]:
     if count >= num_samples:
         return np.arange(num_samples)
     return np.sort(np.random.default_rng(seed).choice(num_samples, count, replace=False))
-
-
-def some_samples(landscape: Landscape, count: int | None, seed: int) -> Landscape:
-    """The landscape of random samples, in their own order; of all, if there are no more than `count`."""
-    if count is None or count >= landscape.num_samples:
-        return landscape
-    return landscape.of_samples(drawn(landscape.num_samples, count, seed))
 
 
 def standing(found: MergeTree, block: Block) -> str:
@@ -49,28 +47,45 @@ def standing(found: MergeTree, block: Block) -> str:
             f"The model has loss {number(loss)}; no way to the global minimum stays below"
             f" {number(found.below)}."
         )
-    way = "without rising" if rise <= 0 else f"over a barrier {number(rise)} above its loss"
+    level = rise <= ROUNDING * found.layer.zero_loss
+    way = "without rising" if level else f"over a barrier {number(rise)} above its loss"
     return f"The model has loss {number(loss)}; from there the global minimum can be reached {way}."
 
 
 @dataclass(frozen=True, slots=True)
 class TreeFolder:
-    """Writes each file whole or not at all.
+    """Writes each file whole or not at all, and removes what an earlier tree has left.
 
     Attributes:
         path: The folder.
+        given: Files that the tree is made from, which stay as they are.
     """
 
     path: Path
+    given: Sequence[Path] = ()
 
-    def check(self) -> None:
-        """Refuse a folder that cannot be written to, before any work is done."""
-        check_writable(self.path, self.path / MINIMA)
+    def check(self, samples: bool) -> None:
+        """Refuse a folder that cannot be written to, or where other files would be lost.
 
-    def write_samples(self, landscape: Landscape) -> Path:
+        Args:
+            samples: Whether the tree is of some of the samples, which will be written.
+
+        Raises:
+            InputError: No such folder, or files under names of the tree's that no tree here has written.
+        """
+        minima, own = self.path / MINIMA, self.path / SAMPLES
+        others = set(minima.glob("[0-9]*.safetensors")) - set(self._minima())
+        lost = [file for file in self.given if file.resolve().parent == minima.resolve()]
+        if samples and own.exists() and (self._is_given(own) or not _is_drawn(own)):
+            lost.append(own)
+        for file in (*lost, *sorted(others)):
+            raise InputError(f"the tree's files would be written over {file}: give another --out")
+        check_writable(self.path, minima)
+
+    def write_samples(self, landscape: Landscape, samples: NDArray[np.int64]) -> Path:
         """Write the samples that the tree is of, for what is asked of its minima later."""
         target = self.path / SAMPLES
-        values = {"x": landscape.inputs, "y": landscape.targets}
+        values = {"x": landscape.inputs, "y": landscape.targets, "samples": samples}
 
         def write(file: Path) -> None:
             with open(file, "wb") as stream:
@@ -79,11 +94,19 @@ class TreeFolder:
         write_then_rename(target, write)
         return target
 
-    def write(self, found: MergeTree, landscape: Landscape, layer: str, about: Grown) -> list[Path]:
+    def write(
+        self, found: MergeTree, landscape: Landscape, layer: str, about: Grown, samples: bool
+    ) -> list[Path]:
         """Write the tree, its lowest minima and, last, the page that links them."""
+        count = min(len(found.losses), LISTED)
+        for file in self._minima()[count:]:
+            file.unlink(missing_ok=True)
+        own = self.path / SAMPLES
+        if not samples and not self._is_given(own) and _is_drawn(own):
+            own.unlink()
         files = [found.save(self.path / FILE)]
         columns, theta = landscape.positions(layer), landscape.theta
-        for minimum in range(min(len(found.losses), LISTED)):
+        for minimum in range(count):
             theta[columns] = found.minima[minimum]
             files.append(self.path / minimum_name(minimum))
             state = landscape.at(theta).state()
@@ -92,3 +115,23 @@ class TreeFolder:
         files.append(self.path / "report.html")
         write_then_rename(files[-1], lambda file: file.write_bytes(page))
         return files
+
+    def _minima(self) -> list[Path]:
+        """Weights of the tree that is here; none where there is none that can be read."""
+        try:
+            count = len(MergeTree.load(self.path / FILE).losses)
+        except InputError:
+            return []
+        return [self.path / minimum_name(minimum) for minimum in range(min(count, LISTED))]
+
+    def _is_given(self, file: Path) -> bool:
+        return file.resolve() in {one.resolve() for one in self.given}
+
+
+def _is_drawn(file: Path) -> bool:
+    """Whether a file was written by `write_samples`."""
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            return set(arrays.files) == {"x", "y", "samples"}
+    except (OSError, ValueError, AttributeError, BadZipFile):
+        return False

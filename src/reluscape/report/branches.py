@@ -77,7 +77,8 @@ def tree_section(
     """
     weights = (
         "Every minimum is a weights file of its own, for load_state_dict of the module; `reluscape "
-        "certify` says of each what it is."
+        "certify` says of nearly each by itself that it is one. Where it is undecided, slopes are within "
+        "its rounding errors of zero: what verify shows of the tree holds for that minimum too."
     )
     return Section(
         key="tree",
@@ -143,11 +144,12 @@ def _figures(tree: Drawn, about: Grown, suffix: str) -> tuple[Figure, ...]:
                 figures.disconnectivity(tree),
             )
         )
+    if np.isfinite(tree.deaths).any():
         found.append(
             Figure(
                 f"persistence{suffix}",
-                f"{whose}Each local minimum but the global one: its loss, and the level at which it "
-                "joins a lower one. Minima far above the dotted line have high barriers.",
+                f"{whose}Each local minimum but the global one: its loss, and how far above that the "
+                "lowest way to a lower minimum has to rise.",
                 figures.persistence(tree),
             )
         )
@@ -194,7 +196,10 @@ def _counts(tree: Drawn, about: Grown) -> tuple[str, ...]:
         else ()
     )
     failed = (
-        (f"In {several(tree.num_failed, 'problem')} rounding errors kept the search from ending.",)
+        (
+            f"Float64 does not tell the least loss in {several(tree.num_failed, 'problem')}: samples are "
+            "nearly equal. The tree is what was found.",
+        )
         if tree.num_failed
         else ()
     )
@@ -215,5 +220,7 @@ def _method(tree: Drawn) -> tuple[str, ...]:
         "it, so the facets in the order of their least losses (Kruskal's algorithm) give every minimum "
         "and every barrier of the whole landscape.",
         f"Minima that join a lower one within {number(tree.tolerance)} of the loss of zero weights are "
-        "none.",
+        "none."
+        if tree.tolerance
+        else "Least losses are exact and compared exactly, and rounded once.",
     )

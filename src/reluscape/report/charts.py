@@ -52,7 +52,7 @@ def curves(series: Sequence[Series], x_title: str, y_title: str) -> go.Figure:
         heights.append(y)
     axes = {
         "xaxis": x_axis(x_title),
-        "yaxis": y_axis(y_title) | _log_axis(np.concatenate(heights)),
+        "yaxis": y_axis(y_title) | log_axis(np.concatenate(heights)),
     }
     return figure(traces, axes, 340, len(series))
 
@@ -82,7 +82,7 @@ def trails(
         heights.append(y)
     values = np.concatenate(heights)
     values = values[values >= _DEPTH * np.nanmax(values, initial=0.0)]
-    vertical = y_axis(y_title) | (_log_axis(values) if log else {})
+    vertical = y_axis(y_title) | (log_axis(values) if log else {})
     shapes = [
         {"type": "line", "x0": at, "x1": at, "yref": "paper", "y0": 0, "y1": 1}
         | {"line": {"color": _colour(place), "width": 1.2, "dash": "dash"}}
@@ -137,7 +137,7 @@ def dots_to(series: Sequence[Series], x_title: str, level: float) -> go.Figure:
     if level > 0:
         drawn.add_vline(x=level, line={"dash": "dash", "color": MUTED, "width": 1.4})
         values = np.concatenate([np.asarray(one.x, float) for one in series])
-        drawn.update_xaxes(**_log_axis(np.append(values, level)))
+        drawn.update_xaxes(**log_axis(np.append(values, level)))
     return drawn
 
 
@@ -218,7 +218,7 @@ def threshold_curve(
     """One line on a logarithmic vertical axis, and a dashed one at `level`."""
     drawn = curves([Series("", x, y)], x_title, y_title)
     drawn.add_hline(y=level, line={"dash": "dash", "color": COLOURS[1], "width": 1.4})
-    return drawn.update_yaxes(**_log_axis(np.append(y, level)))
+    return drawn.update_yaxes(**log_axis(np.append(y, level)))
 
 
 def activity_bins(activity: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -259,7 +259,7 @@ def _rows_height(labels: Sequence[str], row: int = 34) -> int:
     return 120 + row * max(len(labels), 2)
 
 
-def _log_axis(values: np.ndarray) -> dict[str, object]:
+def log_axis(values: np.ndarray) -> dict[str, object]:
     """A logarithmic axis around the positive values, with a few round ticks in words."""
     shown = values[np.isfinite(values) & (values > 0)]
     if not shown.size:
@@ -338,7 +338,7 @@ def _counts(values: Iterable[float], steps: int = 6) -> dict[str, Any]:
 
 def _rows_axes(series: Sequence[Series], labels: Sequence[str], x_title: str) -> dict[str, Any]:
     values = np.concatenate([np.asarray(one.x, float) for one in series])
-    across, down = x_axis(x_title) | _log_axis(values), y_axis("") | _label_axis(labels)
+    across, down = x_axis(x_title) | log_axis(values), y_axis("") | _label_axis(labels)
     return {"xaxis": across, "yaxis": down}
 
 

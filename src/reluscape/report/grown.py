@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from reluscape.report.fields import a_number, a_series, no_values
 from reluscape.trees.layer import Layer
+from reluscape.trees.tiers import tier_of
 
 if TYPE_CHECKING:
     from reluscape.trees.result import MergeTree
@@ -29,6 +30,7 @@ class TreeSurvey:
         block: Name of the layer.
         loss: Name of the loss.
         bias: Whether the layer has biases.
+        arithmetic: "float64", or "rational" for an exact tree.
         file: Where the tree is, relative to the report; empty if it was not written.
         where: Which basin the model's own weights lie in, in words.
         samples: Numbers of the samples that it is of (samples,).
@@ -48,6 +50,7 @@ class TreeSurvey:
     block: str
     loss: str
     bias: bool
+    arithmetic: str = "float64"
     file: str = ""
     where: str = ""
     samples: NDArray[np.int64] = field(
@@ -94,11 +97,9 @@ class TreeSurvey:
         metadata=a_series("parameter", "the layer's own parameters", "parameter"),
     )
     slope: float = a_number("slope of the rectifier on its negative side")
-    #: A survey goes through all cells, in float64.
+    #: A survey goes through all cells.
     below: ClassVar[float] = math.inf
     num_pruned: ClassVar[int] = 0
-    tier: ClassVar[str] = "certified"
-    arithmetic: ClassVar[str] = "float64"
 
     @classmethod
     def of(cls, tree: MergeTree, samples: NDArray[np.int64], file: str, where: str) -> TreeSurvey:
@@ -106,6 +107,11 @@ class TreeSurvey:
         both = {one.name for one in fields(cls)} & {one.name for one in fields(tree)}
         told = {name: getattr(tree, name) for name in both}
         return cls(**told, samples=samples, file=file, where=where)
+
+    @property
+    def tier(self) -> str:
+        """As of `MergeTree`."""
+        return tier_of(self.arithmetic, self.num_failed)
 
     @property
     def layer(self) -> Layer:

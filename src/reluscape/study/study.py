@@ -13,7 +13,7 @@ from itertools import product, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reluscape.errors import InputError
+from reluscape.errors import InputError, OtherStudyError
 from reluscape.study.code import code_version, load_function, name_of
 from reluscape.study.standing import COUNTED_EVERY, Standing, count, standing_of
 from reluscape.study.store import COLUMNS, NoPlanError, Plan, Store, decoded
@@ -159,7 +159,7 @@ class Study:
         known = store.plan()
         if known is not None:
             if why := known.difference(plan):
-                raise InputError(
+                raise OtherStudyError(
                     f"{store.path} holds another study: {why}. Use --fork (fork=True) to start a new"
                     " file beside it, which takes over the trials that are still valid, or give"
                     " another name"

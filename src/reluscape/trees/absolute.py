@@ -13,12 +13,23 @@ from reluscape.compiled import bare
 FLAT = 1e-11
 #: Rates below this share of the sizes behind them are rounding errors of zero.
 STILL = 1e-12
+#: Slopes along an edge within this share of the terms behind them of zero may be zero.
+ZERO = 1e-13
+#: Terms behind an edge's slope over its length from which on they have lost too many digits.
+STEEP = 1e5
+#: Lengths of columns over the target's from which on residuals have; and those of rays, times
+#: the samples', from which on columns have.
+LONG, FAR = 1e4, 1e5
+#: Share of the target by which residuals of the basis may differ from zero, and the minimum be missed.
+PLACED, MISSED = 1e-12, 1e-11
 #: Steps of length zero after which edges are tried at random, which ends every cycle.
 STUCK = 20
 
 
 @bare
-def least_absolute(design, target, rows, count, solution, basis, inverse, signs, rates, residuals):
+def least_absolute(
+    design, target, rows, count, solution, basis, inverse, signs, rates, residuals, narrow, reach
+):
     """Minimise over the first `count` variables.
 
     Args:
@@ -32,9 +43,12 @@ def least_absolute(design, target, rows, count, solution, basis, inverse, signs,
         signs: Scratch: of the residuals `y - D l`, 0 for those in the basis (rows,).
         rates: Scratch (rows,).
         residuals: Scratch (rows,).
+        narrow: Whether columns that seem dependent may be nearly so (`Problem.narrow`).
+        reach: Length of the samples (`Problem.reach`).
 
     Returns:
-        The minimum, and 1; 0 where rounding errors kept it from ending.
+        The minimum, and whether it is least but for `MISSED`. That is not known where rounding errors
+        kept the search from ending, or where columns are too long or too nearly dependent.
     """
     for j in range(count):
         solution[j], basis[j] = 0.0, rows + j
@@ -50,14 +64,53 @@ def least_absolute(design, target, rows, count, solution, basis, inverse, signs,
             design, rows, count, basis, inverse, signs, seed if still > STUCK else 0
         )
         if edge < 0:
-            return _sum(residuals, rows), 1
+            total, size = _sum(residuals, rows), _sum(target, rows)
+            sure = _is_placed(design, rows, count, solution, basis, residuals, size, reach)
+            if sure and narrow and total > MISSED * size:
+                sure = _is_least(design, rows, count, basis, inverse, signs, reach)
+            return total, sure
         length = _pass(
             design, target, rows, count, solution, basis, inverse, signs, rates, residuals, edge, up
         )
         if length < 0.0:
-            return _sum(residuals, rows), 0
+            return _sum(residuals, rows), False
         still = still + 1 if length == 0.0 else 0
-    return _sum(residuals, rows), 0
+    return _sum(residuals, rows), False
+
+
+@bare
+def _is_placed(design, rows, count, solution, basis, residuals, size, reach):
+    """Whether the basis is zero, and no column so long that rounding errors of residuals matter."""
+    for k in range(count):
+        if basis[k] < rows and abs(residuals[basis[k]]) > PLACED * size:
+            return False
+    for j in range(count):
+        length = reach * LONG / FAR
+        for i in range(rows):
+            length += abs(design[i, j])
+        if length * solution[j] > LONG * size:
+            return False
+    return True
+
+
+@bare
+def _is_least(design, rows, count, basis, inverse, signs, reach):
+    """Whether the sum clearly rises along every edge on which a variable does."""
+    for q in range(count):
+        slope = scale = 0.0
+        for i in range(rows):
+            for j in range(count):
+                term = design[i, j] * inverse[j, q]
+                slope -= signs[i] * term
+                scale += abs(term)
+        for j in range(count):
+            scale += reach * abs(inverse[j, q])
+        if basis[q] < rows:
+            if scale > STEEP:
+                return False
+        elif scale > 0.0 and slope <= ZERO * scale:
+            return False
+    return True
 
 
 @bare

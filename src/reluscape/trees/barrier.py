@@ -9,8 +9,12 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 
 from reluscape.results import Result
+from reluscape.trees.layer import Layer
 
 Floats = NDArray[np.float64]
+
+#: Straight lines that are gone along at once.
+LINES = 64
 
 
 @dataclass(frozen=True, slots=True, repr=False, eq=False)
@@ -20,9 +24,8 @@ class Barrier(Result):
     Attributes:
         level: `min over paths of max over the path of loss`; infinite where a tree that was made `below`
             some loss does not join the points.
-        beads: Corners of a path on which no loss is larger: the first point, the facets' minimisers in
-            order, the second point. Two in a row lie in one closed cell, where the loss is convex.
-            Shape (beads, params).
+        beads: Corners of a path on which no loss is larger: the first point, some least points of facets
+            that the lowest way crosses, in order, and the second point. Shape (beads, params).
         losses: At the beads, shape (beads,); the largest is `level`.
     """
 
@@ -47,3 +50,30 @@ class Barrier(Result):
         steps = np.linalg.norm(np.diff(self.beads, axis=0), axis=1)
         length = np.concatenate([[0.0], np.cumsum(steps)])[: len(self.beads)]
         return trails([Series("loss", length, self.losses)], "length", "loss", log=False)
+
+
+def shortened(layer: Layer, beads: Floats, losses: Floats) -> Barrier:
+    """Leave out beads of a path, as far as straight lines past them are no higher than the path.
+
+    From each bead the line goes to the last one that it gets to; the highest bead stays.
+
+    Args:
+        layer: The layer.
+        beads: Two in a row lie in one closed cell, where the loss is convex (beads, params).
+        losses: At the beads.
+    """
+    level, kept, end = float(losses.max()), [0], len(beads) - 1
+    top = int(losses.argmax())
+    while kept[-1] < end:
+        kept.append(_last_below(layer, beads, level, kept[-1], top if kept[-1] < top else end))
+    return Barrier(level, beads[kept], losses[kept])
+
+
+def _last_below(layer: Layer, beads: Floats, level: float, start: int, last: int) -> int:
+    """The last bead, up to a given one, to which the straight line from another is below a level."""
+    for stop in range(last + 1, start + 2, -LINES):
+        first = max(stop - LINES, start + 2)
+        below = np.flatnonzero(layer.highest(beads[start], beads[first:stop]) <= level)
+        if len(below):
+            return first + int(below[-1])
+    return start + 1

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import fields
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,9 +22,13 @@ from reluscape.errors import ReluscapeError
 from reluscape.landscape import Landscape
 from reluscape.trees.bundles import ROUNDING, bundles
 from reluscape.trees.check_sums import checked_values
+from reluscape.trees.check_symmetry import check_multiplicity
 from reluscape.trees.layer import Layer
 from reluscape.trees.problem import Problem
 from reluscape.trees.result import MergeTree
+
+if TYPE_CHECKING:
+    from reluscape.trees.check_exact import ExactValues
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -34,7 +39,7 @@ SAME = 1e-9
 
 
 def check_merge_tree(tree: MergeTree, landscape: Landscape) -> str:
-    """Check all that a tree says about a landscape's layer, but for `multiplicity`.
+    """Check all that a tree says about a landscape's layer.
 
     Returns:
         What was found, in words.
@@ -51,28 +56,37 @@ def check_merge_tree(tree: MergeTree, landscape: Landscape) -> str:
         (tree.num_cells, tree.num_facets) == (problem.num_cells, problem.num_facets),
         "it has another number of cells or facets",
     )
-    require(not tree.num_failed, "some least losses are not proved")
-    cells, facets = _values(tree, problem)
+    require(not tree.num_failed, f"{tree.num_failed:,} least losses are not proved, as it says")
+    cells, facets, exact = _values(tree, problem)
     require(int(np.isinf(cells).sum()) == tree.num_pruned, "another number of cells is left out")
     slack = SAME * max(tree.layer.zero_loss, np.finfo(np.float64).tiny)
     _check_minima(tree, problem, cells, slack)
     _check_joins(tree, problem, cells, facets, slack)
+    if exact is None:
+        ends, same = _ends(problem, tree.joins), tree.tolerance * tree.layer.zero_loss
+        check_multiplicity(tree, problem, tree.losses, ends, tree.levels, same)
+    else:
+        exact.check_multiplicity(tree)
+    short = f" (those that end within {tree.tolerance:g} of the loss of zero weights are left out)"
+    follow = "1 minimum that follows" if len(tree.losses) == 1 else "{} minima that follow"
     return (
         f"the least losses of {len(tree.cell_proofs):,} cells and {len(tree.facet_proofs):,} facets, and"
-        f" {len(tree.losses)} minima that follow from them"
+        f" {follow.format(len(tree.losses))} from them{short * (tree.tolerance > 0)}"
     )
 
 
-def _values(tree: MergeTree, problem: Problem) -> tuple[Floats, Floats]:
-    """Least losses of cells and facets, by their proofs."""
+def _values(tree: MergeTree, problem: Problem) -> tuple[Floats, Floats, ExactValues | None]:
+    """Least losses of cells and facets, by their proofs; the exact ones, if they are."""
     require(tree.arithmetic in ("float64", "rational"), "its arithmetic is none")
     if tree.arithmetic == "rational":
-        from reluscape.trees.check_exact import exact_values
+        from reluscape.trees.check_exact import ExactValues
 
-        return exact_values(tree, problem)
+        exact = ExactValues.of(tree, problem)
+        return exact.floats(exact.cells), exact.floats(exact.facets), exact
+    require(0 <= tree.tolerance < np.inf, "its tolerance is none")
     bundle, alive = _alive(tree, problem)
     cells = checked_values(problem, "cells", tree.cell_proofs, bundle, alive)
-    return cells, checked_values(problem, "facets", tree.facet_proofs, bundle, alive)
+    return cells, checked_values(problem, "facets", tree.facet_proofs, bundle, alive), None
 
 
 def samples_of(tree: MergeTree, landscape: Landscape) -> Landscape:
@@ -138,14 +152,21 @@ def _check_minima(tree: MergeTree, problem: Problem, cells: Floats, slack: float
         _same(cells[_codes(tree, problem)], tree.losses, slack),
         "a minimum's loss is not its cell's",
     )
-    values = np.array([tree.layer.value(theta) for theta in tree.minima])
-    require(_same(values, tree.losses, slack), "a minimum has another loss")
+    values, errors = _attained(tree, tree.minima)
+    require(_same(values, tree.losses, slack + errors), "a minimum has another loss")
     for theta, own in zip(tree.minima, tree.cells, strict=True):
         require(_is_inside(problem, theta, own), "a minimum lies in another cell")
     ends = np.isfinite(tree.deaths)
     require(bool(np.isnan(tree.saddles[~ends]).all()), "a minimum that joins none has a saddle")
-    values = np.array([tree.layer.value(theta) for theta in tree.saddles[ends]])
-    require(_same(values, tree.deaths[ends], slack), "a saddle has another loss")
+    values, errors = _attained(tree, tree.saddles[ends])
+    require(_same(values, tree.deaths[ends], slack + errors), "a saddle has another loss")
+
+
+def _attained(tree: MergeTree, points: Floats) -> tuple[Floats, Floats]:
+    """Losses at points, and what rounding their coordinates may have changed."""
+    layer = tree.layer
+    values = np.array([layer.value(theta) for theta in points])
+    return values, np.array([layer.rounding(theta) for theta in points])
 
 
 def _is_inside(problem: Problem, theta: Floats, cells: Indices) -> bool:
@@ -240,6 +261,8 @@ class _Basins:
         self._is_bottom(older, first)
         told = self.tree.deaths[minimum]
         require(abs(told - level) <= self.slack, f"minimum {minimum} joins a lower one elsewhere")
+        lasts = float(told - self.tree.losses[minimum]) + 2.0 * self.slack
+        require(lasts >= self.limit, f"minimum {minimum} does not last for the tree's tolerance")
         self.left.discard(minimum)
         self.open.append((level, minimum))
 
@@ -283,6 +306,6 @@ def _codes(tree: MergeTree, problem: Problem) -> Indices:
     return np.asarray(tree.cells @ count ** np.arange(units - 1, -1, -1), dtype=np.int64)
 
 
-def _same(ours: Floats, told: Floats, slack: float) -> bool:
+def _same(ours: Floats, told: Floats, slack: float | Floats) -> bool:
     """Whether numbers are equal but for rounding; none is where one is NaN."""
     return ours.shape == told.shape and bool((np.abs(ours - told) <= slack).all())

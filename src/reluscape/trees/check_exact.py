@@ -2,77 +2,105 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from reluscape.check_block import require
-from reluscape.errors import AnalysisError, InputError, UnsupportedModelError
+from reluscape.errors import AnalysisError, InputError
+from reluscape.trees.check_symmetry import check_multiplicity
 from reluscape.trees.kruskal import ends_of
 from reluscape.trees.problem import Problem, Proofs
-from reluscape.trees.rational import Exact, check_exact, used
+from reluscape.trees.rational import Exact, alike, check_exact
 from reluscape.trees.result import MergeTree
 
-__all__ = ["exact_values"]
+__all__ = ["ExactValues"]
 
 Array = NDArray[Any]
 Floats = NDArray[np.float64]
 
 
-def exact_values(tree: MergeTree, problem: Problem) -> tuple[Floats, Floats]:
-    """Least losses of all cells and facets, rounded; exactly those give the tree's births and deaths.
+@dataclass(frozen=True, slots=True)
+class ExactValues:
+    """Exact least losses.
 
-    Raises:
-        RejectedError: A proof is none, or other births and deaths follow.
+    Attributes:
+        exact: The problem in rationals.
+        cells: Of all cells (cells,).
+        facets: Of all facets (facets,).
     """
-    require(
-        tree.tolerance == 0 and tree.below == np.inf, "an exact tree has no tolerance and no end"
-    )
-    try:
-        check_exact(problem)
-        exact = Exact(problem)
-    except (AnalysisError, InputError, UnsupportedModelError) as error:
-        require(False, str(error))
-        raise
-    cells = _proved(exact, "cells", tree.cell_proofs)
-    facets = _proved(exact, "facets", tree.facet_proofs)
-    floats = exact.numbers.floats
-    ours = sorted(
-        (floats(birth).item(), np.inf if death is None else floats(death).item())
-        for birth, death in _pairs(problem, cells, facets)
-    )
-    told = sorted(zip(tree.losses.tolist(), tree.deaths.tolist(), strict=True))
-    require(ours == told, "its births and deaths are not the exact ones")
-    return floats(cells), floats(facets)
+
+    exact: Exact
+    cells: Array
+    facets: Array
+
+    @classmethod
+    def of(cls, tree: MergeTree, problem: Problem) -> ExactValues:
+        """By their proofs, and that exactly those give the tree's births and deaths.
+
+        Raises:
+            RejectedError: A proof is none, or other births and deaths follow.
+        """
+        require(
+            tree.tolerance == 0 and tree.below == np.inf,
+            "an exact tree has no tolerance and no end",
+        )
+        try:
+            check_exact(problem)
+            exact = Exact(problem, strict=True)
+            exact.check()
+        except (AnalysisError, InputError) as error:
+            require(False, str(error))
+            raise
+        cells = _proved(exact, "cells", tree.cell_proofs)
+        facets = _proved(exact, "facets", tree.facet_proofs)
+        floats = exact.numbers.floats
+        ours = sorted(
+            (floats(birth).item(), np.inf if death is None else floats(death).item())
+            for birth, death in _pairs(problem, cells, facets)
+        )
+        told = sorted(zip(tree.losses.tolist(), tree.deaths.tolist(), strict=True))
+        require(ours == told, "its births and deaths are not the exact ones")
+        return cls(exact, cells, facets)
+
+    def floats(self, values: Array) -> Floats:
+        """Exact numbers, rounded."""
+        return self.exact.numbers.floats(values)
+
+    def check_multiplicity(self, tree: MergeTree) -> None:
+        """That exchanges of units make so many minima of each, by exact levels.
+
+        Raises:
+            RejectedError: They make another number, or minima do not ascend.
+        """
+        problem = self.exact.problem
+        units, count, unit_facets = problem.shape
+        codes = tree.cells @ count ** np.arange(units - 1, -1, -1)
+        births = self.cells[codes]
+        require(
+            all(one <= other for one, other in pairwise(births)), "its exact losses do not ascend"
+        )
+        order = sorted(range(len(self.facets)), key=lambda k: self.facets[k])
+        ends = [ends_of(edge, units, count, unit_facets, problem.pairs) for edge in order]
+        groups = alike(problem.layer.weights, problem.units.order)
+        problem = replace(problem, units=replace(problem.units, groups=groups))
+        levels = self.facets[np.array(order, dtype=np.int64)]
+        check_multiplicity(tree, problem, births, np.reshape(ends, (-1, 2)), levels, 0)
 
 
 def _proved(exact: Exact, kind: str, proofs: Proofs) -> Array:
-    """Least losses, each from the rays that are said to be in use."""
+    """Least losses, each by its proof."""
     problem = exact.problem
     count = problem.num_cells if kind == "cells" else problem.num_facets
     shape = (count, problem.proof_words)
     require(proofs.shape == shape, f"it proves the least losses of another number of {kind}")
     values = np.empty(count, dtype=object)
     for code in range(count):
-        gram, right, _ = exact.products(kind, code)
-        values[code] = exact.scale * _value(exact, gram, right, used(proofs[code]))
+        values[code] = exact.scale * exact.proved(*exact.gathered(kind, code), proofs[code])
     return values
-
-
-def _value(exact: Exact, gram: Array, right: Array, support: list[int]) -> Any:
-    """The sum at the stationary point of some rays, which has to be least."""
-    if not support:
-        require(all(right <= 0), "a least point is none: the loss falls along a ray")
-        return exact.size
-    require(support[-1] < len(right), "a least point is made of rays that its cell does not have")
-    own = gram[np.ix_(support, support)]
-    require(exact.numbers.independent(own), "a least point is not told by its rays")
-    lengths = exact.numbers.solve(own, right[support])
-    require(all(lengths >= 0), "a least point lies outside its cell")
-    slopes = right - gram[:, support] @ lengths
-    require(all(slopes <= 0), "a least point is none: the loss falls along a ray")
-    return exact.size - right[support] @ lengths
 
 
 def _pairs(problem: Problem, cells: Array, facets: Array) -> list[tuple[Any, Any]]:

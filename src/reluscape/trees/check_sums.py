@@ -1,15 +1,24 @@
-"""Least losses of cells and facets from their proofs, in NumPy and many at once."""
+"""Least losses of cells and facets from their proofs, in NumPy and many at once.
+
+What float64 does not clearly show is decided in rational arithmetic, one by one.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from reluscape.check_block import RejectedError, require
+from reluscape.errors import AnalysisError, InputError
 from reluscape.trees.problem import Problem, Proofs
+
+if TYPE_CHECKING:
+    from reluscape.trees.rational import Exact
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -17,6 +26,18 @@ Indices = NDArray[np.int64]
 
 #: Slopes below this share of `|column| |target|` are not negative.
 FLAT = 1e-9
+#: Where cells are narrow, they have to be below minus this.
+CLEAR, CLEAR_ABSOLUTE = 1e-13, 2e-14
+#: Or far enough from what is in use, as a share of their squares, that what they may take from the sum is
+#: below this share of that at zero.
+UNSEEN, MISSED = 1e-14, 1e-10
+#: Rounding errors of a column of length one, for each length of the samples over the column's.
+ERROR = 1e-15
+#: Lengths of columns over the target's from which on float64 has lost too many digits; and those of
+#: rays, times the samples'.
+LONG, LONG_ABSOLUTE, FAR = 600.0, 2e4, 3e5
+#: Terms behind an edge's slope over its length from which on it has.
+STEEP = 1e6
 _TINY = float(np.finfo(np.float64).tiny)
 
 #: Numbers in the arrays of a batch.
@@ -43,21 +64,52 @@ def checked_values(
     codes = np.flatnonzero(chosen & open_)
     shape = (len(codes), problem.proof_words)
     require(proofs.shape == shape, f"it proves the least losses of another number of {kind}")
-    least = np.full(len(chosen), np.inf)
+    least, exactly = np.full(len(chosen), np.inf), _Exactly(problem)
+    check = _absolutes if problem.layer.is_l1 else _squares
     step = max(1, BATCH // (problem.most_rays * max(problem.most_rays, _rows(problem))))
     for start in range(0, len(codes), step):
         part = codes[start : start + step]
         rays, owners = places.rays(problem, part)
-        check = _absolutes if problem.layer.is_l1 else _squares
-        least[part] = check(problem, rays, owners, proofs[start : start + step])
+        told = proofs[start : start + step]
+        least[part], doubtful = check(problem, rays, owners, told)
+        for row in np.flatnonzero(doubtful).tolist():
+            own = rays[row] >= 0
+            least[part[row]] = exactly(rays[row, own], owners[row, own], told[row])
     copied = np.flatnonzero(~chosen)
     least[copied] = least[places.sources(problem, copied)]
     return problem.layer.scale * least
 
 
+class _Exactly:
+    """Least sums of single cells and facets by their proofs, in rational arithmetic."""
+
+    def __init__(self, problem: Problem) -> None:
+        self._problem = problem
+
+    @cached_property
+    def _exact(self) -> Exact:
+        from reluscape.trees.rational import Exact
+
+        return Exact(self._problem, strict=False)
+
+    def __call__(self, rays: Indices, owners: Indices, proof: Proofs) -> float:
+        """The least sum, rounded.
+
+        Raises:
+            RejectedError: The proof is none, or rational arithmetic cannot tell.
+        """
+        try:
+            value = self._exact.proved(rays, owners, proof)
+        except (AnalysisError, InputError) as error:
+            raise RejectedError(f"float64 does not tell a least loss: {error}") from error
+        return float(self._exact.numbers.floats(np.array([value]))[0])
+
+
 def _rows(problem: Problem) -> int:
-    """Residuals of the absolute loss."""
-    return problem.layer.residual.size if problem.layer.is_l1 else 1
+    """Numbers that a batch has of each column: residuals or, where products are not held, samples."""
+    if problem.layer.is_l1:
+        return problem.layer.residual.size
+    return 1 if problem.holds_products else len(problem.columns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,15 +223,19 @@ def _padded(starts: Indices, values: Indices) -> Indices:
     return found
 
 
-def _squares(problem: Problem, rays: Indices, owners: Indices, proofs: Proofs) -> Floats:
-    """Least sums of squares: of the rays that are told, and falling along none of the others."""
+def _squares(
+    problem: Problem, rays: Indices, owners: Indices, proofs: Proofs
+) -> tuple[Floats, Bools]:
+    """Least sums of squares, of the rays that are told; and where these do not clearly show it."""
     there, used = rays >= 0, _bits(proofs)
     named = np.pad(there, ((0, 0), (0, used.shape[1] - rays.shape[1])))
     require(not (used & ~named).any(), "a proof names rays that are none")
     used = used[:, : rays.shape[1]]
     readouts, target = problem.units.readouts, problem.layer.residual
-    columns = problem.columns / np.maximum(np.linalg.norm(problem.columns, axis=0), _TINY)
-    gram = (columns.T @ columns)[rays[:, :, None], rays[:, None, :]]
+    norms = np.linalg.norm(problem.columns, axis=0)
+    norms[norms == 0] = np.inf  # a column of zeros is never in use
+    columns, error = problem.columns / norms, (problem.reach / norms)[rays]
+    gram = _products(problem, columns, rays)
     gram = gram * (readouts @ readouts.T)[owners[:, :, None], owners[:, None, :]]
     gram = np.where(there[:, :, None] & there[:, None, :], gram, 0.0)
     right = np.where(there, (readouts @ target.T @ columns)[owners, rays], 0.0)
@@ -191,27 +247,24 @@ def _squares(problem: Problem, rays: Indices, owners: Indices, proofs: Proofs) -
     least = size - ((right + slopes) * lengths).sum(axis=1)  # what none in the cell is below
     inside = lengths.clip(min=0.0)
     attained = size - ((2.0 * right - np.einsum("kij,kj->ki", gram, inside)) * inside).sum(axis=1)
-    wrong = (slopes > FLAT * np.sqrt(size)).any(axis=1) | (attained - least > FLAT * size)
-    for row in np.flatnonzero(wrong).tolist():  # products have lost too much
-        own = there[row]
-        design = (columns[:, rays[row, own]][:, None, :] * readouts[owners[row, own]].T).reshape(
-            target.size, -1
-        )
-        attained[row] = _square(design, target.ravel(), used[row, own])
-    return np.asarray(attained.clip(min=0.0))
+    sure = (slopes <= FLAT * size**0.5).all(axis=1) & (attained - least <= FLAT * size)
+    sure &= (inside * np.maximum(1.0, error * LONG / FAR) <= LONG * size**0.5).all(axis=1)
+    narrow = sure & (problem.narrow[rays] & there).any(axis=1) & (attained > MISSED * size)
+    near = np.where(used[narrow][:, :, None], gram[narrow], 0.0)
+    squares = np.diagonal(gram[narrow], axis1=1, axis2=2)
+    apart = squares - (near * np.linalg.solve(matrix[narrow], near)).sum(axis=1)
+    falls = slopes[narrow] / size**0.5 + ERROR * error[narrow]
+    small = (apart > UNSEEN) & (falls.clip(min=0.0) ** 2 <= MISSED * apart)
+    sure[narrow] = (used[narrow] | (squares == 0) | (falls <= -CLEAR) | small).all(axis=1)
+    return attained.clip(min=0.0), ~sure
 
 
-def _square(design: Floats, target: Floats, used: Bools) -> float:
-    """The least sum of squares of one cell or facet, from its columns."""
-    lengths = np.zeros(len(used))
-    lengths[used] = np.linalg.lstsq(design[:, used], target, rcond=None)[0]
-    rest, size = target - design @ lengths, float(np.linalg.norm(target))
-    falls = float((design.T @ rest).max(initial=0.0))
-    require(falls <= FLAT * size, "a loss is not the least one of its cell or facet")
-    inside = target - design @ lengths.clip(min=0.0)
-    attained, least = float(inside @ inside), float(rest @ rest)
-    require(attained - least <= FLAT * size**2, "a minimiser is not in its cell")
-    return attained
+def _products(problem: Problem, columns: Floats, rays: Indices) -> Floats:
+    """Products of each cell's or facet's columns (rows, rays, rays)."""
+    if problem.holds_products:
+        return np.asarray((columns.T @ columns)[rays[:, :, None], rays[:, None, :]])
+    own = columns.T[rays]
+    return np.asarray(own @ own.transpose(0, 2, 1))
 
 
 def _bits(proofs: Proofs) -> Bools:
@@ -221,16 +274,26 @@ def _bits(proofs: Proofs) -> Bools:
 
 
 def _solved(matrices: Floats, right: Floats) -> Floats:
-    """Solutions of linear equations, one for each row."""
+    """Solutions of linear equations, one for each row; NaN where they have none or many."""
     try:
         return np.asarray(np.linalg.solve(matrices, right[:, :, None])[:, :, 0])
-    except np.linalg.LinAlgError as error:
-        raise RejectedError("a proof is made of what depends on each other") from error
+    except np.linalg.LinAlgError:
+        if len(matrices) == 1:
+            return np.full(right.shape, np.nan)
+        half = len(matrices) // 2
+        return np.concatenate(
+            [_solved(matrices[:half], right[:half]), _solved(matrices[half:], right[half:])]
+        )
 
 
-def _absolutes(problem: Problem, rays: Indices, owners: Indices, proofs: Proofs) -> Floats:
-    """Least sums of absolute residuals: a vertex, and slopes between -1 and 1 that balance there."""
-    layer, readouts, most = problem.layer, problem.units.readouts, problem.most_rays
+def _absolutes(
+    problem: Problem, rays: Indices, owners: Indices, proofs: Proofs
+) -> tuple[Floats, Bools]:
+    """Least sums of absolute residuals; and where they are not clearly shown.
+
+    What shows them is a vertex, and slopes between -1 and 1 that balance there.
+    """
+    layer, readouts, most = problem.layer, problem.units.readouts, rays.shape[1]
     target, count = layer.residual.ravel(), layer.residual.size
     there = rays >= 0
     design = problem.columns.T[rays][:, :, :, None] * readouts[owners][:, :, None, :]
@@ -242,22 +305,32 @@ def _absolutes(problem: Problem, rays: Indices, owners: Indices, proofs: Proofs)
     picked = np.take_along_axis(design, np.where(rows, basis, 0)[:, :, None], axis=1)
     matrix = np.where(rows[:, :, None], picked, axes)
     lengths = _solved(matrix, np.where(rows, target[np.where(rows, basis, 0)], 0.0))
-    scale = float(np.abs(target).sum())
-    sizes = np.abs(design).sum(axis=1)
-    require(bool((lengths * sizes >= -FLAT * scale).all()), "a proof's point lies outside")
+    scale, sizes = float(np.abs(target).sum()), np.abs(design).sum(axis=1)
+    sure = (lengths * sizes >= -FLAT * scale).all(axis=1)
+    most_size = np.maximum(sizes, problem.reach * LONG_ABSOLUTE / FAR)
+    sure &= (lengths * most_size <= LONG_ABSOLUTE * scale).all(axis=1)
     lengths = lengths.clip(min=0.0)
     residuals = target - np.einsum("kij,kj->ki", design, lengths)
     inside = np.zeros((len(rays), count + 1), dtype=np.bool_)
     np.put_along_axis(inside, np.where(rows, basis, count), True, axis=1)
-    slopes = np.where(inside[:, :count], 0.0, np.where(proofs[:, most:] > 0, 1.0, -1.0))
-    wrong = (slopes * residuals < -FLAT * scale).any()
-    require(not wrong, "a residual has another sign")
+    slopes = np.where(
+        inside[:, :count], 0.0, np.where(proofs[:, problem.most_rays :] > 0, 1.0, -1.0)
+    )
+    sure &= (slopes * residuals >= -FLAT * scale).all(axis=1)
     balance = _solved(matrix.transpose(0, 2, 1), -np.einsum("kij,ki->kj", design, slopes))
     free = np.where(
         rows, np.abs(balance) - 1.0, -balance / np.maximum(_at(sizes, basis, count), _TINY)
     )
-    require(bool((free <= FLAT).all()), "a loss is not the least one of its cell or facet")
-    return np.asarray(np.abs(residuals).sum(axis=1))
+    sure &= (free <= FLAT).all(axis=1)
+    total = np.abs(residuals).sum(axis=1)
+    narrow = sure & (problem.narrow[rays] & there).any(axis=1) & (total > MISSED * scale)
+    edges = np.abs(np.linalg.inv(matrix[narrow]))
+    terms = np.einsum("kj,kjq->kq", sizes[narrow] + problem.reach * there[narrow], edges)
+    clear = np.where(rows[narrow], terms <= STEEP, balance[narrow] > CLEAR_ABSOLUTE * terms)
+    sure[narrow] = (clear | (basis[narrow] - count >= there[narrow].sum(axis=1)[:, None])).all(
+        axis=1
+    )
+    return total, ~sure
 
 
 def _at(sizes: Floats, basis: Indices, count: int) -> Floats:

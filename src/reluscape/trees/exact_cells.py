@@ -13,37 +13,52 @@ from reluscape.errors import AnalysisError
 from reluscape.tolerances import TOLERANCES
 from reluscape.trees.problem import Problem
 
-__all__ = ["check_cells", "exact_rays"]
+__all__ = ["check_cells", "exact_ray"]
 
 Array = NDArray[Any]
 Indices = NDArray[np.int64]
 
 
-def exact_rays(problem: Problem, features: Array, numbers: Rational) -> Array:
-    """Null vectors of the hyperplanes that contain each ray, with the signs that float64 sees.
+def exact_ray(
+    problem: Problem, ray: int, features: Array, outside: Array, numbers: Rational, strict: bool
+) -> tuple[Array, Array]:
+    """The null vector of the hyperplanes that contain a ray, with the signs that float64 sees.
+
+    Args:
+        problem: The layer's.
+        ray: The ray's number.
+        features: Exact (samples, params).
+        outside: Exact null vectors of these, one in each row.
+        numbers: The arithmetic.
+        strict: Whether hyperplanes that pass the ray within float64's rounding errors have to contain it.
+            If not, some of them do, and the others' samples are taken as zero.
+
+    Returns:
+        The vector, and the samples' values there.
 
     Raises:
-        AnalysisError: Float64 sees other hyperplanes through a ray than there are.
+        AnalysisError: Float64 sees other hyperplanes through the ray than there are.
     """
-    floats, cones = problem.layer.features, problem.cones
+    floats = problem.layer.features
     rounding = TOLERANCES.rounding * floats.shape[1] * float(np.finfo(np.float64).eps)
-    values = floats @ cones.rays.T  # of rays of length one
-    sizes = np.linalg.norm(floats, axis=1)[:, None]
+    values = floats @ problem.cones.rays[ray]  # of length one
+    sizes = np.linalg.norm(floats, axis=1)
     signs = np.where(np.abs(values) <= rounding * sizes, 0, np.sign(values)).astype(int)
-    outside = numbers.complement(features).T
-    rays = np.empty(cones.rays.shape, dtype=object)
-    for ray in range(len(rays)):
-        null = numbers.complement(np.vstack([features[signs[:, ray] == 0], outside]))
-        if null.shape[1] != 1:
-            raise AnalysisError("float64 does not tell the rays of these samples' cells apart")
-        vector = null[:, 0]
-        exact = features @ vector
-        if sum(int(sign) * value for sign, value in zip(signs[:, ray], exact, strict=True)) < 0:
-            vector, exact = -vector, -exact
-        if [int(value > 0) - int(value < 0) for value in exact] != signs[:, ray].tolist():
-            raise AnalysisError("float64 does not tell the cells of these samples apart")
-        rays[ray] = vector
-    return rays
+    planes = np.vstack([outside, features[signs == 0]])
+    if not strict:
+        planes = planes[numbers.independent_rows(planes)[: floats.shape[1] - 1]]
+    null = numbers.complement(planes)
+    if null.shape[1] != 1:
+        raise AnalysisError("float64 does not tell the rays of these samples' cells apart")
+    vector = null[:, 0]
+    exact = features @ vector
+    if not strict:
+        exact[signs == 0] = 0 * exact[signs == 0]
+    if sum(int(sign) * value for sign, value in zip(signs, exact, strict=True)) < 0:
+        vector, exact = -vector, -exact
+    if [int(value > 0) - int(value < 0) for value in exact] != signs.tolist():
+        raise AnalysisError("float64 does not tell the cells of these samples apart")
+    return vector, exact
 
 
 def check_cells(problem: Problem, features: Array, values: Array, numbers: Rational) -> None:

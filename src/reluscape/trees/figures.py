@@ -8,7 +8,7 @@ import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import NDArray
 
-from reluscape.report.charts import COLOURS, MUTED, figure, x_axis, y_axis
+from reluscape.report.charts import COLOURS, MUTED, figure, log_axis, x_axis, y_axis
 
 if TYPE_CHECKING:
     from reluscape.report.branches import Drawn
@@ -19,6 +19,10 @@ Floats = NDArray[np.float64]
 BRANCHES = 200
 #: Networks that are drawn.
 NETWORKS = 6
+#: Barriers below this share of the highest one are off the axis.
+LOWEST = 1e-10
+#: Losses below this share of the highest one are taken for zero.
+ZERO = 1e-6
 
 
 def disconnectivity(tree: Drawn) -> go.Figure:
@@ -50,28 +54,26 @@ def disconnectivity(tree: Drawn) -> go.Figure:
     }  # fmt: skip
     across = x_axis("") | {"showticklabels": False, "ticks": "", "showgrid": False}
     line = {"color": COLOURS[0], "width": 1.4}
-    return figure(
-        [lines | {"line": line}, dots], {"xaxis": across, "yaxis": y_axis("loss")}, 420, 1
-    )
+    up = y_axis("loss") | _levels_axis(tree.losses[shown], top)
+    return figure([lines | {"line": line}, dots], {"xaxis": across, "yaxis": up}, 420, 1)
 
 
 def persistence(tree: Drawn) -> go.Figure:
-    """The persistence diagram: the level at which each minimum's basin joins a lower one, by its loss."""
+    """The persistence of each minimum, the barrier to a lower one above its loss, by its loss."""
     known = np.flatnonzero(np.isfinite(tree.deaths))
-    ends = np.concatenate([tree.losses[:1], tree.losses[known], tree.deaths[known]])
-    low, high = float(ends.min()), float(ends.max())
-    diagonal = {
-        "type": "scatter", "mode": "lines", "x": [low, high], "y": [low, high], "name": "",
-        "line": {"color": MUTED, "width": 1, "dash": "dot"}, "hoverinfo": "skip",
-    }  # fmt: skip
+    heights = tree.deaths[known] - tree.births[known]
     dots = {
-        "type": "scatter", "mode": "markers", "x": tree.births[known], "y": tree.deaths[known],
+        "type": "scatter", "mode": "markers", "x": tree.births[known], "y": heights,
         "marker": {"color": COLOURS[0], "size": 7, "opacity": 0.7},
         "text": [f"minimum {k}" for k in known.tolist()],
-        "hovertemplate": "%{text}: %{x:.6g} to %{y:.6g}<extra></extra>",
+        "hovertemplate": "%{text}: loss %{x:.6g}, barrier %{y:.3g}<extra></extra>",
     }  # fmt: skip
-    axes = {"xaxis": x_axis("loss of the minimum"), "yaxis": y_axis("joins a lower one at")}
-    return figure([diagonal, dots], axes, 340, 1)
+    highest = float(heights.max(initial=0.0))
+    axes = {
+        "xaxis": x_axis("loss of the minimum") | _levels_axis(tree.births[known], 0.0),
+        "yaxis": y_axis("barrier above it") | log_axis(heights[heights >= LOWEST * highest]),
+    }
+    return figure([dots], axes, 340, 1)
 
 
 def networks(tree: Drawn) -> go.Figure:
@@ -109,6 +111,12 @@ def networks(tree: Drawn) -> go.Figure:
     return figure(traces, axes, 400, len(traces), 70)
 
 
+def _levels_axis(losses: Floats, top: float) -> dict[str, Any]:
+    """A logarithmic axis where losses up to `top` differ by factors, but are not zero to rounding."""
+    low, high = float(losses.min(initial=np.inf)), float(losses.max(initial=top))
+    return log_axis(np.array([low, high])) if ZERO * high < low < 0.1 * high else {}
+
+
 def most_persistent(tree: Drawn) -> NDArray[np.int64]:
     """Minima that are shown, ascending: a minimum's parent is at least as persistent."""
     order = np.argsort(-(tree.deaths - tree.births), kind="stable")
@@ -116,14 +124,14 @@ def most_persistent(tree: Drawn) -> NDArray[np.int64]:
 
 
 def distinct(tree: Drawn) -> list[int]:
-    """Minima of which none is another one's exchange of units."""
+    """Minima of which none is another one's exchange of units, but for different ones of equal losses."""
     found: list[int] = []
-    left: dict[float, int] = {}
-    for k, loss in enumerate(tree.losses.round(12).tolist()):
-        if left.get(loss, 0) == 0:
+    left: dict[tuple[float, int], int] = {}
+    for k, alike in enumerate(zip(tree.losses.tolist(), tree.multiplicity.tolist(), strict=True)):
+        if left.get(alike, 0) == 0:
             found.append(k)
-            left[loss] = int(tree.multiplicity[k])
-        left[loss] -= 1
+            left[alike] = alike[1]
+        left[alike] -= 1
     return found
 
 

@@ -1,4 +1,4 @@
-"""Kruskal's algorithm over the facets of all cells, compiled."""
+"""Kruskal's algorithm over facets between cells, compiled."""
 
 from __future__ import annotations
 
@@ -38,49 +38,84 @@ def root_of(parent, cell):
 
 
 @bare
-def join(order, values, levels, shape, pairs, tolerance, parent, lowest, tree, deaths):
-    """Join cells at the levels of their facets, lowest first.
+def lower_of(one, other, values):
+    """Of two cells the one with the lower minimum, of equal ones the first."""
+    if values[other] < values[one] or (values[other] == values[one] and other < one):
+        return other
+    return one
+
+
+@bare
+def join(order, values, levels, shape, pairs, tolerance, basin, parent, bottom, deaths):
+    """Join basins at the levels of their facets, lowest first.
 
     Args:
-        order: Facets of interest, by ascending level.
+        order: Facets of a spanning tree of the basins, by ascending level.
         values: Minimum of each cell (cells,).
         levels: Minimum of each facet (facets,).
         shape: Units, cells of a unit, facets of a unit.
         pairs: Cells of a unit's facets (facets, 2).
         tolerance: Minima that end within this of their loss are none.
-        parent: Components (cells,): each cell its own, then whom it belongs to.
-        lowest: The lowest cell of each component (cells,): at first each cell its own.
-        tree: Written: facets at which components met, ascending (cells - 1,).
-        deaths: Written: minima that ended: cell, facet, and the lower minimum's cell (cells - 1, 3).
+        basin: Of each cell (cells,).
+        parent: Whom each basin has joined, or itself (basins,).
+        bottom: The lowest cell of each basin (basins,).
+        deaths: Written: minima that ended: cell, facet, and the lower minimum's cell (basins - 1, 3).
 
     Returns:
-        Numbers of facets in `tree` and of rows in `deaths`.
+        Number of rows in `deaths`.
     """
-    met = ended = 0
+    ended = 0
     for edge in order:
-        level = levels[edge]
         first, second = ends_of(edge, shape[0], shape[1], shape[2], pairs)
-        first, second = root_of(parent, first), root_of(parent, second)
-        if first == second:
-            continue
-        tree[met] = edge
-        met += 1
-        one, other = lowest[first], lowest[second]
-        if values[other] > values[one] or (values[other] == values[one] and other > one):
-            one, other = other, one
-        if level - values[one] > tolerance:  # `one` ends here, `other` goes on
+        first, second = root_of(parent, basin[first]), root_of(parent, basin[second])
+        other = lower_of(bottom[first], bottom[second], values)
+        one = bottom[first] + bottom[second] - other
+        if levels[edge] - values[one] > tolerance:  # `one` ends here, `other` goes on
             deaths[ended, 0], deaths[ended, 1], deaths[ended, 2] = one, edge, other
             ended += 1
         parent[first] = second
-        lowest[second] = other
-        if met == len(tree):
-            break
-    return met, ended
+        bottom[second] = other
+    return ended
 
 
 @bare
-def unite(joins, start, stop, units, cells, facets, pairs, parent):
-    """Join the cells of some facets."""
-    for k in range(start, stop):
-        first, second = ends_of(joins[k], units, cells, facets, pairs)
-        parent[root_of(parent, first)] = root_of(parent, second)
+def sorted_code(code, units, cells, groups, digits):
+    """The cell in which those of units that act alike ascend; `digits` is room to work in (units,)."""
+    for k in range(units - 1, -1, -1):
+        digits[k] = code % cells
+        code //= cells
+    for k in range(units):
+        for j in range(k):
+            if groups[j] == groups[k] and digits[j] > digits[k]:
+                digits[j], digits[k] = digits[k], digits[j]
+    for k in range(units):
+        code = code * cells + digits[k]
+    return code
+
+
+@bare
+def unite_alike(joins, levels, start, loss, slack, shape, pairs, groups, digits, parent):
+    """Join cells, those that differ by an exchange of units taken as one, from join `start` on.
+
+    Args:
+        joins: Facets by ascending level.
+        levels: Their levels.
+        start: The first that is not done yet.
+        loss: Joins are done while they are within `slack` of this.
+        slack: As `tolerance` of `join`.
+        shape: Units, cells of a unit, facets of a unit.
+        pairs: Cells of a unit's facets (facets, 2).
+        groups: Of the units, a number that those that act alike share (units,).
+        digits: Room to work in (units,).
+        parent: Components (cells,).
+
+    Returns:
+        The first join that is not done.
+    """
+    while start < len(joins) and levels[start] - loss <= slack:
+        first, second = ends_of(joins[start], shape[0], shape[1], shape[2], pairs)
+        first = root_of(parent, sorted_code(first, shape[0], shape[1], groups, digits))
+        second = root_of(parent, sorted_code(second, shape[0], shape[1], groups, digits))
+        parent[first] = second
+        start += 1
+    return start

@@ -13,6 +13,10 @@ from reluscape.landscape import Block
 
 Floats = NDArray[np.float64]
 
+#: Rounding errors of an output, for each term of its sums, over the sum of their sizes: of the sum, and
+#: of the parameters.
+ROUNDING = 2.0 * float(np.finfo(np.float64).eps)
+
 
 @dataclass(frozen=True, slots=True)
 class Layer:
@@ -108,9 +112,47 @@ class Layer:
 
     def value(self, theta: Floats) -> float:
         """The loss at the layer's parameters."""
+        return self._loss_of(self._left(theta))
+
+    def rounding(self, theta: Floats) -> float:
+        """By how much the loss at parameters may differ from that at ones which these were rounded from.
+
+        Where outputs are differences of huge ones, that is noticeable. Rounding errors in the loss
+        itself are of that size, too.
+        """
+        terms = np.abs(self.features) @ np.abs(self.unpack(theta)).T @ np.abs(self.weights).T
+        error = ROUNDING * (self.features.shape[1] + self.weights.shape[1]) * terms
+        if not self.is_l1:
+            error = (2.0 * np.abs(self._left(theta)) + error) * error
+        return self.scale * float(error.sum())
+
+    def _left(self, theta: Floats) -> Floats:
+        """Targets less outputs (samples, outputs)."""
         values = self.features @ self.unpack(theta).T
         hidden = np.where(values > 0, values, self.slope * values)
-        return self._loss_of(self.residual - hidden @ self.weights.T)
+        return self.residual - hidden @ self.weights.T
+
+    def highest(self, start: Floats, ends: Floats) -> Floats:
+        """The largest loss on each straight line from a point (params,) to others (ends, params).
+
+        Between the points of a line at which units change sides the loss is convex, so it is one of these
+        points', or of the line's ends.
+
+        Returns:
+            Shape (ends,).
+        """
+        values, steps = (self.features @ self.unpack(one).swapaxes(-1, -2) for one in (start, ends))
+        steps = steps - values
+        with np.errstate(divide="ignore", invalid="ignore"):
+            times = np.reshape(-values / steps, (len(ends), values.size))
+        times = np.where((times > 0) & (times < 1), times, 0.0)
+        times = np.hstack([times, np.ones((len(ends), 1))])
+        hidden = values + times[:, :, None, None] * steps[:, None]
+        hidden = np.where(hidden > 0, hidden, self.slope * hidden)
+        residual = self.residual - hidden @ self.weights.T
+        terms = np.abs(residual) if self.is_l1 else residual**2
+        found = self.scale * terms.sum(axis=(2, 3)).max(axis=1)
+        return np.asarray(np.maximum(found, self.value(start)))
 
     def _loss_of(self, residual: Floats) -> float:
         terms = np.abs(residual) if self.is_l1 else residual**2

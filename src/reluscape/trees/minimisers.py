@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reluscape.trees.inside import middle
-from reluscape.trees.problem import Problem
+from reluscape.trees.problem import Problem, Proofs
+from reluscape.trees.stubborn import Stubborn
 from reluscape.trees.sweep import Scratch, Table, digits_of, others_of, solve, table_of
 
 Floats = NDArray[np.float64]
@@ -22,17 +23,22 @@ class Minimisers:
     problem: Problem
     table: Table
     scratch: Scratch
+    stubborn: Stubborn
 
     @classmethod
     def of(cls, problem: Problem) -> Minimisers:
         """For the cells of a problem."""
-        return cls(problem, table_of(problem), Scratch.of(problem))
+        table = table_of(problem)
+        return cls(problem, table, Scratch.of(problem), Stubborn(problem, table))
 
     def of_cell(self, cell: int) -> Floats:
         """The layer's parameters (params,) at a cell's least point; inside it, if there are several."""
         units, cells, _ = self.problem.shape
         digits_of(cell, units, cells, self.scratch.digits)
-        rays, lengths = self._solved(-1, -1)
+        found = self._solved(-1, -1)
+        if found is None:
+            return self.stubborn.theta("cells", cell)
+        rays, lengths = found
         if len(lengths) and not self.problem.layer.is_l1:
             lengths = middle(self._design(rays), self.problem.layer.residual.ravel(), lengths)
         return self.problem.theta(rays, lengths)
@@ -43,20 +49,31 @@ class Minimisers:
         rest = cells ** (units - 1)
         unit, facet = edge // (facets * rest), edge // rest % facets
         others_of(edge % rest, unit, units, cells, self.scratch.digits)
-        return self.problem.theta(*self._solved(unit, facet))
+        found = self._solved(unit, facet)
+        if found is None:
+            return self.stubborn.theta("facets", edge)
+        return self.problem.theta(*found)
 
-    def _solved(self, unit: int, facet: int) -> tuple[list[Indices], Floats]:
-        """The rays of each unit, and how much there is of each."""
+    def _solved(self, unit: int, facet: int) -> tuple[list[Indices], Floats] | None:
+        """The rays of each unit, and how much there is of each; None where float64 does not tell."""
         proof = np.empty(self.problem.proof_words, dtype=np.uint64)
-        solve(self.table, self.scratch, unit, facet, proof)
+        if solve(self.table, self.scratch, unit, facet, proof) < 0:
+            return None
         rays = self.problem.rays_of(self.scratch.digits, unit, facet)
         lengths = self.scratch.solution[: sum(len(own) for own in rays)].copy()
-        return rays, lengths if self.problem.layer.is_l1 else self._refined(rays, lengths)
+        return rays, self._refined(rays, lengths, proof)
 
-    def _refined(self, rays: list[Indices], lengths: Floats) -> Floats:
-        """The same least squares from the columns: their products have lost half the digits."""
+    def _refined(self, rays: list[Indices], lengths: Floats, proof: Proofs) -> Floats:
+        """The same point from the columns: their products, or pivots, have lost digits.
+
+        It fits the targets as well as can be, or those that it fits exactly where the loss is absolute.
+        """
         free, target = lengths > 0, self.problem.layer.residual.ravel()
         design = self._design(rays)[:, free]
+        if self.problem.layer.is_l1:
+            zero = proof[: len(lengths)]
+            fitted = zero[zero < len(target)].astype(np.int64)
+            design, target = design[fitted], target[fitted]
         if design.size:
             lengths[free] += np.linalg.lstsq(design, target - design @ lengths[free], rcond=None)[0]
         return np.maximum(lengths, 0.0)

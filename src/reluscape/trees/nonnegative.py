@@ -11,10 +11,19 @@ from reluscape.compiled import bare
 
 #: Gradients below this share of `|column| |target|` are rounding errors of zero.
 FLAT = 1e-13
-#: Squared distances from the free columns below this share of the column's square are too.
+#: Squared distances from the free columns below this share of the column's square keep it out.
 DEPENDENT = 1e-12
-#: Slopes of dependent columns above this share of `|column| |target|` may still lower the sum noticeably.
-LEFT = 1e-11
+#: Below this, they may be rounding errors of zero.
+UNSEEN = 1e-13
+#: Slopes of such columns within this share of `|column| |target|` of zero are what zero may be.
+ZERO = 1e-11
+#: Rounding errors of a column of length one, for each length of the samples over the column's.
+ERROR = 2e-15
+#: Share of the target's square by which the minimum may be missed.
+MISSED = 1e-11
+#: Lengths of columns over the target's from which on products have lost too many digits; and those of
+#: rays, times the samples', from which on columns have.
+LONG, FAR = 300.0, 1e5
 
 
 @bare
@@ -29,42 +38,97 @@ def least_squares(gram, right, count, size, solution, factor, free, trial, barre
         solution: Written: the minimiser (count,).
         factor: Scratch (count, count).
         free: Scratch and written: numbers of the free variables (count,).
-        trial: Scratch (count,).
-        barred: Scratch: variables that left as soon as they entered, by rounding errors (count,).
+        trial: Scratch and written: how fast the function falls along the other columns (count,).
+        barred: Scratch and written: variables that left as soon as they entered, by rounding errors, and
+            zero columns (count,).
 
     Returns:
-        The minimum, and the number of free variables; -1 where rounding errors kept it from ending, or
-        where a column depends on the free ones so nearly that it is not known whether it matters.
+        The minimum, and the number of free variables.
     """
     used = 0
     for j in range(count):
         solution[j] = 0.0
         barred[j] = gram[j, j] <= 0.0
     for _ in range(10 * count + 10):
-        best, left, entering = 0.0, 0.0, -1
+        best, entering = 0.0, -1
         for j in range(count):
             if solution[j] > 0.0 or barred[j]:
                 continue
             slope = right[j]
             for k in range(used):
                 slope -= gram[j, free[k]] * solution[free[k]]
+            trial[j] = slope
             scaled = slope / gram[j, j] ** 0.5
             if scaled <= best or scaled <= FLAT * size**0.5:
                 continue
             free[used] = j
             if _extend(gram, free, factor, used):
                 best, entering = scaled, j
-            else:
-                left = max(left, scaled)
         if entering < 0:
-            ended = left <= LEFT * size**0.5
-            return _value(gram, right, solution, free, used), used if ended else -1
+            return _value(gram, right, solution, free, used), used
         free[used] = entering
         _extend(gram, free, factor, used)
         used = _descend(gram, right, solution, factor, free, trial, used + 1)
         if solution[entering] <= 0.0:
             barred[entering] = True
-    return _value(gram, right, solution, free, used), -1
+    return _value(gram, right, solution, free, used), used
+
+
+@bare
+def is_least(
+    gram, right, count, size, value, solution, factor, free, used, trial, barred, narrow, reach
+):
+    """Whether what `least_squares` has found is the minimum but for `MISSED`, as far as products tell.
+
+    It is not told where the search did not end, where lengths are huge, or where a column depends on the
+    free ones so nearly that products do not tell whether it matters.
+
+    Args:
+        gram: As of `least_squares`, as what follows.
+        right: As there.
+        count: As there.
+        size: As there.
+        value: The minimum that it has found.
+        solution: As it has left it.
+        factor: Scratch.
+        free: As it has left it.
+        used: Number of free variables.
+        trial: As it has left it.
+        barred: As it has left it.
+        narrow: Whether columns that seem dependent may be nearly so (`Problem.narrow`).
+        reach: Length of the samples (`Problem.reach`).
+    """
+    tilt = (reach * LONG / FAR) ** 2
+    for k in range(used):
+        j = free[k]
+        if (gram[j, j] + tilt) * solution[j] ** 2 > LONG**2 * size:
+            return False
+    if size + 2.0 * value <= MISSED * size:
+        return True
+    for j in range(count):
+        if solution[j] > 0.0 or gram[j, j] <= 0.0:
+            continue
+        if not (barred[j] or trial[j] > 0.0 or narrow):
+            continue
+        slope = right[j]
+        for k in range(used):
+            slope -= gram[j, free[k]] * solution[free[k]]
+        scaled = slope / (gram[j, j] * size) ** 0.5
+        if narrow:
+            scaled += ERROR * reach / gram[j, j] ** 0.5
+        if scaled <= -0.1 * ZERO:
+            continue
+        free[used] = j
+        _extend(gram, free, factor, used)
+        rest = 1.0
+        for k in range(used):
+            rest -= factor[used, k] ** 2 / gram[j, j]
+        if rest <= UNSEEN:
+            if narrow or scaled > ZERO:
+                return False
+        elif scaled > 0.0 and scaled * scaled > MISSED * rest:
+            return False
+    return True
 
 
 @bare

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import comb
 from typing import Any
 
@@ -14,13 +14,20 @@ from reluscape.errors import AnalysisError, InputError
 from reluscape.progress import Progress
 from reluscape.tolerances import TOLERANCES
 from reluscape.trees.layer import Layer
+from reluscape.trees.sharp_rays import sharp_rays
 
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
+Bools = NDArray[np.bool_]
 Proofs = NDArray[np.unsignedinteger[Any]]
 
-#: Rays up to which all their products are held: 2 GB.
-MAX_RAYS = 16_000
+#: Rays of two or more units up to which all their products are held: 2 GB.
+HELD = 16_000
+#: Bytes that the columns of a unit's rays may take.
+MAX_BYTES = 2**31
+
+#: Rays are narrow if a sample that is not zero there is within this share of its and the ray's length.
+NARROW = 1e-6
 
 _EPS = float(np.finfo(np.float64).eps)
 
@@ -81,6 +88,8 @@ class Problem:
         facet_starts: Of each facet in `facet_rays` (facets + 1,).
         facet_rays: Rays of each facet.
         columns: What a unit of output weight one puts out at each ray (samples, rays).
+        narrow: Rays in cells that are narrow there: next to the hyperplane of a sample that they do not
+            lie on (rays,). That is where float64 may take what is nearly dependent for dependent.
     """
 
     layer: Layer
@@ -92,6 +101,7 @@ class Problem:
     facet_starts: Indices
     facet_rays: Indices
     columns: Floats
+    narrow: Bools
 
     @classmethod
     def of(cls, layer: Layer, max_cells: int | None, progress: Progress | None = None) -> Problem:
@@ -103,6 +113,7 @@ class Problem:
         units, features = Units.of(layer.weights), layer.features
         _check_unit(features)
         cones = enumerate_cones(features, progress=progress)
+        cones = replace(cones, rays=sharp_rays(features, cones))
         cells, count = len(cones.cells), len(units.order)
         if max_cells is not None and cells**count > max_cells:
             raise InputError(
@@ -116,9 +127,17 @@ class Problem:
         sides = cones.signs.T
         values = sides * np.maximum(sides * (features @ cones.rays.T), 0.0)
         columns = np.where(values > 0, values, layer.slope * values)
+        nearby = np.abs(values) < NARROW * np.linalg.norm(features, axis=1)[:, None]
+        narrow = (nearby & (sides != 0)).any(axis=0)
         return cls(
-            layer, units, cones, contacts.cells, starts, rays, facet_starts, facet_rays, columns
-        )
+            layer, units, cones, contacts.cells, starts, rays, facet_starts, facet_rays, columns,
+            narrow,
+        )  # fmt: skip
+
+    @property
+    def reach(self) -> float:
+        """Length of all samples' features together; columns have rounding errors of this times eps."""
+        return float(np.linalg.norm(self.layer.features))
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -129,6 +148,11 @@ class Problem:
     def most_rays(self) -> int:
         """Rays of the cell that has most, at least one."""
         return max(1, self.shape[0] * int(np.diff(self.starts).max(initial=1)))
+
+    @property
+    def holds_products(self) -> bool:
+        """Whether all products of rays are held: one unit needs few, and of many rays they are many."""
+        return self.shape[0] > 1 and self.columns.shape[1] <= HELD
 
     @property
     def proof_words(self) -> int:
@@ -186,28 +210,33 @@ class Problem:
         return code
 
     def theta(self, rays: list[Indices], lengths: Floats) -> Floats:
-        """The layer's parameters at a point in a cell.
+        """The layer's parameters at a point in a cell; what rounding makes of zeros is zero.
 
         Args:
             rays: Of each unit.
             lengths: One for each of these, unit after unit.
         """
         rows, at = self.layer.unpack(self.layer.theta).copy(), 0
+        columns = np.abs(self.layer.features).max(axis=0, initial=0.0)
         for unit, size, own in zip(self.units.order, self.units.sizes, rays, strict=True):
-            rows[unit] = lengths[at : at + len(own)] @ self.cones.rays[own] / size
+            part, directions = lengths[at : at + len(own)], self.cones.rays[own]
+            row, terms = part @ directions, part @ np.abs(directions) * columns
+            row[np.abs(row) * columns <= TOLERANCES.rounding * _EPS * terms.sum()] = 0.0
+            rows[unit] = row / size
             at += len(own)
         return self.layer.pack(rows)
 
 
 def _check_unit(features: Floats) -> None:
-    """Refuse a unit whose cells have more rays than memory holds, before they are found."""
+    """Refuse a unit whose rays' columns are more than memory holds, before they are found."""
     distinct = len(np.unique(features[features.any(axis=1)], axis=0))
     rank = int(np.linalg.matrix_rank(features)) if features.size else 0
     lines = 2 * comb(distinct, max(rank - 1, 0))  # fewer, if samples are not in general position
-    if lines > MAX_RAYS:
+    if 8 * lines * len(features) > MAX_BYTES:
         raise InputError(
-            f"a unit's cells may have at most {MAX_RAYS:,} rays; {distinct:,} samples in {rank}"
-            f" dimensions have up to {lines:,}: take fewer samples"
+            f"what a unit puts out at the rays of its cells must take at most {MAX_BYTES:,} bytes;"
+            f" {len(features):,} samples, {distinct:,} of them distinct, have up to {lines:,} rays in"
+            f" {rank} dimensions: take fewer samples"
         )
 
 
@@ -218,11 +247,12 @@ def _grouped(corners: Indices, cells: int) -> tuple[Indices, Indices]:
 
 
 def _shared(pairs: Indices, starts: Indices, rays: Indices) -> tuple[Indices, Indices]:
-    """Starts of the facets' rays, those that both cells have, and the rays."""
-    found = [
-        np.intersect1d(rays[starts[a] : starts[a + 1]], rays[starts[b] : starts[b + 1]])
-        for a, b in pairs
-    ]
-    counts = [len(one) for one in found]
-    flat = np.concatenate([*found, np.empty(0, dtype=np.int64)]).astype(np.int64)
-    return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64), flat
+    """Starts of the facets' rays, those that both cells have, and the rays, ascending."""
+    counts, base = np.diff(starts), int(rays.max(initial=0)) + 1
+    ends = np.cumsum(counts[pairs[:, 0]])
+    facets = np.repeat(np.arange(len(pairs)), counts[pairs[:, 0]])
+    places = np.arange(len(facets)) + (starts[pairs[:, 0]] + counts[pairs[:, 0]] - ends)[facets]
+    cells = np.repeat(np.arange(len(counts)), counts)
+    both = np.isin(pairs[facets, 1] * base + rays[places], cells * base + rays)
+    found = np.sort(facets[both] * base + rays[places[both]])
+    return np.searchsorted(found, np.arange(len(pairs) + 1) * base), found % base

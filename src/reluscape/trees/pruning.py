@@ -44,6 +44,6 @@ def pruned(problem: Problem, below: float) -> Pruned:
     )
     found = solve_chunk(coarse, grouped, Chunk("cells", 0, coarse.num_cells))
     sums, layer = found.sums, problem.layer
-    copy_cells(grouped, Scratch.of(coarse), sums)
+    copy_cells(grouped, Scratch.of(coarse), 0, len(sums), sums)
     alive = layer.scale * sums <= below + ROUNDING * layer.zero_loss
     return Pruned(table._replace(bundles=coarse.shape[1], bundle=bundle, alive=alive), found.proofs)

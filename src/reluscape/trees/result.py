@@ -13,10 +13,11 @@ from scipy.sparse.csgraph import breadth_first_order
 
 from reluscape.report.wording import several
 from reluscape.results import Result
-from reluscape.trees.barrier import Barrier
+from reluscape.trees.barrier import Barrier, shortened
 from reluscape.trees.kruskal import write_ends
 from reluscape.trees.layer import Layer
 from reluscape.trees.problem import Problem, Proofs
+from reluscape.trees.tiers import tier_of
 from reluscape.validation import check_theta
 
 __all__ = ["MergeTree"]
@@ -24,6 +25,8 @@ __all__ = ["MergeTree"]
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
 
+#: Why least losses are not proved, and what is done about it.
+UNPROVED = "samples are nearly equal; `pip install 'reluscape[rational]'`, or make them equal"
 #: Minima that a summary lists.
 LISTED = 6
 
@@ -32,9 +35,12 @@ LISTED = 6
 class MergeTree(Result):
     """All local minima of a layer, and how their basins join as the level rises.
 
-    Minima ascend by loss. A minimum may be a whole set of points (a plateau, a flat valley): one of
-    them is given. Minima are those whose persistence, `deaths - births`, is above `tolerance` times the
-    loss of a layer that puts out zero.
+    Minima ascend by loss. They are those whose persistence, `deaths - births`, is above `tolerance` times
+    the loss of a layer that puts out zero. A minimum may be a whole set of points (a plateau, a flat
+    valley) across several cells. One of them is given, inside the set and with few kinks active, as far
+    as up to 32 of its cells show. There `certify` says of nearly all that they are minima
+    (docs/tree.md); where it is undecided, that is about its own margins, and the proofs of this tree
+    hold none the less.
 
     Attributes:
         minima: A minimiser of each, shape (minima, params).
@@ -52,7 +58,9 @@ class MergeTree(Result):
         num_cells: Cells of the layer.
         num_facets: Facets between them.
         num_solved: Problems that were solved; the others are the same by an exchange of units.
-        num_failed: Problems whose solution rounding errors kept from being shown to be least.
+        num_failed: Problems whose least losses are not proved: float64 does not tell them, and rational
+            arithmetic is not there (without python-flint) or does not see the same cells. Then the tree
+            is no more than what was found (`tier` is "sampled"), and `verify` does not accept it.
         num_pruned: Cells that were passed over, as their least loss is shown to be above `below`.
         below: As given; infinite where everything was gone through.
         tolerance: As given.
@@ -107,8 +115,8 @@ class MergeTree(Result):
 
     @property
     def tier(self) -> str:
-        """How it is known: "exact" in rational arithmetic, else "certified"."""
-        return "exact" if self.arithmetic == "rational" else "certified"
+        """How it is known: "exact", "certified", or "sampled" where least losses are not proved."""
+        return tier_of(self.arithmetic, self.num_failed)
 
     @property
     def objective(self) -> str:
@@ -133,6 +141,8 @@ class MergeTree(Result):
                 else f"joins none up to {self.below:.9g}"
             )
             lines.append(f"minimum {k}: loss {self.losses[k]:.9g}, {joins}")
+        if self.num_failed:
+            lines.append(f"{self.num_failed:,} least losses are not proved: {UNPROVED}")
         if len(self.losses) > LISTED:
             lines.append(f"... {len(self.losses) - LISTED} more")
         return "\n".join(lines)
@@ -153,7 +163,8 @@ class MergeTree(Result):
         Returns:
             The level, exact but for rounding, and a path that attains it.
 
-        Cost: one pass over the spanning tree, and one least squares problem for each facet on the way.
+        Cost: one pass over the spanning tree, and one least squares problem for each facet on the way, as
+        well as the losses of straight lines between these.
 
         Raises:
             InputError: Points of the wrong shape or not finite.
@@ -169,7 +180,7 @@ class MergeTree(Result):
         minimisers = Minimisers.of(problem)
         beads = np.stack([ends[0], *(minimisers.of_facet(edge) for edge in way), ends[1]])
         losses = np.array([self.layer.value(bead) for bead in beads])
-        return Barrier(float(losses.max()), beads, losses)
+        return shortened(self.layer, beads, losses)
 
     def _way(self, problem: Problem, first: int, last: int) -> list[int] | None:
         """Facets on the spanning tree's way between two cells; None where there is none."""

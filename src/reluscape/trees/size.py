@@ -30,7 +30,7 @@ class TreeSize(Result):
         num_facets: Facets between them, exactly.
         unit_cells: Cells of one unit.
         seconds: About how long one thread will take, from some of the cells and facets.
-        bytes: About how much memory.
+        bytes: About how much memory at most: less where units act alike.
     """
 
     num_cells: int
@@ -78,10 +78,10 @@ def tree_size(block: Block) -> TreeSize:
 def size_of(problem: Problem) -> TreeSize:
     """The size of a problem's tree."""
     cells, facets = problem.num_cells, problem.num_facets
-    products = problem.columns.shape[1] ** 2
-    return TreeSize(
-        cells, facets, problem.shape[1], _seconds(problem), 8 * (4 * cells + 2 * facets + products)
-    )
+    products = problem.columns.shape[1] ** 2 if problem.holds_products else 0
+    numbers = 6 * cells + 2 * facets + products
+    proofs = problem.proof_words * problem.proof_kind.itemsize * (cells + facets)
+    return TreeSize(cells, facets, problem.shape[1], _seconds(problem), 8 * numbers + proofs)
 
 
 def _seconds(problem: Problem) -> float:

@@ -13,15 +13,24 @@ from typing import Any
 
 import numpy as np
 
-from reluscape.errors import AnalysisError
+from reluscape.errors import AnalysisError, InputError, OtherStudyError
 from reluscape.progress import Progress
-from reluscape.study.study import Study
+from reluscape.study.study import Study, workers
 from reluscape.trees import values
 from reluscape.trees.layer import Layer
 from reluscape.trees.problem import Problem
 from reluscape.trees.pruning import pruned
 from reluscape.trees.sweep import Table
-from reluscape.trees.values import Chunk, Solved, Values, chunks, gathered, solve_chunk
+from reluscape.trees.threads import Threads
+from reluscape.trees.values import (
+    Chunk,
+    Solved,
+    Values,
+    chunks,
+    gathered,
+    room_for,
+    solve_chunk,
+)
 
 
 def stored_values(
@@ -37,19 +46,26 @@ def stored_values(
     """The least loss of all cells and facets; what the study at `path` lacks is solved.
 
     Raises:
-        InputError: As `Study.run`, among others where the file is of another layer.
+        InputError: As `Study.run`; the file is of another layer, data or `below`.
         AnalysisError: A chunk failed, as where its process was killed again and again.
     """
     layer, study = packed(problem.layer), Study(path)
     told = {"layer": layer} | ({"below": below} if math.isfinite(below) else {})
     work = [told | chunk._asdict() for chunk in chunks(problem, values.CHUNK)]
-    standing = study.run(solve_trial, work, jobs=jobs, dask=dask, progress=progress)
+    try:
+        standing = study.run(solve_trial, work, jobs=jobs, dask=dask, progress=progress)
+    except OtherStudyError as error:
+        raise InputError(
+            f"{path} keeps another tree: of another layer, other data or another `below`, or begun by"
+            " another version. Remove it, or give another `store` (--out)"
+        ) from error
     if standing.done < len(work):
         raise AnalysisError(
             f"{len(work) - standing.done} of {len(work)} chunks of the tree failed:"
             f" see `reluscape study show {path}`"
         )
-    return gathered(problem, table, _read(study))
+    with Threads.start(workers(jobs)) as threads:
+        return gathered(problem, table, _read(study), room_for(problem), threads)
 
 
 def solve_trial(parameters: dict[str, Any], seed: int) -> dict[str, Any]:

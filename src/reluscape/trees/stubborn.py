@@ -1,63 +1,81 @@
-"""Single problems that the compiled search did not bring to an end, by general solvers."""
+"""Single problems that float64 does not decide, in rational arithmetic."""
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import nnls
 
-from reluscape.solvers import LinearProgram
+from reluscape.errors import AnalysisError, InputError
 from reluscape.trees.problem import Problem
-from reluscape.trees.sweep import Scratch, Table, digits_of, gather, others_of
+from reluscape.trees.sweep import Scratch, Table, digits_of, gather, others_of, solve
 
 if TYPE_CHECKING:
-    from reluscape.trees.values import Chunk
+    from reluscape.trees.rational import Exact
 
 Floats = NDArray[np.float64]
+Indices = NDArray[np.int64]
 Words = NDArray[np.uint64]
-
-#: Slopes below this share of `|column| |target|` are rounding errors of zero.
-FLAT = 1e-10
 
 
 class Stubborn:
-    """Solves cells or facets again, on the columns themselves and not on their products.
+    """Solves cells and facets exactly, or takes the search's word where that cannot be.
+
+    It cannot without python-flint, and where samples are so close that float64 sees other cells than
+    there are.
 
     Attributes:
-        failed: Those that were not shown to be least by these either.
+        failed: Those that were not.
     """
 
-    def __init__(self, problem: Problem, table: Table, chunk: Chunk) -> None:
+    def __init__(self, problem: Problem, table: Table) -> None:
         self.failed = 0
-        self._problem, self._table, self._kind = problem, table, chunk.kind
+        self._problem, self._table = problem, table
         self._scratch = Scratch.of(problem)
 
-    def solve(self, code: int) -> tuple[float, Words]:
-        """The least sum of a cell or facet, and what proves it."""
-        design, target = self.design(code), self._problem.layer.residual.ravel()
-        if self._problem.layer.is_l1:
-            self.failed += 1  # the value is the solver's word
-            return self._absolute(design, target), np.zeros(
-                self._problem.most_rays + len(target), np.uint64
-            )
-        lengths = np.linalg.norm(design, axis=0)
-        lengths[lengths == 0] = 1.0
-        solution = nnls(design / lengths, target)[0]
-        rest = target - design @ (solution / lengths)
-        slopes = (design / lengths).T @ rest
-        self.failed += int(slopes.max(initial=0.0) > FLAT * np.linalg.norm(target))
-        proof = np.zeros(-(-self._problem.most_rays // 64), dtype=np.uint64)
-        for ray in np.flatnonzero(solution > 0).tolist():
-            proof[ray >> 6] |= np.uint64(1) << np.uint64(ray & 63)
-        return float(rest @ rest), proof
+    @cached_property
+    def _exact(self) -> Exact | None:
+        from reluscape.trees.rational import Exact
 
-    def design(self, code: int) -> Floats:
-        """What the rays of a cell or facet put out (samples * outputs, rays)."""
-        units, cells, facets = self._problem.shape
+        try:
+            return Exact(self._problem, self._table, strict=False)
+        except InputError:  # python-flint is not installed
+            return None
+
+    def solve(self, kind: str, code: int) -> tuple[float, Words]:
+        """The least sum of a cell or facet, and what proves it."""
+        if self._exact is not None:
+            try:
+                found = self._exact.least(kind, code)
+                value = self._exact.numbers.floats(np.array([found.value]))[0]
+                return float(value), self._exact.proof(found)
+            except AnalysisError:  # other cells
+                pass
+        self.failed += 1
+        layer, (design, lengths) = self._problem.layer, self._rough(kind, code)
+        rest = layer.residual.ravel() - design @ lengths
+        proof = np.zeros(self._problem.proof_words, dtype=np.uint64)
+        return float((np.abs(rest) if layer.is_l1 else rest**2).sum()), proof
+
+    def theta(self, kind: str, code: int) -> Floats:
+        """The layer's parameters at the least point."""
+        if self._exact is not None:
+            try:
+                return self._exact.theta(kind, code)
+            except AnalysisError:
+                pass
+        _, lengths = self._rough(kind, code)
+        rays, owners = self._scratch.rays, self._scratch.owners[: len(lengths)]
+        own = [rays[: len(lengths)][owners == unit] for unit in range(self._problem.shape[0])]
+        return self._problem.theta(own, lengths)
+
+    def _rough(self, kind: str, code: int) -> tuple[Floats, Floats]:
+        """What the rays of a cell or facet put out (rows, rays), and lengths near the least point."""
+        units, cells, facets = self._table.shape.tolist()
         unit = facet = -1
-        if self._kind == "cells":
+        if kind == "cells":
             digits_of(code, units, cells, self._scratch.digits)
         else:
             rest = cells ** (units - 1)
@@ -66,17 +84,7 @@ class Stubborn:
         count = gather(self._table, self._scratch, unit, facet)
         rays, owners = self._scratch.rays[:count], self._scratch.owners[:count]
         columns, readouts = self._problem.columns[:, rays], self._problem.units.readouts[owners]
-        return np.asarray((columns[:, None, :] * readouts.T).reshape(-1, count))
-
-    def _absolute(self, design: Floats, target: Floats) -> float:
-        """The least sum of absolute residuals, by a linear program."""
-        rows, count = design.shape
-        both = np.block([[design, np.eye(rows)], [-design, np.eye(rows)]])
-        program = LinearProgram(
-            both, np.concatenate([target, -target]), np.full(count + rows, np.inf),
-            least=np.zeros(count + rows),
-        )  # fmt: skip
-        cost = np.concatenate([np.zeros(count), np.ones(rows)])
-        found = program.minimise(cost)
-        solution = np.maximum(found.point[:count], 0.0)
-        return float(np.abs(target - design @ solution).sum())
+        design = (columns[:, None, :] * readouts.T).reshape(-1, count)
+        guess = np.empty(self._problem.proof_words, dtype=np.uint64)
+        solve(self._table, self._scratch, unit, facet, guess)
+        return design, self._scratch.solution[:count].copy()

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from reluscape.compiled import bare, unlocked
 from reluscape.trees.absolute import least_absolute
-from reluscape.trees.nonnegative import least_squares
+from reluscape.trees.nonnegative import is_least, least_squares
 from reluscape.trees.problem import Problem
 
 Floats = NDArray[np.float64]
@@ -17,6 +17,8 @@ Indices = NDArray[np.int64]
 Words = NDArray[np.uint64]
 
 ONE = np.uint64(1)
+#: No unit or facet. A literal in its place would be a type of its own, compiled for once more.
+NONE = np.int64(-1)
 
 
 class Table(NamedTuple):
@@ -28,7 +30,7 @@ class Table(NamedTuple):
         starts, rays: Of a unit's cells.
         facet_starts, facet_rays: Of a unit's facets.
         pairs: Cells of a unit's facets (facets, 2).
-        products: Of the rays' columns (rays, rays).
+        products: Of the rays' columns (rays, rays); empty where they are not held.
         mixing: Of the units' readouts (units, units).
         right: Products of columns and targets (units, rays).
         size: Sum of the targets' squares.
@@ -40,6 +42,8 @@ class Table(NamedTuple):
         bundle: Which one each of a unit's cells is in (cells,).
         alive: Whether cells whose units' cells are in these bundles may have a loss of interest
             (bundles ** units,).
+        narrow: As in `Problem` (rays,).
+        reach: As in `Problem`.
     """
 
     shape: Indices
@@ -60,6 +64,8 @@ class Table(NamedTuple):
     bundles: int
     bundle: Indices
     alive: NDArray[np.bool_]
+    narrow: NDArray[np.bool_]
+    reach: float
 
 
 class Scratch(NamedTuple):
@@ -98,13 +104,15 @@ class Scratch(NamedTuple):
 def table_of(problem: Problem) -> Table:
     """The products that all least squares problems are made of."""
     columns, readouts = problem.columns, problem.units.readouts
+    products = columns.T @ columns if problem.holds_products else np.empty((0, 0))
     return Table(
         np.array(problem.shape), problem.units.groups, problem.starts, problem.rays,
-        problem.facet_starts, problem.facet_rays, problem.pairs, columns.T @ columns,
+        problem.facet_starts, problem.facet_rays, problem.pairs, products,
         readouts @ readouts.T, readouts @ problem.layer.residual.T @ columns,
         float((problem.layer.residual**2).sum()), np.ascontiguousarray(columns.T), readouts,
         np.ascontiguousarray(problem.layer.residual).ravel(), problem.layer.is_l1,
-        1, np.zeros(problem.shape[1], dtype=np.int64), np.ones(1, dtype=np.bool_),
+        1, np.zeros(problem.shape[1], dtype=np.int64), np.ones(1, dtype=np.bool_), problem.narrow,
+        problem.reach,
     )  # fmt: skip
 
 
@@ -113,8 +121,8 @@ def solve_cells(table, scratch, start, stop, values, proofs):
     """Write the least sums of cells `start .. stop` and what proves them; how many were solved.
 
     Of cells that differ by an exchange of units that act alike, the one whose units' cells ascend is
-    solved; the others get NaN, and their value from `copy_cells`. Where rounding errors kept the search
-    from ending, it is -1, and infinite where the cell is of no interest.
+    solved; the others get NaN, and their value from `copy_cells`. Where float64 does not tell whether it
+    is least, it is -1, and infinite where the cell is of no interest.
 
     Args:
         table: The problem.
@@ -130,13 +138,13 @@ def solve_cells(table, scratch, start, stop, values, proofs):
     solved = 0
     for code in range(start, stop):
         digits_of(code, units, cells, scratch.digits)
-        if not _ascending(scratch.digits, table.groups, units, -1):
+        if not _ascending(scratch.digits, table.groups, units, NONE):
             values[code - start] = np.nan
             continue
-        if not _alive(table, scratch, -1, 0):
+        if not _alive(table, scratch, NONE, NONE):
             values[code - start] = np.inf
             continue
-        values[code - start] = solve(table, scratch, -1, -1, proofs[code - start])
+        values[code - start] = solve(table, scratch, NONE, NONE, proofs[code - start])
         solved += 1
     return solved
 
@@ -172,23 +180,23 @@ def _alive(table, scratch, unit, cell):
     return table.alive[code]
 
 
-@bare
-def copy_cells(table, scratch, values):
-    """Give every cell the value of the one that was solved for it."""
+@unlocked
+def copy_cells(table, scratch, start, stop, values):
+    """Give cells `start .. stop` the values of those that were solved for them."""
     units, cells = table.shape[0], table.shape[1]
-    for code in range(len(values)):
+    for code in range(start, stop):
         digits_of(code, units, cells, scratch.digits)
-        if not _ascending(scratch.digits, table.groups, units, -1):
-            _sort(scratch.digits, table.groups, units, -1)
+        if not _ascending(scratch.digits, table.groups, units, NONE):
+            _sort(scratch.digits, table.groups, units, NONE)
             values[code] = values[_code(scratch.digits, units, cells)]
 
 
-@bare
-def copy_facets(table, scratch, values):
-    """Give every facet the value of the one that was solved for it."""
+@unlocked
+def copy_facets(table, scratch, start, stop, values):
+    """The same of facets."""
     units, cells, facets = table.shape[0], table.shape[1], table.shape[2]
     rest = cells ** (units - 1)
-    for edge in range(len(values)):
+    for edge in range(start, stop):
         unit, facet = edge // (facets * rest), edge // rest % facets
         others_of(edge % rest, unit, units, cells, scratch.digits)
         first = table.groups[unit]
@@ -266,48 +274,72 @@ def _sort(digits, groups, units, without):
 
 @bare
 def solve(table, scratch, unit, facet, proof):
-    """The least sum over the cell of `scratch.digits`, or over a facet of one of its units."""
+    """The least sum over the cell of `scratch.digits`, or over a facet of one of its units.
+
+    It is -1 where float64 does not tell whether it is least; then the proof is a guess.
+    """
     count = gather(table, scratch, unit, facet)
     if table.absolute:
         return _absolute(table, scratch, count, proof)
+    narrow = False
     for i in range(count):
         ray, owner = scratch.rays[i], scratch.owners[i]
+        narrow |= table.narrow[ray]
         scratch.right[i] = table.right[owner, ray]
         for j in range(i + 1):
-            entry = table.products[ray, scratch.rays[j]] * table.mixing[owner, scratch.owners[j]]
+            product = _product(table, ray, scratch.rays[j])
+            entry = product * table.mixing[owner, scratch.owners[j]]
             scratch.gram[i, j] = entry
             scratch.gram[j, i] = entry
     value, used = least_squares(
         scratch.gram, scratch.right, count, table.size, scratch.solution, scratch.factor,
         scratch.free, scratch.trial, scratch.barred,
     )  # fmt: skip
+    sure = is_least(
+        scratch.gram, scratch.right, count, table.size, value, scratch.solution, scratch.factor,
+        scratch.free, used, scratch.trial, scratch.barred, narrow, table.reach,
+    )  # fmt: skip
     for word in range(len(proof)):
         proof[word] = 0
     for k in range(used):
         ray = scratch.free[k]
         proof[ray >> 6] |= ONE << np.uint64(ray & 63)
-    return max(table.size + 2.0 * value, 0.0) if used >= 0 else -1.0
+    return max(table.size + 2.0 * value, 0.0) if sure else -1.0
+
+
+@bare
+def _product(table, ray, other):
+    """Of the columns of two rays."""
+    if len(table.products):
+        return table.products[ray, other]
+    total = 0.0
+    for sample in range(table.columns.shape[1]):
+        total += table.columns[ray, sample] * table.columns[other, sample]
+    return total
 
 
 @bare
 def _absolute(table, scratch, count, proof):
     """The least sum of absolute values over the rays that were gathered."""
     samples, outputs = table.columns.shape[1], table.readouts.shape[1]
+    narrow = False
     for i in range(count):
         ray, owner = scratch.rays[i], scratch.owners[i]
+        narrow |= table.narrow[ray]
         for sample in range(samples):
             for output in range(outputs):
                 entry = table.columns[ray, sample] * table.readouts[owner, output]
                 scratch.design[sample * outputs + output, i] = entry
-    value, ended = least_absolute(
+    value, sure = least_absolute(
         scratch.design, table.targets, samples * outputs, count, scratch.solution,
-        scratch.free, scratch.factor, scratch.signs, scratch.rates, scratch.residuals,
+        scratch.free, scratch.factor, scratch.signs, scratch.rates, scratch.residuals, narrow,
+        table.reach,
     )  # fmt: skip
     for k in range(len(proof) - samples * outputs):
         proof[k] = scratch.free[k] if k < count else 0
     for i in range(samples * outputs):
         proof[len(proof) - samples * outputs + i] = scratch.signs[i] > 0
-    return value if ended else -1.0
+    return value if sure else -1.0
 
 
 @bare

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from reluscape.trees.kruskal import root_of, unite
+from reluscape.trees.kruskal import root_of, sorted_code, unite_alike
 from reluscape.trees.problem import Problem
 
 Floats = NDArray[np.float64]
@@ -17,40 +17,39 @@ def multiplicities(
 ) -> Indices:
     """How many of the minima are exchanges of each, itself among them (minima,).
 
-    Exchanges of two neighbouring units make all others. One takes a minimum's cell to a cell of its
-    image, which may be another one of the image's cells than is listed: so cells are joined up to the
-    minimum's own loss first.
+    A minimum is what lies below its loss and is joined with it, its basin. Cells that differ by an
+    exchange of units that act alike are taken as one: two minima of one loss are exchanges of each other
+    if and only if their basins are then joined. For a way between two of the joined ones is the image of
+    a way that begins in the first and ends in some exchange of the second.
 
     Args:
         problem: The layer.
         cells: A cell of each minimum, by ascending loss.
         losses: Their losses.
-        slack: What rounding errors may add to a loss.
+        slack: Levels this much above a loss still join what is one minimum, as in `join`.
         joins: Facets of the spanning tree of all cells, by ascending level.
         levels: Their levels.
+
+    Returns:
+        Their numbers.
+
+    Cost: one pass over the joins, with a sort of the units for each.
     """
-    groups = problem.units.groups
-    swaps = [k for k in range(1, len(groups)) if groups[k] == groups[k - 1]]
-    units, size, facets = problem.shape
-    alike = np.arange(len(cells))
-    if swaps:
-        parent, done = np.arange(problem.num_cells), 0
-        powers = size ** np.arange(units - 1, -1, -1)
-        for place, cell in enumerate(cells.tolist()):
-            upto = int(np.searchsorted(levels, losses[place] + slack, side="right"))
-            unite(joins, done, upto, units, size, facets, problem.pairs, parent)
-            done = max(done, upto)
-            digits = cell // powers % size
-            ends = np.searchsorted(losses, [losses[place] - slack, losses[place] + slack])
-            near = {
-                root_of(parent, cells[k]): k
-                for k in range(ends[0], int(ends[1]) + 1)
-                if k < len(cells)
-            }
-            for k in swaps:
-                step = int(digits[k] - digits[k - 1])
-                image = cell + step * int(powers[k - 1] - powers[k])
-                other = near.get(root_of(parent, image), place)
-                alike[root_of(alike, other)] = root_of(alike, place)
-    roots = np.array([root_of(alike, k) for k in range(len(cells))], dtype=np.int64)
-    return np.asarray(np.bincount(roots, minlength=len(cells))[roots], dtype=np.int64)
+    groups, found = problem.units.groups, np.ones(len(cells), dtype=np.int64)
+    if len(np.unique(groups)) == len(groups) or not len(cells):
+        return found
+    shape, parent, digits = np.array(problem.shape), np.arange(problem.num_cells), groups.copy()
+    starts = np.flatnonzero(np.diff(losses, prepend=-np.inf) > 0)
+    done = 0
+    for start, stop in zip(starts, np.append(starts[1:], len(cells)), strict=True):
+        done = unite_alike(
+            joins, levels, done, losses[start], slack, shape, problem.pairs, groups, digits,
+            parent,
+        )  # fmt: skip
+        roots = [
+            root_of(parent, sorted_code(cell, shape[0], shape[1], groups, digits))
+            for cell in cells[start:stop].tolist()
+        ]
+        _, which, counts = np.unique(roots, return_inverse=True, return_counts=True)
+        found[start:stop] = counts[which]
+    return found

@@ -6,17 +6,19 @@ import math
 import os
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from reluscape.arithmetic import arithmetic_called
 from reluscape.errors import InputError
 from reluscape.landscape import Block
 from reluscape.progress import Progress
 from reluscape.study.study import workers
-from reluscape.trees.kruskal import join
+from reluscape.trees.flat import SAME, Flats, LeastPoints
+from reluscape.trees.joining import Joined, join_cells
 from reluscape.trees.layer import Layer
 from reluscape.trees.minimisers import Minimisers
 from reluscape.trees.problem import Problem
@@ -69,9 +71,9 @@ def merge_tree(
         tolerance: Minima whose basins join a lower one within this of their loss, relative to the loss of
             a layer that puts out zero, are none. By default 1e-9; none with rational arithmetic, where
             every difference is exact.
-        arithmetic: "float64", or "rational" for a squared loss and up to 20,000 cells: the floats of the
-            layer's inputs, output weights and targets (less the output's bias) are taken as the exact
-            rationals that they are. Rays, least points and their optimality are exact, ties are ties, and
+        arithmetic: "float64", or "rational" for up to 20,000 cells: the floats of the layer's inputs,
+            output weights and targets (less the output's bias) are taken as the exact rationals that
+            they are. Rays, least points and their optimality are exact, ties are ties, and
             what is returned is rounded once. A millisecond for each cell and facet.
         store: A study's file, in which what is solved is kept: after any interruption, the same call goes
             on from there.
@@ -81,21 +83,25 @@ def merge_tree(
         progress: Called with a label and the share done.
 
     Returns:
-        The tree. Losses and levels are attained by the points that are given, and least, but for rounding
-        errors. Columns are taken as dependent within 1e-6 of their length; where that may matter,
-        `num_failed` counts it and `verify` does not accept the tree. Known not to hold for samples that
-        are nearly but not quite equal (1e-5 apart or less): minimisers have huge weights there, points
-        may miss their losses, and the losses may be those of equal samples.
+        The tree. Losses and levels are least, but for rounding errors of 1e-10 of the loss of zero
+        weights. Where samples are nearly equal and float64 does not tell a least loss, it is found in
+        rational arithmetic; without python-flint, `num_failed` counts it, and `tier` is "sampled".
+        Samples so near to each other, or so nearly on one hyperplane, that float64 does not tell them
+        apart (about 1e-14 of their size) are taken as equal, or as on it. Points attain their losses but
+        for what rounding their coordinates changes: where minimisers have huge weights, as between
+        samples 1e-12 apart, that may be more.
 
     Cost: one to three microseconds for each cell with two units, its facets included (`benchmarks/
-    merge_tree.py`), some ten times that for the absolute loss; 100 to 180 bytes for each cell. Two
-    threads halve the time of the problems, not that of sorting the facets.
+    merge_tree.py`), some ten times that for the absolute loss; 80 to 150 bytes for each cell, and for
+    the absolute loss as many more as there are samples and outputs, or twice as many. Two threads take
+    little more than half the time of one, but for the points of minima, which one thread finds.
 
     Raises:
         InputError: More cells than `max_cells`, or than rational arithmetic is for; weight decay; a
             tolerance that is negative; options that rational arithmetic does not have.
         UnsupportedModelError: Another structure behind the layer, or the cross-entropy.
-        AnalysisError: The samples' cells cannot be told in float64.
+        AnalysisError: The samples' cells cannot be told in float64; with rational arithmetic, also where
+            it sees others than there are.
 
     Source: none; Kruskal's algorithm over convex pieces.
 
@@ -125,14 +131,15 @@ def merge_tree(
             )
         return _exact_tree(problem, block.layer, progress)
     tolerance = TOLERANCE if tolerance is None else tolerance
-    known = pruned(problem, below)
-    values = _values(problem, known.table, jobs, store, dask, below, progress)
-    joined = _joined(problem, values, tolerance * problem.layer.zero_loss, below)
-    return _tree(
-        problem, values, joined, Minimisers.of(problem), values,
-        tolerance * problem.layer.zero_loss, tolerance=tolerance, below=below,
-        arithmetic="float64", block=block.layer, bundle_proofs=known.proofs,
-    )  # fmt: skip
+    slack = tolerance * problem.layer.zero_loss
+    with threadpool_limits(1, user_api="blas"):  # the matrices are small: threads would only wait
+        known = pruned(problem, below)
+        values = _values(problem, known.table, jobs, store, dask, below, progress)
+        joined = join_cells(problem, values, slack, below, workers(jobs))
+        return _tree(
+            problem, values, joined, Minimisers.of(problem), values, slack, tolerance=tolerance,
+            below=below, arithmetic="float64", block=block.layer, bundle_proofs=known.proofs,
+        )  # fmt: skip
 
 
 def _exact_tree(problem: Problem, layer: str, progress: Progress | None) -> MergeTree:
@@ -140,7 +147,8 @@ def _exact_tree(problem: Problem, layer: str, progress: Progress | None) -> Merg
     from reluscape.trees.rational import Exact, alike, check_exact, ranked
 
     check_exact(problem)
-    exact = Exact(problem)
+    exact = Exact(problem, strict=True)
+    exact.check()
     cells, cell_proofs = exact.all_of("cells", progress)
     facets, facet_proofs = exact.all_of("facets", progress)
     floats = exact.numbers.floats
@@ -149,10 +157,10 @@ def _exact_tree(problem: Problem, layer: str, progress: Progress | None) -> Merg
     ranks = replace(values, cells=places[0], facets=places[1])
     groups = alike(problem.layer.weights, problem.units.order)
     problem = replace(problem, units=replace(problem.units, groups=groups))
-    joined = _joined(problem, ranks, 0.0, math.inf)
+    joined = join_cells(problem, ranks, 0.0, math.inf)
     none = np.empty((0, problem.proof_words), dtype=problem.proof_kind)
     return _tree(
-        problem, values, joined, exact, ranks, 0.5, tolerance=0.0, below=math.inf,
+        problem, values, joined, exact, ranks, 0.0, tolerance=0.0, below=math.inf,
         arithmetic="rational", block=layer, bundle_proofs=none,
     )  # fmt: skip
 
@@ -178,46 +186,6 @@ def _values(
     return least_values(problem, table, jobs=workers(jobs), progress=progress)
 
 
-class LeastPoints(Protocol):
-    """Finds the least point of a cell or a facet."""
-
-    def of_cell(self, cell: int) -> Floats:
-        """The layer's parameters at a cell's least point."""
-
-    def of_facet(self, edge: int) -> Floats:
-        """The same of a facet."""
-
-
-class Joined(NamedTuple):
-    """How basins join.
-
-    Attributes:
-        joins: Facets at which they meet, by ascending level.
-        ended: Minima that end: cell, facet, cell of the lower minimum (minima, 3).
-        roots: Cells of the minima that do not (roots,).
-    """
-
-    joins: Indices
-    ended: Indices
-    roots: Indices
-
-
-def _joined(problem: Problem, values: Values, tolerance: float, below: float) -> Joined:
-    """Kruskal's algorithm over the facets."""
-    cells = problem.num_cells
-    highest = problem.layer.limit(below)
-    order = np.flatnonzero(values.facets <= highest)
-    order = order[np.argsort(values.facets[order], kind="stable")]
-    joins, ended = np.empty(cells - 1, dtype=np.int64), np.empty((cells - 1, 3), dtype=np.int64)
-    parent, lowest = np.arange(cells), np.arange(cells)
-    met, lost = join(
-        order, values.cells, values.facets, problem.shape, problem.pairs, tolerance, parent,
-        lowest, joins, ended,
-    )  # fmt: skip
-    roots = lowest[parent == np.arange(cells)]
-    return Joined(joins[:met].copy(), ended[:lost].copy(), roots[values.cells[roots] <= highest])
-
-
 def _tree(
     problem: Problem,
     values: Values,
@@ -235,7 +203,7 @@ def _tree(
         joined: How basins join.
         minimisers: Finds the points.
         ranks: What decides on the order of least losses.
-        slack: By how much equal ones may differ in that.
+        slack: Minima that end within this of their loss in that order are none.
         told: What else is told of the tree.
     """
     cells = np.append(joined.ended[:, 0], joined.roots)
@@ -250,10 +218,14 @@ def _tree(
         k = whose[cell]
         deaths[k], parents[k] = values.facets[edge], whose[lower]
         saddles[k] = minimisers.of_facet(edge)
+    flats = Flats(problem, minimisers, ranks, problem.layer.limit(told["below"]))
+    alike = min(slack, SAME * problem.layer.zero_loss)
+    given = [flats.inside(cell, alike) for cell in cells.tolist()]
     units, unit_cells, _ = problem.shape
     powers = unit_cells ** np.arange(units - 1, -1, -1)
+    places = np.array([place for _, place in given], dtype=np.int64)
     return MergeTree(
-        minima=np.array([minimisers.of_cell(cell) for cell in cells.tolist()]).reshape(-1, size),
+        minima=np.array([point for point, _ in given]).reshape(-1, size),
         losses=losses,
         births=losses,
         deaths=deaths,
@@ -262,7 +234,7 @@ def _tree(
         multiplicity=multiplicities(
             problem, cells, ranks.cells[cells], slack, joined.joins, ranks.facets[joined.joins]
         ),
-        cells=cells[:, None] // powers % unit_cells,
+        cells=places[:, None] // powers % unit_cells,
         num_cells=problem.num_cells,
         num_facets=problem.num_facets,
         num_solved=values.solved,

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,11 +20,14 @@ from reluscape.trees.sweep import (
     solve_cells,
     solve_facets,
 )
+from reluscape.trees.threads import Threads
 
 Floats = NDArray[np.float64]
 
-#: Cells or facets that are gone through at once, and into how many parts threads cut them at least.
-CHUNK, PARTS = 100_000, 32
+#: Cells or facets that are gone through at once by a process of a study, and at most by a thread.
+CHUNK, SHARE = 100_000, 40_000
+#: Into how many parts threads cut them at least.
+PARTS = 32
 
 
 class Chunk(NamedTuple):
@@ -48,7 +50,7 @@ class Solved(NamedTuple):
     Attributes:
         sums: NaN for those that are the same as another's (stop - start,).
         proofs: What proves them, one row for each that was solved (solved, words).
-        failed: How many of these rounding errors kept from being shown to be least.
+        failed: How many of these are not shown to be least.
     """
 
     sums: Floats
@@ -65,8 +67,8 @@ class Values:
         facets: Of the facets, the same (facets,).
         cell_proofs: What proves those that were solved, ascending, as in `MergeTree` (solved, words).
         facet_proofs: The same of the facets.
-        failed: Those in which rounding errors kept the search from ending: their values are attained,
-            and not shown to be least.
+        failed: Those that neither float64 nor rational arithmetic tells: their values are attained, and
+            not shown to be least.
     """
 
     cells: Floats
@@ -88,18 +90,18 @@ def chunks(problem: Problem, size: int) -> Iterator[Chunk]:
             yield Chunk(kind, start, min(start + size, count))
 
 
-def solve_chunk(problem: Problem, table: Table, chunk: Chunk) -> Solved:
-    """The least sums of a chunk."""
+def solve_chunk(problem: Problem, table: Table, chunk: Chunk, room: Floats | None = None) -> Solved:
+    """The least sums of a chunk, written to `room` if there is any (stop - start,)."""
     count = chunk.stop - chunk.start
-    sums = np.empty(count)
+    sums = np.empty(count) if room is None else room
     proofs = np.empty((count, problem.proof_words), dtype=np.uint64)
     sweep = solve_cells if chunk.kind == "cells" else solve_facets
     sweep(table, Scratch.of(problem), chunk.start, chunk.stop, sums, proofs)
     failed = np.flatnonzero(sums < 0)
     if len(failed):
-        again = Stubborn(problem, table, chunk)
+        again = Stubborn(problem, table)
         for place in failed.tolist():
-            sums[place], proofs[place] = again.solve(chunk.start + place)
+            sums[place], proofs[place] = again.solve(chunk.kind, chunk.start + place)
     kept = proofs[np.isfinite(sums)].astype(problem.proof_kind)
     return Solved(sums, kept, again.failed if len(failed) else 0)
 
@@ -108,44 +110,63 @@ def least_values(
     problem: Problem, table: Table, *, jobs: int = 1, progress: Progress | None = None
 ) -> Values:
     """The least loss of all cells and facets, in so many threads."""
-    size = min(CHUNK, (problem.num_cells + problem.num_facets) // PARTS + 1)
+    size = min(SHARE, (problem.num_cells + problem.num_facets) // PARTS + 1)
     work = list(chunks(problem, size))
-    with ThreadPoolExecutor(jobs) as pool:
-        try:
-            found = pool.map(lambda chunk: solve_chunk(problem, table, chunk), work)
-            return gathered(problem, table, zip(work, found, strict=True), progress)
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+    sums = room_for(problem)
+
+    def solved(chunk: Chunk) -> Solved:
+        return solve_chunk(problem, table, chunk, sums[chunk.kind][chunk.start : chunk.stop])
+
+    with Threads.start(jobs) as threads:
+        found = zip(work, threads.pool.map(solved, work), strict=True)
+        return gathered(problem, table, found, sums, threads, progress)
+
+
+def room_for(problem: Problem) -> dict[str, Floats]:
+    """Arrays for the least sums of all cells and of all facets."""
+    return {"cells": np.empty(problem.num_cells), "facets": np.empty(problem.num_facets)}
 
 
 def gathered(
     problem: Problem,
     table: Table,
     found: Iterator[tuple[Chunk, Solved]],
+    sums: dict[str, Floats],
+    threads: Threads,
     progress: Progress | None = None,
 ) -> Values:
-    """Chunks put together."""
-    sums = {"cells": np.empty(problem.num_cells), "facets": np.empty(problem.num_facets)}
+    """Chunks put together in `sums`, from where their own may be views."""
     proofs: dict[str, dict[int, Proofs]] = {"cells": {}, "facets": {}}
     whole, done, failed = problem.num_cells + problem.num_facets, 0, 0
     for chunk, part in found:
-        sums[chunk.kind][chunk.start : chunk.stop] = part.sums
+        if not np.may_share_memory(sums[chunk.kind], part.sums):
+            sums[chunk.kind][chunk.start : chunk.stop] = part.sums
         proofs[chunk.kind][chunk.start] = part.proofs
         failed, done = failed + part.failed, done + len(part.sums)
         if progress is not None:
             progress(chunk.kind, done / whole)
-    scratch = Scratch.of(problem)
-    copy_cells(table, scratch, sums["cells"])
-    copy_facets(table, scratch, sums["facets"])
+    if len(set(problem.units.groups.tolist())) < len(problem.units.groups):
+        for copy, values in ((copy_cells, sums["cells"]), (copy_facets, sums["facets"])):
+            threads.over(len(values), _copied, problem, table, copy, values)
     for values in sums.values():
         values *= problem.layer.scale
     stacked = {kind: _stacked(problem, parts) for kind, parts in proofs.items()}
     return Values(sums["cells"], sums["facets"], stacked["cells"], stacked["facets"], failed)
 
 
+def _copied(
+    start: int, stop: int, problem: Problem, table: Table, copy: Any, values: Floats
+) -> None:
+    """Fill in what is the same as another's, in room of its own."""
+    copy(table, Scratch.of(problem), start, stop, values)
+
+
 def _stacked(problem: Problem, parts: dict[int, Proofs]) -> Proofs:
     """Proofs of all chunks in the order of what they are of."""
-    if not parts:
-        return np.empty((0, problem.proof_words), dtype=problem.proof_kind)
-    return np.concatenate([parts[start] for start in sorted(parts)])
+    count, place = sum(len(own) for own in parts.values()), 0
+    found = np.empty((count, problem.proof_words), dtype=problem.proof_kind)
+    for start in sorted(parts):
+        own = parts.pop(start)  # as it is not needed twice
+        found[place : place + len(own)] = own
+        place += len(own)
+    return found

@@ -50,6 +50,8 @@ def _about(survey: Survey, model: ModelSurvey, layer: LayerSurvey, tree: TreeSur
     used, whole = len(tree.samples), survey.data.num_samples
     which = f"{count(used)} of {count(whole)} samples" if used < whole else "all samples"
     again = f"--layer {shlex.quote(layer.name)} --samples {used} --seed {survey.seed} --out again"
+    if tree.arithmetic == "rational":
+        again = f"--arithmetic rational {again}"
     check = f"reluscape verify {shlex.quote(tree.file)} {options}" if tree.file else ""
     return Grown(
         layer=layer.label,

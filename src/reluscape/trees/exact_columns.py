@@ -1,0 +1,128 @@
+"""What the rays of a layer's cells put out, in rational arithmetic, each when it is asked for."""
+
+from __future__ import annotations
+
+from itertools import combinations_with_replacement
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reluscape.arithmetic import Rational
+from reluscape.trees.exact_cells import exact_ray
+from reluscape.trees.problem import Problem
+
+__all__ = ["ExactColumns"]
+
+Array = NDArray[Any]
+Floats = NDArray[np.float64]
+Indices = NDArray[np.int64]
+
+
+class ExactColumns:
+    """Rays of one unit's cells and their columns in rationals; the floats of the layer are exact.
+
+    Args:
+        problem: The layer's.
+        strict: As for `exact_ray`.
+
+    Attributes:
+        problem: The layer's.
+        numbers: The arithmetic.
+        features: Exact (samples, params).
+        target: Exact targets without the output bias (samples * outputs,).
+        size: Sum of the targets' squares, or of their absolute values.
+    """
+
+    def __init__(self, problem: Problem, *, strict: bool) -> None:
+        self.problem, self.numbers, self._strict = problem, Rational(), strict
+        layer = problem.layer
+        self.features = self.numbers.array(layer.features)
+        residual = self.numbers.array(layer.residual)
+        self.target = residual.ravel()
+        self.size = abs(residual).sum() if layer.is_l1 else (residual * residual).sum()
+        self._slope = self.numbers.array(np.array([layer.slope]))[0]
+        self._readouts = self.numbers.array(layer.weights[:, problem.units.order].T)
+        self._mixing = self._readouts @ self._readouts.T
+        self._mixed = self._readouts @ residual.T
+        self._outside = self.numbers.complement(self.features).T
+        self._rays: dict[int, tuple[Array, Array]] = {}
+        self._columns: dict[int, Array] = {}
+        self._products: dict[tuple[int, int], Any] = {}
+        self._right: dict[tuple[int, int], Any] = {}
+
+    def ray(self, ray: int) -> Array:
+        """A ray (params,).
+
+        Raises:
+            AnalysisError: Float64 sees other hyperplanes through it than there are.
+        """
+        return self._seen(ray)[0]
+
+    def values(self, ray: int) -> Array:
+        """The samples' values at a ray (samples,)."""
+        return self._seen(ray)[1]
+
+    def column(self, ray: int) -> Array:
+        """What a unit of output weight one puts out at a ray (samples,)."""
+        if ray not in self._columns:
+            values = self.values(ray)
+            self._columns[ray] = np.where(values > 0, values, self._slope * values)
+        return self._columns[ray]
+
+    def _seen(self, ray: int) -> tuple[Array, Array]:
+        if ray not in self._rays:
+            self._rays[ray] = exact_ray(
+                self.problem, ray, self.features, self._outside, self.numbers, self._strict
+            )
+        return self._rays[ray]
+
+    def gram(self, rays: Indices, owners: Indices) -> Array:
+        """Products of what the rays of some units put out (rays, rays)."""
+        found = np.empty((len(rays), len(rays)), dtype=object)
+        flat, units = rays.tolist(), owners.tolist()
+        for i, j in combinations_with_replacement(range(len(flat)), 2):
+            product = self._product(flat[i], flat[j]) * self._mixing[units[i], units[j]]
+            found[i, j] = found[j, i] = product
+        return found
+
+    def right(self, rays: Indices, owners: Indices) -> Array:
+        """Products of that with the targets (rays,)."""
+        found = np.empty(len(rays), dtype=object)
+        for place, (unit, ray) in enumerate(zip(owners.tolist(), rays.tolist(), strict=True)):
+            if (unit, ray) not in self._right:
+                self._right[unit, ray] = self._mixed[unit] @ self.column(ray)
+            found[place] = self._right[unit, ray]
+        return found
+
+    def design(self, rays: Indices, owners: Indices) -> Array:
+        """What the rays of some units put out (samples * outputs, rays)."""
+        count, samples = len(rays), len(self.features)
+        found = np.empty((samples, self._readouts.shape[1], count), dtype=object)
+        for place, (unit, ray) in enumerate(zip(owners.tolist(), rays.tolist(), strict=True)):
+            found[:, :, place] = np.outer(self.column(ray), self._readouts[unit])
+        return found.reshape(len(self.target), count)
+
+    def theta(self, rays: list[Indices], lengths: Array) -> Floats:
+        """The layer's parameters at a point in a cell, rounded once.
+
+        Args:
+            rays: Of each unit that is read.
+            lengths: One for each of these, unit after unit, exact.
+        """
+        layer, at = self.problem.layer, 0
+        rows = layer.unpack(layer.theta).copy()
+        for unit, own in zip(self.problem.units.order, rays, strict=True):
+            exact = self.numbers.array(np.zeros(rows.shape[1]))
+            for ray, length in zip(own.tolist(), lengths[at : at + len(own)], strict=True):
+                if length != 0:
+                    exact = exact + length * self.ray(ray)
+            rows[unit], at = self.numbers.floats(exact), at + len(own)
+        return layer.pack(rows)
+
+    def _product(self, one: int, other: int) -> Any:
+        """The product of two rays' columns; of all rays, most are never in one cell."""
+        pair = (one, other) if one < other else (other, one)
+        if pair not in self._products:
+            self._products[pair] = self.column(one) @ self.column(other)
+        return self._products[pair]

@@ -1,0 +1,182 @@
+"""The order in which cells join, as their minima and those of their facets have it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reluscape.trees.basins import (
+    FEW,
+    between,
+    drop_inner,
+    find_lowest,
+    find_lowest_between,
+    leap,
+    link,
+    link_basins,
+    settle,
+    sort_ties,
+)
+from reluscape.trees.kruskal import join
+from reluscape.trees.problem import Problem
+from reluscape.trees.threads import Threads
+from reluscape.trees.values import Values
+
+Floats = NDArray[np.float64]
+Indices = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+
+#: Most facets that are sorted at once if that can be, and into how many parts each thread cuts its share.
+SORTED, PARTS = 20_000, 8
+
+
+class Joined(NamedTuple):
+    """How basins join.
+
+    Attributes:
+        joins: Facets at which cells meet, by ascending level.
+        ended: Minima that end: cell, facet, cell of the lower minimum (minima, 3).
+        roots: Cells of the minima that do not (roots,).
+    """
+
+    joins: Indices
+    ended: Indices
+    roots: Indices
+
+
+def join_cells(
+    problem: Problem, values: Values, tolerance: float, below: float, jobs: int = 1
+) -> Joined:
+    """Kruskal's algorithm over the facets, in so many threads.
+
+    The result is the same as that of sorting all facets, ties in the order of their numbers included.
+
+    Args:
+        problem: The layer.
+        values: Least losses.
+        tolerance: Minima that end within this of their loss are none.
+        below: Facets above this loss join nothing.
+        jobs: Threads.
+    """
+    highest, marks = problem.layer.limit(below), np.zeros(problem.num_facets, dtype=np.bool_)
+    with Threads.start(jobs) as threads:
+        ended, roots = _joined(problem, values, tolerance, highest, marks, threads)
+        joins = ascending(np.flatnonzero(marks), values.facets, threads)
+    return Joined(joins, ended, roots[values.cells[roots] <= highest])
+
+
+def _joined(
+    problem: Problem, values: Values, tolerance: float, highest: float, marks: Bools,
+    threads: Threads,
+) -> tuple[Indices, Indices]:  # fmt: skip
+    """Minima that end, and cells of those that do not; the facets of the tree are marked."""
+    basin, bottom = _basins(problem, values, tolerance, highest, marks, threads)
+    parent, left = np.arange(len(bottom)), _between(problem, values, highest, basin, threads)
+    links, left = _merged(left, values, tolerance, bottom, parent, threads)
+    joins, _ = _merged(left, values, np.inf, bottom.copy(), parent.copy(), threads)
+    marks[links] = marks[joins] = True
+    ended = np.empty((len(joins), 3), dtype=np.int64)
+    lost = join(
+        ascending(np.sort(joins), values.facets), values.cells, values.facets, problem.shape,
+        problem.pairs, tolerance, basin, parent, bottom, ended,
+    )  # fmt: skip
+    return ended[:lost], bottom[parent == np.arange(len(parent))]
+
+
+def _basins(
+    problem: Problem, values: Values, tolerance: float, highest: float, marks: Bools,
+    threads: Threads,
+) -> tuple[Indices, Indices]:  # fmt: skip
+    """The basin that each cell is linked into, and the lowest cell of each basin."""
+    cells, shape, pairs = problem.num_cells, problem.shape, problem.pairs
+    least = np.empty(cells)
+    lowest, basin, further = (np.empty(cells, dtype=np.int64) for _ in range(3))
+    if shape[0]:
+        threads.over(
+            shape[1], find_lowest, values.facets, highest, shape, pairs, least, lowest, basin
+        )
+    else:
+        lowest[:] = -1
+    threads.over(cells, link, lowest, least, values.cells, tolerance, basin)
+    while any(threads.over(cells, leap, basin, further)):
+        basin, further = further, basin
+    del least
+    bottom = np.flatnonzero(basin == np.arange(cells))
+    further[bottom] = np.arange(len(bottom))
+    settle(basin, further, values.cells, lowest, marks, bottom)
+    return basin, bottom
+
+
+def _between(
+    problem: Problem, values: Values, highest: float, basin: Indices, threads: Threads
+) -> tuple[Indices, Indices]:
+    """Facets between two basins, by their numbers, and these basins."""
+    rows = problem.shape[0] * problem.shape[2]
+    told = values.facets, highest, problem.shape, problem.pairs, basin
+    starts, edges = np.zeros(rows + 1, dtype=np.int64), np.empty(0, dtype=np.int64)
+    ends = np.empty((0, 2), dtype=np.int32 if problem.num_cells < 2**31 else np.int64)
+    threads.over(rows, between, *told, starts, edges, ends)
+    starts = np.cumsum(starts)
+    edges, ends = np.empty(starts[-1], edges.dtype), np.empty((starts[-1], 2), ends.dtype)
+    if len(edges):
+        threads.over(rows, between, *told, starts, edges, ends)
+    return edges, ends
+
+
+def _merged(
+    between: tuple[Indices, Indices], values: Values, tolerance: float, bottom: Indices,
+    parent: Indices, threads: Threads,
+) -> tuple[Indices, tuple[Indices, Indices]]:  # fmt: skip
+    """Facets of links between basins, and what is left between the basins that these make."""
+    (edges, ends), levels, found, links = between, values.facets, [np.empty(0, np.int64)], 1
+    met, lowest = np.empty(len(parent), np.int64), np.empty((threads.count, len(parent)), np.int64)
+    while links:
+        lowest.fill(-1)
+        parts = threads.cut(len(edges))
+        told = [(*part, edges, ends, levels, own) for part, own in zip(parts, lowest, strict=True)]
+        threads.each(find_lowest_between, told)
+        links = link_basins(
+            lowest, edges, ends, levels, values.cells, tolerance, bottom, parent, met
+        )
+        found.append(met[:links].copy())
+        left = threads.each(drop_inner, [(*part, edges, ends, parent) for part in parts])
+        place = 0
+        for (start, _), own in zip(parts, left, strict=True):
+            for all_ in (edges, ends):
+                all_[place : place + own] = all_[start : start + own]
+            place += own
+        edges, ends = edges[:place], ends[:place]
+    return np.concatenate(found), (edges, ends)
+
+
+def ascending(edges: Indices, levels: Floats, threads: Threads | None = None) -> Indices:
+    """Facets by ascending level, equal ones by their numbers.
+
+    Args:
+        edges: Facets, by their numbers.
+        levels: Minimum of each facet (facets,).
+        threads: What sorts; by default this one, and all at once.
+    """
+    known = levels[edges]
+    if len(edges) <= SORTED or threads is None:
+        return np.asarray(edges[_order(known)])
+    parts = min(PARTS * threads.count, len(edges) // SORTED + 1)
+    cuts = np.quantile(known[:: len(known) // SORTED], np.linspace(0, 1, parts + 1))
+    cuts[0], cuts[-1] = -np.inf, np.inf
+
+    def part(low: float, high: float) -> Indices:
+        own = np.flatnonzero((known >= low) & (known < high))
+        return np.asarray(edges[own[_order(known[own])]])
+
+    return np.concatenate(list(threads.pool.map(part, cuts[:-1], cuts[1:])))
+
+
+def _order(keys: Floats) -> Indices:
+    """What sorts keys and keeps equal ones in order, which NumPy's fastest sort does not."""
+    order = np.argsort(keys)
+    runs = np.empty((len(keys) // FEW, 2), dtype=np.int64)
+    for start, stop in runs[: sort_ties(keys, order, runs)].tolist():
+        order[start:stop].sort()
+    return np.asarray(order)

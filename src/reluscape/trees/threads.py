@@ -1,0 +1,50 @@
+"""Compiled functions side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+#: Into how many parts each thread's share is cut.
+PARTS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Threads:
+    """Runs functions that let others run beside them.
+
+    Attributes:
+        pool: Where they run.
+        count: How many side by side.
+    """
+
+    pool: ThreadPoolExecutor
+    count: int
+
+    @classmethod
+    @contextmanager
+    def start(cls, count: int) -> Iterator[Threads]:
+        """So many threads; where an error stops the work, what has not begun is left."""
+        with ThreadPoolExecutor(count) as pool:
+            try:
+                yield cls(pool, count)
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+
+    def cut(self, count: int, parts: int = 1) -> list[tuple[int, int]]:
+        """Beginnings and ends of parts of a range, so many for each thread."""
+        ends = [count * k // (parts * self.count) for k in range(parts * self.count + 1)]
+        return list(pairwise(ends))
+
+    def over(self, count: int, work: Callable[..., Any], *told: Any) -> list[Any]:
+        """What `work(start, stop, *told)` returns for parts of a range, in order."""
+        return self.each(work, [(*part, *told) for part in self.cut(count, PARTS)])
+
+    def each(self, work: Callable[..., Any], told: list[tuple[Any, ...]]) -> list[Any]:
+        """What `work` returns for each of these, in order."""
+        return list(self.pool.map(lambda own: work(*own), told))

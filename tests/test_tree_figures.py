@@ -1,0 +1,58 @@
+"""What the figures of a merge tree show."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from test_merge_tree import layer
+
+from reluscape import MergeTree, merge_tree
+from reluscape.report.branches import Grown, tree_section
+from reluscape.trees.figures import disconnectivity, distinct, persistence
+
+
+@pytest.fixture(scope="module")
+def tree() -> MergeTree:
+    return merge_tree(layer(9, 1, 3, 3, signs=[1.0, 1.0, -1.0]))
+
+
+def test_the_persistence_is_the_barrier_above_each_minimum(tree: MergeTree) -> None:
+    (dots,) = persistence(tree).data
+    np.testing.assert_array_equal(dots.x, tree.losses[1:])
+    np.testing.assert_allclose(dots.y, tree.deaths[1:] - tree.losses[1:], rtol=1e-12)
+
+
+def test_levels_are_logarithmic_where_losses_differ_by_factors(tree: MergeTree) -> None:
+    def kind(losses: np.ndarray) -> str | None:
+        shown = replace(
+            tree, losses=losses, births=losses, deaths=losses + (tree.deaths - tree.births)
+        )
+        return disconnectivity(shown).layout.yaxis.type
+
+    steps = np.linspace(0.0, 1.0, len(tree.losses))
+    assert kind(1e-3 * (1.0 + 999.0 * steps)) == "log"
+    assert kind(1.0 + steps) is None
+    assert kind(steps) is None
+    assert kind(1e-30 + steps) is None
+
+
+def test_one_of_all_that_are_exchanges_is_distinct(tree: MergeTree) -> None:
+    assert len(distinct(tree)) == round(float((1.0 / tree.multiplicity).sum())) < len(tree.losses)
+    again = np.array([1, 2, 2, 1, 2, 2])
+    rows = slice(0, len(again))
+    alike = replace(tree, losses=np.zeros(6), multiplicity=again, minima=tree.minima[rows])
+    assert distinct(alike) == [0, 1, 3, 4]
+
+
+def test_minima_that_join_none_below_a_level_have_no_persistence(tree: MergeTree) -> None:
+    below = float(tree.losses[0]) + 1e-6 * tree.layer.zero_loss
+    part = merge_tree(layer(9, 1, 3, 3, signs=[1.0, 1.0, -1.0]), below=below)
+    assert len(part.losses) > 1
+    assert np.isinf(part.deaths).all()
+    about = Grown("0", "data", "", "", "", "", 0)
+    assert [figure.key for figure in tree_section([(part, about)]).figures] == [
+        "branches",
+        "networks",
+    ]

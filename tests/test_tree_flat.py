@@ -1,0 +1,126 @@
+"""Where in a set of points a minimum is given."""
+
+from __future__ import annotations
+
+from collections import Counter
+from fractions import Fraction
+from itertools import product
+from typing import Any
+
+import numpy as np
+import pytest
+from test_merge_tree import layer
+
+from reluscape import Block, Landscape, MergeTree, certify, merge_tree, verify
+from reluscape.trees.inside import exact_middle, middle
+
+DRAWS: list[dict[str, Any]] = [
+    {"samples": samples, "inputs": inputs, "units": units, "seed": seed, "loss": loss}
+    for loss in ("squared", "l1")
+    for samples, inputs, units in ((4, 1, 2), (7, 1, 2), (4, 2, 2), (6, 1, 3))
+    for seed in range(4)
+]
+
+
+def claims(block: Block, tree: MergeTree) -> Counter[str]:
+    return Counter(certify(block, theta).claim for theta in tree.minima)
+
+
+def test_the_block_certificate_says_of_nearly_all_minima_that_they_are() -> None:
+    found: Counter[str] = Counter()
+    for draw in DRAWS:
+        block = layer(**draw)
+        found += claims(block, merge_tree(block))
+    minima = found["local_minimum"] + found["strict_local_minimum"]
+    assert found["undecided"] <= 0.05 * minima
+    assert minima + found["undecided"] == found.total() > 100
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_same_in_rational_arithmetic(seed: int) -> None:
+    pytest.importorskip("flint", reason="rational arithmetic needs python-flint")
+    block = layer(5, 1, 2, seed)
+    tree = merge_tree(block, arithmetic="rational")
+    assert set(claims(block, tree)) <= {"local_minimum", "strict_local_minimum"}
+    values = [block.loss(theta) for theta in tree.minima]
+    np.testing.assert_allclose(values, tree.losses, atol=1e-13)
+    told = verify(tree, block.landscape)
+    assert told.valid, told.reason
+
+
+def active(tree: MergeTree, theta: np.ndarray) -> int:
+    """Kinks that are active at a point."""
+    rows = tree.layer.unpack(theta)
+    values, sizes = tree.features @ rows.T, np.abs(tree.features) @ np.abs(rows.T)
+    return int((np.abs(values) <= 1e-9 * sizes).sum())
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_nowhere_near_in_the_set_are_fewer_kinks_active(seed: int) -> None:
+    """Steps along which all outputs stay as they are lead to no point with fewer active kinks."""
+    block = layer(6, 1, 2, seed, signs=[1.0, -1.0])
+    tree, rng = merge_tree(block), np.random.default_rng(seed)
+    zero = tree.layer.zero_loss
+    for theta, told in zip(tree.minima, tree.losses, strict=True):
+        fewest = active(tree, theta)
+        rows = tree.layer.unpack(theta)
+        if fewest == 0:
+            continue
+        for signs in product((False, True), repeat=fewest):
+            values = tree.features @ rows.T
+            zeros = np.abs(values) <= 1e-9 * (np.abs(tree.features) @ np.abs(rows.T))
+            on = values > 0
+            on[zeros] = signs
+            moves = (on[:, :, None] * tree.features[:, None, :] * tree.weights[0][:, None]).reshape(
+                len(values), -1
+            )
+            _, sizes, right = np.linalg.svd(moves)
+            flat = right[int((sizes > 1e-10).sum()) :]
+            for _ in range(20):
+                step = (rng.normal(size=len(flat)) @ flat).reshape(rows.shape)
+                point = tree.layer.pack(rows + 1e-4 * step)
+                if tree.layer.value(point) <= told + 1e-15 * zero:
+                    assert active(tree, point) >= fewest
+
+
+def test_rays_that_no_minimiser_uses_are_left_out() -> None:
+    """Of `l1 + l2 + l3 = 1, l4 + l5 = 0` only l4 = l5 = 0: the others are a tenth or more."""
+    design = np.array([[1.0, 1.0, 1.0, 0.0, 0.0], [0.0, 0.0, 0.0, 1.0, 1.0]])
+    target, corner = np.array([1.0, 0.0]), np.array([1.0, 0.0, 0.0, 0.0, 0.0])
+    found = middle(design, target, corner)
+    assert found[:3].min() >= 0.1 - 1e-9
+    np.testing.assert_allclose(design @ found, target, atol=1e-9)
+
+
+def test_the_exact_middle_is_a_minimiser_to_the_last_digit() -> None:
+    flint = pytest.importorskip("flint", reason="rational arithmetic needs python-flint")
+    from reluscape.arithmetic import Rational
+
+    numbers = Rational()
+    design = np.array([[1.0, 2.0, 3.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 1.0, 3.0, 0.0]])
+    columns = numbers.array(design)
+    gram, right = columns.T @ columns, columns.T @ numbers.array(np.array([0.7, 0.0]))
+    corner = numbers.array(np.zeros(6))
+    corner[1] = numbers.array(np.array([0.7]))[0] / 2
+    found = exact_middle(gram, right, corner, numbers)
+    assert all(isinstance(one, flint.fmpq) for one in found)
+    lengths = [Fraction(int(one.p), int(one.q)) for one in found]
+    assert sum(k * one for k, one in zip((1, 2, 3), lengths[:3], strict=True)) == Fraction(0.7)
+    assert lengths[3] == lengths[4] == 0
+    assert min(*lengths[:3], lengths[5]) > Fraction(1, 100)
+
+
+@pytest.mark.parametrize("seed", [48, 55, 115, 141])
+def test_weights_that_are_zero_are_zero_and_no_rounding_errors(seed: int) -> None:
+    """Samples at zero in an input have kinks where another weight is zero, and exactly so."""
+    rng = np.random.default_rng(seed)
+    block = layer(5, 2, 2, seed, loss=("squared", "l1")[seed % 2], signs=[1.0, -1.0])
+    x = rng.integers(-2, 3, size=(5, 2)).astype(float)
+    x[0] = 0.0
+    subject = Landscape(
+        block.landscape.module_at(), x, rng.integers(-2, 3, size=(5, 1)).astype(float)
+    )
+    tree = merge_tree(subject.block(0))
+    small = np.abs(tree.minima)
+    assert not ((small > 0) & (small < 1e-13)).any()
+    assert "not_stationary" not in claims(subject.block(0), tree)

@@ -1,0 +1,176 @@
+"""Merge trees of nearly equal samples against rational arithmetic, which sees them as they are."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from fractions import Fraction
+from itertools import product
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from test_tree_rational import block_of
+from torch import nn
+
+from reluscape import Landscape, MergeTree, merge_tree, verify
+from reluscape.errors import InputError
+from reluscape.landscape import Block
+
+pytest.importorskip("flint", reason="rational arithmetic needs python-flint")
+
+LOSSES = ["squared", "l1"]
+
+
+def step(gap: float, loss: str) -> Block:
+    """A step between two samples, which two units fit with slopes of one over the gap."""
+    x = [-1.0, -0.5, 0.1, 0.1 + gap, 0.6, 1.0]
+    return block_of(x, [0.0, 0.0, 0.0, 1.0, 1.0, 1.0], [1.0, -1.0], loss)
+
+
+def lasting(tree: MergeTree, least: float) -> list[tuple[float, float]]:
+    """Births and deaths of minima that persist, and the global one's birth."""
+    kept = (tree.deaths - tree.births > least) & np.isfinite(tree.deaths)
+    pairs = zip(tree.births[kept].tolist(), tree.deaths[kept].tolist(), strict=True)
+    return [(float(tree.losses[0]), 0.0), *sorted(pairs)]
+
+
+def assert_exact(block: Block) -> MergeTree:
+    """The tree in float64 is the exact one, and `verify` accepts both."""
+    tree, exact = merge_tree(block), merge_tree(block, arithmetic="rational")
+    assert tree.num_failed == 0
+    assert tree.tier == "certified"
+    unit = tree.layer.zero_loss
+    np.testing.assert_allclose(
+        lasting(tree, 1e-7 * unit), lasting(exact, 1e-7 * unit), rtol=0, atol=1e-9 * unit
+    )
+    for one in (tree, exact):
+        found = verify(one, block.landscape)
+        assert found.valid, found.reason
+        for theta, told in zip(one.minima, one.losses, strict=True):
+            huge = 1e-15 * float(np.abs(theta).max())
+            assert block.loss(theta) == pytest.approx(told, abs=1e-10 * unit + 20 * huge)
+    return tree
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("digits", range(3, 14))
+def test_a_step_is_fitted_however_steep_it_is(digits: int, loss: str) -> None:
+    tree = assert_exact(step(10.0**-digits, loss))
+    assert tree.losses[0] == pytest.approx(0.0, abs=1e-10)
+    assert np.abs(tree.minima[0]).max() > 0.1 * 10.0**digits
+
+
+def nearby(seed: int, loss: str) -> Block:
+    """Samples that are nearly equal, nearly on one line, or nearly zero."""
+    rng = np.random.default_rng(seed)
+    inputs, gap = int(rng.integers(1, 3)), 10.0 ** -rng.uniform(3, 12.5)
+    x = rng.normal(size=(5 if inputs == 1 else 4, inputs))
+    kind = seed % 4
+    if kind == 0:
+        x[1] = x[0] + gap * rng.normal(size=inputs)
+    elif kind == 1:
+        x[1], x[3] = x[0] + gap, x[2] - gap**0.5
+    elif kind == 2:
+        x[2] = x[0] + 0.7 * (x[1] - x[0]) + gap * rng.normal(size=inputs)
+    else:
+        x[0] *= gap
+    model = nn.Sequential(nn.Linear(inputs, 2), nn.ReLU(), nn.Linear(2, 1)).double()
+    with torch.no_grad():
+        model[2].weight.copy_(torch.tensor([[1.0, -1.5]]))
+        model[2].bias.zero_()
+    return Landscape(model, x, rng.normal(size=(len(x), 1)), loss=loss).block(0)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("seed", range(16))
+def test_nearly_equal_samples_give_the_exact_tree(seed: int, loss: str) -> None:
+    assert_exact(nearby(seed, loss))
+
+
+def test_three_samples_that_are_nearly_equal() -> None:
+    for gap, loss in product((1e-4, 1e-8, 1e-12), LOSSES):
+        x = [0.3, 0.3 + gap, 0.3 - 1.7 * gap, 1.0, -1.0]
+        assert_exact(block_of(x, [1.0, -1.0, 0.5, 2.0, 0.0], [1.0, -0.7], loss))
+
+
+def test_a_draw_that_needs_lengths_of_thousands() -> None:
+    rng = np.random.default_rng(194)
+    model = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1)).double()
+    with torch.no_grad():
+        model[2].weight.copy_(torch.from_numpy(rng.choice([-1.0, 1.0], size=(1, 3))))
+        model[2].bias.zero_()
+    data = rng.normal(size=(4, 2)), rng.normal(size=(4, 1))
+    block = Landscape(model, *data).block(0)
+    tree = merge_tree(block)
+    assert tree.num_failed == 0
+    found = verify(tree, block.landscape)
+    assert found.valid, found.reason
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_samples_that_float64_does_not_tell_apart_are_one(loss: str) -> None:
+    block, equal = step(2.0**-50, loss), step(0.0, loss)
+    tree, other = merge_tree(block), merge_tree(equal)
+    assert tree.num_cells == other.num_cells
+    np.testing.assert_allclose(tree.losses, other.losses, atol=1e-12)
+    assert verify(tree, block.landscape).valid
+
+
+@pytest.mark.parametrize("digits", [8, 11, 13])
+def test_a_proof_without_a_nearly_dependent_ray_is_rejected(digits: int) -> None:
+    """Float64 alone would see no slope along it: its column is within rounding errors of the others."""
+    block = step(10.0**-digits, "squared")
+    tree = merge_tree(block)
+    row = int(tree.cells[0] @ [12, 1])  # a unit of six samples has twelve cells
+    assert tree.num_cells == 12**2
+    used = int(tree.cell_proofs[row, 0])
+    rejected = 0
+    for ray in range(used.bit_length()):
+        if used >> ray & 1:
+            proofs = tree.cell_proofs.copy()
+            proofs[row, 0] = used & ~(1 << ray)
+            rejected += not verify(replace(tree, cell_proofs=proofs), block.landscape).valid
+    assert rejected == used.bit_count() > 1
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_without_rationals_the_tree_says_that_it_is_not_proved(
+    loss: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(*_: Any) -> None:
+        raise InputError("rational arithmetic needs python-flint")
+
+    monkeypatch.setattr("reluscape.trees.exact_columns.Rational", missing)
+    block = step(1e-9, loss)
+    tree = merge_tree(block)
+    assert tree.num_failed > 0
+    assert tree.tier == "sampled"
+    assert f"{tree.num_failed} least losses are not proved" in tree.summary()
+    found = verify(tree, block.landscape)
+    assert not found.valid
+    assert "as it says" in found.reason
+    assert merge_tree(step(0.1, loss)).tier == "certified"
+
+
+def test_rays_between_nearly_equal_hyperplanes_keep_their_digits() -> None:
+    from reluscape.arrangement import enumerate_cones
+    from reluscape.trees.sharp_rays import sharp_rays
+
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(5, 2))
+    x[1] = x[0] + 1e-9 * rng.normal(size=2)
+    features = np.hstack([x, np.ones((5, 1))])
+    cones = enumerate_cones(features)
+    rays, moved = sharp_rays(features, cones), 0.0
+    for ray, was, signs in zip(rays, cones.rays, cones.signs, strict=True):
+        a, b = ([Fraction(value) for value in row] for row in features[signs == 0].tolist())
+        cross = [
+            a[1] * b[2] - a[2] * b[1], a[2] * b[0] - a[0] * b[2], a[0] * b[1] - a[1] * b[0]
+        ]  # fmt: skip
+        largest = max(map(abs, cross))
+        exact = np.array([float(value / largest) for value in cross])
+        exact *= np.sign(exact @ ray) / np.linalg.norm(exact)
+        np.testing.assert_allclose(ray, exact, atol=1e-15)
+        moved = max(moved, float(np.abs(ray - was).max()))
+    assert moved > 1e-10  # as they were found, they were not as good
