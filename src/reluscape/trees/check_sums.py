@@ -250,12 +250,15 @@ def _squares(
     sure = (slopes <= FLAT * size**0.5).all(axis=1) & (attained - least <= FLAT * size)
     sure &= (inside * np.maximum(1.0, error * LONG / FAR) <= LONG * size**0.5).all(axis=1)
     narrow = sure & (problem.narrow[rays] & there).any(axis=1) & (attained > MISSED * size)
+    inverse = np.linalg.inv(matrix[narrow])
     near = np.where(used[narrow][:, :, None], gram[narrow], 0.0)
     squares = np.diagonal(gram[narrow], axis1=1, axis2=2)
-    apart = squares - (near * np.linalg.solve(matrix[narrow], near)).sum(axis=1)
+    apart = squares - (near * (inverse @ near)).sum(axis=1)
+    told = np.abs(np.diagonal(inverse, axis1=1, axis2=2)) < 1.0 / UNSEEN  # of those in use
     falls = slopes[narrow] / size**0.5 + ERROR * error[narrow]
     small = (apart > UNSEEN) & (falls.clip(min=0.0) ** 2 <= MISSED * apart)
-    sure[narrow] = (used[narrow] | (squares == 0) | (falls <= -CLEAR) | small).all(axis=1)
+    clear = (squares == 0) | (falls <= -CLEAR) | small
+    sure[narrow] = np.where(used[narrow], told, clear).all(axis=1)
     return attained.clip(min=0.0), ~sure
 
 

@@ -26,7 +26,7 @@ HELD = 16_000
 #: Bytes that the columns of a unit's rays may take.
 MAX_BYTES = 2**31
 
-#: Rays are narrow if a sample that is not zero there is within this share of its and the ray's length.
+#: Rays are narrow if a sample that is not zero there is within this share of the longest sample's length.
 NARROW = 1e-6
 
 _EPS = float(np.finfo(np.float64).eps)
@@ -88,8 +88,8 @@ class Problem:
         facet_starts: Of each facet in `facet_rays` (facets + 1,).
         facet_rays: Rays of each facet.
         columns: What a unit of output weight one puts out at each ray (samples, rays).
-        narrow: Rays in cells that are narrow there: next to the hyperplane of a sample that they do not
-            lie on (rays,). That is where float64 may take what is nearly dependent for dependent.
+        narrow: Rays at which a sample is nearly zero, but not quite: next to its hyperplane, or short
+            (rays,). That is where float64 may take what is nearly dependent for dependent.
     """
 
     layer: Layer
@@ -127,7 +127,7 @@ class Problem:
         sides = cones.signs.T
         values = sides * np.maximum(sides * (features @ cones.rays.T), 0.0)
         columns = np.where(values > 0, values, layer.slope * values)
-        nearby = np.abs(values) < NARROW * np.linalg.norm(features, axis=1)[:, None]
+        nearby = np.abs(values) < NARROW * np.linalg.norm(features, axis=1).max(initial=0.0)
         narrow = (nearby & (sides != 0)).any(axis=0)
         return cls(
             layer, units, cones, contacts.cells, starts, rays, facet_starts, facet_rays, columns,

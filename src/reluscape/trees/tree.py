@@ -72,9 +72,9 @@ def merge_tree(
             a layer that puts out zero, are none. By default 1e-9; none with rational arithmetic, where
             every difference is exact.
         arithmetic: "float64", or "rational" for up to 20,000 cells: the floats of the layer's inputs,
-            output weights and targets (less the output's bias) are taken as the exact rationals that
-            they are. Rays, least points and their optimality are exact, ties are ties, and
-            what is returned is rounded once. A millisecond for each cell and facet.
+            output weights and targets (less the output's bias) are taken as the exact rationals that they
+            are. Rays, least points and their optimality are exact, ties are ties, and what is returned is
+            rounded once. Up to a millisecond for each cell and facet.
         store: A study's file, in which what is solved is kept: after any interruption, the same call goes
             on from there.
         dask: Address of a Dask scheduler, with `store`, in place of processes.
