@@ -253,12 +253,16 @@ def _squares(
     inverse = np.linalg.inv(matrix[narrow])
     near = np.where(used[narrow][:, :, None], gram[narrow], 0.0)
     squares = np.diagonal(gram[narrow], axis1=1, axis2=2)
-    apart = squares - (near * (inverse @ near)).sum(axis=1)
     told = np.abs(np.diagonal(inverse, axis1=1, axis2=2)) < 1.0 / UNSEEN  # of those in use
     falls = slopes[narrow] / size**0.5 + ERROR * error[narrow]
-    small = (apart > UNSEEN) & (falls.clip(min=0.0) ** 2 <= MISSED * apart)
-    clear = (squares == 0) | (falls <= -CLEAR) | small
-    sure[narrow] = np.where(used[narrow], told, clear).all(axis=1)
+    open_ = ~used[narrow] & (squares > 0) & (falls > -CLEAR)
+    apart = gram[narrow] - near.transpose(0, 2, 1) @ inverse @ near
+    apart = np.where(open_[:, :, None] & open_[:, None, :], apart, 0.0)
+    apart += np.eye(rays.shape[1]) * ~open_[:, None, :]
+    nearest = np.linalg.eigvalsh(apart)[:, 0]  # of what they leave of each other, too
+    gains = np.where(open_, falls.clip(min=0.0), 0.0) ** 2
+    small = (nearest > UNSEEN) & (gains.sum(axis=1) <= MISSED * nearest)
+    sure[narrow] = small & (told | ~used[narrow]).all(axis=1)
     return attained.clip(min=0.0), ~sure
 
 

@@ -98,7 +98,7 @@ def is_least(
         narrow: Whether columns that seem dependent may be nearly so (`Problem.narrow`).
         reach: Length of the samples (`Problem.reach`).
     """
-    tilt = (reach * LONG / FAR) ** 2
+    tilt, held = (reach * LONG / FAR) ** 2, used
     for k in range(used):
         j = free[k]
         if (gram[j, j] + tilt) * solution[j] ** 2 > LONG**2 * size:
@@ -118,16 +118,20 @@ def is_least(
             scaled += ERROR * reach / gram[j, j] ** 0.5
         if scaled <= -0.1 * ZERO:
             continue
-        free[used] = j
-        _extend(gram, free, factor, used)
+        free[held] = j
+        kept = _extend(gram, free, factor, held)
         rest = 1.0
-        for k in range(used):
-            rest -= factor[used, k] ** 2 / gram[j, j]
+        for k in range(held):
+            rest -= factor[held, k] ** 2 / gram[j, j]
+        if narrow and rest <= 1e3 * UNSEEN:
+            return False
         if rest <= UNSEEN:
-            if narrow or scaled > ZERO:
+            if scaled > ZERO:
                 return False
         elif scaled > 0.0 and scaled * scaled > MISSED * rest:
             return False
+        if kept and narrow:  # several together may do what none does alone
+            held += 1
     return True
 
 
