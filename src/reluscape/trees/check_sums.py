@@ -250,6 +250,8 @@ def _squares(
     sure = (slopes <= FLAT * size**0.5).all(axis=1) & (attained - least <= FLAT * size)
     sure &= (inside * np.maximum(1.0, error * LONG / FAR) <= LONG * size**0.5).all(axis=1)
     narrow = sure & (problem.narrow[rays] & there).any(axis=1) & (attained > MISSED * size)
+    if not narrow.any():
+        return attained.clip(min=0.0), ~sure
     inverse = np.linalg.inv(matrix[narrow])
     near = np.where(used[narrow][:, :, None], gram[narrow], 0.0)
     squares = np.diagonal(gram[narrow], axis1=1, axis2=2)
