@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator
 from itertools import pairwise
@@ -273,6 +274,11 @@ def write_figures(rows: list[dict[str, Any]], folder: Path = FIGURES) -> None:
             size = {"format": "svg", "width": WIDTH, "height": one.layout.height}
             ask = "size => Plotly.toImage(document.querySelector('.js-plotly-plot'), size)"
             text = unquote(page.evaluate(ask, size).partition(",")[2])
+            own = re.findall(
+                r'id="defs-(\w+)"|\btrace([0-9a-f]{6})\b', text
+            )  # drawn anew each time
+            for name_drawn in {"".join(one) for one in own}:
+                text = text.replace(name_drawn, "")
             (folder / f"{name}.svg").write_text(text + "\n", encoding="utf-8")
         browser.close()
 
