@@ -25,7 +25,7 @@ import reluscape as rs
 from reluscape import cli_connect
 from reluscape.connection_files import ConnectionFolder
 from reluscape.report.joined import Joined, render_connection
-from reluscape.strings.check import begins_at
+from reluscape.strings.check_ends import begins_at
 from reluscape.strings.connecting import METHODS
 from reluscape.strings.models import Models
 from reluscape.strings.usual import usual_level

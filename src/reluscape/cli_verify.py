@@ -75,7 +75,7 @@ def _other_end(
 ) -> str:
     """Why the path does not end at the second model; empty where it does."""
     from reluscape.models import load_model
-    from reluscape.strings.check import why_other_end
+    from reluscape.strings.check_ends import why_other_end
 
     if len(further) != 1:
         raise InputError(
@@ -92,7 +92,7 @@ def _other_models(
     import numpy as np
 
     from reluscape.models import load_model
-    from reluscape.strings.check import begins_at, why_other_end
+    from reluscape.strings.check_ends import begins_at, why_other_end
     from reluscape.strings.usual import flat
 
     if len(further) != len(found.values) - 1:
@@ -118,7 +118,7 @@ def _is_of(found: Claim, landscape: Landscape) -> bool:
     import numpy as np
 
     from reluscape.convex import Convexity
-    from reluscape.strings.check import begins_at
+    from reluscape.strings.check_ends import begins_at
     from reluscape.strings.connection import Connection
     from reluscape.strings.spanning import SpanningTree
     from reluscape.trees.result import MergeTree

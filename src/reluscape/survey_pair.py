@@ -54,12 +54,30 @@ def between(
 ) -> Iterator[Step]:
     """Strings between two models, first as they are, then with matched units; each as it is found.
 
+    Whatever breaks down, a model's own forward included, is a note: the other sections are worth a page.
+
     Args:
         landscapes: Theirs.
         about: Names and options.
         seed: Of the searches.
         progress: Told what is being done.
     """
+    known = about
+    try:
+        for known, found in _strings(landscapes, about, seed, progress):
+            yield known, found
+    except Exception as error:  # of any kind that a user's module raises
+        said = " ".join(str(error).split())[:300]
+        yield replace(known, notes=(*known.notes, f"{type(error).__name__}: {said}")), None
+
+
+def _strings(
+    landscapes: tuple[Landscape, Landscape],
+    about: PairSurvey,
+    seed: int,
+    progress: Callable[[str], None],
+) -> Iterator[Step]:
+    """The same, without regard to what breaks down."""
     landscape = landscapes[0]
     if landscape.num_samples * landscape.size > MAX_STRING_WORK:
         yield replace(about, notes=(TOO_LARGE,)), None
@@ -70,7 +88,7 @@ def between(
 
     try:
         models = Models.of(about.names, [one.module_at() for one in landscapes], landscape)
-    except InputError as error:  # a loss that is not finite
+    except InputError as error:  # a loss that is not finite, other buffers
         yield replace(about, notes=(str(error),)), None
         return
     about = replace(about, why=models.why)

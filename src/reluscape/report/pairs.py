@@ -140,7 +140,7 @@ class PairSurvey:
         """The best answer in one line for the terminal."""
         pair = " and ".join(self.names)
         if not self.strings:
-            return f"{pair}: no string"
+            return f"{pair}: no string: {'; '.join(self.notes)}"
         best = self.best
         (level, top), grid = heights(best), best.tier == "sampled"
         how = "seen on a grid" if grid else best.tier

@@ -15,6 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from reluscape.check_block import require
 from reluscape.landscape import Landscape
+from reluscape.strings.buffers import statistics_of
 from reluscape.strings.connection import Connection
 from reluscape.strings.ends import on_own_statistics
 
@@ -27,15 +28,21 @@ SAME = 1e-9
 
 
 def check_statistics(found: Connection, trained_on: Landscape) -> None:
-    """Buffers of the beads between the ends: statistics of the data, and else the landscape's."""
-    own = {name: one.numpy(force=True) for name, one in trained_on.module_at().named_buffers()}
-    seen = _Entering.of(trained_on)
-    for k in range(1, found.num_beads - 1):
-        state, of_data = found.state(trained_on, k), seen(found.beads[k])
-        for name, values in own.items():
-            right, size = of_data.get(name, (values, 0.0))
-            apart = np.abs(state[name].numpy(force=True) - right)
-            near = bool((apart <= SAME * size).all())
+    """Between the ends running statistics are those of the data; other buffers are the landscape's."""
+    module, seen, start = trained_on.module_at(), _Entering.of(trained_on), 0
+    running = statistics_of(module)
+    entering = [seen(bead) for bead in found.beads]
+    for name, buffer in module.named_buffers():
+        own = np.asarray(buffer.numpy(force=True), dtype=np.float64).ravel()
+        stated = found.buffers[:, start : start + own.size]
+        start += own.size
+        if name not in running:
+            same = all(np.array_equal(row, own, equal_nan=True) for row in stated)
+            require(same, f"its buffers {name!r} are not the network's")
+            continue
+        for k in range(1, found.num_beads - 1):
+            right, size = entering[k].get(name, (own, 0.0))
+            near = bool((np.abs(stated[k] - right) <= SAME * size).all())
             require(near, f"the running statistics of bead {k} are not those of the data: {name}")
 
 
@@ -66,6 +73,8 @@ class _Entering:
         found: dict[str, tuple[Floats, Floats]] = {}
 
         def see(name: str, _: nn.Module, inputs: tuple[Any, ...]) -> None:
+            once = f"{name}.running_mean" not in found
+            require(once, f"batch norm {name!r} is used twice, and has one running mean")
             values = np.moveaxis(inputs[0].numpy(force=True), 1, 0)
             columns = values.reshape(len(values), -1)
             square = np.mean(columns**2, axis=1)

@@ -11,7 +11,9 @@ from reluscape.certificate import Verification
 from reluscape.check_block import RejectedError, require
 from reluscape.digits import rounded_up
 from reluscape.landscape import Landscape
-from reluscape.strings.check import ROUNDING, SAME, TIERS, check_connection, why_other_end
+from reluscape.strings.check import check_connection
+from reluscape.strings.check_ends import why_other_end
+from reluscape.strings.check_values import ROUNDING, SAME, TIERS
 from reluscape.strings.connection import Connection
 from reluscape.strings.ends import on_own_statistics
 from reluscape.strings.spanning import SpanningTree

@@ -16,6 +16,7 @@ from reluscape.landscape import Landscape
 from reluscape.progress import Progress
 from reluscape.strings.band import grow_band
 from reluscape.strings.bezier import grow_bezier
+from reluscape.strings.buffers import check_fixed, flat_buffers, module_of
 from reluscape.strings.connection import Connection
 from reluscape.strings.constrained import grow_constrained
 from reluscape.strings.ends import (
@@ -23,9 +24,7 @@ from reluscape.strings.ends import (
     Model,
     Statistics,
     buffers_along,
-    flat_buffers,
     has_statistics,
-    model_of,
     on_own_statistics,
     own_value,
     read_end,
@@ -91,7 +90,8 @@ def connect(
         landscape: Any module; its loss is what beads are trained on.
         theta_a: One model: flat parameters, a module, or its state dict. Given with running statistics
             (batch norm), it keeps them; on the string between the ends they are those of the landscape's
-            data at each point, as if re-estimated there.
+            data at each point, as if re-estimated there. All other buffers have to be the landscape's;
+            flat parameters have all of the landscape's buffers.
         theta_b: The other one.
         level: At least the value at both ends; where paths are proved, with its rounding errors.
         method: "greedy": beads go into segments one depth at a time and are trained freely.
@@ -127,8 +127,8 @@ def connect(
     beside arithmetic: much for small models, nothing where one of them keeps the processor busy.
 
     Raises:
-        InputError: Ends of another shape or above the level, an option out of range, or a file to keep
-            the string in that cannot be written.
+        InputError: Ends of another shape, with other buffers or above the level, a batch norm that is
+            used twice, an option out of range, or a file to keep the string in that cannot be written.
 
     Example:
         >>> import numpy as np
@@ -207,6 +207,9 @@ class _Pair:
 
     def surface(self, batched: bool, seed: int) -> Surface:
         """What the string lies on."""
+        if isinstance(self.metric, Landscape) and self.metric.size == self.landscape.size:
+            state = self.metric.state_of(self.landscape.module_at())
+            check_fixed(self.metric, state, "metric's model")
         if not self.floating:
             return Surface(self.landscape, self.metric, batched=batched, seed=seed)
         own = on_own_statistics(self.landscape)
@@ -326,4 +329,4 @@ def matched(landscape: Landscape, first: Model, last: Model) -> Model:
         return Model(units_matched(landscape, first.theta, last.theta).theta, None)
     buffers = flat_buffers(landscape, last.state)
     found = units_matched(landscape, first.theta, last.theta, buffers=buffers)
-    return model_of(landscape, found.theta, found.buffers)
+    return Model(found.theta, landscape.state_of(module_of(landscape, found.theta, found.buffers)))

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from reluscape.crossing import cells_crossed
 from reluscape.digits import rounded_up
 from reluscape.errors import InputError
 from reluscape.landscape import Landscape
 from reluscape.results import Result
-from reluscape.strings.ends import model_of
+from reluscape.strings.buffers import module_of
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -64,8 +65,8 @@ class Connection(Result):
         unmatched_lower: Largest value seen on the straight line to the second model as it was given;
             NaN where nothing was permuted.
         tried: What was done, and for "not_found" why it ended.
-        buffers: Running statistics at each bead (beads, buffers), in the order of the module's buffers;
-            no columns where they do not change along the path.
+        buffers: Running statistics at each bead (beads, buffers), in the order of the module's buffers,
+            all others among them as the landscape has them; no columns where none changes on the path.
     """
 
     status: str
@@ -140,12 +141,19 @@ class Connection(Result):
         Raises:
             InputError: No such bead.
         """
+        return dict(self.module(landscape, bead).state_dict())
+
+    def module(self, landscape: Landscape, bead: int) -> nn.Module:
+        """The model of a bead, in float64 and eval mode.
+
+        Raises:
+            InputError: No such bead.
+        """
         if not -len(self.beads) <= bead < len(self.beads):
             raise InputError(f"bead must lie in 0..{len(self.beads) - 1}; received {bead!r}")
         if not self.buffers.shape[1]:
-            return dict(landscape.module_at(self.beads[bead]).state_dict())
-        found = model_of(landscape, self.beads[bead], self.buffers[bead]).state
-        return dict(found or {})
+            return landscape.module_at(self.beads[bead])
+        return module_of(landscape, self.beads[bead], self.buffers[bead])
 
     def arc(self) -> Floats:
         """Length of the path up to each bead (beads,)."""

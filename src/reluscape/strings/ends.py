@@ -15,6 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from reluscape.errors import InputError
 from reluscape.landscape import Landscape
+from reluscape.strings.buffers import check_fixed, check_norms, flat_buffers, norms_of
 from reluscape.strings.surface import Metric, Surface
 from reluscape.validation import check_theta, tied_names
 
@@ -43,19 +44,17 @@ def read_end(landscape: Landscape, end: End, name: str) -> Model:
     """Parameters and buffers of an end in the landscape's order.
 
     Raises:
-        InputError: A model of another shape or with another forward, or with entries that are not finite.
+        InputError: A model of another shape, with another forward, with other buffers than running
+            statistics, or with entries that are not finite; a batch norm that is used twice.
     """
     if isinstance(end, Mapping):
-        module = landscape.module_at()
-        try:
-            module.load_state_dict(dict(end))
-        except RuntimeError as error:
-            lines = " ".join(str(error).split())[:300]
-            raise InputError(f"{name} does not fit the landscape's model: {lines}") from error
-        end = module
+        end = _loaded(landscape, end, name)
     if not isinstance(end, nn.Module):
         return Model(check_theta(end, landscape.size), None)
     state = landscape.state_of(end)
+    check_fixed(landscape, state, name)
+    if has_statistics(landscape):
+        check_norms(landscape)
     apart = outputs_apart(landscape, state, end)
     if apart:
         raise InputError(
@@ -66,6 +65,26 @@ def read_end(landscape: Landscape, end: End, name: str) -> Model:
     return Model(check_theta(np.concatenate(parts), landscape.size), state)
 
 
+def _loaded(landscape: Landscape, end: Mapping[str, torch.Tensor], name: str) -> nn.Module:
+    """The landscape's model with a state dict, all of it."""
+    module = landscape.module_at()
+    try:
+        module.load_state_dict(dict(end))
+    except RuntimeError as error:
+        lines = " ".join(str(error).split())[:300]
+        raise InputError(f"{name} does not fit the landscape's model: {lines}") from error
+    for key, value in module.state_dict().items():
+        given = end.get(key)
+        if not isinstance(given, torch.Tensor):  # what PyTorch lets be missing, or is no tensor
+            continue
+        if not torch.equal(value.nan_to_num(), given.to(value.device, value.dtype).nan_to_num()):
+            raise InputError(
+                f"{name} does not fit the landscape's model: {key!r} is one with another of its tensors,"
+                " and the two were given different values"
+            )
+    return module
+
+
 def outputs_apart(landscape: Landscape, state: State, module: nn.Module) -> float:
     """How far a module's outputs are from those of the landscape's model at a state; 0 for rounding."""
     own, other = with_state(landscape, state).outputs(), with_module(landscape, module).outputs()
@@ -73,33 +92,15 @@ def outputs_apart(landscape: Landscape, state: State, module: nn.Module) -> floa
     return apart if apart > SAME * max(1.0, float(np.abs(other).max())) else 0.0
 
 
-def flat_buffers(landscape: Landscape, state: State) -> Floats:
-    """A state's buffers in the order of `module.buffers()`, as one vector."""
-    names = [name for name, _ in landscape.module_at().named_buffers()]
-    parts = [state[name].detach().double().cpu().numpy().ravel() for name in names]
-    return np.concatenate([np.zeros(0), *parts])
-
-
-def model_of(landscape: Landscape, theta: Floats, buffers: Floats) -> Model:
-    """The model with these parameters and buffers, as `flat_buffers` orders them."""
-    module = landscape.module_at(theta)
-    sizes = [buffer.numel() for buffer in module.buffers()]
-    parts = np.split(buffers, np.cumsum(sizes, dtype=np.intp))[:-1]
-    with torch.no_grad():
-        for buffer, part in zip(module.buffers(), parts, strict=True):
-            buffer.copy_(torch.from_numpy(part).view(buffer.shape))
-    return Model(theta, landscape.state_of(module))
-
-
 def has_statistics(landscape: Landscape) -> bool:
     """Whether the model keeps running statistics of batches."""
-    return bool(_norms(landscape.module_at()))
+    return bool(norms_of(landscape.module_at()))
 
 
 def on_own_statistics(landscape: Landscape) -> Landscape:
     """The landscape with batch norm by the statistics of its own data, which follow the parameters."""
     module = landscape.module_at()
-    for norm in _norms(module).values():
+    for norm in norms_of(module).values():
         norm.track_running_stats = False
         norm.running_mean = norm.running_var = norm.num_batches_tracked = None
     return with_module(landscape, module)
@@ -118,9 +119,12 @@ def with_module(landscape: Landscape, module: nn.Module) -> Landscape:
 
 
 def with_state(landscape: Landscape, state: State) -> Landscape:
-    """The landscape of a model's own parameters and buffers."""
+    """The landscape of a model's own parameters and buffers, as `Landscape.state_of` has them."""
     module = landscape.module_at()
-    module.load_state_dict(state)
+    own = dict(module.named_parameters()) | dict(module.named_buffers())
+    with torch.no_grad():
+        for name, value in state.items():
+            own[name].copy_(value)
     return with_module(landscape, module)
 
 
@@ -191,12 +195,3 @@ def buffers_along(landscape: Landscape, thetas: Floats, ends: tuple[Model, Model
         known = dict(module.named_buffers()) | (found or {})
         rows.append(flat_buffers(landscape, known))
     return np.stack(rows)
-
-
-def _norms(module: nn.Module) -> dict[str, _BatchNorm]:
-    """Batch norms with running statistics, by name."""
-    return {
-        name: part
-        for name, part in module.named_modules()
-        if isinstance(part, _BatchNorm) and part.running_mean is not None
-    }

@@ -41,19 +41,18 @@ def usual_level(
     line ends at the second model with its hidden units permuted to fit the first one's.
 
     Raises:
-        InputError: A model of another shape.
+        InputError: A model of another shape, forward or buffers.
     """
-    thetas = np.stack([flat(landscape, model) for model in models])
+    read = [read_end(landscape, model, "model") for model in models]
+    thetas = np.stack([end.theta for end in read])
     floating = has_statistics(landscape)
     surface = Surface(on_own_statistics(landscape) if floating else landscape, metric)
     values = surface.values(thetas)
     if floating:  # an end also has to be below the level by its own statistics
-        ends = [read_end(landscape, model, "model") for model in models]
-        values = np.maximum(values, [own_value(landscape, end, metric) for end in ends])
+        values = np.maximum(values, [own_value(landscape, end, metric) for end in read])
     pairs = list(combinations(range(len(models)), 2))
     stops = thetas[[b for _, b in pairs]]
     if match_units:
-        read = [read_end(landscape, model, "model") for model in models]
         stops = np.stack([matched(landscape, read[a], read[b]).theta for a, b in pairs])
     times = np.linspace(0.0, 1.0, POINTS)
     straight = surface.along(thetas[[a for a, _ in pairs]], stops, times)

@@ -17,7 +17,7 @@ def section(survey: Survey) -> Section | None:
     return Section(
         key="pair",
         title="Whether the two are connected below a level",
-        verdict="\n".join(map(_verdict, pair.strings)) or f"{pair.line}: {pair.notes[0]}.",
+        verdict="\n".join(map(_verdict, pair.strings)) or f"{pair.line}.",
         remarks=_remarks(pair),
         figures=tuple(_figure(one) for one in pair.strings),
         tables=(_table(pair),) if pair.strings else (),

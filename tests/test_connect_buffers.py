@@ -1,0 +1,240 @@
+"""Strings between models with buffers and shared parameters: against plain torch, loaded by name."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils.parametrizations import spectral_norm
+
+import reluscape as rs
+from reluscape.errors import InputError
+from reluscape.strings import ends as ends_module
+from reluscape.strings.check_ends import begins_at, why_other_end
+from reluscape.strings.usual import usual_level
+
+X = np.random.default_rng(0).normal(size=(40, 3))
+Y = np.abs(X).sum(axis=1, keepdims=True)
+#: Above every string here.
+HIGH = 100.0
+
+
+class Centred(nn.Module):
+    """A normaliser of its own before two layers, with batch norm between them or without."""
+
+    def __init__(self, mean: float = 0.5, normed: bool = False) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(3, 8), nn.Linear(8, 1)
+        self.norm = nn.BatchNorm1d(8) if normed else nn.Identity()
+        self.register_buffer("mean", torch.full((3,), mean))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(torch.relu(self.norm(self.first(x - self.mean))))
+
+
+class Masked(nn.Module):
+    """Some units are off, by a mask; with batch norm."""
+
+    def __init__(self, off: int = 2) -> None:
+        super().__init__()
+        self.first, self.last, self.norm = nn.Linear(3, 8), nn.Linear(8, 1), nn.BatchNorm1d(8)
+        self.register_buffer("mask", torch.arange(8) >= off)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(torch.relu(self.norm(self.first(x))) * self.mask)
+
+
+class Placed(nn.Module):
+    """With a buffer that state dicts leave out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 1)
+        self.register_buffer("place", torch.ones(3), persistent=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layer(x + self.place)
+
+
+class NormedTwice(nn.Module):
+    """One batch norm, run twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.middle, self.last = nn.Linear(3, 6), nn.Linear(6, 6), nn.Linear(6, 1)
+        self.norm = nn.BatchNorm1d(6)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        once = torch.relu(self.norm(self.first(x)))
+        return self.last(torch.relu(self.norm(self.middle(once))))
+
+
+def bounded() -> nn.Module:
+    return nn.Sequential(spectral_norm(nn.Linear(3, 8)), nn.ReLU(), nn.Linear(8, 1))
+
+
+def by_instance() -> nn.Module:
+    norm = nn.InstanceNorm1d(1, track_running_stats=True)
+    return nn.Sequential(
+        nn.Linear(3, 8), nn.Unflatten(1, (1, 8)), norm, nn.Flatten(), nn.Linear(8, 1)
+    )
+
+
+def twice(*inner: nn.Module) -> nn.Module:
+    shared = nn.Linear(6, 6)
+    return nn.Sequential(
+        nn.Linear(3, 6), *inner, nn.ReLU(), shared, nn.ReLU(), shared, nn.Linear(6, 1)
+    )
+
+
+def tied(*inner: nn.Module) -> nn.Module:
+    layers = [nn.Linear(6, 6), nn.Linear(6, 6)]
+    layers[1].weight = layers[0].weight
+    return nn.Sequential(
+        nn.Linear(3, 6), *inner, nn.ReLU(), layers[0], nn.ReLU(), layers[1], nn.Linear(6, 1)
+    )
+
+
+def made(make: Callable[[], nn.Module], seed: int) -> nn.Module:
+    """In float64 and eval mode, after a few passes that move statistics."""
+    torch.manual_seed(seed)
+    module = make().double()
+    for _ in range(3):
+        module(torch.randn(20, 3, dtype=torch.float64))
+    return module.eval()
+
+
+def loss(module: nn.Module) -> float:
+    with torch.no_grad():
+        return float((module(torch.as_tensor(X)) - torch.as_tensor(Y)).square().sum(1).mean())
+
+
+# ---- buffers -----------------------------------------------------------------------------------
+
+OTHER_BUFFERS = [
+    (partial(Centred, 0.0), partial(Centred, 1.0), "mean"),
+    (partial(Centred, 0.0, True), partial(Centred, 1.0, True), "mean"),
+    (partial(Masked, 2), partial(Masked, 3), "mask"),
+    (bounded, bounded, "0.parametrizations.weight.0._u"),
+    (by_instance, by_instance, "2.running_mean"),
+]
+
+
+@pytest.mark.parametrize(("first", "last", "name"), OTHER_BUFFERS)
+def test_ends_whose_buffers_differ_are_refused_by_name(first: Any, last: Any, name: str) -> None:
+    """The path would be in one model's buffers, and end at no given model."""
+    a, b = made(first, 0), made(last, 1)
+    landscape = rs.Landscape(a, X, Y)
+    for end in (b, b.state_dict()):
+        with pytest.raises(InputError, match=f"theta_b must have .* received others in '{name}'"):
+            rs.connect(landscape, a, end, HIGH)
+        with pytest.raises(InputError, match=f"theta_a must have .* received others in '{name}'"):
+            rs.connect(landscape, end, a, HIGH)
+    with pytest.raises(InputError, match=f"received others in '{name}'"):
+        usual_level(landscape, [a, b])
+
+
+@pytest.mark.parametrize("make", [Centred, partial(Centred, 0.5, True), Masked])
+def test_ends_with_equal_buffers_are_both_ends_of_the_path(make: Any) -> None:
+    a, b = made(make, 0), made(make, 1)
+    landscape = rs.Landscape(a, X, Y)
+    found = rs.connect(landscape, a, b, HIGH, method="bezier")
+    assert found.status == "connected"
+    assert found.num_beads > 2
+    checked = rs.verify(found, landscape)
+    assert checked.valid, checked.reason
+    for bead, end in ((0, a), (-1, b)):
+        module = make().double().eval()
+        module.load_state_dict(found.state(landscape, bead))
+        for name, value in module.state_dict().items():
+            assert torch.equal(value, end.state_dict()[name]), name
+    assert begins_at(found, landscape, a)
+    assert why_other_end(found, landscape, b) == ""
+    for bead in range(1, found.num_beads - 1):
+        module = make().double().eval()
+        module.load_state_dict(found.state(landscape, bead))
+        assert loss(module) == pytest.approx(found.values[bead], rel=1e-9)
+
+
+@pytest.mark.parametrize("bead", [0, 3, -1])
+def test_a_changed_mask_is_rejected(bead: int) -> None:
+    a, b = made(Masked, 0), made(Masked, 1)
+    landscape = rs.Landscape(a, X, Y)
+    found = rs.connect(landscape, a, b, HIGH, method="bezier")
+    buffers = found.buffers.copy()
+    place = [name for name, _ in a.named_buffers()].index("mask")
+    at = sum(one.numel() for one in list(a.buffers())[:place])
+    assert set(buffers[:, at : at + 8].ravel()) == {0.0, 1.0}
+    buffers[bead, at] = 1.0 - buffers[bead, at]
+    assert "buffers 'mask'" in rs.verify(replace(found, buffers=buffers), landscape).reason
+
+
+def test_another_landscape_to_judge_by_has_the_same_buffers() -> None:
+    a, b = made(partial(Centred, 0.0), 0), made(partial(Centred, 0.0), 1)
+    landscape = rs.Landscape(a, X, Y)
+    good, other = (rs.Landscape(made(partial(Centred, m), 0), X + 1.0, Y) for m in (0.0, 1.0))
+    assert rs.connect(landscape, a, b, HIGH, metric=good).status == "connected"
+    with pytest.raises(InputError, match=r"metric's model must have .* others in 'mean'"):
+        rs.connect(landscape, a, b, HIGH, metric=other)
+
+
+def test_a_batch_norm_that_runs_twice_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One running mean is not that of both uses: loaded, beads would have other losses."""
+    a, b = made(NormedTwice, 0), made(NormedTwice, 1)
+    landscape = rs.Landscape(a, X, Y)
+    with pytest.raises(InputError, match="'norm' is used 2 times"):
+        rs.connect(landscape, a, b, HIGH)
+    by_theta = rs.connect(landscape, *(rs.Landscape(m, X, Y).theta for m in (a, b)), HIGH)
+    assert rs.verify(by_theta, landscape).valid  # with the landscape's own statistics throughout
+    monkeypatch.setattr(ends_module, "check_norms", lambda landscape: None)
+    for method in ("greedy", "bezier"):
+        found = rs.connect(landscape, a, b, HIGH, method=method)
+        assert "'norm' is used twice" in rs.verify(found, landscape).reason
+
+
+# ---- shared parameters, and what state dicts leave out -----------------------------------------
+
+SHARED = [
+    twice,
+    tied,
+    Placed,
+    lambda: twice(nn.BatchNorm1d(6)),
+    lambda: tied(nn.BatchNorm1d(6)),
+]
+
+
+@pytest.mark.parametrize("make", SHARED)
+def test_modules_and_state_dicts_are_joined_whatever_they_share(make: Any) -> None:
+    a, b = made(make, 0), made(make, 1)
+    landscape = rs.Landscape(a, X, Y)
+    for first, last in ((a, b), (a.state_dict(), b.state_dict())):
+        found = rs.connect(landscape, first, last, HIGH, method="bezier")
+        assert found.status == "connected"
+        checked = rs.verify(found, landscape)
+        assert checked.valid, checked.reason
+        assert begins_at(found, landscape, a)
+        assert why_other_end(found, landscape, b) == ""
+        for bead in range(found.num_beads):
+            module = made(make, 2)
+            module.load_state_dict(found.state(landscape, bead))
+            if 0 < bead < found.num_beads - 1:
+                assert loss(module) == pytest.approx(found.values[bead], rel=1e-9)
+        assert loss(module) == pytest.approx(loss(b), rel=1e-12)
+    values = usual_level(landscape, [a, b])[1]
+    for module, value in zip((a, b), values, strict=True):
+        assert value >= (1 - 1e-12) * loss(module)  # by its own statistics or the data's
+
+
+def test_a_state_dict_that_unties_what_is_tied_is_refused() -> None:
+    a, b = made(tied, 0), made(tied, 1)
+    state = copy.deepcopy(b.state_dict())
+    state["4.weight"] = state["4.weight"] + 1.0
+    with pytest.raises(InputError, match=r"theta_b .* the two were given different values"):
+        rs.connect(rs.Landscape(a, X, Y), a, state, HIGH)
