@@ -660,6 +660,67 @@ def test_error_rates_and_other_losses_are_checked() -> None:
     assert not rs.verify(other, landscape).valid
 
 
+CODE = """
+import torch
+from torch import nn
+
+class Model(nn.Module):
+    def __init__(self, centred):
+        super().__init__()
+        self.first, self.middle, self.last = nn.Linear(2, 4), nn.Linear(4, 4), nn.Linear(4, 1)
+        self.again = nn.Linear(4, 4)
+        self.again.weight = self.middle.weight
+        self.register_buffer("mean", torch.zeros(2), persistent=centred)
+
+    def forward(self, x):
+        hidden = torch.relu(self.middle(torch.relu(self.first(x - self.mean))))
+        return self.last(torch.relu(self.again(hidden)))
+
+def tied():
+    return Model(False)
+
+def centred():
+    return Model(True)
+"""
+
+
+def test_models_that_share_weights_are_joined_and_those_with_other_buffers_are_refused(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "connect_models_of_test.py").write_text(CODE)
+    monkeypatch.syspath_prepend(tmp_path)
+    import connect_models_of_test as code
+
+    for name in ("tied", "centred"):
+        for seed in (0, 1):
+            torch.manual_seed(seed)
+            model = getattr(code, name)()
+            model.mean += seed * (name == "centred")
+            torch.save(model.state_dict(), tmp_path / f"{name}{seed}.pt")
+
+    def given(name: str) -> tuple[object, ...]:
+        return (*data(trained), "--model", f"connect_models_of_test:{name}")
+
+    ends = [tmp_path / f"tied{seed}.pt" for seed in (0, 1)]
+    out = ("--level", 50.0, "--method", "bezier", "--out", tmp_path / "c")
+    result = invoke("connect", *ends, *given("tied"), *out)
+    assert result.exit_code == 0, result.output
+    weights = [one for end in ends for one in ("--weights", end)]
+    checked = invoke("verify", tmp_path / "c" / "connection.nc", *weights, *given("tied"))
+    assert checked.exit_code == 0, checked.output
+    found, module = found_in(tmp_path / "c"), code.tied().double()
+    with np.load(trained / "mine.npz") as held:
+        x, y = (torch.as_tensor(held[key]) for key in "xy")
+    for k in range(found.num_beads):
+        module.load_state_dict(load_file(tmp_path / "c" / "beads" / f"{k:03d}.safetensors"))
+        loss = float((module(x) - y).square().sum(1).mean())
+        assert loss == pytest.approx(found.values[k], rel=1e-9)
+    others = [tmp_path / f"centred{seed}.pt" for seed in (0, 1)]
+    told = refusal("connect", *others, *given("centred"), "--out", tmp_path / "d")
+    assert "centred1.pt must have the landscape's buffers" in told
+    assert "received others in 'mean'" in told
+
+
 def test_the_folder_is_refused_before_any_work(trained: Path) -> None:
     (trained / "file").write_text("")
     told = refused(trained, "--out", trained / "file" / "c")

@@ -228,6 +228,62 @@ def test_units_that_cannot_be_matched_leave_the_other_string() -> None:
     assert "Matched units: units can be matched" in render(found)
 
 
+class Centred(nn.Module):
+    """With a normaliser of its own, or with one that state dicts leave out."""
+
+    def __init__(self, seed: int, mean: float, persistent: bool) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.layers = mlp(WIDTHS, seed=seed)
+        self.register_buffer("mean", torch.full((2,), mean).double(), persistent=persistent)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layers(x - self.mean)
+
+
+def test_models_with_other_buffers_are_not_joined_and_the_page_says_why(tmp_path: Path) -> None:
+    subjects = [
+        Subject(f"c{k}", lambda _, k=k: (Centred(k, float(k), persistent=True), None))
+        for k in (0, 1)
+    ]
+    found = survey(subjects, corners(), loss="squared", out=tmp_path)
+    assert found.complete
+    assert found.pair.strings == ()
+    assert "c0 and c1: no string: c1 must have the landscape's buffers" in found.verdicts[-1]
+    page = (tmp_path / "report.html").read_text("utf-8")
+    assert "received others in 'mean'" in page.replace("&#39;", "'")
+
+
+def test_models_whose_state_dicts_leave_out_a_buffer_are_joined() -> None:
+    subjects = [
+        Subject(f"c{k}", lambda _, k=k: (Centred(k, 0.5, persistent=False), None)) for k in (0, 1)
+    ]
+    found = survey(subjects, corners(), loss="squared")
+    assert found.pair.strings[0].tier == "certified"
+
+
+@pytest.mark.parametrize("step", [0, 1])
+def test_what_breaks_down_between_the_two_does_not_cost_the_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    """As an error that a user's module raises."""
+    join = survey_pair.Models.join
+
+    def broken(self: Any, *args: Any, match_units: bool, **search: Any) -> Connection:
+        if match_units is bool(step):
+            raise RuntimeError("forward\n failed")
+        return join(self, *args, match_units=match_units, **search)
+
+    monkeypatch.setattr(survey_pair.Models, "join", broken)
+    data = corners()
+    subjects = [taught(data, seed) for seed in (0, 1)]
+    found = survey(subjects, data, loss="squared", out=tmp_path)
+    assert found.complete
+    assert found.pair.notes == ("RuntimeError: forward failed",)
+    assert [one.matched for one in found.pair.strings] == [False] * step
+    assert "RuntimeError: forward failed" in (tmp_path / "report.html").read_text("utf-8")
+
+
 @pytest.mark.parametrize("when", ["training", "counting cells"])
 def test_ctrl_c_between_the_two_keeps_what_was_found(tmp_path: Path, when: str) -> None:
     seen: list[str] = []
