@@ -161,6 +161,7 @@ def test_ends_with_equal_buffers_are_both_ends_of_the_path(make: Any) -> None:
         module = make().double().eval()
         module.load_state_dict(found.state(landscape, bead))
         assert loss(module) == pytest.approx(found.values[bead], rel=1e-9)
+        assert loss(found.module(landscape, bead)) == loss(module)
 
 
 @pytest.mark.parametrize("bead", [0, 3, -1])

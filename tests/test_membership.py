@@ -133,6 +133,14 @@ def test_the_datas_bound_is_watched_with_batch_norm_in_train_mode() -> None:
         assert told[0] < 0.0 < told[-1]
 
 
+def test_the_datas_bound_of_a_model_with_a_buffer_that_state_dicts_leave_out() -> None:
+    x, y = np.array([[1.0, 2.0], [0.5, -1.0]]), np.array([[1.0], [0.0]])
+    model = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1))
+    model.register_buffer("place", torch.ones(2), persistent=False)
+    landscape = rs.Landscape(model, x, y)
+    assert data_bound(landscape)(model) == pytest.approx(rs.convexity(landscape).data_bound)
+
+
 def test_a_bound_that_there_is_not_is_refused() -> None:
     absolute = rs.Landscape(nn.Linear(2, 1), [[1.0, 2.0]], [1.0], loss="l1")
     with pytest.raises(InputError, match="no bound on the curvature: an L1 loss"):

@@ -15,6 +15,7 @@ from reluscape.errors import InputError
 from reluscape.landscape import Landscape
 from reluscape.losses import make_loss
 from reluscape.network import Affine, Network, Scale
+from reluscape.strings.ends import with_state
 from reluscape.unfolded import unfolded
 
 Floats = NDArray[np.float64]
@@ -128,11 +129,7 @@ def data_bound(landscape: Landscape) -> Callable[[nn.Module], float]:
     loss, decay = make_loss(landscape.loss_name), landscape.weight_decay
 
     def bound(model: nn.Module) -> float:
-        module = landscape.module_at()
-        module.load_state_dict(landscape.state_of(model))
-        here = Landscape(
-            module, landscape.inputs, landscape.targets, loss=loss.name, weight_decay=decay
-        )
+        here = with_state(landscape, landscape.state_of(model))
         assert here.reading is not None
         plain = unfolded(here)
         chain, features = chain_of(plain.network, plain.movable), here.reading.features

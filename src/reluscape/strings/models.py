@@ -62,7 +62,8 @@ class Models:
         """With a level, or the usual one, for units as they are or matched.
 
         Raises:
-            InputError: Models of different shapes or with different forwards, or above the level.
+            InputError: Models of different shapes, forwards or buffers (running statistics of batch
+                norms aside), with a batch norm that is used twice, or above the level.
         """
         for name, module in zip(names, modules, strict=True):
             try:

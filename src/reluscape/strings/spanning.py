@@ -175,7 +175,7 @@ def spanning_tree(
 
     Args:
         landscape: Theirs.
-        thetas: At least two models, each (params,).
+        thetas: At least two models, each (params,), with the landscape's buffers.
         join: Makes the string between two of them, such as `lambda a, b: connect(landscape, a, b,
             level)`; default: the straight segment.
         progress: Told of the pairs.
