@@ -142,6 +142,7 @@ def test_the_tree_of_errors():
         "spectra",
         "monitor.monitor",
         "strings.maximum",
+        "strings.connecting",
     ],
 )
 def test_examples_in_docstrings_run(name):

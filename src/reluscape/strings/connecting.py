@@ -136,7 +136,7 @@ def connect(
         >>> line = nn.Linear(1, 1, bias=False)
         >>> found = connect(Landscape(line, np.array([[1.0]]), [0.0]), [-1.0], [1.0], 1.5)
         >>> found.status, found.tier, found.num_beads
-        ('connected', 'exact', 2)
+        ('connected', 'certified', 2)
 
     Reference: Freeman and Bruna, Topology and geometry of half-rectified network optimization (2017).
     """
