@@ -182,7 +182,7 @@ class Surface:
         self, function: Callable[[torch.Tensor], torch.Tensor], thetas: torch.Tensor
     ) -> torch.Tensor:
         """A function of one row at all rows."""
-        if self.unbatched:
+        if self.unbatched or len(thetas) == 1:  # one row alone is quicker without vmap
             return torch.stack([function(row) for row in thetas])
         chunk = self._rows if self._rows < len(thetas) else None
         mapped: torch.Tensor = torch.func.vmap(function, chunk_size=chunk)(thetas)
