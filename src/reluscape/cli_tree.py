@@ -50,7 +50,10 @@ def tree(
     loss: Loss = None,
     weight_decay: Decay = 0.0,
     layer: Annotated[
-        str, typer.Option(help="The layer's name or index, the last one before the output.")
+        str,
+        typer.Option(
+            help="The layer's name or index; it has to be the last one before the output."
+        ),
     ] = "0",
     samples: Annotated[
         int | None, typer.Option(min=1, help="Random samples to take.  [default: all]")

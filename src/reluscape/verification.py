@@ -74,8 +74,7 @@ def verify(
             `reluscape.strings.check.check_connection`. Or a `SpanningTree` or its NetCDF file: every
             string of it is checked like a connection, and the tree from their heights. Or a `MergeTree`
             or its NetCDF file: the layer's cells are enumerated again, the least loss of every cell and
-            facet is shown to be least by its proof, and the tree follows by another algorithm;
-            `multiplicity` is told.
+            facet is shown to be least by its proof, and the tree follows by another algorithm.
         landscape: The network, data, loss and weight decay that it is about, or the network's output
             with its bounds.
 

@@ -18,13 +18,13 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import minimum_spanning_tree
 
 from reluscape.check_block import RejectedError, require
-from reluscape.errors import ReluscapeError
+from reluscape.errors import AnalysisError, ReluscapeError
 from reluscape.landscape import Landscape
 from reluscape.trees.bundles import ROUNDING, bundles
 from reluscape.trees.check_sums import checked_values
 from reluscape.trees.check_symmetry import check_multiplicity
 from reluscape.trees.layer import Layer
-from reluscape.trees.problem import Problem
+from reluscape.trees.problem import Problem, check_apart
 from reluscape.trees.result import MergeTree
 
 if TYPE_CHECKING:
@@ -50,8 +50,11 @@ def check_merge_tree(tree: MergeTree, landscape: Landscape) -> str:
     _check_layer(tree, landscape)
     try:
         problem = Problem.of(tree.layer, None)
+        if tree.arithmetic == "float64":
+            check_apart(tree.layer)
     except ReluscapeError as error:
         raise RejectedError(str(error)) from error
+    _check_shapes(tree, problem)
     require(
         (tree.num_cells, tree.num_facets) == (problem.num_cells, problem.num_facets),
         "it has another number of cells or facets",
@@ -130,10 +133,10 @@ def _alive(tree: MergeTree, problem: Problem) -> tuple[Indices, Bools]:
     return bundle, bounds <= tree.below + ROUNDING * problem.layer.zero_loss
 
 
-def _check_minima(tree: MergeTree, problem: Problem, cells: Floats, slack: float) -> None:
-    """Losses are those of the points, and least in their cells."""
-    count, (units, unit_cells, _) = len(tree.losses), problem.shape
-    size = len(tree.theta)
+def _check_shapes(tree: MergeTree, problem: Problem) -> None:
+    """What is told of minima and joins is told of all of them, in numbers of its kind."""
+    require(tree.losses.ndim == 1, "its losses are no row of numbers")
+    count, units, size = len(tree.losses), problem.shape[0], len(tree.theta)
     shapes: dict[str, tuple[int, ...]] = {"minima": (count, size), "saddles": (count, size)}
     shapes |= dict.fromkeys(("births", "deaths", "parents", "multiplicity"), (count,))
     shapes["cells"] = (count, units)
@@ -142,6 +145,18 @@ def _check_minima(tree: MergeTree, problem: Problem, cells: Floats, slack: float
     for name in ("parents", "multiplicity", "cells", "joins"):
         kind = getattr(tree, name).dtype
         require(np.issubdtype(kind, np.integer), f"its {name} are no whole numbers")
+    for name in ("cell_proofs", "facet_proofs", "bundle_proofs"):
+        proofs = getattr(tree, name)
+        whole = proofs.ndim == 2 and np.issubdtype(proofs.dtype, np.unsignedinteger)
+        require(whole, f"its {name} are no whole numbers")
+    require(
+        tree.levels.ndim == 1 and tree.joins.shape == tree.levels.shape, "its joins have no levels"
+    )
+
+
+def _check_minima(tree: MergeTree, problem: Problem, cells: Floats, slack: float) -> None:
+    """Losses are those of the points, and least in their cells."""
+    unit_cells = problem.shape[1]
     solved = len(tree.cell_proofs) + len(tree.facet_proofs)
     require(tree.num_solved == solved, "it has another number of problems")
     require(np.array_equal(tree.births, tree.losses), "births are not losses")
@@ -165,8 +180,11 @@ def _check_minima(tree: MergeTree, problem: Problem, cells: Floats, slack: float
 def _attained(tree: MergeTree, points: Floats) -> tuple[Floats, Floats]:
     """Losses at points, and what rounding their coordinates may have changed."""
     layer = tree.layer
-    values = np.array([layer.value(theta) for theta in points])
-    return values, np.array([layer.rounding(theta) for theta in points])
+    with np.errstate(over="ignore", invalid="ignore"):
+        values = np.array([layer.value(theta) for theta in points])
+        errors = np.array([layer.rounding(theta) for theta in points])
+    require(bool(np.isfinite(values + errors).all()), "a minimum or a saddle has no finite loss")
+    return values, errors
 
 
 def _is_inside(problem: Problem, theta: Floats, cells: Indices) -> bool:
@@ -274,7 +292,10 @@ class _Basins:
             require(0 <= parent < minimum, f"minimum {minimum} joins none that is lower")
             same = self.root(self.codes[parent]) == self.root(self.codes[minimum])
             require(same, f"minimum {minimum} does not join the one that is told")
-            saddle = self.root(self.problem.cell_of(self.tree.saddles[minimum]))
+            try:
+                saddle = self.root(self.problem.cell_of(self.tree.saddles[minimum]))
+            except AnalysisError as error:
+                raise RejectedError(f"the saddle of minimum {minimum}: {error}") from error
             same = saddle == self.root(self.codes[minimum])
             require(same, f"minimum {minimum} has a saddle elsewhere")
 

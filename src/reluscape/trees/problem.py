@@ -28,6 +28,18 @@ MAX_BYTES = 2**31
 
 #: Rays are narrow if a sample that is not zero there is within this share of the longest sample's length.
 NARROW = 1e-6
+#: Values at rays that the search calls zero are rounding errors up to this share of a sample's length.
+ZERO = 1e-12
+#: Factor between the sizes of two columns of inputs up to which float64 tells cells apart.
+UNEVEN = 1e8
+#: Distance of directions of output weights, or of one and another's opposite, that float64 tells apart.
+APART = 1e-9
+
+#: What to do where float64 does not tell cells.
+NEARLY = (
+    "some are equal, parallel or dependent but for rounding errors; make them so exactly, or leave some"
+    " out"
+)
 
 _EPS = float(np.finfo(np.float64).eps)
 
@@ -59,7 +71,7 @@ class Units:
         sizes = np.linalg.norm(weights, axis=0)
         read = np.flatnonzero(sizes > 0)
         directions = weights[:, read].T / sizes[read, None]
-        close = directions @ directions.T >= 1.0 - 4.0 * len(weights) * _EPS
+        close = _gaps(directions, directions) <= _rounding(weights)
         first = close.argmax(axis=1) if len(read) else read
         order = np.argsort(first, kind="stable")
         groups = np.searchsorted(first[order], first[order])
@@ -109,10 +121,15 @@ class Problem:
 
         Raises:
             InputError: More cells of the layer than `max_cells`.
+            AnalysisError: Samples so nearly equal or parallel that float64 does not tell their cells.
         """
         units, features = Units.of(layer.weights), layer.features
         _check_unit(features)
         cones = enumerate_cones(features, progress=progress)
+        if not len(cones.cells):
+            raise AnalysisError(
+                f"the search found no cell of the {len(features)} samples: {NEARLY}"
+            )
         cones = replace(cones, rays=sharp_rays(features, cones))
         cells, count = len(cones.cells), len(units.order)
         if max_cells is not None and cells**count > max_cells:
@@ -124,10 +141,13 @@ class Problem:
         starts, rays = _grouped(cones.corners, len(cones.cells))
         facet_starts, facet_rays = _shared(contacts.cells, starts, rays)
         # the search knows which kinks contain a ray; what rounding makes of them would be columns
-        sides = cones.signs.T
-        values = sides * np.maximum(sides * (features @ cones.rays.T), 0.0)
+        sides, outputs = cones.signs.T, features @ cones.rays.T
+        lengths = np.linalg.norm(features, axis=1)
+        if (np.abs(outputs) > ZERO * lengths[:, None])[sides == 0].any():
+            raise AnalysisError(f"rays of cells do not lie on the samples' hyperplanes: {NEARLY}")
+        values = sides * np.maximum(sides * outputs, 0.0)
         columns = np.where(values > 0, values, layer.slope * values)
-        nearby = np.abs(values) < NARROW * np.linalg.norm(features, axis=1).max(initial=0.0)
+        nearby = np.abs(values) < NARROW * lengths.max(initial=0.0)
         narrow = (nearby & (sides != 0)).any(axis=0)
         return cls(
             layer, units, cones, contacts.cells, starts, rays, facet_starts, facet_rays, columns,
@@ -225,6 +245,42 @@ class Problem:
             rows[unit] = row / size
             at += len(own)
         return self.layer.pack(rows)
+
+
+def check_apart(layer: Layer) -> None:
+    """Refuse layers whose least losses float64 does not tell, but rational arithmetic does.
+
+    Raises:
+        InputError: Columns of very different sizes, or output weights that are nearly parallel.
+    """
+    sizes = np.abs(layer.features).max(axis=0, initial=0.0)
+    sizes = sizes[sizes > 0]
+    if len(sizes) and sizes.max() > UNEVEN * sizes.min():
+        raise InputError(
+            "columns of inputs (ones for a bias included) must not differ in size by more than a factor"
+            f" of {UNEVEN:g}; received {sizes.min():g} to {sizes.max():g}: standardise them"
+        )
+    read = np.flatnonzero(np.linalg.norm(layer.weights, axis=0) > 0)
+    directions = layer.weights[:, read].T / np.linalg.norm(layer.weights[:, read], axis=0)[:, None]
+    gaps = np.minimum(_gaps(directions, directions), _gaps(directions, -directions))
+    near = np.argwhere((gaps > _rounding(layer.weights)) & (gaps < APART))
+    if len(near):
+        one, other = (int(read[k]) for k in near[0])
+        raise InputError(
+            f"the output weights of units {one} and {other} are parallel but for"
+            f" {gaps[tuple(near[0])]:.1g} of their length, which float64 does not tell apart: use"
+            " arithmetic='rational', or make them parallel"
+        )
+
+
+def _gaps(ones: Floats, others: Floats) -> Floats:
+    """Distances of rows from rows."""
+    return np.asarray(np.linalg.norm(ones[:, None] - others, axis=2))
+
+
+def _rounding(weights: Floats) -> float:
+    """What rounding makes of the distance of equal directions."""
+    return float(8.0 * _EPS * len(weights) ** 0.5)
 
 
 def _check_unit(features: Floats) -> None:

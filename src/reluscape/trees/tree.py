@@ -21,7 +21,7 @@ from reluscape.trees.flat import SAME, Flats, LeastPoints
 from reluscape.trees.joining import Joined, join_cells
 from reluscape.trees.layer import Layer
 from reluscape.trees.minimisers import Minimisers
-from reluscape.trees.problem import Problem
+from reluscape.trees.problem import Problem, check_apart
 from reluscape.trees.pruning import pruned
 from reluscape.trees.result import MergeTree
 from reluscape.trees.sweep import Table
@@ -98,7 +98,9 @@ def merge_tree(
 
     Raises:
         InputError: More cells than `max_cells`, or than rational arithmetic is for; weight decay; a
-            tolerance that is negative; options that rational arithmetic does not have.
+            tolerance that is negative; options that rational arithmetic does not have; with float64,
+            columns whose sizes differ by more than 1e8, and output weights that are parallel up to 1e-9
+            but not to rounding errors.
         UnsupportedModelError: Another structure behind the layer, or the cross-entropy.
         AnalysisError: The samples' cells cannot be told in float64; with rational arithmetic, also where
             it sees others than there are.
@@ -130,6 +132,7 @@ def merge_tree(
                 " whole and with exact comparisons"
             )
         return _exact_tree(problem, block.layer, progress)
+    check_apart(problem.layer)
     tolerance = TOLERANCE if tolerance is None else tolerance
     slack = tolerance * problem.layer.zero_loss
     with threadpool_limits(1, user_api="blas"):  # the matrices are small: threads would only wait
