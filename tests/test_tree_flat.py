@@ -14,7 +14,7 @@ from test_merge_tree import layer
 
 from reluscape import Block, Landscape, MergeTree, certify, merge_tree, verify
 from reluscape.trees.inside import exact_middle
-from reluscape.trees.points import middle, refined
+from reluscape.trees.points import move_inside, refine
 
 DRAWS: list[dict[str, Any]] = [
     {"samples": samples, "inputs": inputs, "units": units, "seed": seed, "loss": loss}
@@ -89,7 +89,8 @@ def test_rays_that_no_minimiser_uses_are_left_out() -> None:
     """Of `l1 + l2 + l3 = 1, l4 + l5 = 0` only l4 = l5 = 0: the others are a tenth or more."""
     design = np.array([[1.0, 1.0, 1.0, 0.0, 0.0], [0.0, 0.0, 0.0, 1.0, 1.0]])
     target, corner = np.array([1.0, 0.0]), np.array([1.0, 0.0, 0.0, 0.0, 0.0])
-    found = middle(design.T.copy(), target, corner)
+    found = corner.copy()
+    move_inside(design.T.copy(), target, found)
     assert found[:3].min() >= 0.1 - 1e-9
     np.testing.assert_allclose(design @ found, target, atol=1e-9)
 
@@ -106,7 +107,9 @@ def test_the_middle_is_as_deep_as_a_linear_program_finds(seed: int) -> None:
     target, sizes = design @ corner + 0.1 * rest, np.linalg.norm(design, axis=0)
     sizes[sizes == 0] = 1.0
     scale = float(np.linalg.norm(design @ corner)) or float(np.linalg.norm(target))
-    found = middle(design.T.copy(), target, corner) * sizes / scale
+    found = corner.copy()
+    move_inside(design.T.copy(), target, found)
+    found *= sizes / scale
     units = design / sizes
     np.testing.assert_allclose(units @ found, design @ corner / scale, atol=1e-9)
     assert (found >= 0).all()
@@ -128,7 +131,8 @@ def test_least_points_are_solved_for_anew_from_their_columns(seed: int) -> None:
     design, target = rng.normal(size=(9, 5)), rng.normal(size=9)
     best = nnls(design, target)[0]
     rough = best * (1.0 + 1e-3 * rng.normal(size=5))
-    np.testing.assert_allclose(refined(design.T.copy(), target, rough), best, atol=1e-12)
+    refine(design.T.copy(), target, rough)
+    np.testing.assert_allclose(rough, best, atol=1e-12)
 
 
 def test_the_exact_middle_is_a_minimiser_to_the_last_digit() -> None:

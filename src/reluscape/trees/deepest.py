@@ -23,44 +23,66 @@ def deepest(dictionary):
             (basic, others + 1).
     """
     count = dictionary.shape[0] + dictionary.shape[1] - 1
-    point = _raised(dictionary, np.ones(count), MOST)
-    positive = point >= SMALL
-    if positive.all():
+    which, only, point = np.ones(count), np.zeros(count), np.empty(count)
+    _raise(dictionary, which, MOST, point)
+    if _least(point) >= SMALL:
         return point
     for k in range(count):
-        if not positive[k]:
-            only = np.zeros(count)
+        which[k] = point[k] >= SMALL
+    for k in range(count):
+        if which[k] == 0.0:
             only[k] = 1.0
-            positive |= _raised(dictionary, only, 10.0 * SMALL) >= SMALL
-    return _raised(dictionary, positive.astype(np.float64), MOST)
+            _raise(dictionary, only, 10.0 * SMALL, point)
+            only[k] = 0.0
+            for i in range(count):
+                if point[i] >= SMALL:
+                    which[i] = 1.0
+    _raise(dictionary, which, MOST, point)
+    return point
+
+
+@bare
+def _least(point):
+    """The least number."""
+    least = np.inf
+    for k in range(len(point)):
+        least = min(least, point[k])
+    return least
 
 
 @counted
-def _raised(dictionary, which, most):
-    """Lengths of at least zero, those among `which` at least t, with t as large as can be up to `most`.
+def _raise(dictionary, which, most, point):
+    """Write lengths of at least zero, of these `which` at least t, and t as large as can be, to `most`.
 
     In `l - t which` and t, all at least zero, a simplex method lowers `most - t`; by Bland's rule, as
     nearly all vertices are degenerate.
     """
     basic, others = dictionary.shape[0], dictionary.shape[1]  # t is the last of the others
-    rows = np.zeros((basic + 1, others + 1))
-    rows[1:, : others - 1] = dictionary[:, :-1]
-    rows[1:, others - 1] = dictionary[:, :-1] @ which[basic:] - which[:basic]
-    rows[1:, others] = dictionary[:, -1]
+    rows, names = np.zeros((basic + 1, others + 1)), np.arange(basic + 1 + others)
     rows[0, others - 1], rows[0, others] = -1.0, most
-    names = np.arange(basic + 1 + others)
+    for i in range(basic):
+        rows[i + 1, others - 1] = -which[i]
+        for k in range(others - 1):
+            rows[i + 1, k] = dictionary[i, k]
+            rows[i + 1, others - 1] += dictionary[i, k] * which[basic + k]
+        rows[i + 1, others] = dictionary[i, others - 1]
     for _ in range(PIVOTS):
         enter = _entering(rows, names)
-        if enter < 0:
+        if enter < 0 or names[0] != 0:
             break
         leave = _leaving(rows, names, enter)
         _pivot(rows, leave, enter)
         names[leave], names[basic + 1 + enter] = names[basic + 1 + enter], names[leave]
-        if leave == 0:
-            break
-    values = np.zeros(basic + 1 + others)
-    values[names[: basic + 1]] = rows[:, others]
-    return values[1:-1] + values[-1] * which
+    raised = 0.0
+    for i in range(len(point)):
+        point[i] = 0.0
+    for row in range(basic + 1):
+        if names[row] == basic + others:
+            raised = rows[row, others]
+        elif names[row] > 0:
+            point[names[row] - 1] = rows[row, others]
+    for i in range(len(point)):
+        point[i] += raised * which[i]
 
 
 @bare

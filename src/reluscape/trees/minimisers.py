@@ -46,7 +46,7 @@ class Minimisers:
 
     def _of(self, kind: str, codes: Indices) -> Floats:
         size = len(codes), self.problem.most_rays
-        rays, owners = np.zeros(size, dtype=np.int64), np.full(size, -1)
+        rays, owners = np.full(size, -1), np.full(size, -1)
         lengths, told = np.zeros(size), np.empty(len(codes), dtype=np.bool_)
         proof = np.empty(self.problem.proof_words, dtype=np.uint64)
         least_points(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from reluscape.compiled import counted
+from reluscape.compiled import bare, counted
 from reluscape.trees.deepest import deepest
 from reluscape.trees.sweep import NONE, digits_of, gather, others_of, solve
 
@@ -31,73 +31,85 @@ def least_points(table, scratch, codes, facets, proof, rays, owners, lengths, to
         lengths: Written: how much there is of each (codes, most rays).
         told: Written: whether float64 tells it (codes,).
     """
-    units, cells, facets_of_unit = table.shape
+    units, cells, doors = table.shape[0], table.shape[1], table.shape[2]
     rest = cells ** (units - 1)
-    for place, code in enumerate(codes):
-        unit = facet = NONE
+    for place in range(len(codes)):
+        code, unit, facet = codes[place], NONE, NONE
         if facets:
-            unit, facet = code // (facets_of_unit * rest), code // rest % facets_of_unit
+            unit, facet = code // (doors * rest), code // rest % doors
             others_of(code % rest, unit, units, cells, scratch.digits)
         else:
             digits_of(code, units, cells, scratch.digits)
         told[place] = solve(table, scratch, unit, facet, proof) >= 0
         if told[place]:
             count = gather(table, scratch, unit, facet)
-            columns, found = _columns(table, scratch, count), scratch.solution[:count].copy()
-            if table.absolute:  # it fits these samples exactly
-                fitted = proof[:count][proof[:count] < len(table.targets)].astype(np.int64)
-                found = refined(
-                    np.ascontiguousarray(columns[:, fitted]), table.targets[fitted], found
-                )
-            else:
-                found = refined(columns, table.targets, found)
-                if not facets:
-                    found = middle(columns, table.targets, found)
-            rays[place, :count] = scratch.rays[:count]
-            owners[place, :count] = scratch.owners[:count]
-            lengths[place, :count] = found
+            found = lengths[place, :count]
+            for k in range(count):
+                rays[place, k], owners[place, k] = scratch.rays[k], scratch.owners[k]
+                found[k] = scratch.solution[k]
+            columns, targets = _put_out(table, scratch, count, proof)
+            refine(columns, targets, found)
+            if not (facets or table.absolute):
+                move_inside(columns, targets, found)
 
 
 @counted
-def _columns(table, scratch, count):
-    """What the rays that were gathered put out (rays, samples * outputs)."""
-    outputs = table.readouts.shape[1]
-    columns = np.empty((count, len(table.targets)))
-    for k in range(count):
-        readout = table.readouts[scratch.owners[k]]
-        for output in range(outputs):
-            columns[k, output::outputs] = readout[output] * table.columns[scratch.rays[k]]
-    return columns
+def _put_out(table, scratch, count, proof):
+    """What the rays that were gathered put out (rays, rows), and the targets (rows,).
+
+    For the absolute loss, of the samples and outputs that the least point fits exactly.
+    """
+    samples, outputs = table.columns.shape[1], table.readouts.shape[1]
+    rows = np.empty(samples * outputs, dtype=np.int64)
+    used = 0
+    for row in range(len(rows)):
+        fitted = not table.absolute
+        for k in range(count if table.absolute else 0):
+            fitted |= proof[k] == row
+        if fitted:
+            rows[used] = row
+            used += 1
+    columns, targets = np.empty((count, used)), np.empty(used)
+    for i in range(used):
+        sample, output = rows[i] // outputs, rows[i] % outputs
+        targets[i] = table.targets[rows[i]]
+        for k in range(count):
+            readout = table.readouts[scratch.owners[k], output]
+            columns[k, i] = table.columns[scratch.rays[k], sample] * readout
+    return columns, targets
 
 
 @counted
-def refined(columns, target, lengths):
-    """The same least point from the columns: their products, or pivots, have lost digits.
+def refine(columns, target, lengths):
+    """Solve for a least point anew from the columns: their products, or pivots, have lost digits.
 
     Args:
         columns: What the rays put out (rays, rows).
         target: What is to be put out (rows,).
-        lengths: Near the least point, and zero where it is (rays,).
+        lengths: Near the least point, and zero where it is; written (rays,).
     """
-    used = np.flatnonzero(lengths > 0)
-    count, sizes = len(used), _sizes(columns)
+    count, sizes = len(columns), np.empty(len(columns))
     work = np.empty((count + 1, len(target)))
-    for k in range(count):
-        work[k] = columns[used[k]] / sizes[used[k]]
-    work[count] = target - lengths @ columns
-    upper, order = np.zeros((count, count + 1)), np.arange(count + 1)
-    rank = _orthogonal(work, order, 0, count, upper, LEFT * max(work.shape))
-    change = _solved(upper, order, rank, upper[:, count])
-    better = lengths.copy()
+    upper, order = np.zeros((count, count + 1)), np.empty(count + 1, dtype=np.int64)
+    _scaled(columns, sizes, work)
+    _rest(columns, target, lengths, work[count])
+    used = 0
+    for ray in range(count):
+        if lengths[ray] > 0.0:
+            order[used] = ray
+            used += 1
+    order[used] = count
+    rank = _orthogonal(work, order, 0, used, used + 1, upper, LEFT * max(work.shape[1], count))
+    change = np.empty(count)
+    _solve(upper, order, rank, count, change)
     for k in range(rank):
-        ray = used[order[k]]
-        better[ray] = max(lengths[ray] + change[k] / sizes[ray], 0.0)
-    return better
+        ray = order[k]
+        lengths[ray] = max(lengths[ray] + change[k] / sizes[ray], 0.0)
 
 
 @counted
-def middle(columns, target, lengths):
-    """A minimiser of `|target - l columns|^2` over `l >= 0` as far inside as others are.
+def move_inside(columns, target, lengths):
+    """Go to a minimiser of `|target - l columns|^2` over `l >= 0` as far inside as others are.
 
     Minimisers put out the same, and only rays along which the sum is flat can be in use. Of these, the
     least length is made as large as it can be, up to a tenth of what all together put out (beyond that,
@@ -106,53 +118,92 @@ def middle(columns, target, lengths):
     Args:
         columns: What the rays put out (rays, rows).
         target: What is to be put out (rows,).
-        lengths: A minimiser; the columns that it uses are independent (rays,).
+        lengths: A minimiser; the columns that it uses are independent; written (rays,).
     """
-    rest = target - lengths @ columns
-    sizes, size = _sizes(columns), np.sqrt(target @ target)
-    slopes = np.abs(columns @ rest)
-    used = lengths > 0
-    flat = ~used & (slopes <= FLAT * sizes * size)
-    if size == 0.0 or not flat.any():
-        return lengths
-    order = np.concatenate((np.flatnonzero(used), np.flatnonzero(flat)))
-    first, count = used.sum(), len(order)
-    work, upper = columns / sizes.reshape(-1, 1), np.zeros((count, len(columns)))
-    rank = _orthogonal(work, order, 0, first, upper, RANK)
+    count, size, rest = len(columns), np.sqrt(_product(target, target)), np.empty(len(target))
+    sizes, work = np.empty(count), np.empty(columns.shape)
+    _rest(columns, target, lengths, rest)
+    _scaled(columns, sizes, work)
+    order, first, usable = np.empty(count, dtype=np.int64), 0, 0
+    for ray in range(count):
+        if lengths[ray] > 0.0:
+            order[first] = ray
+            first += 1
+    usable = first
+    for ray in range(count):
+        if not lengths[ray] > 0.0 and abs(_product(work[ray], rest)) <= FLAT * size:
+            order[usable] = ray
+            usable += 1
+    if size == 0.0 or usable == first:
+        return
+    upper = np.zeros((usable, count))
+    rank = _orthogonal(work, order, 0, first, usable, upper, RANK)
     if rank < first:
-        return lengths
-    rank = _orthogonal(work, order, rank, count, upper, RANK)
-    if rank == count:
-        return lengths
-    put_out = target - rest
-    scale = np.sqrt(put_out @ put_out)
-    scale = scale if scale > 0.0 else size
-    dictionary = np.empty((rank, count - rank + 1))  # what basic lengths are, in the others
-    for k in range(count - rank):
-        dictionary[:, k] = -_solved(upper, order, rank, upper[:, order[rank + k]])
-    dictionary[:, -1] = (lengths * sizes)[order[:rank]] / scale
-    moved = lengths.copy()
-    moved[order] = np.maximum(deepest(dictionary), 0.0) * scale / sizes[order]
-    left = target - moved @ columns
-    return moved if abs(left @ left - rest @ rest) <= SAME * size**2 else lengths
+        return
+    rank = _orthogonal(work, order, rank, usable, usable, upper, RANK)
+    if rank == usable:
+        return
+    scale = 0.0
+    for i in range(len(target)):
+        scale += (target[i] - rest[i]) ** 2
+    scale = np.sqrt(scale) if scale > 0.0 else size
+    # what basic lengths are: sums of the others, and what is there where these are zero
+    dictionary, share = np.empty((rank, usable - rank + 1)), np.empty(rank)
+    for j in range(usable - rank):
+        _solve(upper, order, rank, order[rank + j], share)
+        for k in range(rank):
+            dictionary[k, j] = -share[k]
+    for k in range(rank):
+        dictionary[k, usable - rank] = lengths[order[k]] * sizes[order[k]] / scale
+    point, moved, left = deepest(dictionary), lengths.copy(), np.empty(len(target))
+    for k in range(usable):
+        moved[order[k]] = max(point[k], 0.0) * scale / sizes[order[k]]
+    _rest(columns, target, moved, left)
+    if abs(_product(left, left) - _product(rest, rest)) <= SAME * size**2:
+        for k in range(count):
+            lengths[k] = moved[k]
 
 
-@counted
-def _sizes(columns):
-    """Lengths of the columns, one for those that are zero."""
-    sizes = np.sqrt((columns**2).sum(axis=1))
-    return np.where(sizes > 0.0, sizes, 1.0)
+@bare
+def _product(one, other):
+    """Of two vectors."""
+    total = 0.0
+    for i in range(len(one)):
+        total += one[i] * other[i]
+    return total
 
 
-@counted
-def _orthogonal(work, order, done, stop, upper, cut):
-    """Make rows `order[done:]` of `work` orthogonal to the longest of `order[done:stop]`, one by one.
+@bare
+def _rest(columns, target, lengths, rest):
+    """Write what is left of the target."""
+    for i in range(len(target)):
+        rest[i] = target[i]
+    for k in range(len(columns)):
+        if lengths[k] > 0.0:
+            for i in range(len(target)):
+                rest[i] -= lengths[k] * columns[k, i]
+
+
+@bare
+def _scaled(columns, sizes, work):
+    """Write the columns' lengths, one for those that are zero, and the columns over these."""
+    for k in range(len(columns)):
+        size = np.sqrt(_product(columns[k], columns[k]))
+        sizes[k] = size if size > 0.0 else 1.0
+        for i in range(columns.shape[1]):
+            work[k, i] = columns[k, i] / sizes[k]
+
+
+@bare
+def _orthogonal(work, order, done, stop, count, upper, cut):
+    """Make rows `order[done:count]` of `work` orthogonal to the longest of `order[done:stop]`, in turn.
 
     Args:
         work: Written: the rows of this basis have length one.
         order: Written: those of the basis come first.
         done: How many there are.
         stop: Behind the last that may become one.
+        count: Behind the last.
         upper: Written: shares of the basis in the rows (basis, rows).
         cut: Length from which on what is left is a rounding error.
 
@@ -162,30 +213,31 @@ def _orthogonal(work, order, done, stop, upper, cut):
     while done < stop:
         best, longest = done, -1.0
         for k in range(done, stop):
-            length = work[order[k]] @ work[order[k]]
+            length = np.sqrt(_product(work[order[k]], work[order[k]]))
             if length > longest:
                 best, longest = k, length
-        longest = np.sqrt(longest)
         if longest <= cut:
             break
         order[done], order[best] = order[best], order[done]
         pivot = order[done]
-        work[pivot] /= longest
         upper[done, pivot] = longest
-        for other in order[done + 1 :]:
-            share = work[pivot] @ work[other]
+        for i in range(work.shape[1]):
+            work[pivot, i] /= longest
+        for k in range(done + 1, count):
+            other = order[k]
+            share = _product(work[pivot], work[other])
             upper[done, other] = share
-            work[other] -= share * work[pivot]
+            for i in range(work.shape[1]):
+                work[other, i] -= share * work[pivot, i]
         done += 1
     return done
 
 
-@counted
-def _solved(upper, order, rank, right):
-    """The combination of a basis's rows with given shares."""
-    found = right[:rank].copy()
+@bare
+def _solve(upper, order, rank, row, found):
+    """Write the combination of a basis's rows that has the shares of a row."""
     for i in range(rank - 1, -1, -1):
+        found[i] = upper[i, row]
         for k in range(i + 1, rank):
             found[i] -= upper[i, order[k]] * found[k]
         found[i] /= upper[i, order[i]]
-    return found

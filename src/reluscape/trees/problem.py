@@ -213,13 +213,13 @@ class Problem:
         """The layer's parameters at points in cells; what rounding makes of zeros is zero.
 
         Args:
-            rays: Of all units (points, rays).
+            rays: Of all units, -1 where there is none (points, rays).
             owners: The units that they are of (points, rays).
             lengths: One for each of these (points, rays).
         """
         rows = np.tile(self.layer.unpack(self.layer.theta), (len(rays), 1, 1))
         columns = np.abs(self.layer.features).max(axis=0, initial=0.0)
-        directions = self.cones.rays[rays]
+        directions = np.vstack([self.cones.rays, np.zeros_like(columns)])[rays]
         for k, (unit, size) in enumerate(zip(self.units.order, self.units.sizes, strict=True)):
             part = np.where(owners == k, lengths, 0.0)[:, None]
             row, terms = (part @ directions)[:, 0], (part @ np.abs(directions))[:, 0] * columns
