@@ -16,7 +16,7 @@ RANK, LEFT = 1e-10, 1e-14
 SAME = 1e-13
 
 
-@counted
+@bare
 def least_points(table, scratch, codes, facets, proof, rays, owners, lengths, told):
     """Write the least points of cells or facets.
 
@@ -47,36 +47,46 @@ def least_points(table, scratch, codes, facets, proof, rays, owners, lengths, to
             for k in range(count):
                 rays[place, k], owners[place, k] = scratch.rays[k], scratch.owners[k]
                 found[k] = scratch.solution[k]
-            columns, targets = _put_out(table, scratch, count, proof)
-            refine(columns, targets, found)
-            if not (facets or table.absolute):
-                move_inside(columns, targets, found)
+            fitted = proof[: count if table.absolute else 0]
+            _improve(
+                table.columns, table.readouts, table.targets, rays[place, :count],
+                owners[place, :count], table.absolute, fitted, not (facets or table.absolute), found,
+            )  # fmt: skip
 
 
 @counted
-def _put_out(table, scratch, count, proof):
-    """What the rays that were gathered put out (rays, rows), and the targets (rows,).
+def _improve(columns, readouts, targets, rays, owners, absolute, fitted, inside, lengths):
+    """Solve for a least point anew, and go inside.
 
-    For the absolute loss, of the samples and outputs that the least point fits exactly.
+    Args:
+        columns: As in `Table`.
+        readouts: As in `Table`.
+        targets: As in `Table`.
+        rays: The cell's or facet's (rays,).
+        owners: The units that they are of (rays,).
+        absolute: Whether the loss is that of absolute values.
+        fitted: Then the samples and outputs that are fitted exactly are among these.
+        inside: Whether to go inside.
+        lengths: Written (rays,).
     """
-    samples, outputs = table.columns.shape[1], table.readouts.shape[1]
-    rows = np.empty(samples * outputs, dtype=np.int64)
-    used = 0
-    for row in range(len(rows)):
-        fitted = not table.absolute
-        for k in range(count if table.absolute else 0):
-            fitted |= proof[k] == row
-        if fitted:
+    count, outputs = len(rays), readouts.shape[1]
+    rows, used = np.empty(len(targets), dtype=np.int64), 0
+    for row in range(len(targets)):
+        taken = not absolute
+        for k in range(len(fitted)):
+            taken |= fitted[k] == row
+        if taken:
             rows[used] = row
             used += 1
-    columns, targets = np.empty((count, used)), np.empty(used)
+    design, target = np.empty((count, used)), np.empty(used)
     for i in range(used):
         sample, output = rows[i] // outputs, rows[i] % outputs
-        targets[i] = table.targets[rows[i]]
+        target[i] = targets[rows[i]]
         for k in range(count):
-            readout = table.readouts[scratch.owners[k], output]
-            columns[k, i] = table.columns[scratch.rays[k], sample] * readout
-    return columns, targets
+            design[k, i] = columns[rays[k], sample] * readouts[owners[k], output]
+    refine(design, target, lengths)
+    if inside:
+        move_inside(design, target, lengths)
 
 
 @counted
