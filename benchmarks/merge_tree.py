@@ -1,6 +1,7 @@
 """What a merge tree costs: small problems a second, threads, and time and memory from 10^3 to 10^7 cells.
 
-Normal inputs and targets, output weights of random signs. Compiled code is warm.
+Normal inputs and targets, output weights of random signs; for threads, of signs in turn, too, which make
+many minima. Compiled code is warm.
 
 1. Least squares problems, one for each cell and each facet: problems a CPU second of the sweep
    against `scipy.optimize.nnls` on a sample of the same cells. That one gets each problem as small as it
@@ -28,6 +29,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
@@ -73,14 +75,16 @@ GROWTH, MINUTES, MEMORY = 1.5, 300.0, 8e9
 SAMPLE, SEEN = 2_000, 50_000
 
 
-def block(shape: Shape) -> Block:
-    """The first layer of a random network."""
+def block(shape: Shape, turns: bool = False) -> Block:
+    """The first layer of a random network; output weights of signs in turn make many minima."""
     rng = np.random.default_rng(0)
     torch.manual_seed(0)
     model = nn.Sequential(
         nn.Linear(shape.inputs, shape.units), nn.ReLU(), nn.Linear(shape.units, 1)
     )
     signs = rng.choice([-1.0, 1.0], size=(1, shape.units))
+    if turns:
+        signs[0] = (-1.0) ** np.arange(shape.units)
     model[2].weight.data = torch.from_numpy(signs * rng.uniform(0.5, 2.0, size=signs.shape))
     data = rng.normal(size=(shape.samples, shape.inputs)), rng.normal(size=(shape.samples, 1))
     return Landscape(model.double(), *data).block(0)
@@ -142,16 +146,18 @@ def against_nnls(shape: Shape, repeats: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def threads(shape: Shape, repeats: int) -> dict[str, Any]:
+def threads(shape: Shape, turns: bool, repeats: int) -> dict[str, Any]:
     """Time of one thread over that of two."""
-    own = block(shape)
+    own = block(shape, turns)
     problem = Problem.of(Layer.of(own), None)
     table = table_of(problem)
     works: dict[str, Callable[[int], Any]] = {
         "sweep": lambda jobs: least_values(problem, table, jobs=jobs),
         "whole": lambda jobs: merge_tree(own, jobs=jobs),
     }
-    row: dict[str, Any] = {"shape": str(shape), "cells": problem.num_cells}
+    minima = len(merge_tree(own).losses)
+    told = f"{shape}, {minima} minima"
+    row: dict[str, Any] = {"shape": told, "cells": problem.num_cells, "minima": minima}
     for name, work in works.items():
         times: dict[int, list[float]] = {1: [], 2: []}
         for _ in range(repeats):
@@ -261,8 +267,8 @@ def main() -> None:
                 f"{row['shape']:18} {row['problems']:9,} {row['per_second']:10,.0f}"
                 f" {row['nnls_per_second']:8,.0f} {row['ratio']:6.1f} {row['difference']:10.1e}{goal}"
             )
-        for shape in THREADED:
-            row = threads(shape, options.repeats)
+        for shape, turns in product(THREADED, (False, True)):
+            row = threads(shape, turns, options.repeats)
             rows["threads"].append(row)
             print(
                 f"two threads over one, {row['shape']}, {row['cells']:,} cells: sweep"

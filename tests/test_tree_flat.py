@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.optimize import linprog, nnls
 from test_merge_tree import layer
 
 from reluscape import Block, Landscape, MergeTree, certify, merge_tree, verify
-from reluscape.trees.inside import exact_middle, middle
+from reluscape.trees.inside import exact_middle
+from reluscape.trees.points import move_inside, refine
 
 DRAWS: list[dict[str, Any]] = [
     {"samples": samples, "inputs": inputs, "units": units, "seed": seed, "loss": loss}
@@ -87,9 +89,50 @@ def test_rays_that_no_minimiser_uses_are_left_out() -> None:
     """Of `l1 + l2 + l3 = 1, l4 + l5 = 0` only l4 = l5 = 0: the others are a tenth or more."""
     design = np.array([[1.0, 1.0, 1.0, 0.0, 0.0], [0.0, 0.0, 0.0, 1.0, 1.0]])
     target, corner = np.array([1.0, 0.0]), np.array([1.0, 0.0, 0.0, 0.0, 0.0])
-    found = middle(design, target, corner)
+    found = corner.copy()
+    move_inside(design.T.copy(), target, found)
     assert found[:3].min() >= 0.1 - 1e-9
     np.testing.assert_allclose(design @ found, target, atol=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_the_middle_is_as_deep_as_a_linear_program_finds(seed: int) -> None:
+    """Of minimisers with dependent columns, in rays that stay zero, and in ones that need not."""
+    rng = np.random.default_rng(seed)
+    rows, count = 6, int(rng.integers(4, 10))
+    design = rng.integers(-1, 3, size=(rows, 4)) @ rng.integers(-1, 3, size=(4, count))
+    design = design.astype(float)
+    corner, rest = nnls(design, rng.normal(size=rows))[0], rng.normal(size=rows)
+    rest -= design @ np.linalg.lstsq(design, rest, rcond=None)[0]  # no ray has a slope
+    target, sizes = design @ corner + 0.1 * rest, np.linalg.norm(design, axis=0)
+    sizes[sizes == 0] = 1.0
+    scale = float(np.linalg.norm(design @ corner)) or float(np.linalg.norm(target))
+    found = corner.copy()
+    move_inside(design.T.copy(), target, found)
+    found *= sizes / scale
+    units = design / sizes
+    np.testing.assert_allclose(units @ found, design @ corner / scale, atol=1e-9)
+    assert (found >= 0).all()
+    fits = {"A_eq": units, "b_eq": design @ corner / scale}
+    wide = (0, 1 + float((corner * sizes).max()) / scale)
+    most = [-linprog(-one, bounds=wide, **fits).fun for one in np.eye(count)]
+    used = (np.array(most) > 1e-6).astype(float)
+    deepest = linprog(
+        np.append(np.zeros(count), -1.0), bounds=[(0, None)] * count + [(0, 0.1)],
+        A_eq=np.column_stack([units, np.zeros(rows)]), b_eq=fits["b_eq"],
+        A_ub=np.column_stack([-np.diag(used), used]), b_ub=np.zeros(count),
+    )  # fmt: skip
+    assert found[used > 0].min(initial=0.1) == pytest.approx(-deepest.fun, abs=1e-8)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_least_points_are_solved_for_anew_from_their_columns(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    design, target = rng.normal(size=(9, 5)), rng.normal(size=9)
+    best = nnls(design, target)[0]
+    rough = best * (1.0 + 1e-3 * rng.normal(size=5))
+    refine(design.T.copy(), target, rough)
+    np.testing.assert_allclose(rough, best, atol=1e-12)
 
 
 def test_the_exact_middle_is_a_minimiser_to_the_last_digit() -> None:

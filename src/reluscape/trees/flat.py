@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import heapq
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Protocol
+from itertools import islice
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +18,14 @@ from reluscape.trees.values import Values
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
 
-#: Cells of a minimum that are looked at.
-CELLS = 32
+#: A cell's least point: active kinks, loss, parameters. One that is found: kinks, when, cell, parameters.
+Seen = tuple[int, float, Floats]
+Found = tuple[int, int, int, Floats]
+#: Asks for the least points of cells.
+Search = Generator[list[int], list[Seen], Found]
+
+#: Cells of a minimum that are looked at, and minima that are gone through at once.
+CELLS, TOGETHER = 32, 256
 #: Levels that differ by less are the same, in the loss of zero weights; so are losses of points.
 SAME, ROUNDING = 1e-12, 1e-14
 #: Switching values below this share of their terms are zero.
@@ -26,13 +33,13 @@ ZERO = 1e-9
 
 
 class LeastPoints(Protocol):
-    """Finds the least point of a cell or a facet."""
+    """Finds the least point of a cells and facets."""
 
-    def of_cell(self, cell: int) -> Floats:
-        """The layer's parameters at a cell's least point, inside the cell if there are several."""
+    def of_cells(self, cells: Any) -> Floats:
+        """The layer's parameters at cells' least points, inside a cell if there are several."""
 
-    def of_facet(self, edge: int) -> Floats:
-        """The same of a facet."""
+    def of_facets(self, edges: Any) -> Floats:
+        """The same of facets."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,39 +68,71 @@ class Flats:
             self._doors[one].append((facet, other))
             self._doors[other].append((facet, one))
 
-    def inside(self, cell: int, slack: float) -> tuple[Floats, int]:
-        """A point of a minimum at which few kinks are active, and its cell.
+    def inside(self, cells: Indices, slack: float) -> tuple[Floats, Indices]:
+        """Points of minima at which few kinks are active, and their cells.
 
         Args:
-            cell: A cell of the minimum.
+            cells: A cell of each minimum.
             slack: By how much levels may differ that are the same.
 
-        Cost: some least squares and linear programs, in up to `CELLS` cells.
+        Cost: some small least squares and linear programs, in up to `CELLS` cells of each.
         """
+        points, places = np.empty((len(cells), len(self.problem.layer.theta))), cells.copy()
+        for start in range(0, len(cells), TOGETHER):
+            searches = [
+                self._search(cell, slack) for cell in cells[start : start + TOGETHER].tolist()
+            ]
+            for k, (_, _, place, point) in enumerate(self._together(searches), start):
+                points[k], places[k] = point, place
+        return points, places
+
+    def _together(self, searches: list[Search]) -> list[Found]:
+        """What searches return: in each round, the cells that all of them ask for are solved at once."""
+        found: dict[int, Found] = {}
+        answers: dict[int, Any] = dict.fromkeys(range(len(searches)))
+        while answers:
+            asked: dict[int, list[int]] = {}
+            for k, answer in answers.items():
+                try:
+                    asked[k] = searches[k].send(answer)
+                except StopIteration as end:
+                    found[k] = end.value
+            seen = iter(self._seen([cell for cells in asked.values() for cell in cells]))
+            answers = {k: list(islice(seen, len(cells))) for k, cells in asked.items()}
+        return [found[k] for k in range(len(searches))]
+
+    def _search(self, cell: int, slack: float) -> Search:
+        """The point of a minimum with the fewest active kinks; asks for cells."""
         level = min(self.ranks.cells[cell] + slack, self.highest)
-        layer, point = self.problem.layer, self.points.of_cell(cell)
-        least = layer.value(point) + ROUNDING * layer.zero_loss
-        best = (self._active(point), 0, cell, point)
-        known, open_ = {cell}, [best]
+        ((active, loss, point),) = yield [cell]
+        least = loss + ROUNDING * self.problem.layer.zero_loss
+        best = (active, 0, cell, point)
+        known, open_ = [cell], [best]
         while open_ and best[0]:  # from where the fewest are active, on to the cells next to it
+            first = len(known)
             for other in self._next_to(heapq.heappop(open_)[2], level):
-                if other in known or len(known) == CELLS:
-                    continue
-                known.add(other)
-                point = self.points.of_cell(other)
-                if layer.value(point) <= least:
-                    found = (self._active(point), len(known), other, point)
+                if other not in known and len(known) < CELLS:
+                    known.append(other)
+            for k, (active, loss, point) in enumerate((yield known[first:]), first):
+                if loss <= least:
+                    found = (active, k, known[k], point)
                     heapq.heappush(open_, found)
                     best = min(best, found)
-        return best[3], best[2]
+        return best
 
-    def _active(self, theta: Floats) -> int:
-        """How many kinks are active."""
+    def _seen(self, cells: list[int]) -> Iterable[Seen]:
+        """Least points of cells: how many kinks are active there, their losses, and the points."""
+        points = self.points.of_cells(cells)
+        losses = self.problem.layer.values(points)
+        return zip(self._active(points).tolist(), losses.tolist(), points, strict=True)
+
+    def _active(self, thetas: Floats) -> Indices:
+        """How many kinks are active at points."""
         features = self.problem.layer.features
-        rows = self.problem.layer.unpack(theta)[self.problem.units.order]
-        values, sizes = np.abs(features @ rows.T), np.abs(features) @ np.abs(rows.T)
-        zero = values[features.any(axis=1)] <= ZERO * sizes[features.any(axis=1)]
-        return int(zero.sum())
+        features = features[features.any(axis=1)]
+        rows = self.problem.layer.unpack(thetas)[:, self.problem.units.order].swapaxes(-1, -2)
+        values, sizes = np.abs(features @ rows), np.abs(features) @ np.abs(rows)
+        return np.asarray((values <= ZERO * sizes).sum(axis=(-2, -1)))
 
     def _next_to(self, cell: int, level: float) -> Iterator[int]:
         """Cells that are joined with one across a facet, up to a level."""

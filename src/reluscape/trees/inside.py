@@ -1,4 +1,4 @@
-"""The middle of a cell's minimisers, where they are many."""
+"""The middle of a cell's minimisers, where they are many, in rational arithmetic."""
 
 from __future__ import annotations
 
@@ -9,51 +9,11 @@ from numpy.typing import NDArray
 
 from reluscape.arithmetic import Rational
 from reluscape.solvers import LinearProgram
+from reluscape.trees.deepest import MOST, SMALL
 
 Array = NDArray[Any]
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
-
-#: Slopes below this share of `|column| |target|` are rounding errors of zero.
-FLAT = 1e-9
-#: Singular values below this share of the largest one are too.
-RANK = 1e-10
-#: Share of the target's square by which the sum may change on the way.
-SAME = 1e-13
-#: Share of what is put out below which a length counts as zero, well above the programs' tolerance.
-SMALL = 1e-5
-#: Share of it up to which lengths are made larger.
-MOST = 0.1
-
-
-def middle(design: Floats, target: Floats, lengths: Floats) -> Floats:
-    """A minimiser of `|target - design l|^2` over `l >= 0` as far inside as others are.
-
-    Minimisers put out the same, and only rays along which the sum is flat can be in use. Of these, the
-    least length is made as large as it can be, up to a tenth of what all together put out (beyond that,
-    weights only grow); rays that no minimiser uses are left out of that.
-
-    Args:
-        design: What the rays put out (rows, rays).
-        target: What is to be put out (rows,).
-        lengths: A minimiser (rays,).
-    """
-    sizes, size = np.linalg.norm(design, axis=0), float(np.linalg.norm(target))
-    if size == 0.0:
-        return lengths
-    units = np.where(sizes > 0, sizes, 1.0)
-    rest = target - design @ lengths
-    usable = (lengths > 0) | (np.abs(design.T @ rest) <= FLAT * sizes * size)
-    columns = np.linalg.qr(design[:, usable] / units[usable], mode="r")
-    _, values, right = np.linalg.svd(columns, full_matrices=True)
-    free = right[int((values > RANK * values.max(initial=0.0)).sum()) :].T
-    if not free.shape[1]:
-        return lengths
-    own = lengths[usable] * units[usable]
-    moved, scale = lengths.copy(), float(np.linalg.norm(target - rest)) or size
-    moved[usable] = np.maximum(own + free @ _deepest(free, own, scale).step, 0.0) / units[usable]
-    change = float(((target - design @ moved) ** 2).sum()) - float(rest @ rest)
-    return moved if abs(change) <= SAME * size**2 else lengths
 
 
 def exact_middle(gram: Array, right: Array, lengths: Array, numbers: Rational) -> Array:

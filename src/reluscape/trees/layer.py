@@ -89,7 +89,7 @@ class Layer:
     @property
     def zero_loss(self) -> float:
         """The loss where all units put out zero: the unit in which losses are compared."""
-        return self._loss_of(self.residual)
+        return float(self._loss_of(self.residual))
 
     def limit(self, below: float) -> float:
         """A loss of interest, with what rounding errors may add to one that is equal to it."""
@@ -105,14 +105,19 @@ class Layer:
 
     def pack(self, rows: Floats) -> Floats:
         """The inverse of `unpack`."""
+        *shape, units, inputs = rows.shape
         if not self.bias:
-            return rows.reshape(*rows.shape[:-2], -1)
-        weight = rows[..., :-1].reshape(*rows.shape[:-2], -1)
+            return rows.reshape(*shape, units * inputs)
+        weight = rows[..., :-1].reshape(*shape, units * (inputs - 1))
         return np.concatenate([weight, rows[..., -1]], axis=-1)
 
     def value(self, theta: Floats) -> float:
         """The loss at the layer's parameters."""
-        return self._loss_of(self._left(theta))
+        return float(self.values(theta))
+
+    def values(self, thetas: Floats) -> Floats:
+        """The losses at parameters (..., params)."""
+        return self._loss_of(self._left(thetas))
 
     def rounding(self, theta: Floats) -> float:
         """By how much the loss at parameters may differ from that at ones which these were rounded from.
@@ -127,8 +132,8 @@ class Layer:
         return self.scale * float(error.sum())
 
     def _left(self, theta: Floats) -> Floats:
-        """Targets less outputs (samples, outputs)."""
-        values = self.features @ self.unpack(theta).T
+        """Targets less outputs (..., samples, outputs)."""
+        values = self.features @ self.unpack(theta).swapaxes(-1, -2)
         hidden = np.where(values > 0, values, self.slope * values)
         return self.residual - hidden @ self.weights.T
 
@@ -154,6 +159,6 @@ class Layer:
         found = self.scale * terms.sum(axis=(2, 3)).max(axis=1)
         return np.asarray(np.maximum(found, self.value(start)))
 
-    def _loss_of(self, residual: Floats) -> float:
+    def _loss_of(self, residual: Floats) -> Floats:
         terms = np.abs(residual) if self.is_l1 else residual**2
-        return self.scale * float(terms.sum())
+        return np.asarray(self.scale * terms.sum(axis=(-2, -1)))

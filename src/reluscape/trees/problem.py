@@ -229,21 +229,23 @@ class Problem:
             code = code * len(signs) + int(fits.argmax())
         return code
 
-    def theta(self, rays: list[Indices], lengths: Floats) -> Floats:
-        """The layer's parameters at a point in a cell; what rounding makes of zeros is zero.
+    def thetas(self, rays: Indices, owners: Indices, lengths: Floats) -> Floats:
+        """The layer's parameters at points in cells; what rounding makes of zeros is zero.
 
         Args:
-            rays: Of each unit.
-            lengths: One for each of these, unit after unit.
+            rays: Of all units, -1 where there is none (points, rays).
+            owners: The units that they are of (points, rays).
+            lengths: One for each of these (points, rays).
         """
-        rows, at = self.layer.unpack(self.layer.theta).copy(), 0
+        rows = np.tile(self.layer.unpack(self.layer.theta), (len(rays), 1, 1))
         columns = np.abs(self.layer.features).max(axis=0, initial=0.0)
-        for unit, size, own in zip(self.units.order, self.units.sizes, rays, strict=True):
-            part, directions = lengths[at : at + len(own)], self.cones.rays[own]
-            row, terms = part @ directions, part @ np.abs(directions) * columns
-            row[np.abs(row) * columns <= TOLERANCES.rounding * _EPS * terms.sum()] = 0.0
-            rows[unit] = row / size
-            at += len(own)
+        directions = np.vstack([self.cones.rays, np.zeros_like(columns)])[rays]
+        for k, (unit, size) in enumerate(zip(self.units.order, self.units.sizes, strict=True)):
+            part = np.where(owners == k, lengths, 0.0)[:, None]
+            row, terms = (part @ directions)[:, 0], (part @ np.abs(directions))[:, 0] * columns
+            terms = terms.sum(axis=1, keepdims=True)
+            row[np.abs(row) * columns <= TOLERANCES.rounding * _EPS * terms] = 0.0
+            rows[:, unit] = row / size
         return self.layer.pack(rows)
 
 

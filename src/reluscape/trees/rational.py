@@ -8,6 +8,7 @@ Joins are found on the ranks of all exact least losses, so that ties are ties.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -183,13 +184,17 @@ class Exact:
             lengths = exact_middle(gram, right, lengths, self.numbers)
         return columns.theta(own, lengths)
 
-    def of_cell(self, cell: int) -> Floats:
-        """As `Minimisers.of_cell`."""
-        return self.theta("cells", cell)
+    def of_cells(self, cells: Iterable[int]) -> Floats:
+        """As `Minimisers.of_cells`."""
+        return self._stacked("cells", cells)
 
-    def of_facet(self, edge: int) -> Floats:
-        """As `Minimisers.of_facet`."""
-        return self.theta("facets", edge)
+    def of_facets(self, edges: Iterable[int]) -> Floats:
+        """As `Minimisers.of_facets`."""
+        return self._stacked("facets", edges)
+
+    def _stacked(self, kind: str, codes: Iterable[int]) -> Floats:
+        found = [self.theta(kind, code) for code in codes]
+        return np.array(found).reshape(-1, len(self.problem.layer.theta))
 
 
 def named(problem: Problem, proof: Proofs, count: int) -> tuple[list[int], list[int]]:

@@ -178,7 +178,7 @@ class MergeTree(Result):
         from reluscape.trees.minimisers import Minimisers  # solves; what only reads need not
 
         minimisers = Minimisers.of(problem)
-        beads = np.stack([ends[0], *(minimisers.of_facet(edge) for edge in way), ends[1]])
+        beads = np.stack([ends[0], *minimisers.of_facets(way), ends[1]])
         losses = np.array([self.layer.value(bead) for bead in beads])
         return shortened(self.layer, beads, losses)
 

@@ -67,9 +67,8 @@ class Stubborn:
             except AnalysisError:
                 pass
         _, lengths = self._rough(kind, code)
-        rays, owners = self._scratch.rays, self._scratch.owners[: len(lengths)]
-        own = [rays[: len(lengths)][owners == unit] for unit in range(self._problem.shape[0])]
-        return self._problem.theta(own, lengths)
+        rays, owners = (own[: len(lengths)] for own in (self._scratch.rays, self._scratch.owners))
+        return np.asarray(self._problem.thetas(rays[None], owners[None], lengths[None])[0])
 
     def _rough(self, kind: str, code: int) -> tuple[Floats, Floats]:
         """What the rays of a cell or facet put out (rows, rays), and lengths near the least point."""

@@ -1,0 +1,253 @@
+"""Least points of cells and facets, compiled: from their columns, and inside where they are many."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from reluscape.compiled import bare, counted
+from reluscape.trees.deepest import deepest
+from reluscape.trees.sweep import NONE, digits_of, gather, others_of, solve
+
+#: Slopes below this share of `|column| |target|` are rounding errors of zero.
+FLAT = 1e-9
+#: What is left of columns of length one that others span: where products tell, and in rounding errors.
+RANK, LEFT = 1e-10, 1e-14
+#: Share of the target's square by which the sum may change on the way.
+SAME = 1e-13
+
+
+@bare
+def least_points(table, scratch, codes, facets, proof, rays, owners, lengths, told):
+    """Write the least points of cells or facets.
+
+    Args:
+        table: The problem.
+        scratch: Room to work in.
+        codes: Numbers of the cells or facets (codes,).
+        facets: Whether they are facets.
+        proof: Room to work in.
+        rays: Written: the rays of each (codes, most rays).
+        owners: Written: the units that they are of (codes, most rays).
+        lengths: Written: how much there is of each (codes, most rays).
+        told: Written: whether float64 tells it (codes,).
+    """
+    units, cells, doors = table.shape[0], table.shape[1], table.shape[2]
+    rest = cells ** (units - 1)
+    for place in range(len(codes)):
+        code, unit, facet = codes[place], NONE, NONE
+        if facets:
+            unit, facet = code // (doors * rest), code // rest % doors
+            others_of(code % rest, unit, units, cells, scratch.digits)
+        else:
+            digits_of(code, units, cells, scratch.digits)
+        told[place] = solve(table, scratch, unit, facet, proof) >= 0
+        if told[place]:
+            count = gather(table, scratch, unit, facet)
+            found = lengths[place, :count]
+            for k in range(count):
+                rays[place, k], owners[place, k] = scratch.rays[k], scratch.owners[k]
+                found[k] = scratch.solution[k]
+            fitted = proof[: count if table.absolute else 0]
+            _improve(
+                table.columns, table.readouts, table.targets, rays[place, :count],
+                owners[place, :count], table.absolute, fitted, not (facets or table.absolute), found,
+            )  # fmt: skip
+
+
+@counted
+def _improve(columns, readouts, targets, rays, owners, absolute, fitted, inside, lengths):
+    """Solve for a least point anew, and go inside.
+
+    Args:
+        columns: As in `Table`.
+        readouts: As in `Table`.
+        targets: As in `Table`.
+        rays: The cell's or facet's (rays,).
+        owners: The units that they are of (rays,).
+        absolute: Whether the loss is that of absolute values.
+        fitted: Then the samples and outputs that are fitted exactly are among these.
+        inside: Whether to go inside.
+        lengths: Written (rays,).
+    """
+    count, outputs = len(rays), readouts.shape[1]
+    rows, used = np.empty(len(targets), dtype=np.int64), 0
+    for row in range(len(targets)):
+        taken = not absolute
+        for k in range(len(fitted)):
+            taken |= fitted[k] == row
+        if taken:
+            rows[used] = row
+            used += 1
+    design, target = np.empty((count, used)), np.empty(used)
+    for i in range(used):
+        sample, output = rows[i] // outputs, rows[i] % outputs
+        target[i] = targets[rows[i]]
+        for k in range(count):
+            design[k, i] = columns[rays[k], sample] * readouts[owners[k], output]
+    refine(design, target, lengths)
+    if inside:
+        move_inside(design, target, lengths)
+
+
+@counted
+def refine(columns, target, lengths):
+    """Solve for a least point anew from the columns: their products, or pivots, have lost digits.
+
+    Args:
+        columns: What the rays put out (rays, rows).
+        target: What is to be put out (rows,).
+        lengths: Near the least point, and zero where it is; written (rays,).
+    """
+    count, sizes = len(columns), np.empty(len(columns))
+    work = np.empty((count + 1, len(target)))
+    upper, order = np.zeros((count, count + 1)), np.empty(count + 1, dtype=np.int64)
+    _scaled(columns, sizes, work)
+    _rest(columns, target, lengths, work[count])
+    used = 0
+    for ray in range(count):
+        if lengths[ray] > 0.0:
+            order[used] = ray
+            used += 1
+    order[used] = count
+    rank = _orthogonal(work, order, 0, used, used + 1, upper, LEFT * max(work.shape[1], count))
+    change = np.empty(count)
+    _solve(upper, order, rank, count, change)
+    for k in range(rank):
+        ray = order[k]
+        lengths[ray] = max(lengths[ray] + change[k] / sizes[ray], 0.0)
+
+
+@counted
+def move_inside(columns, target, lengths):
+    """Go to a minimiser of `|target - l columns|^2` over `l >= 0` as far inside as others are.
+
+    Minimisers put out the same, and only rays along which the sum is flat can be in use. Of these, the
+    least length is made as large as it can be, up to a tenth of what all together put out (beyond that,
+    weights only grow); rays that no minimiser uses are left out of that.
+
+    Args:
+        columns: What the rays put out (rays, rows).
+        target: What is to be put out (rows,).
+        lengths: A minimiser; the columns that it uses are independent; written (rays,).
+    """
+    count, size, rest = len(columns), np.sqrt(_product(target, target)), np.empty(len(target))
+    sizes, work = np.empty(count), np.empty(columns.shape)
+    _rest(columns, target, lengths, rest)
+    _scaled(columns, sizes, work)
+    order, first, usable = np.empty(count, dtype=np.int64), 0, 0
+    for ray in range(count):
+        if lengths[ray] > 0.0:
+            order[first] = ray
+            first += 1
+    usable = first
+    for ray in range(count):
+        if not lengths[ray] > 0.0 and abs(_product(work[ray], rest)) <= FLAT * size:
+            order[usable] = ray
+            usable += 1
+    if size == 0.0 or usable == first:
+        return
+    upper = np.zeros((usable, count))
+    rank = _orthogonal(work, order, 0, first, usable, upper, RANK)
+    if rank < first:
+        return
+    rank = _orthogonal(work, order, rank, usable, usable, upper, RANK)
+    if rank == usable:
+        return
+    scale = 0.0
+    for i in range(len(target)):
+        scale += (target[i] - rest[i]) ** 2
+    scale = np.sqrt(scale) if scale > 0.0 else size
+    # what basic lengths are: sums of the others, and what is there where these are zero
+    dictionary, share = np.empty((rank, usable - rank + 1)), np.empty(rank)
+    for j in range(usable - rank):
+        _solve(upper, order, rank, order[rank + j], share)
+        for k in range(rank):
+            dictionary[k, j] = -share[k]
+    for k in range(rank):
+        dictionary[k, usable - rank] = lengths[order[k]] * sizes[order[k]] / scale
+    point, moved, left = deepest(dictionary), lengths.copy(), np.empty(len(target))
+    for k in range(usable):
+        moved[order[k]] = max(point[k], 0.0) * scale / sizes[order[k]]
+    _rest(columns, target, moved, left)
+    if abs(_product(left, left) - _product(rest, rest)) <= SAME * size**2:
+        for k in range(count):
+            lengths[k] = moved[k]
+
+
+@bare
+def _product(one, other):
+    """Of two vectors."""
+    total = 0.0
+    for i in range(len(one)):
+        total += one[i] * other[i]
+    return total
+
+
+@bare
+def _rest(columns, target, lengths, rest):
+    """Write what is left of the target."""
+    for i in range(len(target)):
+        rest[i] = target[i]
+    for k in range(len(columns)):
+        if lengths[k] > 0.0:
+            for i in range(len(target)):
+                rest[i] -= lengths[k] * columns[k, i]
+
+
+@bare
+def _scaled(columns, sizes, work):
+    """Write the columns' lengths, one for those that are zero, and the columns over these."""
+    for k in range(len(columns)):
+        size = np.sqrt(_product(columns[k], columns[k]))
+        sizes[k] = size if size > 0.0 else 1.0
+        for i in range(columns.shape[1]):
+            work[k, i] = columns[k, i] / sizes[k]
+
+
+@bare
+def _orthogonal(work, order, done, stop, count, upper, cut):
+    """Make rows `order[done:count]` of `work` orthogonal to the longest of `order[done:stop]`, in turn.
+
+    Args:
+        work: Written: the rows of this basis have length one.
+        order: Written: those of the basis come first.
+        done: How many there are.
+        stop: Behind the last that may become one.
+        count: Behind the last.
+        upper: Written: shares of the basis in the rows (basis, rows).
+        cut: Length from which on what is left is a rounding error.
+
+    Returns:
+        How many there are then.
+    """
+    while done < stop:
+        best, longest = done, -1.0
+        for k in range(done, stop):
+            length = np.sqrt(_product(work[order[k]], work[order[k]]))
+            if length > longest:
+                best, longest = k, length
+        if longest <= cut:
+            break
+        order[done], order[best] = order[best], order[done]
+        pivot = order[done]
+        upper[done, pivot] = longest
+        for i in range(work.shape[1]):
+            work[pivot, i] /= longest
+        for k in range(done + 1, count):
+            other = order[k]
+            share = _product(work[pivot], work[other])
+            upper[done, other] = share
+            for i in range(work.shape[1]):
+                work[other, i] -= share * work[pivot, i]
+        done += 1
+    return done
+
+
+@bare
+def _solve(upper, order, rank, row, found):
+    """Write the combination of a basis's rows that has the shares of a row."""
+    for i in range(rank - 1, -1, -1):
+        found[i] = upper[i, row]
+        for k in range(i + 1, rank):
+            found[i] -= upper[i, order[k]] * found[k]
+        found[i] /= upper[i, order[i]]
