@@ -6,12 +6,13 @@ from itertools import combinations
 from typing import Any
 
 import numpy as np
+import scipy.linalg
 from numpy.typing import NDArray
 
 from reluscape.arithmetic import Rational
 from reluscape.errors import AnalysisError
 from reluscape.tolerances import TOLERANCES
-from reluscape.trees.problem import Problem
+from reluscape.trees.problem import ZERO, Problem
 
 __all__ = ["check_cells", "exact_ray"]
 
@@ -44,7 +45,13 @@ def exact_ray(
     values = floats @ problem.cones.rays[ray]  # of length one
     sizes = np.linalg.norm(floats, axis=1)
     signs = np.where(np.abs(values) <= rounding * sizes, 0, np.sign(values)).astype(int)
-    planes = np.vstack([outside, features[signs == 0]])
+    zero = np.flatnonzero(signs == 0)
+    if not strict and len(
+        zero
+    ):  # of nearly equal hyperplanes, one; its angle to another is rounding
+        normals = floats[zero] / np.where(sizes[zero] > 0, sizes[zero], 1.0)[:, None]
+        zero = zero[scipy.linalg.qr(normals.T, mode="r", pivoting=True)[1]]
+    planes = np.vstack([outside, features[zero]])
     if not strict:
         planes = planes[numbers.independent_rows(planes)[: floats.shape[1] - 1]]
     null = numbers.complement(planes)
@@ -53,7 +60,10 @@ def exact_ray(
     vector = null[:, 0]
     exact = features @ vector
     if not strict:
-        exact[signs == 0] = 0 * exact[signs == 0]
+        away = np.abs(numbers.floats(exact[zero])) / np.linalg.norm(numbers.floats(vector))
+        if (away > ZERO * sizes[zero]).any():
+            raise AnalysisError("float64 does not tell the rays of these samples' cells apart")
+        exact[zero] = 0 * exact[zero]
     if sum(int(sign) * value for sign, value in zip(signs, exact, strict=True)) < 0:
         vector, exact = -vector, -exact
     if [int(value > 0) - int(value < 0) for value in exact] != signs.tolist():
