@@ -58,7 +58,9 @@ def merge_tree(
     rectifier and one linear layer behind it), squared or absolute loss. The loss is convex on each cell,
     so what lies below a level is connected inside a cell, and two cells with a common facet are connected
     below a level if and only if the facet's least loss is below it. So Kruskal's algorithm over the
-    facets, with their least losses as levels, gives the merge tree of the whole landscape.
+    facets, with their least losses as levels, gives the merge tree of the whole landscape. Its minima are
+    those of basins: points of a plateau with a way down that does not rise first are none, also where all
+    points near by are as high.
 
     On a cell, weights are combinations `w_k = sum_r l_kr ray_r` with `l >= 0`, and outputs are
     `sum l_kr v_k rho(X ray_r)`: a least squares problem (or one of absolute deviations) over `l >= 0` in
