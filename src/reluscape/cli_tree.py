@@ -84,7 +84,7 @@ def tree(
     which `reluscape verify` checks, report.html, the lowest minima as weights, minima/000.safetensors and
     so on, and samples.npz where the samples are not all. What takes longer than ten seconds is kept in
     OUT/chunks.sqlite on the way: the same command goes on from there. What an earlier tree has left
-    in OUT is written over or removed.
+    in OUT is written over or removed. The very first tree on a machine waits half a minute for compiling.
     """
     landscape = landscape_from(data, target, standardise, weights, model, loss, weight_decay)
     from reluscape.progress import shown

@@ -32,7 +32,7 @@ def exact_ray(
         outside: Exact null vectors of these, one in each row.
         numbers: The arithmetic.
         strict: Whether hyperplanes that pass the ray within float64's rounding errors have to contain it.
-            If not, some of them do, and the others' samples are taken as zero.
+            If not, those do that place it best, and the others' samples are taken as zero.
 
     Returns:
         The vector, and the samples' values there.
@@ -46,9 +46,7 @@ def exact_ray(
     sizes = np.linalg.norm(floats, axis=1)
     signs = np.where(np.abs(values) <= rounding * sizes, 0, np.sign(values)).astype(int)
     zero = np.flatnonzero(signs == 0)
-    if not strict and len(
-        zero
-    ):  # of nearly equal hyperplanes, one; its angle to another is rounding
+    if not strict and len(zero):  # one of nearly equal ones: between two, the angle is rounding
         normals = floats[zero] / np.where(sizes[zero] > 0, sizes[zero], 1.0)[:, None]
         zero = zero[scipy.linalg.qr(normals.T, mode="r", pivoting=True)[1]]
     planes = np.vstack([outside, features[zero]])

@@ -43,7 +43,7 @@ class TreeSize(Result):
         """The sizes in a sentence."""
         return (
             f"{self.num_cells:,} cells and {self.num_facets:,} facets: about {self.seconds:.2g} s on one"
-            f" core and {self.bytes / 2**20:.2g} MiB"
+            f" core once compiled, and {max(1, round(self.bytes / 2**20)):,} MiB"
         )
 
     def plot(self) -> go.Figure:

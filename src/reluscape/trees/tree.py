@@ -96,8 +96,8 @@ def merge_tree(
     Cost: one to three microseconds for each cell with two units, its facets included (`benchmarks/
     merge_tree.py`), some ten times that for the absolute loss; 80 to 150 bytes for each cell, and for
     the absolute loss as many more as there are samples and outputs, or twice as many. Two threads take
-    little more than half the time of one; points of minima, which one thread finds, take a tenth
-    of it where there are hundreds among 10^6 cells.
+    half to seven tenths of the time of one: joins are serial in part, as are points of minima, a tenth
+    of a call where there are hundreds among 10^6 cells. The very first call compiles for half a minute.
 
     Raises:
         InputError: More cells than `max_cells`, or than rational arithmetic is for; weight decay; a
