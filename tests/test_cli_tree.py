@@ -232,6 +232,28 @@ def test_layers_that_have_no_tree_are_refused(grown: Path, tmp_path: Path) -> No
     assert "one ReLU and one linear layer behind it" in told
 
 
+def test_class_labels_are_fitted_as_numbers(tmp_path: Path) -> None:
+    x = np.linspace(-1.0, 1.0, 6)[:, None]
+    np.savez(tmp_path / "mine.npz", x=x, y=np.array([0, 1, 1, 0, 1, 0]))
+    np.savez(tmp_path / "same.npz", x=x, y=np.array([[-1.0], [1], [1], [-1], [1], [-1]]))
+    save_file(mlp((1, 2, 1), seed=0).state_dict(), tmp_path / "mlp.safetensors")
+    losses = []
+    for name in ("mine.npz", "same.npz"):
+        data = tmp_path / name
+        options = "--weights", tmp_path / "mlp.safetensors", "--data", data
+        result = invoke("tree", *options, "--out", tmp_path / data.stem)
+        assert result.exit_code == 0, result.output
+        found = tmp_path / data.stem / "merge_tree.nc"
+        assert invoke("verify", found, *options, "--loss", "squared").output.startswith("valid")
+        losses.append(MergeTree.load(found).losses.tolist())
+    assert losses[0] == losses[1]
+
+
+def test_losses_that_have_no_tree_are_not_offered(grown: Path, tmp_path: Path) -> None:
+    told = refusal("tree", *subject(grown), "--loss", "cross_entropy", "--out", tmp_path / "t")
+    assert "half_squared" in told
+
+
 @pytest.mark.browser
 @pytest.mark.parametrize("width", [390, 1280])
 def test_the_page_draws(grown: Path, browser: Any, width: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
@@ -449,8 +450,12 @@ def test_a_killed_run_goes_on_from_its_file_to_the_same_tree(
     whole = merge_tree(block)
     for name in ("minima", "losses", "deaths", "saddles", "joins", "levels", "num_solved"):
         np.testing.assert_array_equal(getattr(tree, name), getattr(whole, name))
+    moved = replace(block, theta=block.theta + 1.0)
+    again = merge_tree(moved, store=store)  # the layer's own weights do not matter
+    np.testing.assert_array_equal(again.minima, tree.minima)
     with pytest.raises(InputError, match=r"keeps another tree: .* give another `store`") as raised:
         merge_tree(layer(20, 1, 2, 6), store=store)
+    assert raised.value.__suppress_context__  # its message holds the layer as text
     assert "\n" not in str(raised.value)
     assert len(str(raised.value)) < 300 + len(str(store))
 

@@ -92,7 +92,8 @@ def test_cells_join_as_in_a_plain_kruskal(seed: int) -> None:
         levels[np.isinf(cells[ends]).any(axis=1)] = np.inf
     joins, ended, roots = plain(ends, cells, levels, tolerance, own.layer.limit(below))
     none = np.empty((0, 1), dtype=np.uint8)
-    found = join_cells(own, Values(cells, levels, none, none, 0), tolerance, below, 1 + seed % 3)
+    with Threads.start(1 + seed % 3) as threads:
+        found = join_cells(own, Values(cells, levels, none, none, 0), tolerance, below, threads)
     assert found.joins.tolist() == joins
     assert found.ended.tolist() == ended
     assert sorted(found.roots.tolist()) == sorted(roots)

@@ -273,7 +273,7 @@ def verify(
     certificate: Annotated[
         Path,
         typer.Argument(
-            help="The certificate's JSON file, or a .nc file of minima, convexity or connect."
+            help="The certificate's JSON file, or a .nc file of minima, convexity, connect or tree."
         ),
     ],
     data: DataName = None,

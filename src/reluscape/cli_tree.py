@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shlex
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,9 +16,8 @@ from reluscape.cli_options import (
     Arithmetic,
     Dask,
     DataName,
-    Decay,
     Json,
-    Loss,
+    LossName,
     Model,
     Standardise,
     Target,
@@ -36,6 +36,15 @@ if TYPE_CHECKING:
 
 __all__ = ["tree"]
 
+
+class ConvexLoss(StrEnum):
+    """The losses whose minima over cells are found exactly."""
+
+    squared = "squared"
+    half_squared = "half_squared"
+    l1 = "l1"
+
+
 #: Seconds of work from which on it is kept on the way, and where.
 KEPT, CHUNKS = 10.0, "chunks.sqlite"
 
@@ -47,8 +56,9 @@ def tree(
     model: Model = None,
     target: Target = None,
     standardise: Standardise = False,
-    loss: Loss = None,
-    weight_decay: Decay = 0.0,
+    loss: Annotated[
+        ConvexLoss, typer.Option(help="Class labels become a column each, or -1 and 1 for two.")
+    ] = ConvexLoss.squared,
     layer: Annotated[
         str,
         typer.Option(
@@ -86,7 +96,8 @@ def tree(
     OUT/chunks.sqlite on the way: the same command goes on from there. What an earlier tree has left
     in OUT is written over or removed. The very first tree on a machine waits half a minute for compiling.
     """
-    landscape = landscape_from(data, target, standardise, weights, model, loss, weight_decay)
+    objective = LossName(loss.value)
+    landscape = landscape_from(data, target, standardise, weights, model, objective, 0.0)
     from reluscape.progress import shown
     from reluscape.results import options_from
     from reluscape.tree_files import SAMPLES, TreeFolder, drawn

@@ -47,9 +47,9 @@ class Joined(NamedTuple):
 
 
 def join_cells(
-    problem: Problem, values: Values, tolerance: float, below: float, jobs: int = 1
+    problem: Problem, values: Values, tolerance: float, below: float, threads: Threads
 ) -> Joined:
-    """Kruskal's algorithm over the facets, in so many threads.
+    """Kruskal's algorithm over the facets.
 
     The result is the same as that of sorting all facets, ties in the order of their numbers included.
 
@@ -58,12 +58,11 @@ def join_cells(
         values: Least losses.
         tolerance: Minima that end within this of their loss are none.
         below: Facets above this loss join nothing.
-        jobs: Threads.
+        threads: What goes through cells and facets.
     """
     highest, marks = problem.layer.limit(below), np.zeros(problem.num_facets, dtype=np.bool_)
-    with Threads.start(jobs) as threads:
-        ended, roots = _joined(problem, values, tolerance, highest, marks, threads)
-        joins = ascending(np.flatnonzero(marks), values.facets, threads)
+    ended, roots = _joined(problem, values, tolerance, highest, marks, threads)
+    joins = ascending(np.flatnonzero(marks), values.facets, threads)
     return Joined(joins, ended, roots[values.cells[roots] <= highest])
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from reluscape.compiled import bare
+from reluscape.compiled import bare, unlocked
 
 
 @bare
@@ -93,7 +93,7 @@ def sorted_code(code, units, cells, groups, digits):
     return code
 
 
-@bare
+@unlocked
 def unite_alike(joins, levels, start, loss, slack, shape, pairs, groups, digits, parent):
     """Join cells, those that differ by an exchange of units taken as one, from join `start` on.
 

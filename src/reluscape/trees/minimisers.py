@@ -11,11 +11,8 @@ from numpy.typing import NDArray
 from reluscape.trees.points import least_points
 from reluscape.trees.problem import Problem
 from reluscape.trees.stubborn import Stubborn
-from reluscape.trees.sweep import (
-    Scratch,
-    Table,
-    table_of,
-)
+from reluscape.trees.sweep import Scratch, Table
+from reluscape.trees.threads import Threads
 
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
@@ -23,18 +20,24 @@ Indices = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Minimisers:
-    """Finds the least points of cells and facets."""
+    """Finds the least points of cells and facets.
+
+    Attributes:
+        problem: The layer.
+        table: Of its products.
+        threads: What finds them.
+        stubborn: What finds those that float64 does not tell.
+    """
 
     problem: Problem
     table: Table
-    scratch: Scratch
+    threads: Threads
     stubborn: Stubborn
 
     @classmethod
-    def of(cls, problem: Problem) -> Minimisers:
+    def of(cls, problem: Problem, table: Table, threads: Threads) -> Minimisers:
         """For the cells of a problem."""
-        table = table_of(problem)
-        return cls(problem, table, Scratch.of(problem), Stubborn(problem, table))
+        return cls(problem, table, threads, Stubborn(problem, table))
 
     def of_cells(self, cells: Any) -> Floats:
         """The layer's parameters at cells' least points; inside a cell, if there are several."""
@@ -48,10 +51,16 @@ class Minimisers:
         size = len(codes), self.problem.most_rays
         rays, owners = np.full(size, -1), np.full(size, -1)
         lengths, told = np.zeros(size), np.empty(len(codes), dtype=np.bool_)
-        proof = np.empty(self.problem.proof_words, dtype=np.uint64)
-        least_points(
-            self.table, self.scratch, codes, kind == "facets", proof, rays, owners, lengths, told
-        )
+
+        def find(start: int, stop: int) -> None:
+            own = slice(start, stop)
+            least_points(
+                self.table, Scratch.of(self.problem), codes[own], kind == "facets",
+                np.empty(self.problem.proof_words, dtype=np.uint64), rays[own], owners[own],
+                lengths[own], told[own],
+            )  # fmt: skip
+
+        self.threads.over(len(codes), find)
         thetas = self.problem.thetas(rays, owners, lengths)
         for place in np.flatnonzero(~told).tolist():
             thetas[place] = self.stubborn.theta(kind, int(codes[place]))

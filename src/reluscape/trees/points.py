@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from reluscape.compiled import bare, counted
+from reluscape.compiled import bare, counted, unlocked
 from reluscape.trees.deepest import deepest
 from reluscape.trees.sweep import NONE, digits_of, gather, others_of, solve
 
@@ -16,7 +16,7 @@ RANK, LEFT = 1e-10, 1e-14
 SAME = 1e-13
 
 
-@bare
+@unlocked
 def least_points(table, scratch, codes, facets, proof, rays, owners, lengths, told):
     """Write the least points of cells or facets.
 

@@ -141,14 +141,14 @@ class Problem:
         starts, rays = _grouped(cones.corners, len(cones.cells))
         facet_starts, facet_rays = _shared(contacts.cells, starts, rays)
         # the search knows which kinks contain a ray; what rounding makes of them would be columns
-        sides, outputs = cones.signs.T, features @ cones.rays.T
-        lengths = np.linalg.norm(features, axis=1)
-        if (np.abs(outputs) > ZERO * lengths[:, None])[sides == 0].any():
+        sides, outputs = cones.signs, cones.rays @ features.T
+        lengths, (on, of) = np.linalg.norm(features, axis=1), np.nonzero(sides == 0)
+        if (np.abs(outputs[on, of]) > ZERO * lengths[of]).any():
             raise AnalysisError(f"rays of cells do not lie on the samples' hyperplanes: {NEARLY}")
-        values = sides * np.maximum(sides * outputs, 0.0)
-        columns = np.where(values > 0, values, layer.slope * values)
-        nearby = np.abs(values) < NARROW * lengths.max(initial=0.0)
-        narrow = (nearby & (sides != 0)).any(axis=0)
+        outputs = np.where(sides * outputs > 0, outputs, 0.0)
+        nearby = np.abs(outputs) < NARROW * lengths.max(initial=0.0)
+        narrow = (nearby & (sides != 0)).any(axis=1)
+        columns = np.where(outputs > 0, outputs, layer.slope * outputs).T
         return cls(
             layer, units, cones, contacts.cells, starts, rays, facet_starts, facet_rays, columns,
             narrow,

@@ -176,9 +176,12 @@ class MergeTree(Result):
         if way is None:
             return Barrier(math.inf, np.empty((0, size)), np.empty(0))
         from reluscape.trees.minimisers import Minimisers  # solves; what only reads need not
+        from reluscape.trees.sweep import table_of
+        from reluscape.trees.threads import Threads
 
-        minimisers = Minimisers.of(problem)
-        beads = np.stack([ends[0], *minimisers.of_facets(way), ends[1]])
+        with Threads.start(1) as threads:
+            saddles = Minimisers.of(problem, table_of(problem), threads).of_facets(way)
+        beads = np.stack([ends[0], *saddles, ends[1]])
         losses = np.array([self.layer.value(bead) for bead in beads])
         return shortened(self.layer, beads, losses)
 

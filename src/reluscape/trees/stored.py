@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from base64 import b64decode, b64encode
 from collections.abc import Iterator
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
@@ -49,16 +49,17 @@ def stored_values(
         InputError: As `Study.run`; the file is of another layer, data or `below`.
         AnalysisError: A chunk failed, as where its process was killed again and again.
     """
-    layer, study = packed(problem.layer), Study(path)
+    still = replace(problem.layer, theta=np.zeros_like(problem.layer.theta))  # it does not matter
+    layer, study = packed(still), Study(path)
     told = {"layer": layer} | ({"below": below} if math.isfinite(below) else {})
     work = [told | chunk._asdict() for chunk in chunks(problem, values.CHUNK)]
     try:
         standing = study.run(solve_trial, work, jobs=jobs, dask=dask, progress=progress)
-    except OtherStudyError as error:
+    except OtherStudyError:
         raise InputError(
             f"{path} keeps another tree: of another layer, other data or another `below`, or begun by"
             " another version. Remove it, or give another `store` (--out)"
-        ) from error
+        ) from None  # that error shows the layer as text
     if standing.done < len(work):
         raise AnalysisError(
             f"{len(work) - standing.done} of {len(work)} chunks of the tree failed:"

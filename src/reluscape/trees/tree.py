@@ -26,6 +26,7 @@ from reluscape.trees.pruning import pruned
 from reluscape.trees.result import MergeTree
 from reluscape.trees.sweep import Table
 from reluscape.trees.symmetry import multiplicities
+from reluscape.trees.threads import Threads
 from reluscape.trees.values import Values, least_values
 from reluscape.validation import check_whole
 
@@ -141,11 +142,13 @@ def merge_tree(
     with threadpool_limits(1, user_api="blas"):  # the matrices are small: threads would only wait
         known = pruned(problem, below)
         values = _values(problem, known.table, jobs, store, dask, below, progress)
-        joined = join_cells(problem, values, slack, below, workers(jobs))
-        return _tree(
-            problem, values, joined, Minimisers.of(problem), values, slack, tolerance=tolerance,
-            below=below, arithmetic="float64", block=block.layer, bundle_proofs=known.proofs,
-        )  # fmt: skip
+        with Threads.start(workers(jobs)) as threads:
+            joined = join_cells(problem, values, slack, below, threads)
+            return _tree(
+                problem, values, joined, Minimisers.of(problem, known.table, threads), values, slack,
+                threads, tolerance=tolerance, below=below, arithmetic="float64", block=block.layer,
+                bundle_proofs=known.proofs,
+            )  # fmt: skip
 
 
 def _exact_tree(problem: Problem, layer: str, progress: Progress | None) -> MergeTree:
@@ -163,12 +166,13 @@ def _exact_tree(problem: Problem, layer: str, progress: Progress | None) -> Merg
     ranks = replace(values, cells=places[0], facets=places[1])
     groups = alike(problem.layer.weights, problem.units.order)
     problem = replace(problem, units=replace(problem.units, groups=groups))
-    joined = join_cells(problem, ranks, 0.0, math.inf)
     none = np.empty((0, problem.proof_words), dtype=problem.proof_kind)
-    return _tree(
-        problem, values, joined, exact, ranks, 0.0, tolerance=0.0, below=math.inf,
-        arithmetic="rational", block=layer, bundle_proofs=none,
-    )  # fmt: skip
+    with Threads.start(1) as threads:
+        joined = join_cells(problem, ranks, 0.0, math.inf, threads)
+        return _tree(
+            problem, values, joined, exact, ranks, 0.0, threads, tolerance=0.0, below=math.inf,
+            arithmetic="rational", block=layer, bundle_proofs=none,
+        )  # fmt: skip
 
 
 def _values(
@@ -199,6 +203,7 @@ def _tree(
     minimisers: LeastPoints,
     ranks: Values,
     slack: float,
+    threads: Threads,
     **told: Any,
 ) -> MergeTree:
     """The result: minima by ascending loss, each where it ends.
@@ -210,12 +215,17 @@ def _tree(
         minimisers: Finds the points.
         ranks: What decides on the order of least losses.
         slack: Minima that end within this of their loss in that order are none.
+        threads: What does what needs nothing of each other.
         told: What else is told of the tree.
     """
     cells = np.append(joined.ended[:, 0], joined.roots)
     ends = np.arange(len(cells)) < len(joined.ended)
     order = np.lexsort((cells, ends, ranks.cells[cells]))
     cells, losses = cells[order], values.cells[cells[order]]
+    counting = threads.pool.submit(
+        multiplicities, problem, cells, ranks.cells[cells], slack, joined.joins,
+        ranks.facets[joined.joins],
+    )  # fmt: skip
     whose = dict(zip(cells.tolist(), range(len(cells)), strict=True))
     deaths, parents = np.full(len(cells), np.inf), np.full(len(cells), -1, dtype=np.int64)
     saddles = np.full((len(cells), len(problem.layer.theta)), np.nan)
@@ -235,9 +245,7 @@ def _tree(
         deaths=deaths,
         saddles=saddles,
         parents=parents,
-        multiplicity=multiplicities(
-            problem, cells, ranks.cells[cells], slack, joined.joins, ranks.facets[joined.joins]
-        ),
+        multiplicity=counting.result(),
         cells=places[:, None] // powers % unit_cells,
         num_cells=problem.num_cells,
         num_facets=problem.num_facets,
