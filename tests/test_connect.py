@@ -912,7 +912,7 @@ def test_strings_of_metrics_and_statistics_are_verified() -> None:
         return float(np.abs(outputs).max())
 
     own = rs.connect(landscape, models[0], models[1], 1e3, metric=largest)
-    assert "give check_connection that metric" in rs.verify(own, landscape).reason
+    assert "check_connection that metric" in rs.verify(own, landscape).reason
     assert check_connection(own, landscape, largest).valid
 
 

@@ -186,18 +186,164 @@ def test_another_landscape_to_judge_by_has_the_same_buffers() -> None:
         rs.connect(landscape, a, b, HIGH, metric=other)
 
 
-def test_a_batch_norm_that_runs_twice_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One running mean is not that of both uses: loaded, beads would have other losses."""
-    a, b = made(NormedTwice, 0), made(NormedTwice, 1)
+def trained(module: nn.Module) -> nn.Module:
+    """By a hundred steps, in train mode; returned in eval mode."""
+    module.train()
+    adam = torch.optim.Adam(module.parameters(), 0.03)
+    for _ in range(100):
+        adam.zero_grad()
+        (module(torch.from_numpy(X)) - torch.from_numpy(Y)).square().mean().backward()
+        adam.step()
+    with torch.no_grad():  # statistics of the data themselves
+        for part in module.modules():
+            if isinstance(part, nn.BatchNorm1d):
+                part.momentum = 1.0
+        module(torch.from_numpy(X))
+    return module.eval()
+
+
+# ---- running statistics that hooks on modules do not see ----------------------------------------
+
+
+class Called(nn.Module):
+    """A batch norm that is run in one of several ways."""
+
+    def __init__(self, norm: nn.Module, run: str) -> None:
+        super().__init__()
+        self.first, self.norm, self.last = nn.Linear(3, 8), norm, nn.Linear(8, 1)
+        self.run = run
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        entering, norm = self.first(x), self.norm
+        if self.run == "by name":
+            entering = norm(input=entering)
+        elif self.run == "forward":
+            entering = norm.forward(entering)
+        elif self.run == "functional":
+            entering = nn.functional.batch_norm(
+                entering, norm.running_mean, norm.running_var, norm.weight, norm.bias, norm.training
+            )
+        elif self.run == "places":
+            entering = norm(entering.view(len(x), -1, len(norm.weight))).flatten(1)
+        else:
+            entering = norm(entering)
+        return self.last(torch.relu(entering))
+
+
+class Scaling(nn.BatchNorm1d):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(2.0 * x + 1.0)
+
+
+class ChannelsLast(nn.BatchNorm1d):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x.transpose(1, 2)).transpose(1, 2)
+
+
+UNSEEN = [
+    lambda: Called(nn.BatchNorm1d(8), "forward"),
+    lambda: Called(nn.BatchNorm1d(8), "functional"),
+    lambda: Called(Scaling(8), ""),
+    lambda: Called(ChannelsLast(2), "places"),
+]
+
+
+@pytest.mark.parametrize("make", [*UNSEEN, NormedTwice])
+def test_statistics_that_are_not_those_of_what_enters_are_refused(
+    make: Callable[[], nn.Module], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Loaded, beads would have other losses than they are said to have."""
+    a, b = made(make, 0), made(make, 1)
     landscape = rs.Landscape(a, X, Y)
-    with pytest.raises(InputError, match="'norm' is used 2 times"):
+    with pytest.raises(InputError, match="must use each batch norm once, as a module"):
         rs.connect(landscape, a, b, HIGH)
     by_theta = rs.connect(landscape, *(rs.Landscape(m, X, Y).theta for m in (a, b)), HIGH)
     assert rs.verify(by_theta, landscape).valid  # with the landscape's own statistics throughout
-    monkeypatch.setattr(ends_module, "check_norms", lambda landscape: None)
-    for method in ("greedy", "bezier"):
-        found = rs.connect(landscape, a, b, HIGH, method=method)
-        assert "'norm' is used twice" in rs.verify(found, landscape).reason
+
+
+@pytest.mark.parametrize("make", [UNSEEN[0], UNSEEN[2], NormedTwice])
+def test_verify_rejects_beads_that_have_other_outputs(
+    make: Callable[[], nn.Module], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b = made(make, 0), made(make, 1)
+    landscape = rs.Landscape(a, X, Y)
+    monkeypatch.setattr(ends_module, "check_norms", lambda landscape, theta, name: None)
+    found = rs.connect(landscape, a, b, HIGH, method="bezier")
+    reason = rs.verify(found, landscape).reason
+    assert "bead 1 has other outputs" in reason or "'norm' is used twice" in reason
+
+
+class Untracked(NormedTwice):
+    """One batch norm with running statistics beside one without, which is run twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(6, track_running_stats=False)
+        self.first = nn.Sequential(nn.Linear(3, 6), nn.BatchNorm1d(6))
+
+
+@pytest.mark.parametrize("make", [lambda: Called(nn.BatchNorm1d(8), "by name"), Untracked])
+def test_batch_norms_that_are_used_well_are_connected(make: Callable[[], nn.Module]) -> None:
+    a, b = made(make, 0), made(make, 1)
+    landscape = rs.Landscape(a, X, Y)
+    found = rs.connect(landscape, a, b, HIGH, method="bezier")
+    assert rs.verify(found, landscape).valid
+    for bead in range(1, found.num_beads - 1):
+        assert loss(found.module(landscape, bead)) == pytest.approx(found.values[bead], rel=1e-9)
+
+
+@pytest.mark.parametrize("method", ["greedy", "constrained", "bezier", "band"])
+def test_a_sample_that_is_left_alone_goes_with_others(method: str) -> None:
+    """Batch norm has no variance of one sample."""
+    a = trained(made(partial(Centred, 0.5, True), 0))
+    b = copy.deepcopy(a)  # and its units in reverse, so that all lines between them rise
+    for part in (*b.first.parameters(), *b.norm.parameters(), *list(b.norm.buffers())[:2]):
+        part.data = part.data.flip(0)
+    b.last.weight.data = b.last.weight.data.flip(1)
+    landscape = rs.Landscape(a, X, Y)
+    options = {"method": method, "max_depth": 2}
+    level = 1.5 * landscape.loss()
+    found = rs.connect(
+        landscape, a, b, level, schedule=rs.Schedule(max_steps=20, batch_size=13), **options
+    )
+    assert found.gradients > 0
+    assert rs.verify(found, landscape).valid
+    with pytest.raises(InputError, match="batch_size must be at least 2 with batch norm"):
+        rs.connect(landscape, a, b, level, schedule=rs.Schedule(batch_size=1), **options)
+
+
+class Graph(nn.Module):
+    """With a sparse buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(3, 8), nn.Linear(8, 1)
+        self.register_buffer("links", torch.eye(8, dtype=torch.float64).to_sparse())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(torch.relu(torch.sparse.mm(self.links, self.first(x).T).T))
+
+
+def test_sparse_buffers() -> None:
+    a, b = made(Graph, 0), made(Graph, 1)
+    landscape = rs.Landscape(a, X, Y)
+    found = rs.connect(landscape, a, b, HIGH, method="bezier")
+    assert rs.verify(found, landscape).valid
+    assert begins_at(found, landscape, a)
+    b.links = 2.0 * b.links
+    with pytest.raises(InputError, match="others in 'links'"):
+        rs.connect(landscape, a, b, HIGH)
+
+
+def test_fixed_buffers_may_hold_nan() -> None:
+    a, b = made(Placed, 0), made(Placed, 1)
+    for module in (a, b):
+        module.register_buffer("unused", torch.full((2,), torch.nan).double(), persistent=False)
+    landscape = rs.Landscape(a, X, Y)
+    found = rs.connect(landscape, a, b, HIGH, method="bezier")
+    assert begins_at(found, landscape, a)
+    assert why_other_end(found, landscape, b) == ""
+    assert rs.verify(found, landscape).valid
 
 
 # ---- shared parameters, and what state dicts leave out -----------------------------------------

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from functools import cache
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,8 +16,10 @@ from torch import nn
 
 import reluscape as rs
 from reluscape.strings.constrained import Equidistant, equidistant
+from reluscape.strings.judging import Beads, Segment
 from reluscape.strings.surface import Surface
 from reluscape.strings.training import Schedule, train_below
+from reluscape.train import mlp, train
 
 LEVEL = 0.05
 X = np.linspace(0.0, 1.0, 25)[:, None]
@@ -175,6 +179,46 @@ def test_segments_little_above_the_level_are_split_too(offset: float, above: flo
     assert landscape.loss(0.5 * (a + b)) > landscape.loss(a)
     found = rs.connect(landscape, a, b, level, method="constrained", spring=0.0)
     assert found.status == "connected", found.tried
+
+
+def test_segments_are_split_where_a_bead_rests_below_the_level() -> None:
+    """It stands above the goal, so that it goes on falling: but that may bring nothing more."""
+    segments = [
+        Segment(0.9, 0.9, 0.5, "certified", True), Segment(1.007, 1.02, 0.5, "certified", True),
+        Segment(1.008, 1.02, 0.5, "certified", True),
+    ]  # fmt: skip
+    beads = Beads([np.full(2, float(k)) for k in range(4)], [0, 1, 1, 0], segments)
+    work: Any = SimpleNamespace(beads=beads, level=1.0)
+    rule = Equidistant(0.95, 0.0)
+    assert rule.splits(work, np.array([0.5, 0.9, 0.97, 0.5])) == [(2, 2), (1, 3)]
+    assert rule.splits(work, np.array([0.5, 0.9, 1.001, 0.5])) == []
+
+
+@pytest.mark.parametrize("method", ["greedy", "constrained"])
+def test_beads_are_trained_to_what_the_ends_have(method: str) -> None:
+    """Where there is hardly less, a share of the level is not to be had."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(200, 2))
+    y = np.abs(x).sum(axis=1, keepdims=True) + rng.normal(size=(200, 1))
+    models = [mlp((2, 8, 1), seed=k) for k in (0, 1)]
+    for seed, model in enumerate(models):
+        train(model, x, y, loss="squared", epochs=300, batch_size=50, rate=0.01, seed=seed)
+    landscape = rs.Landscape(models[0], x, y)
+    level = 1.01 * max(rs.Landscape(model, x, y).loss() for model in models)
+    found = rs.connect(landscape, *models, level, method=method)
+    assert found.status == "connected", found.tried
+
+
+@pytest.mark.parametrize("method", ["constrained", "band"])
+@pytest.mark.parametrize("steps", [1, 5, 12])
+def test_a_string_takes_no_more_steps_than_asked(method: str, steps: int) -> None:
+    landscape, thetas = ends()
+    level = 1.05 * max(landscape.loss(theta) for theta in thetas[:2])
+    found = rs.connect(
+        landscape, *thetas[:2], level, method=method, schedule=Schedule(max_steps=steps)
+    )
+    assert found.status == "not_found"
+    assert f"after {steps} steps" in found.tried[-1]
 
 
 @pytest.mark.parametrize("method", ["constrained", "band"])

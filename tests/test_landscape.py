@@ -645,3 +645,12 @@ def test_modules_and_weights_that_are_there_twice_are_left_as_they_were() -> Non
     step = 1e-6 * rng.normal(size=landscape.size)
     slope = (landscape.loss(theta + step) - landscape.loss(theta - step)) / 2
     assert landscape.gradient(theta) @ step == pytest.approx(slope, rel=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore")  # PyTorch warns of its own scripted modules
+def test_scripted_parts_are_not_read() -> None:
+    scripted = torch.jit.script(nn.Sequential(nn.Linear(3, 4), nn.ReLU()))
+    model = nn.Sequential(scripted, nn.Linear(4, 1))
+    landscape = Landscape(model, np.ones((5, 3)), np.ones((5, 1)))
+    assert np.isfinite(landscape.loss())
+    assert "is not a readable affine or ReLU layer" in str(landscape.unreadable)

@@ -12,7 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file, save_model
 from torch import nn
 
 from reluscape.errors import InputError
@@ -333,6 +333,14 @@ class Chosen(nn.Module):
         self.register_buffer("mask", torch.tensor([True, False]))
     def forward(self, x):
         return self.fc(x[:, self.place] * self.mask)
+class Tied(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(3, 3), nn.Linear(3, 3)
+        self.again, self.last.weight = self.first, self.first.weight
+        self.register_buffer("far", torch.full((2,), -torch.inf))
+    def forward(self, x):
+        return self.last(self.again(self.first(x)))
 def wrong(): return 3
 def two(x, y): return small()
 """
@@ -377,6 +385,21 @@ def test_old_batch_norm_files_lack_the_counter(code: str, tmp_path: Path) -> Non
     }
     loaded = load_model(saved(tmp_path / "a.pt", state), f"{code}:Own")
     np.testing.assert_allclose(loaded(torch.zeros(1, 3).double()).detach(), [[1.0, 1.0]])
+
+
+def test_tensors_that_are_one_come_back_from_one_name(code: str, tmp_path: Path) -> None:
+    """As `save_model` of safetensors keeps one of their names alone; and with a mask of -inf."""
+    original = load_model(None, f"{code}:Tied")
+    with torch.no_grad():
+        original.first.weight.copy_(torch.arange(9.0).view(3, 3))
+    save_model(original, str(tmp_path / "a.safetensors"))
+    assert len(load_file(tmp_path / "a.safetensors")) < len(original.state_dict())
+    loaded = load_model(tmp_path / "a.safetensors", f"{code}:Tied")
+    same(loaded, original, 3)
+    assert loaded.last.weight is loaded.first.weight
+    state = original.state_dict() | {"first.bias": torch.tensor([0.0, torch.inf, 0.0])}
+    refused = refusal(saved(tmp_path / "b.pt", state), f"{code}:Tied")
+    assert "first.bias holds 1 values that are NaN or infinite" in refused
 
 
 def test_weights_that_do_not_fit(code: str, tmp_path: Path) -> None:

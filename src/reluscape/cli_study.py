@@ -60,7 +60,7 @@ def reproduce(
     scale: Annotated[
         ScaleName,
         typer.Option(
-            help="smoke: seconds; small: a minute, several with --data-dir; paper: the published size."
+            help="smoke: seconds; small: minutes (freeman: half an hour); paper: the published size."
         ),
     ] = ScaleName.small,
     trials: Annotated[

@@ -107,15 +107,12 @@ def load_model(weights: Path | None, factory: str | None) -> nn.Module:
     Raises:
         InputError: the file or factory cannot be read, or the two do not fit together.
     """
-    state = None if weights is None else read_state(weights)
     if factory is not None:
         model = _from_factory(factory)
-        if state is not None:
-            _load_into(model, state, f"{weights}", factory)
-    elif state is not None:
-        model = _infer(
-            state, weights or Path(), in_order=weights is not None and keeps_order(weights)
-        )
+        if weights is not None:
+            _load_into(model, read_state(weights, _masks(model)), f"{weights}", factory)
+    elif weights is not None:
+        model = _infer(read_state(weights), weights, in_order=keeps_order(weights))
     else:
         raise InputError("expected a weights file or a module:factory, got neither")
     return model.double().eval()
@@ -175,10 +172,18 @@ def _from_factory(source: str) -> nn.Module:
     return copied(model)
 
 
-def _load_into(
-    model: nn.Module, state: Mapping[str, torch.Tensor], weights: str, source: str
-) -> None:
+def _masks(model: nn.Module) -> set[str]:
+    """Buffers that may hold infinite entries: all but running statistics."""
+    buffers = {name for name, _ in model.named_buffers()}
+    return {name for name in buffers if not name.endswith(("running_mean", "running_var"))}
+
+
+def _load_into(model: nn.Module, state: dict[str, torch.Tensor], weights: str, source: str) -> None:
     own = model.state_dict()
+    places = {_place(own[name]): name for name in own.keys() & state}
+    for name in own.keys() - state:  # safetensors keeps one name of tensors that are one
+        if _place(own[name]) in places:
+            state[name] = state[places[_place(own[name])]]
     # Files from before PyTorch 1.0 lack this counter, which eval mode does not use.
     needed = {name for name in own if not name.endswith("num_batches_tracked")}
     problems = {
@@ -199,6 +204,11 @@ def _load_into(
     if found:
         raise InputError(f"{weights} does not fit the model of {source}; {'; '.join(found)}")
     model.double().load_state_dict(state, strict=False)
+
+
+def _place(tensor: torch.Tensor) -> tuple[int, torch.Size]:
+    """Where a tensor's numbers are: the same for tensors that are one."""
+    return tensor.data_ptr(), tensor.shape
 
 
 def _shorten(names: list[str]) -> str:

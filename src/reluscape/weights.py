@@ -6,7 +6,7 @@ import json
 import pickle
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,17 +43,18 @@ def write_state(path: Path, state: Mapping[str, NDArray[Any]]) -> None:
     path.write_bytes(save(tensors, metadata={_ORDER: json.dumps(list(state))}))
 
 
-def read_state(path: Path) -> dict[str, torch.Tensor]:
+def read_state(path: Path, masks: Collection[str] = ()) -> dict[str, torch.Tensor]:
     """Read names and tensors from a weights file without running code from it.
 
     Args:
         path: ``.safetensors``, or ``.pt``/``.pth``/``.ckpt`` holding a state dict, which may sit
             under the key "state_dict" or "model_state_dict". Prefixes that DataParallel and
             torch.compile add are dropped.
+        masks: Names of tensors whose entries may be infinite or NaN.
 
     Returns:
-        Finite float64 tensors in the order of the file; integers and booleans (counters, indices,
-        masks) stay what they are.
+        Float64 tensors in the order of the file, finite but for masks; integers and booleans (counters,
+        indices) stay what they are.
 
     Raises:
         InputError: no such file, damaged, pickled objects, or tensors that are no weights.
@@ -80,7 +81,15 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
             content = {str(name).removeprefix(prefix): tensor for name, tensor in content.items()}
     if not content:
         raise InputError(f"{path} holds no tensors: save model.state_dict()")
-    return {str(name): _as_double(path, str(name), value) for name, value in content.items()}
+    state = {str(name): _as_double(path, str(name), value) for name, value in content.items()}
+    for name, tensor in state.items():
+        bad = 0 if name in masks else int((~torch.isfinite(tensor)).sum())
+        if bad:
+            raise InputError(
+                f"{path}: {name} holds {bad} values that are NaN or infinite: "
+                "the training diverged; use weights from before"
+            )
+    return state
 
 
 def _is_safetensors(path: Path) -> bool:
@@ -144,11 +153,4 @@ def _as_double(path: Path, name: str, value: object) -> torch.Tensor:
         raise InputError(
             f"{path}: {name} is {value.dtype}, {value.layout}; expected dense float weights"
         )
-    result = value.detach().to(torch.float64).clone()
-    bad = int((~torch.isfinite(result)).sum())
-    if bad:
-        raise InputError(
-            f"{path}: {name} holds {bad} values that are NaN or infinite: "
-            "the training diverged; use weights from before"
-        )
-    return result
+    return value.detach().to(torch.float64).clone()

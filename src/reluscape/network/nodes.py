@@ -94,6 +94,8 @@ def _read_node(node: fx.Node, trace: Trace, further: Reader | None) -> Step:
 
 def _read_module(node: fx.Node, source: fx.Node, trace: Trace) -> Layer | None:
     module, name = trace.modules[str(node.target)], name_of(node)
+    if isinstance(module, torch.jit.ScriptModule):
+        raise _unknown(node, trace)
     forward = type(module).forward
     if forward is nn.Linear.forward:
         return _read_linear(node, source, trace)

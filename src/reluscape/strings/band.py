@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from reluscape.strings.evolving import ROUND, evolve, units
+from reluscape.strings.evolving import evolve, units
 from reluscape.strings.finishing import Work
 
 Floats = NDArray[np.float64]
@@ -80,4 +80,4 @@ def grow_band(work: Work) -> None:
         points = first + times[:, None] * (last - first)
         for point in points[::-1]:
             work.beads.insert([0], point[None], 1)
-    evolve(work, Band(), -(-work.schedule.max_steps // ROUND))
+    evolve(work, Band())

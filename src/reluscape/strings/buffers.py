@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +13,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from reluscape.errors import InputError
 from reluscape.landscape import Landscape
 
-__all__ = ["check_fixed", "check_norms", "flat_buffers", "module_of", "norms_of", "statistics_of"]
+__all__ = [
+    "check_fixed", "flat_buffers", "module_of", "norms_of", "numbers_of", "same_numbers",
+    "statistics_of",
+]  # fmt: skip
 
 Floats = NDArray[np.float64]
 State = dict[str, torch.Tensor]
@@ -42,8 +44,15 @@ def statistics_of(module: nn.Module) -> frozenset[str]:
 def flat_buffers(landscape: Landscape, state: State) -> Floats:
     """A state's buffers in the order of `module.buffers()`, as one vector."""
     names = [name for name, _ in landscape.module_at().named_buffers()]
-    parts = [state[name].detach().double().cpu().numpy().ravel() for name in names]
+    parts = [np.asarray(numbers_of(state[name]), dtype=np.float64).ravel() for name in names]
     return np.concatenate([np.zeros(0), *parts])
+
+
+def numbers_of(tensor: torch.Tensor) -> NDArray[Any]:
+    """A tensor's entries; of a sparse one, zeros too."""
+    dense = tensor.detach() if tensor.layout == torch.strided else tensor.detach().to_dense()
+    whole = dense.double() if dense.is_floating_point() else dense
+    return np.asarray(whole.numpy(force=True))
 
 
 def module_of(landscape: Landscape, theta: Floats, buffers: Floats) -> nn.Module:
@@ -67,7 +76,7 @@ def check_fixed(landscape: Landscape, state: State, name: str) -> None:
     module = landscape.module_at()
     running = statistics_of(module)
     for key, own in module.named_buffers():
-        if key in running or _same(own, state[key]):
+        if key in running or same_numbers(own, state[key]):
             continue
         raise InputError(
             f"{name} must have the landscape's buffers, running statistics of batch norms aside;"
@@ -77,26 +86,6 @@ def check_fixed(landscape: Landscape, state: State, name: str) -> None:
         )
 
 
-def _same(own: torch.Tensor, other: torch.Tensor) -> bool:
-    """Whether buffers are equal; NaN is equal to NaN."""
-    return np.array_equal(own.numpy(force=True), other.numpy(force=True), equal_nan=True)
-
-
-def check_norms(landscape: Landscape) -> None:
-    """Refuse a model that uses a batch norm more than once: its uses have other statistics each."""
-    module, uses = landscape.module_at(), Counter[str]()
-
-    def count(name: str, *_: object) -> None:
-        uses[name] += 1
-
-    for name, norm in norms_of(module).items():
-        norm.register_forward_hook(partial(count, name))
-    with torch.no_grad():
-        module(torch.as_tensor(landscape.inputs, device=landscape.flat_objective()[0].device))
-    for name in norms_of(module):
-        if uses[name] > 1:
-            raise InputError(
-                "models with running statistics must use each batch norm once in a forward pass;"
-                f" {name!r} is used {uses[name]} times, and has one mean for all of its uses: give each a"
-                " batch norm of its own"
-            )
+def same_numbers(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether tensors are equal; NaN is equal to NaN."""
+    return np.array_equal(numbers_of(one), numbers_of(other), equal_nan=True)

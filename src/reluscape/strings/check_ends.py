@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from reluscape.landscape import Landscape
+from reluscape.strings.buffers import numbers_of
 from reluscape.strings.connection import Connection
 from reluscape.strings.ends import outputs_apart
 
@@ -18,17 +19,17 @@ Floats = NDArray[np.float64]
 def begins_at(found: Connection, landscape: Landscape, model: nn.Module) -> bool:
     """Whether the path begins at a model, with its running statistics."""
     pairs = _pairs(found, landscape, 0, model)
-    return all(np.array_equal(begin, one) for begin, one in pairs)
+    return all(_same(begin, one) for begin, one in pairs)
 
 
 def why_other_end(found: Connection, landscape: Landscape, model: nn.Module) -> str:
     """Why the path does not end at a model, or at its hidden units permuted; empty where it does."""
     pairs = _pairs(found, landscape, found.num_beads - 1, model)
     if not found.matched:
-        if not all(np.array_equal(end, one) for end, one in pairs):
+        if not all(_same(end, one) for end, one in pairs):
             return "it ends at other weights: give --weights in the order of connect"
         return ""
-    if not all(np.array_equal(np.sort(end, None), np.sort(one, None)) for end, one in pairs):
+    if not all(_same(np.sort(end, None), np.sort(one, None)) for end, one in pairs):
         return "it ends at other weights, whatever the order of their units"
     state = landscape.state_of(found.module(landscape, found.num_beads - 1))
     apart = outputs_apart(landscape, state, model)
@@ -40,4 +41,9 @@ def _pairs(
 ) -> list[tuple[Floats, Floats]]:
     """Parameters and buffers of a bead, each beside a model's."""
     state, given = (landscape.state_of(one) for one in (found.module(landscape, bead), model))
-    return [(state[name].numpy(force=True), given[name].numpy(force=True)) for name in given]
+    return [(numbers_of(state[name]), numbers_of(given[name])) for name in given]
+
+
+def _same(one: Floats, other: Floats) -> bool:
+    """Whether arrays are equal; NaN is equal to NaN."""
+    return np.array_equal(one, other, equal_nan=True)

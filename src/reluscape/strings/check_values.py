@@ -62,7 +62,11 @@ class String:
         judge, height = landscape, height_of(found, landscape, metric)
         if found.buffers.shape[1] and found.kind == "other loss":
             known = trained_on is not landscape
-            require(known, "give check_connection trained_on, whose running statistics it has")
+            require(
+                known,
+                "its running statistics are of other data: give these to"
+                " reluscape.strings.check.check_connection as trained_on",
+            )
             height = with_statistics(landscape, trained_on)
         elif found.buffers.shape[1]:
             judge = on_own_statistics(landscape)
@@ -203,7 +207,10 @@ def height_of(
     if found.kind in LOSSES:
         return landscape.loss
     known = found.kind == "error_rate" or callable(metric)
-    require(known, f"it is about {found.kind!r}: give check_connection that metric")
+    require(
+        known,
+        f"it is about {found.kind!r}: give reluscape.strings.check.check_connection that metric",
+    )
     return _by_outputs(landscape, metric if callable(metric) else _error_rate)
 
 

@@ -103,7 +103,8 @@ def connect(
             targets, or a landscape of the same model on other data.
         max_depth: How often a segment may be divided, one after the other; the first beads of a curve and
             a band, 7 at once, count as one division; a constrained string is of at most 2^max_depth.
-        alpha: Beads are trained to this share of the level, of a negative one to all of it.
+        alpha: Beads are trained to this share of the level, of a negative one to all of it; but to no
+            less than the higher end has, as there may be no less.
         middle: Greedy beads start in the middle of their segment, not where it is highest.
         spring: Of the constrained variant, in units of loss per length.
         draws: Positions on the Bezier curve in one step.
@@ -127,8 +128,9 @@ def connect(
     beside arithmetic: much for small models, nothing where one of them keeps the processor busy.
 
     Raises:
-        InputError: Ends of another shape, with other buffers or above the level, a batch norm that is
-            used twice, an option out of range, or a file to keep the string in that cannot be written.
+        InputError: Ends of another shape, with other buffers or above the level, batch norms whose
+            running statistics would not be those of what enters them, an option out of range, or a file
+            to keep the string in that cannot be written.
 
     Example:
         >>> import numpy as np
@@ -150,7 +152,7 @@ def connect(
     pair = _Pair(landscape, ends, metric)
     surface = pair.surface(batched, seed)
     judge = Judge(surface, level, relative_gap)
-    pair.check_level(judge)
+    highest = pair.check_level(judge)
     tried = []
     if start is not None:  # its cost is this one's, too
         surface.gradients += start.gradients
@@ -161,7 +163,7 @@ def connect(
         surface=surface,
         judge=judge,
         beads=beads,
-        goal=min(check_share(alpha, "alpha") * level, level),
+        goal=min(max(check_share(alpha, "alpha") * level, highest), level),
         schedule=schedule,
         max_depth=check_whole(max_depth, "max_depth", 1),
         middle=middle,
@@ -218,8 +220,8 @@ class _Pair:
             judged = Statistics(self.landscape).loss_on(self.metric)
         return Surface(own, self.metric, batched=batched, seed=seed, judged=judged, floating=True)
 
-    def check_level(self, judge: Judge) -> None:
-        """Refuse ends that are above the level, or not to be proved below it."""
+    def check_level(self, judge: Judge) -> float:
+        """The higher end's value; ends that are above the level, or not proved below it, are refused."""
         surface, level = judge.surface, judge.level
         values = surface.values(np.stack([end.theta for end in self.ends]))
         for name, end, value in zip(("theta_a", "theta_b"), self.ends, values, strict=True):
@@ -233,6 +235,7 @@ class _Pair:
                     f"level must be at least the {surface.kind} of both ends, rounding errors included;"
                     f" received {level!r}, and {name} has {top!r}: raise it or train further"
                 )
+        return float(values.max())
 
     def buffers(self, work: Work) -> dict[str, Any]:
         """Running statistics of the beads, where they change."""

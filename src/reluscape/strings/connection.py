@@ -119,12 +119,12 @@ class Connection(Result):
     @property
     def barrier(self) -> float:
         """What the path rises above the higher of its ends: `maximum` minus that end's value."""
-        return self.maximum - float(max(self.values[0], self.values[-1]))
+        return max(0.0, self.maximum - float(max(self.values[0], self.values[-1])))
 
     @property
     def linear_barrier(self) -> float:
         """What the straight line rises, at least, above the higher of its ends."""
-        return self.straight_lower - float(max(self.values[0], self.values[-1]))
+        return max(0.0, self.straight_lower - float(max(self.values[0], self.values[-1])))
 
     def cells(self, landscape: Landscape) -> int:
         """Number of activation cells that the path passes through, as `cells_crossed` counts them.
@@ -175,7 +175,8 @@ class Connection(Result):
         else:
             first = (
                 f"no path below level {self.level:.6g} was found, which does not show that there is"
-                f" none; the best rises to {self.highest:.6g} ({how})"
+                f" none; {'this' if self.straight_lower < self.highest else 'the best'} rises to"
+                f" {self.highest:.6g} ({how})"
             )
         ends = f"{self.values[0]:.6g} and {self.values[-1]:.6g}"
         lines = [

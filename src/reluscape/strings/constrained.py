@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.linalg import solve_banded
 
-from reluscape.strings.evolving import ROUND, evolve, settle, units
+from reluscape.strings.evolving import evolve, settle, units
 from reluscape.strings.finishing import Work
 
 Floats = NDArray[np.float64]
@@ -61,13 +61,13 @@ class Equidistant:
         return np.asarray(values[1:-1] > self.goal)
 
     def splits(self, work: Work, values: Floats) -> list[tuple[int, int]]:
-        """Segments that rise above the string's own level; where no bead falls, above the level.
+        """Segments that rise above the string's own level; where no bead is above the level, above that.
 
         As beads have no place of their own, a depth is that of as many halvings of a straight line.
         """
         beads = work.beads
         places = beads.rising(max(work.level, (1.0 + TOLERANCE) * float(values.max())))
-        if not places and not self.moving(values).any():
+        if not places and values.max() <= work.level:
             places = beads.rising(work.level)
         count = len(beads.segments)
         return [(place, (count + more).bit_length()) for more, place in enumerate(places)]
@@ -138,4 +138,4 @@ def grow_constrained(work: Work) -> None:
     """Let the whole string fall from the straight line, and split it where it rises between beads."""
     rule = Equidistant(work.goal, work.spring)
     settle(work, rule)  # a string gone on from may be another method's
-    evolve(work, rule, -(-work.schedule.max_steps // ROUND))
+    evolve(work, rule)

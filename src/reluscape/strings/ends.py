@@ -11,11 +11,10 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import nn
 from torch.func import functional_call
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from reluscape.errors import InputError
 from reluscape.landscape import Landscape
-from reluscape.strings.buffers import check_fixed, check_norms, flat_buffers, norms_of
+from reluscape.strings.buffers import check_fixed, flat_buffers, norms_of
 from reluscape.strings.surface import Metric, Surface
 from reluscape.validation import check_theta, tied_names
 
@@ -45,7 +44,8 @@ def read_end(landscape: Landscape, end: End, name: str) -> Model:
 
     Raises:
         InputError: A model of another shape, with another forward, with other buffers than running
-            statistics, or with entries that are not finite; a batch norm that is used twice.
+            statistics, or with entries that are not finite; batch norms whose running statistics would
+            not be those of what enters them.
     """
     if isinstance(end, Mapping):
         end = _loaded(landscape, end, name)
@@ -53,8 +53,6 @@ def read_end(landscape: Landscape, end: End, name: str) -> Model:
         return Model(check_theta(end, landscape.size), None)
     state = landscape.state_of(end)
     check_fixed(landscape, state, name)
-    if has_statistics(landscape):
-        check_norms(landscape)
     apart = outputs_apart(landscape, state, end)
     if apart:
         raise InputError(
@@ -62,7 +60,10 @@ def read_end(landscape: Landscape, end: End, name: str) -> Model:
             f" outputs differ by {apart:.2g} from those of the landscape's model with its weights"
         )
     parts = [state[key].cpu().numpy().ravel() for key, _ in end.named_parameters()]
-    return Model(check_theta(np.concatenate(parts), landscape.size), state)
+    theta = check_theta(np.concatenate(parts), landscape.size)
+    if has_statistics(landscape):
+        check_norms(landscape, theta, name)
+    return Model(theta, state)
 
 
 def _loaded(landscape: Landscape, end: Mapping[str, torch.Tensor], name: str) -> nn.Module:
@@ -87,9 +88,47 @@ def _loaded(landscape: Landscape, end: Mapping[str, torch.Tensor], name: str) ->
 
 def outputs_apart(landscape: Landscape, state: State, module: nn.Module) -> float:
     """How far a module's outputs are from those of the landscape's model at a state; 0 for rounding."""
-    own, other = with_state(landscape, state).outputs(), with_module(landscape, module).outputs()
-    apart = float(np.abs(own - other).max())
-    return apart if apart > SAME * max(1.0, float(np.abs(other).max())) else 0.0
+    return _apart(with_state(landscape, state), with_module(landscape, module))
+
+
+def _apart(one: Landscape, other: Landscape) -> float:
+    """How far the outputs of two models are from each other; 0 for rounding."""
+    outputs = other.outputs()
+    apart = float(np.abs(one.outputs() - outputs).max())
+    return apart if apart > SAME * max(1.0, float(np.abs(outputs).max())) else 0.0
+
+
+def check_norms(landscape: Landscape, theta: Floats, name: str) -> None:
+    """Refuse a model in which estimated running statistics are not those that batch norm itself takes.
+
+    So it is where a batch norm runs twice, as it has one mean for all of its uses, and where its module
+    is not called with what is normalised: it changes its input first, or is called by `forward`.
+    """
+    try:
+        vector = torch.as_tensor(theta, device=landscape.flat_objective()[0].device)
+        with torch.no_grad():
+            apart = statistics_apart(landscape, theta, Statistics(landscape)(vector))
+    except InputError:  # a model that runs only with running statistics
+        apart = float("inf")
+    if apart:
+        raise InputError(
+            f"{name} must use each batch norm once, as a module that is called with what it normalises;"
+            f" received a model whose outputs in eval mode, with running statistics from the data, differ"
+            f" by {apart:.2g} from those by the data's own: give each use a batch norm of its own"
+        )
+
+
+def statistics_apart(landscape: Landscape, theta: Floats, statistics: State) -> float:
+    """How far outputs with running statistics are from those by the data's own; 0 for rounding."""
+    module = landscape.module_at(theta)
+    buffers = dict(module.named_buffers())
+    if any(buffers[key].shape != value.shape for key, value in statistics.items()):
+        return float("inf")
+    with torch.no_grad():
+        for key, value in statistics.items():
+            buffers[key].copy_(value)
+    other = with_module(landscape, on_own_statistics(landscape).module_at(theta))
+    return _apart(with_module(landscape, module), other)
 
 
 def has_statistics(landscape: Landscape) -> bool:
@@ -143,7 +182,7 @@ class Statistics:
     """
 
     def __init__(self, landscape: Landscape) -> None:
-        own = on_own_statistics(landscape)
+        own, self._norms = on_own_statistics(landscape), list(norms_of(landscape.module_at()))
         self._module = own.module_at()
         vector = own.flat_objective()[0]
         self._inputs = torch.as_tensor(own.inputs, device=vector.device)
@@ -161,14 +200,14 @@ class Statistics:
         found: State = {}
         names = {module: key for key, module in self._module.named_modules()}
 
-        def see(module: nn.Module, inputs: tuple[Any, ...]) -> None:
-            entering = inputs[0]
+        def see(module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
+            (entering,) = *inputs, *named.values()
             axes = [axis for axis in range(entering.ndim) if axis != 1]
             found[f"{names[module]}.running_mean"] = entering.mean(axes)
             found[f"{names[module]}.running_var"] = entering.var(axes, unbiased=False)
 
-        norms = [m for m in self._module.modules() if isinstance(m, _BatchNorm)]
-        hooks = [norm.register_forward_pre_hook(see) for norm in norms]
+        norms = [self._module.get_submodule(name) for name in self._norms]
+        hooks = [norm.register_forward_pre_hook(see, with_kwargs=True) for norm in norms]
         try:
             state = self.named(vector)
             tied = {name: state[first] for name, first in tied_names(self._module).items()}

@@ -36,7 +36,7 @@ class Rule(Protocol):
         """Which inner beads are moved next, from the values of all beads."""
 
     def splits(self, work: Work, values: Floats) -> list[tuple[int, int]]:
-        """Segments that are to get a new bead, in order, and how deep these are."""
+        """Segments that are to get a new bead, the highest first, and how deep these are."""
 
 
 def units(rows: torch.Tensor) -> torch.Tensor:
@@ -63,39 +63,39 @@ class _Memory:
         self.adam = fresh
 
 
-def evolve(work: Work, rule: Rule, rounds: int) -> None:
-    """Move all inner beads by a rule until every segment is below the level, or rounds are over.
+def evolve(work: Work, rule: Rule) -> None:
+    """Move all inner beads by a rule until every segment is below the level, or steps are over.
 
     After each round of steps the segments are judged, and split where the rule says so.
     """
     surface, beads = work.surface, work.beads
     size = len(beads.thetas[0])
     memory = _Memory(Adam((len(beads.thetas) - 2, size), work.schedule.rate, surface.device))
-    for number in range(rounds + 1):
+    step, most = 0, work.schedule.max_steps
+    while True:
         work.judge.glance(beads)
         if not work.judge.seen_above(beads):
             work.judge.examine(beads)
-        work.tell(f"round {number}")
+        work.tell(f"step {step}")
         if not beads.above(work.level):
             return
         values = surface.values(np.stack(beads.thetas))
         splits = [one for one in rule.splits(work, values) if one[1] <= work.max_depth]
-        splits = splits[: max(0, MOST - len(values))]
+        splits = sorted(splits[: max(0, MOST - len(values))])
         if splits:
             _split(beads, splits)
             memory.insert([place for place, _ in splits], work.schedule.rate)
             settle(work, rule)
             values = surface.values(np.stack(beads.thetas))
-        elif not rule.moving(values).any():
-            rounds = number
+        if step == most or not (splits or rule.moving(values).any()):
             break
-        if number < rounds:
-            _steps(work, rule, memory.adam, values, number)
+        until = min(step + ROUND, most)
+        _steps(work, rule, memory.adam, values, range(step, until))
+        step = until
     work.judge.examine(beads)
     left = len(beads.above(work.level))
-    steps = rounds * ROUND
     work.tried.append(
-        f"{left} of {len(beads.segments)} segments are above the level after {steps} steps of the string"
+        f"{left} of {len(beads.segments)} segments are above the level after {step} steps of the string"
     )
 
 
@@ -112,8 +112,8 @@ def _split(beads: Beads, splits: list[tuple[int, int]]) -> None:
         beads.insert([place], point[None], depth)
 
 
-def _steps(work: Work, rule: Rule, adam: Adam, values: Floats, number: int) -> None:
-    """One round of steps of the beads that are to move."""
+def _steps(work: Work, rule: Rule, adam: Adam, values: Floats, steps: range) -> None:
+    """Steps of the beads that are to move."""
     surface = work.surface
     batches = surface.batches(work.schedule.batch_size)
     moving = np.flatnonzero(rule.moving(values))
@@ -122,7 +122,7 @@ def _steps(work: Work, rule: Rule, adam: Adam, values: Floats, number: int) -> N
     chosen = torch.from_numpy(moving).to(surface.device)
     rows = torch.tensor(np.stack(work.beads.thetas), device=surface.device)
     heights = torch.tensor(values, device=surface.device)
-    for step in range(number * ROUND, (number + 1) * ROUND):
+    for step in steps:
         losses, found = surface.slopes(rows[1 + chosen], batches[step % len(batches)])
         if surface.trains_on_judged and len(batches) == 1:
             heights[1 + chosen] = losses

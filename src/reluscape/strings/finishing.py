@@ -28,7 +28,7 @@ class Work:
         surface: What beads are trained on and judged by.
         judge: Tells how high segments rise.
         beads: The string.
-        goal: What beads are trained to: alpha times the level.
+        goal: What beads are trained to: alpha times the level, or what the higher end has.
         schedule: Of their training.
         max_depth: Beads are inserted at most so many times into what was a segment.
         middle: New beads start in the middle of their segment rather than where it is highest.

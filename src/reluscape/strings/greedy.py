@@ -38,8 +38,9 @@ def grow_greedily(work: Work) -> None:
         work.beads.insert(places, trained.thetas, depth)
         if trained.stopped:
             raise KeyboardInterrupt
-        if not trained.reached.all():
-            work.tried.append(_told_stuck(work, f"depth {depth}", trained, ~trained.reached))
+        stuck = trained.values > work.level
+        if stuck.any():
+            work.tried.append(_told_stuck(work, f"depth {depth}", trained, stuck))
             return
     work.tell("judging")
     work.judge.examine(work.beads)

@@ -89,12 +89,13 @@ class Beads:
         return [k for k, one in enumerate(self.segments) if one is None or not one.below(level)]
 
     def rising(self, level: float) -> list[int]:
-        """Segments on which more than a level was seen, or that are not proved to stay below it."""
-        return [
-            k
+        """Segments on which more than a level was seen, or not proved to be below; the highest first."""
+        found = [
+            (-one.lower if one else -np.inf, k)
             for k, one in enumerate(self.segments)
             if one is None or one.lower > level or (one.proved and not one.below(level))
         ]
+        return [k for _, k in sorted(found)]
 
     def starts(self, places: Iterable[int], middle: bool = False) -> Floats:
         """Points inside segments: where they are highest, or their middles."""

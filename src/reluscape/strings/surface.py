@@ -5,11 +5,13 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from reluscape.errors import InputError
 from reluscape.landscape import Landscape
@@ -136,11 +138,18 @@ class Surface:
         return losses, gradients
 
     def batches(self, size: int | None) -> list[slice]:
-        """Cut the samples, in an order drawn once, into parts of a size; one part of all for None."""
+        """Cut the samples, in an order drawn once, into parts of a size; one part of all for None.
+
+        A sample that is left alone goes with those before: batch norm needs two.
+        """
         count = self.landscape.num_samples
         if size is None or size >= count:
             return [slice(None)]
-        return [slice(at, min(at + size, count)) for at in range(0, count, size)]
+        parts = self.landscape.module_at().modules()
+        if size == 1 and any(isinstance(m, _BatchNorm) and m.running_mean is None for m in parts):
+            raise InputError("batch_size must be at least 2 with batch norm; received 1")
+        starts = list(range(0, count - (size > 1), size))
+        return [slice(*ends) for ends in pairwise([*starts, count])]
 
     # ---- private -----------------------------------------------------------------------------
 
