@@ -47,11 +47,15 @@ def draw(seed: int) -> Instance:
     return instance
 
 
+#: Half of the first 220, with those of many parts; 46 is one whose second part falls.
+SEEDS = (46, *range(110, 220))
+
+
 @cache
 def cases() -> list[tuple[Instance, Brute]]:
     """Instances with dependent kinks, few enough for brute force."""
     found = []
-    for seed in range(220):
+    for seed in SEEDS:
         instance = draw(seed)
         if 2 <= len(active_kinks(instance)) <= 5:
             answer = brute_force(instance)
@@ -155,7 +159,7 @@ def twice(seed: int) -> Instance:
 @cache
 def twins() -> list[tuple[Instance, Brute]]:
     """Some of them with what brute force says."""
-    found = [twice(seed) for seed in range(60)]
+    found = [twice(seed) for seed in range(30)]
     return [(twin, brute_force(twin)) for twin in found if 3 <= len(active_kinks(twin)) <= 6]
 
 

@@ -24,7 +24,7 @@ from reluscape.data import load_data
 from reluscape.train import mlp
 
 SHAPES = ((2, 2, 1), (3, 2, 1), (3, 2, 2), (2, 3, 2, 1), (4, 2, 2, 1))
-SEEDS = range(30)
+SEEDS = range(20)
 
 
 def plain(seed: int, *, samples: int = 16) -> Instance:

@@ -493,7 +493,7 @@ def test_rational_never_says_that_a_vertex_is_not_stationary(widths: tuple[int, 
     Where float64 proves a minimum, rationals prove one at an exact point nearby, or say nothing.
     """
     found: list[str] = []
-    for seed in range(4):
+    for seed in range(2):
         rng = np.random.default_rng(seed)
         x, y = rng.normal(size=(9, widths[0])).round(1), rng.normal(size=(9, widths[-1])).round(1)
         x, y = np.vstack([x, 3 * x[:3]]), np.vstack([y, 3 * y[:3]])

@@ -270,7 +270,8 @@ def test_the_page_draws(grown: Path, browser: Any, width: int) -> None:
 
 def test_at_a_minimum_nothing_has_to_rise_but_by_rounding(grown: Path, tmp_path: Path) -> None:
     found = MergeTree.load(grown / "t" / "merge_tree.nc")
-    for k in range(len(found.losses)):
+    assert len(found.losses) > 1
+    for k in (0, len(found.losses) - 1):
         start = grown / "t" / "minima" / f"{k:03d}.safetensors"
         data = grown / "t" / "samples.npz"
         result = invoke("tree", "--weights", start, "--data", data, "--out", tmp_path / str(k))

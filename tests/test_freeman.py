@@ -298,7 +298,7 @@ def test_pairs_at_a_level_are_below_it_and_joined() -> None:
 
 @pytest.mark.paper
 def test_smoke_run(tmp_path: Path) -> None:
-    result = reproduce("freeman", tmp_path, scale="smoke", jobs=1)
+    result = reproduce("freeman", tmp_path, scale="smoke", trials=1, jobs=1)
     assert result.complete
     text = result.summary()
     assert "The cubic task" in text

@@ -41,7 +41,7 @@ def test_fitted_values_rule_out_only_what_has_no_minimum(
     inputs, labels = liu_trials.samples_of(2, samples, 0)
     landscape = liu_trials._landscape(units, inputs, labels)
     rng, ruled, every = np.random.default_rng(5), 0, dict.fromkeys(liu_trials.CONVENTIONS, True)
-    for _ in range(15):
+    for _ in range(8):
         weights, outputs = liu_trials.draw(rng, units, 2, bias)
         least = liu_trials.LeastSquares.of(inputs, labels, weights)
         theta = liu_trials.theta_of(weights, outputs)

@@ -53,7 +53,7 @@ def layer(
 # ---- the small problems ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("seed", range(60))
+@pytest.mark.parametrize("seed", range(30))
 def test_least_squares_over_a_cone_are_those_of_another_solver(seed: int) -> None:
     rng = np.random.default_rng(seed)
     rows, count = rng.integers(1, 12), rng.integers(1, 9)
@@ -77,7 +77,7 @@ def test_least_squares_over_a_cone_are_those_of_another_solver(seed: int) -> Non
     assert ((target - design @ solution) ** 2).sum() == pytest.approx(best, abs=1e-11)
 
 
-@pytest.mark.parametrize("seed", range(60))
+@pytest.mark.parametrize("seed", range(30))
 def test_least_absolute_deviations_over_a_cone_are_those_of_a_linear_program(seed: int) -> None:
     rng = np.random.default_rng(seed)
     rows, count = rng.integers(1, 20), rng.integers(1, 8)
@@ -204,7 +204,7 @@ def minimax(block: Block) -> tuple[list[float], list[float]]:
 
 @pytest.mark.parametrize(
     ("samples", "inputs", "units", "seed", "loss"),
-    [(5, 1, 2, 0, "squared"), (5, 1, 2, 1, "squared"), (4, 2, 2, 2, "squared"),
+    [(5, 1, 2, 0, "squared"), (4, 2, 2, 2, "squared"),
      (6, 2, 1, 3, "squared"), (5, 1, 2, 0, "l1"), (4, 2, 2, 1, "l1"), (3, 1, 3, 4, "l1")],
 )  # fmt: skip
 def test_the_tree_is_that_of_another_enumeration_with_other_programs(
@@ -263,7 +263,7 @@ def test_every_descent_stands_above_a_minimum_of_the_tree_with_no_barrier_betwee
 ) -> None:
     block, rng = layer(**case), np.random.default_rng(1)
     tree = merge_tree(block)
-    for _ in range(15):
+    for _ in range(6):
         start = 2.0 * rng.normal(size=block.size)
         found = minimize(block.loss, start, method="Nelder-Mead", options={"maxiter": 400})
         assert found.fun >= tree.losses[0] - 1e-12
@@ -313,7 +313,7 @@ def test_the_highest_points_of_straight_lines_are_those_of_a_fine_grid(
     start, ends = rng.normal(size=len(own.theta)), rng.normal(size=(5, len(own.theta)))
     found = own.highest(start, ends)
     for end, highest in zip(ends, found, strict=True):
-        losses = [own.value(start + t * (end - start)) for t in np.linspace(0.0, 1.0, 4001)]
+        losses = [own.value(start + t * (end - start)) for t in np.linspace(0.0, 1.0, 1001)]
         assert max(losses) <= highest + 1e-12
         assert max(losses) == pytest.approx(highest, rel=1e-2)
 

@@ -125,7 +125,8 @@ def allowed(convention: str, given: np.ndarray) -> list[tuple[float, ...]]:
     return [(1.0,) * len(given), (-1.0,) * len(given)]
 
 
-ALL = range(160)
+#: Behind the first 80, some of which a closed form says that there is no minimum, which is rare.
+ALL = (*range(80), 87, 114, 122)
 
 
 @cache
@@ -138,7 +139,7 @@ def answers(seed: int) -> dict[str, CellMinimum]:
 
 @pytest.mark.parametrize("convention", SIGNS)
 def test_answers_are_those_of_all_sign_vectors(convention: str) -> None:
-    """160 networks under each convention: routes by closed form, sign check, programs and searches."""
+    """83 networks under each convention: routes by closed form, sign check, programs and searches."""
     seen: Counter[object] = Counter()
     for seed in ALL:
         made = case(seed)
@@ -198,7 +199,7 @@ def test_bad_minima_have_weights_of_lower_loss() -> None:
 def test_lower_losses_are_found_by_descents_and_hold_in_torch() -> None:
     """Every `better` is sent through the module; the output bias is that of the question."""
     open_before, bad = 0, 0
-    for seed in ALL[::4]:
+    for seed in ALL[::2]:
         made, landscape = case(seed).instance, case(seed).landscape
         for convention, before in answers(seed).items():
             if not before.genuine or before.bad is not None:
@@ -268,7 +269,7 @@ def least_possible(instance: Instance) -> float:
 def test_another_point_is_asked_about_with_its_own_output_bias() -> None:
     """The model's own bias has no say in the cell of another theta, nor in the proof about it."""
     negative = 0
-    for seed in ALL[::6]:
+    for seed in ALL[::4]:
         landscape, found = case(seed).landscape, answers(seed)["free"]
         moved = landscape.theta
         moved[-1] += 0.5  # the output bias comes last
@@ -402,11 +403,19 @@ def block_case(seed: int) -> rs.Block:
     return rs.Landscape(model, x, y, loss=loss).block(int(rng.integers(0, depth + 1)))
 
 
+BLOCKS = range(80)
+
+
+@cache
+def block_answer(seed: int) -> tuple[rs.Block, CellMinimum]:
+    block = block_case(seed)
+    return block, rs.cell_minimum(block)
+
+
 def test_blocks_of_any_layer_and_loss_are_answered_as_by_programs() -> None:
     seen: Counter[tuple[str, bool | None]] = Counter()
-    for seed in range(120):
-        block = block_case(seed)
-        found = rs.cell_minimum(block)
+    for seed in BLOCKS:
+        block, found = block_answer(seed)
         assert found.genuine == (deepest_of_block(block) > MARGIN), (seed, found)
         verdict = rs.verify(found, block.landscape)
         assert verdict.valid, (seed, found, verdict)
@@ -417,7 +426,7 @@ def test_blocks_of_any_layer_and_loss_are_answered_as_by_programs() -> None:
 
 def test_bad_minima_of_blocks_have_weights_of_lower_loss() -> None:
     seen: Counter[tuple[str, bool | None]] = Counter()
-    for seed in range(120):
+    for seed in range(60):
         block = block_case(seed)
         found = rs.cell_minimum(block, search=4)
         if not found.genuine:
@@ -449,7 +458,7 @@ def torch_loss(module: nn.Module, landscape: rs.Landscape) -> float:
 def test_minima_of_a_last_layer_are_never_bad() -> None:
     """The loss is convex in it: nothing is lower, which `verify` accepts for this layer alone."""
     checked = refused = 0
-    for seed in range(32):
+    for seed in range(24):
         last = block_case(seed).landscape.block(-1)
         found = rs.cell_minimum(last)
         if found.genuine:
@@ -468,9 +477,8 @@ def test_minima_of_a_last_layer_are_never_bad() -> None:
 def test_a_blocks_witness_is_certified_as_a_minimum() -> None:
     """`certify` knows nothing of cells' minima: it re-solves the point from its own multipliers."""
     certified = 0
-    for seed in range(0, 120):
-        block = block_case(seed)
-        found = rs.cell_minimum(block)
+    for seed in BLOCKS:
+        block, found = block_answer(seed)
         if found.genuine and block.landscape.loss_name in ("squared", "half_squared"):
             claim = rs.certify(block, found.theta).claim
             assert claim in ("strict_local_minimum", "local_minimum", "plateau", "undecided"), seed
@@ -497,9 +505,9 @@ def programs_only(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def methods_that_agree_with_all_sign_vectors() -> Counter[tuple[str, bool | None]]:
-    """How 54 networks were answered, with free and with given signs, as all sign vectors are."""
+    """How 42 networks were answered, with free and with given signs, as all sign vectors are."""
     seen: Counter[tuple[str, bool | None]] = Counter()
-    for seed in ALL[::3]:
+    for seed in ALL[::2]:
         made = case(seed)
         for convention in ("free", "given"):
             if convention == "given" and not made.instance.weights[1].all():
@@ -551,7 +559,7 @@ def test_labels_that_cancel_leave_no_minimum_of_their_roundings_sign() -> None:
     for weight in module.parameters():
         nn.init.ones_(weight)
     rng = np.random.default_rng(0)
-    for _ in range(20):
+    for _ in range(8):
         labels = rng.normal(size=3)
         labels = rng.permutation(np.concatenate([labels, -labels]))
         once = rs.Landscape(module.double(), np.ones((6, 1)), labels)

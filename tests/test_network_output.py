@@ -242,7 +242,7 @@ def test_in_the_plane_the_ends_are_the_enumerated_minima(seed: int, rule: str) -
     function = rs.NetworkOutput(model, lower=lower, upper=upper)
     vertices = vertices_of(model, lower, upper)
     values = outputs(model, vertices)
-    starts = np.random.default_rng(seed).uniform(lower, upper, (15, 2))
+    starts = np.random.default_rng(seed).uniform(lower, upper, (8, 2))
     ends = [rs.descend(function, start, rule=rule) for start in starts]
     for end in ends:
         check(model, function, end)
@@ -481,7 +481,7 @@ def test_certificates_say_what_the_output_does(slope: float, arithmetic: str) ->
     """Off minima the direction stays in the box, and the output falls along it by the margin."""
     pytest.importorskip("flint")
     claims = set()
-    for seed in range(8):
+    for seed in range(4):
         model = dense((3, 4, 3, 1), seed=seed, slope=slope)
         function = rs.NetworkOutput(model, lower=-1, upper=1)
         rng = np.random.default_rng(seed)
@@ -633,9 +633,7 @@ def drawn(seed: int) -> tuple[nn.Module, rs.NetworkOutput, np.ndarray | None]:
     return model, function, inside if rng.random() < 0.7 else None
 
 
-@pytest.mark.parametrize(
-    "seeds", [range(10), range(10, 20), pytest.param(range(20, 320), marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("seeds", [range(10), pytest.param(range(10, 320), marks=pytest.mark.slow)])
 def test_random_networks_end_with_claims_that_hold(seeds: range) -> None:
     ends = []
     for seed in seeds:

@@ -95,7 +95,7 @@ DEEP = [
 
 @pytest.mark.parametrize("plan", DEEP, ids=str)
 def test_deep_networks_are_enclosed_to_the_gap(plan):
-    for seed in range(5):
+    for seed in range(3):
         landscape = landscape_of(**plan, seed=seed)
         start, stop = ends_of(landscape, seed, size=(0.5, 1.0, 4.0)[seed % 3])
         grid, searched = sought(landscape, start, stop, 501)
@@ -210,7 +210,7 @@ def test_degenerate_ends_are_enclosed(widths, loss, change):
     dead[8:12] = -1.0
     nudged = a + np.eye(landscape.size)[0]
     pairs = [(a, -a), (0 * a, 0 * a), (0 * a, a), (a, nudged), (dead, 2 * dead)]
-    for start, stop in [*pairs, *((size * a, size * b) for size in (1e-8, 1e-3, 1e3, 1e6))]:
+    for start, stop in [*pairs, *((size * a, size * b) for size in (1e-8, 1e6))]:
         found = rs.path_maximum(landscape, start, stop)
         searched = sought(landscape, start, stop, 201)[1]
         assert found.lower <= searched * (1 + 1e-12)

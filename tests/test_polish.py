@@ -27,7 +27,7 @@ def landscape(widths: tuple[int, ...], *, seed: int = 0, samples: int = 60) -> r
     return rs.Landscape(dense(widths, seed=seed), inputs, targets, loss="l1")
 
 
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_no_layer_can_be_lowered_any_more(seed: int) -> None:
     """Nothing falls by more than rounding; what other layers' descents have put to zero stays zero to
     rounding only, and more kinks than a layer can hold independent, so not every block is certified."""

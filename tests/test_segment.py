@@ -36,7 +36,7 @@ def highest(loss: Losses, start: np.ndarray, stop: np.ndarray) -> float:
 
 @pytest.mark.parametrize("size", [1e-6, 1.0, 30.0])
 def test_losses_at_breakpoints_are_those_of_random_segments(size: float) -> None:
-    for seed in range(40):
+    for seed in range(20):
         instance = fuzz.draw(seed).instance
         rng = np.random.default_rng(seed)
         start = instance.theta
@@ -52,7 +52,7 @@ def test_losses_at_breakpoints_are_those_of_random_segments(size: float) -> None
 def test_a_way_down_ends_where_the_loss_begins_to_rise() -> None:
     """Against the losses on a fine grid: none rises before, and right after there is a rise."""
     ended = 0
-    for seed in range(60):
+    for seed in range(30):
         instance = fuzz.draw(seed).instance
         rng = np.random.default_rng(seed)
         start = instance.theta

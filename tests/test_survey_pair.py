@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Callable
+from copy import deepcopy
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -33,14 +35,17 @@ def corners() -> Data:
     return Data(x, np.abs(x).sum(axis=1, keepdims=True), "drawn")
 
 
-def taught(data: Data, seed: int, widths: tuple[int, ...] = WIDTHS) -> Subject:
-    def build(_: Callable[[str, float], None]) -> tuple[nn.Module, None]:
-        model = mlp(widths, seed=seed)
-        fit: dict[str, Any] = {"epochs": 300, "batch_size": 20, "rate": 0.01, "seed": seed}
-        train(model, data.inputs, data.targets, loss="squared", **fit)
-        return model, None
+@cache
+def trained(seed: int, widths: tuple[int, ...]) -> nn.Module:
+    """Trained on the corners once, for all tests."""
+    model, data = mlp(widths, seed=seed), corners()
+    fit: dict[str, Any] = {"epochs": 300, "batch_size": 20, "rate": 0.01, "seed": seed}
+    train(model, data.inputs, data.targets, loss="squared", **fit)
+    return model
 
-    return Subject(f"seed {seed}", build)
+
+def taught(seed: int, widths: tuple[int, ...] = WIDTHS) -> Subject:
+    return Subject(f"seed {seed}", lambda _: (deepcopy(trained(seed, widths)), None))
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +53,7 @@ def surveyed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Survey, Path]:
     data, out = corners(), tmp_path_factory.mktemp("pair")
     np.savez(out / "mine.npz", x=data.inputs, y=data.targets)
     options = ["--data", str(out / "mine.npz")]
-    subjects = [taught(data, seed) for seed in (0, 1)]
+    subjects = [taught(seed) for seed in (0, 1)]
     return survey(subjects, data, loss="squared", out=out / "r", data_options=options), out / "r"
 
 
@@ -145,7 +150,7 @@ def test_results_read_back_and_equal_arguments_give_equal_ones(
     data = corners()
     options = ["--data", str(out.parent / "mine.npz")]
     again = out.parent / "again"
-    survey([taught(data, k) for k in (0, 1)], data, loss="squared", out=again, data_options=options)
+    survey([taught(k) for k in (0, 1)], data, loss="squared", out=again, data_options=options)
     for file in ("report.html", "results.nc"):
         assert (again / file).read_bytes() == (out / file).read_bytes()
 
@@ -155,7 +160,7 @@ def test_not_found_is_never_worded_as_disconnected(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(survey_pair, "MAX_STEPS", 1)
     monkeypatch.setattr("reluscape.strings.usual.SHARE", 0.0)  # the lowest level that there is
     data = corners()
-    found = survey([taught(data, seed) for seed in (0, 1)], data, loss="squared")
+    found = survey([taught(seed) for seed in (0, 1)], data, loss="squared")
     plain = found.pair.strings[0]
     assert plain.status == "not_found"
     assert plain.highest > plain.level
@@ -167,7 +172,7 @@ def test_not_found_is_never_worded_as_disconnected(monkeypatch: pytest.MonkeyPat
 def test_what_is_too_large_says_what_does_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(survey_pair, "MAX_STRING_WORK", 1)
     data = corners()
-    found = survey([taught(data, seed) for seed in (0, 1)], data, loss="squared")
+    found = survey([taught(seed) for seed in (0, 1)], data, loss="squared")
     assert found.pair.strings == ()
     why = "too large for a short survey; `reluscape connect` does it"
     assert found.verdicts[-1] == f"seed 0 and seed 1: no string: {why}"
@@ -178,7 +183,7 @@ def test_what_is_too_large_says_what_does_it(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_models_of_other_shapes_have_no_section() -> None:
     data = corners()
-    subjects = [taught(data, 0), taught(data, 1, (2, 5, 1))]
+    subjects = [taught(0), taught(1, (2, 5, 1))]
     found = survey(subjects, data, loss="squared")
     assert found.pair is None
     assert "pair" not in [one.key for one in build_sections(found)]
@@ -190,7 +195,7 @@ def test_a_model_with_another_forward_is_not_joined() -> None:
     def smooth(_: Callable[[str, float], None]) -> tuple[nn.Module, None]:
         return nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, 1)).double(), None
 
-    found = survey([taught(data, 0), Subject("smooth", smooth)], data, loss="squared")
+    found = survey([taught(0), Subject("smooth", smooth)], data, loss="squared")
     assert found.pair.strings == ()
     assert "smooth must be a model with the landscape's forward" in found.pair.notes[0]
 
@@ -277,7 +282,7 @@ def test_what_breaks_down_between_the_two_does_not_cost_the_page(
 
     monkeypatch.setattr(survey_pair.Models, "join", broken)
     data = corners()
-    subjects = [taught(data, seed) for seed in (0, 1)]
+    subjects = [taught(seed) for seed in (0, 1)]
     found = survey(subjects, data, loss="squared", out=tmp_path)
     assert found.complete
     assert found.pair.notes == ("RuntimeError: forward failed",)
@@ -295,7 +300,7 @@ def test_ctrl_c_between_the_two_keeps_what_was_found(tmp_path: Path, when: str) 
             raise KeyboardInterrupt
 
     data = corners()
-    subjects = [taught(data, seed) for seed in (0, 1)]
+    subjects = [taught(seed) for seed in (0, 1)]
     found = survey(subjects, data, loss="squared", out=tmp_path, progress=stop)
     assert when in seen[-1]
     assert not found.complete

@@ -76,14 +76,14 @@ def test_a_proof_of_another_point_is_rejected_or_proves_the_same(
 ) -> None:
     tree, landscape = grown
     rng, proofs, rejected = np.random.default_rng(0), getattr(tree, name), 0
-    for _ in range(40):
+    for _ in range(20):
         changed = proofs.copy()
         place = tuple(rng.integers(size) for size in changed.shape)
         changed[place] = rng.integers(0, np.iinfo(changed.dtype).max)
         found = verify(replace(tree, **{name: changed}), landscape)
         rejected += not found.valid
         assert "\n" not in found.reason
-    assert rejected >= 8  # the others changed what is not read, or stood for the same
+    assert rejected >= 4  # the others changed what is not read, or stood for the same
 
 
 def test_a_minimum_that_is_left_out_or_put_in_is_found(grown: tuple[MergeTree, Landscape]) -> None:
@@ -152,7 +152,7 @@ def test_points_and_facets_of_other_places_are_rejected(
 
 
 @pytest.mark.parametrize("loss", ["squared", "l1"])
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(6))
 def test_samples_at_zero_and_on_axes_make_no_columns_of_rounding_errors(
     seed: int, loss: str
 ) -> None:

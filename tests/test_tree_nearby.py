@@ -54,7 +54,7 @@ def assert_exact(block: Block) -> MergeTree:
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-@pytest.mark.parametrize("digits", range(3, 14))
+@pytest.mark.parametrize("digits", range(3, 14, 2))
 def test_a_step_is_fitted_however_steep_it_is(digits: int, loss: str) -> None:
     tree = assert_exact(step(10.0**-digits, loss))
     assert tree.losses[0] == pytest.approx(0.0, abs=1e-10)
@@ -83,7 +83,7 @@ def nearby(seed: int, loss: str) -> Block:
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-@pytest.mark.parametrize("seed", range(16))
+@pytest.mark.parametrize("seed", range(8))
 def test_nearly_equal_samples_give_the_exact_tree(seed: int, loss: str) -> None:
     assert_exact(nearby(seed, loss))
 

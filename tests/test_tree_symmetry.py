@@ -60,8 +60,8 @@ NOISY = np.sin(4.0 * DRAWN) + 0.3 * RNG.normal(size=DRAWN.shape)
 WHOLE = [[-2.0], [-1.0], [0.0], [1.0], [3.0]]
 CASES: list[dict[str, Any]] = [
     {"x": DRAWN, "y": NOISY, "readouts": [1.0, 1.0]},
-    {"x": DRAWN, "y": NOISY, "readouts": [1.0, -0.5, 2.0]},
-    {"x": DRAWN, "y": NOISY, "readouts": [1.0, 3.0, 0.1], "loss": "l1"},
+    {"x": DRAWN[:6], "y": NOISY[:6], "readouts": [1.0, -0.5, 2.0]},
+    {"x": DRAWN[:6], "y": NOISY[:6], "readouts": [1.0, 3.0, 0.1], "loss": "l1"},
     {"x": WHOLE[1:], "y": [2.0, 0.0, 1.0, 4.0], "readouts": [1.0, 1.0, 1.0]},
     {"x": WHOLE[:3], "y": [1.0, -1.0, 1.0], "readouts": [1.0, 1.0, -1.0, -1.0]},
     {"x": WHOLE[:3], "y": [1.0, 0.0, 1.0], "readouts": [1.0, 1.0, 1.0]},

@@ -89,9 +89,9 @@ def hessian(seed: int) -> np.ndarray:
     )
 
 
-@pytest.mark.parametrize("start", range(0, 60, 20))
+@pytest.mark.parametrize("start", range(0, 30, 10))
 def test_bounds_hold_in_their_order_with_batch_norm(start: int) -> None:
-    for seed in range(start, start + 20):
+    for seed in range(start, start + 10):
         landscape = landscape_of(seed)
         found = rs.convexity(landscape)
         values = np.linalg.eigvalsh(hessian(seed))
@@ -105,7 +105,7 @@ def test_bounds_hold_in_their_order_with_batch_norm(start: int) -> None:
 
 
 def test_unfolding_changes_no_output_and_counts_every_parameter() -> None:
-    for seed in range(40):
+    for seed in range(20):
         landscape = landscape_of(seed)
         found = unfolded(landscape)
         outputs = found.network(landscape.inputs)
@@ -126,7 +126,7 @@ def test_above_the_covering_decay_weights_of_little_loss_lie_in_the_region() -> 
     """All weights with a loss of at most that of zeros do, so also the global minimisers."""
     rng = np.random.default_rng(1)
     tried = 0
-    for seed in range(12):
+    for seed in range(8):
         landscape = landscape_of(seed)
         covering = rs.convexity(landscape).covering_decay
         if covering == 0.0:

@@ -95,7 +95,7 @@ def compared(
 @pytest.mark.parametrize("standardise", [False, True])
 def test_signs_of_slopes_are_those_in_fractions(standardise: bool) -> None:
     found: Counter[str] = Counter()
-    for seed in range(26):
+    for seed in range(19):
         found += compared(seed, standardise=standardise)
     assert found["other", "told"] > 12
     assert found["zero", "told"] > 2
