@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from reluscape.check_block import RejectedError, require
 from reluscape.errors import AnalysisError, InputError
-from reluscape.trees.problem import Problem, Proofs
+from reluscape.trees.problem import Problem
+from reluscape.trees.proofs import Proofs, Words
 
 if TYPE_CHECKING:
     from reluscape.trees.rational import Exact
@@ -62,15 +63,14 @@ def checked_values(
     places = _Places.cells(problem) if kind == "cells" else _Places.facets(problem)
     chosen, open_ = places.own(problem), places.open(problem, bundle, alive)
     codes = np.flatnonzero(chosen & open_)
-    shape = (len(codes), problem.proof_words)
-    require(proofs.shape == shape, f"it proves the least losses of another number of {kind}")
+    check_proofs(problem, proofs, len(codes), kind)
     least, exactly = np.full(len(chosen), np.inf), _Exactly(problem)
     check = _absolutes if problem.layer.is_l1 else _squares
     step = max(1, BATCH // (problem.most_rays * max(problem.most_rays, _rows(problem))))
     for start in range(0, len(codes), step):
         part = codes[start : start + step]
         rays, owners = places.rays(problem, part)
-        told = proofs[start : start + step]
+        told = proofs.words(problem, start, start + len(part))
         least[part], doubtful = check(problem, rays, owners, told)
         for row in np.flatnonzero(doubtful).tolist():
             own = rays[row] >= 0
@@ -78,6 +78,19 @@ def checked_values(
     copied = np.flatnonzero(~chosen)
     least[copied] = least[places.sources(problem, copied)]
     return problem.layer.scale * least
+
+
+def check_proofs(problem: Problem, proofs: Proofs, count: int, kind: str) -> None:
+    """See that there is one for each cell or facet, and signs at most once for one.
+
+    Raises:
+        RejectedError: There is another number.
+    """
+    shape = count, problem.proof_words - problem.sign_words
+    require(proofs.bases.shape == shape, f"it proves the least losses of another number of {kind}")
+    require(proofs.signs.shape[1] == 1 + problem.sign_words, "signs are told of other residuals")
+    rows = proofs.signs[:, 0]
+    require(bool((rows < count).all() and (rows[1:] > rows[:-1]).all()), "signs are told of none")
 
 
 class _Exactly:
@@ -92,7 +105,7 @@ class _Exactly:
 
         return Exact(self._problem, strict=False)
 
-    def __call__(self, rays: Indices, owners: Indices, proof: Proofs) -> float:
+    def __call__(self, rays: Indices, owners: Indices, proof: Words) -> float:
         """The least sum, rounded.
 
         Raises:
@@ -224,7 +237,7 @@ def _padded(starts: Indices, values: Indices) -> Indices:
 
 
 def _squares(
-    problem: Problem, rays: Indices, owners: Indices, proofs: Proofs
+    problem: Problem, rays: Indices, owners: Indices, proofs: Words
 ) -> tuple[Floats, Bools]:
     """Least sums of squares, of the rays that are told; and where these do not clearly show it."""
     there, used = rays >= 0, _bits(proofs)
@@ -276,7 +289,7 @@ def _products(problem: Problem, columns: Floats, rays: Indices) -> Floats:
     return np.asarray(own @ own.transpose(0, 2, 1))
 
 
-def _bits(proofs: Proofs) -> Bools:
+def _bits(proofs: Words) -> Bools:
     """Words as bits, the lowest first."""
     words = np.ascontiguousarray(proofs.astype("<u8")).view(np.uint8)
     return np.unpackbits(words, axis=1, bitorder="little").astype(np.bool_)
@@ -296,7 +309,7 @@ def _solved(matrices: Floats, right: Floats) -> Floats:
 
 
 def _absolutes(
-    problem: Problem, rays: Indices, owners: Indices, proofs: Proofs
+    problem: Problem, rays: Indices, owners: Indices, proofs: Words
 ) -> tuple[Floats, Bools]:
     """Least sums of absolute residuals; and where they are not clearly shown.
 
@@ -322,16 +335,19 @@ def _absolutes(
     residuals = target - np.einsum("kij,kj->ki", design, lengths)
     inside = np.zeros((len(rays), count + 1), dtype=np.bool_)
     np.put_along_axis(inside, np.where(rows, basis, count), True, axis=1)
-    slopes = np.where(
-        inside[:, :count], 0.0, np.where(proofs[:, problem.most_rays :] > 0, 1.0, -1.0)
-    )
-    sure &= (slopes * residuals >= -FLAT * scale).all(axis=1)
+    told = _bits(proofs[:, problem.most_rays :])[:, :count]
+    negative = np.where(np.abs(residuals) <= FLAT * scale, told, residuals < 0)
+    slopes = np.where(inside[:, :count], 0.0, np.where(negative, -1.0, 1.0))
     balance = _solved(matrix.transpose(0, 2, 1), -np.einsum("kij,ki->kj", design, slopes))
     free = np.where(
         rows, np.abs(balance) - 1.0, -balance / np.maximum(_at(sizes, basis, count), _TINY)
     )
     sure &= (free <= FLAT).all(axis=1)
     total = np.abs(residuals).sum(axis=1)
+    pulls = np.where(rows, balance * target[np.where(rows, basis, 0)], 0.0).sum(axis=1)
+    sure &= (
+        total - (slopes @ target + pulls) <= FLAT * scale
+    )  # no sum is less than what slopes pull
     narrow = sure & (problem.narrow[rays] & there).any(axis=1) & (total > MISSED * scale)
     edges = np.abs(np.linalg.inv(matrix[narrow]))
     terms = np.einsum("kj,kjq->kq", sizes[narrow] + problem.reach * there[narrow], edges)

@@ -22,6 +22,7 @@ from reluscape.trees.joining import Joined, join_cells
 from reluscape.trees.layer import Layer
 from reluscape.trees.minimisers import Minimisers
 from reluscape.trees.problem import Problem, check_apart
+from reluscape.trees.proofs import Proofs
 from reluscape.trees.pruning import pruned
 from reluscape.trees.result import MergeTree
 from reluscape.trees.sweep import Table
@@ -147,7 +148,7 @@ def merge_tree(
             return _tree(
                 problem, values, joined, Minimisers.of(problem, known.table, threads), values, slack,
                 threads, tolerance=tolerance, below=below, arithmetic="float64", block=block.layer,
-                bundle_proofs=known.proofs,
+                **known.proofs.fields("bundle"),
             )  # fmt: skip
 
 
@@ -166,12 +167,11 @@ def _exact_tree(problem: Problem, layer: str, progress: Progress | None) -> Merg
     ranks = replace(values, cells=places[0], facets=places[1])
     groups = alike(problem.layer.weights, problem.units.order)
     problem = replace(problem, units=replace(problem.units, groups=groups))
-    none = np.empty((0, problem.proof_words), dtype=problem.proof_kind)
     with Threads.start(1) as threads:
         joined = join_cells(problem, ranks, 0.0, math.inf, threads)
         return _tree(
             problem, values, joined, exact, ranks, 0.0, threads, tolerance=0.0, below=math.inf,
-            arithmetic="rational", block=layer, bundle_proofs=none,
+            arithmetic="rational", block=layer, **Proofs.none(problem).fields("bundle"),
         )  # fmt: skip
 
 
@@ -254,8 +254,8 @@ def _tree(
         num_pruned=int(np.isinf(values.cells).sum()),
         joins=joined.joins,
         levels=values.facets[joined.joins],
-        cell_proofs=values.cell_proofs,
-        facet_proofs=values.facet_proofs,
+        **values.cell_proofs.fields("cell"),
+        **values.facet_proofs.fields("facet"),
         **told,
         **{part.name: getattr(problem.layer, part.name) for part in fields(Layer)},
     )
