@@ -80,7 +80,8 @@ def size_of(problem: Problem) -> TreeSize:
     cells, facets = problem.num_cells, problem.num_facets
     products = problem.columns.shape[1] ** 2 if problem.holds_products else 0
     numbers = 6 * cells + 2 * facets + products
-    proofs = problem.proof_words * problem.proof_kind.itemsize * (cells + facets)
+    basis = problem.proof_words - problem.sign_words
+    proofs = basis * problem.proof_kind.itemsize * (cells + facets)
     return TreeSize(cells, facets, problem.shape[1], _seconds(problem), 8 * numbers + proofs)
 
 

@@ -88,6 +88,8 @@ class Scratch(NamedTuple):
     residuals: Floats
     rates: Floats
     signs: Floats
+    places: Floats
+    heap: Indices
 
     @classmethod
     def of(cls, problem: Problem) -> Scratch:
@@ -99,8 +101,8 @@ class Scratch(NamedTuple):
             np.empty(places), np.empty(numbers), np.empty(numbers), np.empty(places),
             np.empty(numbers, dtype=np.int64), np.empty(numbers), np.empty(numbers, dtype=np.bool_),
             np.empty(numbers, dtype=np.int64), np.empty(numbers, dtype=np.int64),
-            np.empty(max(1, units), dtype=np.int64), np.empty((rows, most)), np.empty(rows),
-            np.empty(rows), np.empty(rows),
+            np.empty(max(1, units), dtype=np.int64), np.empty((most, rows)), np.empty(rows),
+            np.empty((most, rows)), np.empty(rows), np.empty(rows), np.empty(rows, dtype=np.int64),
         )  # fmt: skip
 
 
@@ -332,11 +334,11 @@ def _absolute(table, scratch, count, proof):
         for sample in range(samples):
             for output in range(outputs):
                 entry = table.columns[ray, sample] * table.readouts[owner, output]
-                scratch.design[sample * outputs + output, i] = entry
+                scratch.design[i, sample * outputs + output] = entry
     value, sure = least_absolute(
         scratch.design, table.targets, samples * outputs, count, scratch.solution,
-        scratch.free, scratch.factor, scratch.signs, scratch.rates, scratch.residuals, narrow,
-        table.reach,
+        scratch.free, scratch.factor, scratch.signs, scratch.rates, scratch.residuals,
+        scratch.places, scratch.heap, narrow, table.reach,
     )  # fmt: skip
     first, size = len(proof) - (samples * outputs + 63) // 64, 0.0
     for word in range(len(proof)):
