@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from reluscape.check_block import require
 from reluscape.errors import AnalysisError, InputError
-from reluscape.trees.check_sums import check_proofs
+from reluscape.trees.check_sums import OTHER, check_proofs
 from reluscape.trees.check_symmetry import check_multiplicity
 from reluscape.trees.kruskal import ends_of
 from reluscape.trees.problem import Problem
@@ -97,7 +97,8 @@ def _proved(exact: Exact, kind: str, proofs: Proofs) -> Array:
     """Least losses, each by its proof."""
     problem = exact.problem
     count = problem.num_cells if kind == "cells" else problem.num_facets
-    check_proofs(problem, proofs, count, kind)
+    check_proofs(problem, proofs)
+    require(len(proofs.bases) == count, OTHER.format(kind))
     values, words = np.empty(count, dtype=object), proofs.words(problem, 0, count)
     for code in range(count):
         values[code] = exact.scale * exact.proved(*exact.gathered(kind, code), words[code])
