@@ -188,7 +188,7 @@ class Problem:
     def proof_kind(self) -> np.dtype[Any]:
         """The smallest whole numbers that hold a basis."""
         if self.layer.is_l1:
-            return np.min_scalar_type(self.layer.residual.size + self.most_rays)
+            return np.min_scalar_type(self.layer.residual.size + self.most_rays - 1)
         return np.min_scalar_type(2 ** min(self.most_rays, 64) - 1)
 
     @property
