@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from reluscape import Landscape, MergeTree, merge_tree, tree_size, verify
 from reluscape.landscape import Block
 from reluscape.trees.layer import Layer
 from reluscape.trees.problem import Problem
-from reluscape.trees.proofs import Proofs, bits_of, words_of
+from reluscape.trees.proofs import Proofs, Stack, bits_of, words_of
 from reluscape.trees.sweep import digits_of
 
 COUNTS = [1, 63, 64, 65, 158]
@@ -48,9 +49,11 @@ def test_words_come_back_from_all_parts_that_they_were_kept_in(
     words[:, :basis] = rng.integers(0, most, size=(50, basis))
     for row in rng.choice(50, 9, replace=False):  # few have signs
         words[row, basis:] = words_of(rng.random(samples * outputs) < 0.5)[: problem.sign_words]
-    ends = [0, 17, 17, 30, 50]
-    parts = {ends[k]: Proofs.kept(problem, words[ends[k] : ends[k + 1]]) for k in (3, 0, 2)}
-    whole = Proofs.stacked(problem, parts)
+    ends = [0, 17, 18, 30, 50]
+    stack = Stack(problem, 60)
+    for start, stop in rng.permutation(list(pairwise(ends))).tolist():
+        stack.add(start, stop, Proofs.kept(problem, words[start:stop]))
+    whole = stack.whole()
     assert whole.bases.shape == (50, basis)
     assert len(whole.signs) == words[:, basis:].any(axis=1).sum() <= 9
     for start, stop in ((0, 50), (0, 1), (13, 31), (50, 50)):

@@ -53,21 +53,6 @@ class Proofs:
         """Of nothing."""
         return cls.kept(problem, np.empty((0, problem.proof_words), dtype=np.uint64))
 
-    @classmethod
-    def stacked(cls, problem: Problem, parts: dict[int, Proofs]) -> Proofs:
-        """Those of parts in the order of what they are of; they are taken out one by one."""
-        none = cls.none(problem)
-        count, place = sum(len(own.bases) for own in parts.values()), 0
-        bases = np.empty((count, none.bases.shape[1]), dtype=none.bases.dtype)
-        signs = [none.signs]
-        for start in sorted(parts):
-            own = parts.pop(start)  # as it is not needed twice
-            bases[place : place + len(own.bases)] = own.bases
-            signs.append(own.signs)
-            signs[-1][:, 0] += np.uint64(place)
-            place += len(own.bases)
-        return cls(bases, np.concatenate(signs))
-
     def fields(self, kind: str) -> dict[str, Any]:
         """As a tree has them."""
         return {f"{kind}_proofs": self.bases, f"{kind}_signs": self.signs}
@@ -81,6 +66,38 @@ class Proofs:
         first, last = np.searchsorted(rows, [start, stop])
         found[rows[first:last] - start, count:] = self.signs[first:last, 1:]
         return found
+
+
+class Stack:
+    """Proofs of parts, one behind the other.
+
+    Room for all is taken at once, and used as parts come: if they were put together in the end, memory
+    would hold them twice.
+
+    Args:
+        problem: The layer.
+        most: Most proofs that there may be.
+    """
+
+    def __init__(self, problem: Problem, most: int) -> None:
+        none = Proofs.none(problem)
+        self._bases = np.empty((most, none.bases.shape[1]), dtype=none.bases.dtype)
+        self._signs, self._count = [none.signs], 0
+        self._next, self._waiting = 0, dict[int, tuple[int, Proofs]]()
+
+    def add(self, start: int, stop: int, part: Proofs) -> None:
+        """Take those of cells or facets `start .. stop`; they wait until all before them are there."""
+        self._waiting[start] = stop, part
+        while self._next in self._waiting:
+            self._next, part = self._waiting.pop(self._next)
+            place, self._count = self._count, self._count + len(part.bases)
+            self._bases[place : self._count] = part.bases
+            rows = part.signs[:, :1] + np.uint64(place)
+            self._signs.append(np.hstack([rows, part.signs[:, 1:]]))
+
+    def whole(self) -> Proofs:
+        """All that have come."""
+        return Proofs(self._bases[: self._count], np.concatenate(self._signs))
 
 
 def words_of(bits: Bools) -> Words:

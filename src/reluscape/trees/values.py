@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from reluscape.progress import Progress
 from reluscape.trees.problem import Problem
-from reluscape.trees.proofs import Proofs
+from reluscape.trees.proofs import Proofs, Stack
 from reluscape.trees.stubborn import Stubborn
 from reluscape.trees.sweep import (
     Scratch,
@@ -137,12 +137,12 @@ def gathered(
     progress: Progress | None = None,
 ) -> Values:
     """Chunks put together in `sums`, from where their own may be views."""
-    proofs: dict[str, dict[int, Proofs]] = {"cells": {}, "facets": {}}
+    proofs = {kind: Stack(problem, len(values)) for kind, values in sums.items()}
     whole, done, failed = problem.num_cells + problem.num_facets, 0, 0
     for chunk, part in found:
         if not np.may_share_memory(sums[chunk.kind], part.sums):
             sums[chunk.kind][chunk.start : chunk.stop] = part.sums
-        proofs[chunk.kind][chunk.start] = part.proofs
+        proofs[chunk.kind].add(chunk.start, chunk.stop, part.proofs)
         failed, done = failed + part.failed, done + len(part.sums)
         if progress is not None:
             progress(chunk.kind, done / whole)
@@ -151,8 +151,8 @@ def gathered(
             threads.over(len(values), _copied, problem, table, copy, values)
     for values in sums.values():
         values *= problem.layer.scale
-    stacked = {kind: Proofs.stacked(problem, parts) for kind, parts in proofs.items()}
-    return Values(sums["cells"], sums["facets"], stacked["cells"], stacked["facets"], failed)
+    cells, facets = (proofs[kind].whole() for kind in ("cells", "facets"))
+    return Values(sums["cells"], sums["facets"], cells, facets, failed)
 
 
 def _copied(
