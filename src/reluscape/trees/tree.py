@@ -96,10 +96,11 @@ def merge_tree(
         samples 1e-12 apart, that may be more.
 
     Cost: one to three microseconds for each cell with two units, its facets included (`benchmarks/
-    merge_tree.py`), some ten times that for the absolute loss; 80 to 150 bytes for each cell, and for
-    the absolute loss as many more as there are samples and outputs, or twice as many. Two threads take
-    half to seven tenths of the time of one: joins are serial in part, as are points of minima, a tenth
-    of a call where there are hundreds among 10^6 cells. The very first call compiles for half a minute.
+    merge_tree.py`), three to seven times that for the absolute loss of up to 300 samples; 80 to 150 bytes
+    for each cell, 110 to 230 for the absolute loss, and where residuals tie some more (`tree_size`). Two
+    threads take half to seven tenths of the time of one: joins are serial in part, as are points of
+    minima, a tenth of a call where there are hundreds among 10^6 cells. The very first call compiles for
+    half a minute.
 
     Raises:
         InputError: More cells than `max_cells`, or than rational arithmetic is for; weight decay; a
