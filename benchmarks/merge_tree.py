@@ -13,7 +13,8 @@ many minima. Compiled code is warm.
    make of the whole. Where other processes run, ratios are theirs as well.
 3. The whole call as cells grow, each size in a process of its own: CPU seconds, microseconds and bytes
    for each cell. `bytes` are peak resident memory above that before the call (Linux alone tells it);
-   below 10^5 cells these are mostly what is there whatever the size, and left out.
+   below 10^5 cells these are mostly what is there whatever the size, and left out. The same of the
+   absolute loss.
 
 At the end stands what was asked for, beside what was found.
 
@@ -69,13 +70,14 @@ GROWING = (
     *(Shape(n, 2, 2) for n in (6, 10, 18, 32, 56)),
     *(Shape(n, 1, 3) for n in (5, 11, 23, 50, 107)),
 )
+ABSOLUTE = (Shape(40, 1, 2), Shape(158, 1, 2), Shape(32, 2, 2), Shape(40, 1, 3), Shape(107, 1, 3))
 #: By how much a cell may cost more among 10^6 than elsewhere, seconds for 10^6, and bytes for 10^7.
 GROWTH, MINUTES, MEMORY = 1.5, 300.0, 8e9
 #: Cells that the other solver is given, and those below which memory is not told.
 SAMPLE, SEEN = 2_000, 50_000
 
 
-def block(shape: Shape, turns: bool = False) -> Block:
+def block(shape: Shape, turns: bool = False, loss: str = "squared") -> Block:
     """The first layer of a random network; output weights of signs in turn make many minima."""
     rng = np.random.default_rng(0)
     torch.manual_seed(0)
@@ -87,7 +89,7 @@ def block(shape: Shape, turns: bool = False) -> Block:
         signs[0] = (-1.0) ** np.arange(shape.units)
     model[2].weight.data = torch.from_numpy(signs * rng.uniform(0.5, 2.0, size=signs.shape))
     data = rng.normal(size=(shape.samples, shape.inputs)), rng.normal(size=(shape.samples, 1))
-    return Landscape(model.double(), *data).block(0)
+    return Landscape(model.double(), *data, loss=loss).block(0)
 
 
 def seconds(work: Callable[[], Any], clock: Callable[[], float] = time.process_time) -> float:
@@ -177,10 +179,12 @@ def serial_share(work: Callable[[], Any]) -> float:
     return (time.thread_time() - own) / (time.process_time() - whole)
 
 
-def alone(shape: Shape) -> dict[str, Any]:
+def alone(shape: Shape, loss: str) -> dict[str, Any]:
     """What one tree takes; for a process of its own."""
-    merge_tree(block(Shape(5, shape.inputs, shape.units)))  # compiles or loads the kernels
-    own = block(shape)
+    merge_tree(
+        block(Shape(5, shape.inputs, shape.units), loss=loss)
+    )  # compiles or loads the kernels
+    own = block(shape, loss=loss)
     forget()
     before, began = resident("VmRSS"), time.process_time()
     tree = merge_tree(own)
@@ -188,16 +192,16 @@ def alone(shape: Shape) -> dict[str, Any]:
     peak = resident("VmHWM") - before
     spent += [seconds(lambda: merge_tree(own)) for _ in range(4 if tree.num_cells < 2e5 else 0)]
     return {
-        "shape": str(shape), "cells": tree.num_cells, "facets": tree.num_facets,
+        "shape": str(shape), "loss": loss, "cells": tree.num_cells, "facets": tree.num_facets,
         "problems": tree.num_solved, "minima": len(tree.losses), "failed": tree.num_failed,
         "seconds": median(spent), "microseconds_per_cell": 1e6 * median(spent) / tree.num_cells,
         "bytes_per_cell": peak / tree.num_cells if tree.num_cells > SEEN else None,
     }  # fmt: skip
 
 
-def in_a_process(shape: Shape) -> dict[str, Any]:
+def in_a_process(shape: Shape, loss: str) -> dict[str, Any]:
     """The same, from that process."""
-    command = [sys.executable, __file__, "--alone", *map(str, shape)]
+    command = [sys.executable, __file__, "--alone", *map(str, shape), loss]
     run = subprocess.run(command, check=True, capture_output=True, text=True)
     row: dict[str, Any] = json.loads(run.stdout)
     return row
@@ -219,7 +223,11 @@ def verdicts(rows: dict[str, list[dict[str, Any]]]) -> list[str]:
         what, best = f"the same by serial share and sweep, {row['shape']}", row["whole_idle"]
         told.append((what, f"{best:.2f}", f"at least {THREADS}", best >= THREADS))
     for family in ("d=1 K=2", "d=2 K=2", "d=1 K=3"):
-        own = [row for row in rows["growth"] if row["shape"].startswith(family)]
+        own = [
+            row
+            for row in rows["growth"]
+            if row["loss"] == "squared" and row["shape"].startswith(family)
+        ]
         large = [row for row in own if 9e5 < row["cells"] < 2e6]
         if large:
             least = min(own, key=lambda row: row["microseconds_per_cell"])
@@ -229,14 +237,14 @@ def verdicts(rows: dict[str, list[dict[str, Any]]]) -> list[str]:
     for row in rows["growth"]:
         if row["cells"] > 9e5:
             scale = row["cells"] / 1e6
-            what = f"seconds for {row['cells']:,} cells, {row['shape']}"
+            what = f"seconds for {row['cells']:,} cells, {row['shape']}, {row['loss']}"
             most = MINUTES * scale
             told.append(
                 (what, f"{row['seconds']:.1f}", f"at most {most:,.0f}", row["seconds"] <= most)
             )
         if row["cells"] > 9e6 and row["bytes_per_cell"] is not None:
             peak = row["bytes_per_cell"] * row["cells"]
-            what = f"bytes for {row['cells']:,} cells, {row['shape']}"
+            what = f"bytes for {row['cells']:,} cells, {row['shape']}, {row['loss']}"
             told.append((what, f"{peak:.2g}", f"at most {MEMORY:.0g}", peak <= MEMORY))
     return [
         f"{what:68} {found:>10}   {goal:20} {'met' if met else 'NOT MET'}"
@@ -250,13 +258,14 @@ def main() -> None:
     )
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--most", type=float, default=1.1e7, help="cells of the largest tree")
-    parser.add_argument("--alone", type=int, nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--alone", nargs=4, help=argparse.SUPPRESS)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     rows: dict[str, list[dict[str, Any]]] = {"solver": [], "threads": [], "growth": []}
     with threadpool_limits(1):
         if options.alone:
-            print(json.dumps(alone(Shape(*options.alone))))
+            *sizes, loss = options.alone
+            print(json.dumps(alone(Shape(*map(int, sizes)), loss)))
             return
         print(f"{'problems':18} {'solved':>9} {'a second':>10} {'nnls':>8} {'ratio':>6} difference")
         for shape in GOALS:
@@ -277,16 +286,18 @@ def main() -> None:
                 f" {row['whole_idle']:.2f}"
             )
     print(
-        f"{'tree':18} {'cells':>11} {'facets':>11} {'seconds':>8} {'us/cell':>8} {'bytes/cell':>10}"
+        f"{'tree':18} {'loss':7} {'cells':>11} {'facets':>11} {'seconds':>8} {'us/cell':>8}"
+        f" {'bytes/cell':>10}"
     )
-    for shape in GROWING:
+    trees = [*product(GROWING, ["squared"]), *product(ABSOLUTE, ["l1"])]
+    for shape, loss in trees:
         if count_cells(shape.samples, shape.inputs + 1) ** shape.units > options.most:
             continue
-        row = in_a_process(shape)
+        row = in_a_process(shape, loss)
         rows["growth"].append(row)
         memory = "" if row["bytes_per_cell"] is None else f"{row['bytes_per_cell']:.0f}"
         print(
-            f"{row['shape']:18} {row['cells']:11,} {row['facets']:11,} {row['seconds']:8.3f}"
+            f"{row['shape']:18} {loss:7} {row['cells']:11,} {row['facets']:11,} {row['seconds']:8.3f}"
             f" {row['microseconds_per_cell']:8.2f} {memory:>10}",
             flush=True,
         )

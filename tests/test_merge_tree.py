@@ -90,8 +90,9 @@ def test_least_absolute_deviations_over_a_cone_are_those_of_a_linear_program(see
     places, numbers = (count, count), (count,)
     solution = np.empty(numbers)
     value, sure = least_absolute(
-        design, target, rows, count, solution, np.empty(numbers, dtype=np.int64), np.empty(places),
-        np.empty(rows), np.empty(rows), np.empty(rows), False, 1.0,
+        np.ascontiguousarray(design.T), target, rows, count, solution,
+        np.empty(numbers, dtype=np.int64), np.empty(places), np.empty(rows), np.empty((count, rows)),
+        np.empty(rows), np.empty(rows), np.empty(rows, dtype=np.int64), False, 1.0,
     )  # fmt: skip
     best = linprog(
         np.r_[np.zeros(count), np.ones(rows)],

@@ -28,21 +28,24 @@ STUCK = 20
 
 @bare
 def least_absolute(
-    design, target, rows, count, solution, basis, inverse, signs, rates, residuals, narrow, reach
-):
+    columns, target, rows, count, solution, basis, inverse, signs, rates, residuals, places, heap,
+    narrow, reach,
+):  # fmt: skip
     """Minimise over the first `count` variables.
 
     Args:
-        design: D (rows, count).
+        columns: D, a column of it in each row (count, rows).
         target: y (rows,).
-        rows: Number of rows.
+        rows: Number of rows of D.
         count: Number of variables.
         solution: Written: the minimiser (count,).
         basis: Written: what is zero there: rows, and `rows + j` for variables (count,).
         inverse: Scratch: edges, in which one of these rises and the others stay (count, count).
-        signs: Scratch: of the residuals `y - D l`, 0 for those in the basis (rows,).
-        rates: Scratch (rows,).
-        residuals: Scratch (rows,).
+        signs: Written: of the residuals `y - D l`, 0 for those in the basis (rows,).
+        rates: Scratch: at which residuals rise along the edges (count, rows).
+        residuals: Written (rows,).
+        places: Scratch: where along an edge residuals are zero (rows,).
+        heap: Scratch (rows,).
         narrow: Whether columns that seem dependent may be nearly so (`Problem.narrow`).
         reach: Length of the samples (`Problem.reach`).
 
@@ -60,26 +63,31 @@ def least_absolute(
     still, seed = 0, 12345
     for _ in range(50 * (count + rows) + 100):
         seed = (1103515245 * seed + 12345) & 0x7FFFFFFF
-        edge, up = _steepest(
-            design, rows, count, basis, inverse, signs, seed if still > STUCK else 0
+        for k in range(count):
+            _write_rates(columns, rows, count, inverse, k, rates[k], places)
+        edge, up, falls = _steepest(
+            rows, count, basis, inverse, signs, rates, seed if still > STUCK else 0
         )
         if edge < 0:
             total, size = _sum(residuals, rows), _sum(target, rows)
-            sure = _is_placed(design, rows, count, solution, basis, residuals, size, reach)
+            sure = _is_placed(columns, rows, count, solution, basis, residuals, size, reach)
             if sure and narrow and total > MISSED * size:
-                sure = _is_least(design, rows, count, basis, inverse, signs, reach)
+                sure = _is_least(columns, rows, count, basis, inverse, signs, reach)
             return total, sure
-        length = _pass(
-            design, target, rows, count, solution, basis, inverse, signs, rates, residuals, edge, up
-        )
-        if length < 0.0:
+        entering, length = _pass(
+            rows, count, solution, basis, inverse, signs, rates, residuals, places, heap, edge, up,
+            falls,
+        )  # fmt: skip
+        if entering < 0:
             return _sum(residuals, rows), False
+        _exchange(rows, count, basis, inverse, signs, rates, edge, up, entering)
+        _place(columns, target, rows, count, solution, basis, inverse, residuals)
         still = still + 1 if length == 0.0 else 0
     return _sum(residuals, rows), False
 
 
 @bare
-def _is_placed(design, rows, count, solution, basis, residuals, size, reach):
+def _is_placed(columns, rows, count, solution, basis, residuals, size, reach):
     """Whether the basis is zero, and no column so long that rounding errors of residuals matter."""
     for k in range(count):
         if basis[k] < rows and abs(residuals[basis[k]]) > PLACED * size:
@@ -87,20 +95,20 @@ def _is_placed(design, rows, count, solution, basis, residuals, size, reach):
     for j in range(count):
         length = reach * LONG / FAR
         for i in range(rows):
-            length += abs(design[i, j])
+            length += abs(columns[j, i])
         if length * solution[j] > LONG * size:
             return False
     return True
 
 
 @bare
-def _is_least(design, rows, count, basis, inverse, signs, reach):
+def _is_least(columns, rows, count, basis, inverse, signs, reach):
     """Whether the sum clearly rises along every edge on which a variable does."""
     for q in range(count):
         slope = scale = 0.0
         for i in range(rows):
             for j in range(count):
-                term = design[i, j] * inverse[j, q]
+                term = columns[j, i] * inverse[j, q]
                 slope -= signs[i] * term
                 scale += abs(term)
         for j in range(count):
@@ -114,79 +122,102 @@ def _is_least(design, rows, count, basis, inverse, signs, reach):
 
 
 @bare
-def _steepest(design, rows, count, basis, inverse, signs, seed):
-    """The edge along which the sum falls most for its length, and its side; -1 where none does."""
-    best, edge, up = 0.0, -1, 1.0
+def _write_rates(columns, rows, count, inverse, edge, rates, sizes):
+    """Write at which rates residuals rise along an edge; zero where they do but for rounding."""
+    for i in range(rows):
+        rates[i] = sizes[i] = 0.0
+    for j in range(count):
+        share = inverse[j, edge]
+        if share != 0.0:
+            for i in range(rows):
+                term = columns[j, i] * share
+                rates[i] -= term
+                sizes[i] += abs(term)
+    for i in range(rows):
+        rates[i] = rates[i] if abs(rates[i]) > STILL * sizes[i] else 0.0
+
+
+@bare
+def _steepest(rows, count, basis, inverse, signs, rates, seed):
+    """The edge along which the sum falls most for its length, its side and slope; -1 where none does."""
+    best, edge, up, slope = 0.0, -1, 1.0, 0.0
     for offset in range(count):
         q = (offset + seed) % count
-        slope = scale = length = 0.0
+        rises = scale = length = 0.0
         for j in range(count):
             length += inverse[j, q] ** 2
         for i in range(rows):
-            rate = _rate(design, inverse, i, q, count)
-            slope += signs[i] * rate
-            scale += abs(rate)
+            rises += signs[i] * rates[q, i]
+            scale += abs(rates[q, i])
         own = 1.0 if basis[q] < rows else 0.0
         scale, length = scale + own, length**0.5
         for side in range(1 if own == 0.0 else 2):
             sign = 1.0 if side == 0 else -1.0
-            falls = sign * slope + own
+            falls = sign * rises + own
             if falls < -FLAT * scale and falls / length < best:
-                best, edge, up = falls / length, q, sign
+                best, edge, up, slope = falls / length, q, sign, falls
                 if seed:
-                    return edge, up
-    return edge, up
+                    return edge, up, slope
+    return edge, up, slope
 
 
 @bare
-def _rate(design, inverse, row, edge, count):
-    """Rate at which a residual rises along an edge; zero where it is so but for rounding."""
-    rate = size = 0.0
-    for j in range(count):
-        term = design[row, j] * inverse[j, edge]
-        rate -= term
-        size += abs(term)
-    return rate if abs(rate) > STILL * size else 0.0
+def _pass(
+    rows, count, solution, basis, inverse, signs, rates, residuals, places, heap, edge, up, slope
+):
+    """Go along an edge to where the sum is least: what is zero there, -1 if nothing, and how far.
 
-
-@bare
-def _pass(design, target, rows, count, solution, basis, inverse, signs, rates, residuals, edge, up):
-    """Go along an edge to where the sum is least, and change the basis; the step's length."""
-    slope = 1.0 if basis[edge] < rows else 0.0
-    for i in range(rows):
-        rates[i] = up * _rate(design, inverse, i, edge, count) if signs[i] != 0.0 else 0.0
-        slope += signs[i] * rates[i]
+    Signs of the residuals that are passed change.
+    """
     wall, limit = -1, 1e300
     for j in range(count):
         rate = up * inverse[j, edge]
         ahead = rate < -STILL and -solution[j] / rate < limit
         if ahead and not _is_basic(basis, count, rows + j):
             wall, limit = rows + j, max(-solution[j] / rate, 0.0)
-    entering, length = -1, 0.0
-    while slope < 0.0:
-        entering, length = wall, limit
-        for i in range(rows):
-            if signs[i] * rates[i] < 0.0:
-                place = max(-residuals[i] / rates[i], 0.0)
-                tie = place == length and 0 <= entering < rows
-                if place < length or (tie and abs(rates[i]) < abs(rates[entering])):
-                    entering, length = i, place
-        if entering < 0:
-            return -1.0
-        if entering >= rows:
+    size, own = 0, rates[edge]
+    for i in range(rows):
+        if signs[i] * (up * own[i]) < 0.0:
+            places[i] = max(-residuals[i] / (up * own[i]), 0.0)
+            if places[i] < limit:
+                heap[size] = i
+                size += 1
+    for k in range(size // 2 - 1, -1, -1):
+        _sift(heap, size, places, own, k)
+    while size:
+        row = heap[0]
+        signs[row] = -signs[row]
+        slope += 2.0 * abs(own[row])
+        if slope >= 0.0:
+            return row, places[row]
+        size -= 1
+        heap[0] = heap[size]
+        _sift(heap, size, places, own, 0)
+    return wall, limit
+
+
+@bare
+def _sift(heap, size, places, rates, k):
+    """Let what stands at a place of a heap sink to where it belongs."""
+    row = heap[k]
+    while 2 * k + 1 < size:
+        below = 2 * k + 1
+        if below + 1 < size and _is_before(heap[below + 1], heap[below], places, rates):
+            below += 1
+        if not _is_before(heap[below], row, places, rates):
             break
-        slope += 2.0 * abs(rates[entering])
-        signs[entering] = -signs[entering]
-    if entering < 0:
-        return -1.0
-    leaving = basis[edge]
-    if leaving < rows:
-        signs[leaving] = up
-    _exchange(design, rows, count, basis, inverse, edge, entering)
-    if entering < rows:
-        signs[entering] = 0.0
-    _place(design, target, rows, count, solution, basis, inverse, residuals)
-    return length
+        heap[k] = heap[below]
+        k = below
+    heap[k] = row
+
+
+@bare
+def _is_before(row, other, places, rates):
+    """Whether a residual is passed before another one: of those at one place the flattest, or first."""
+    if places[row] != places[other]:
+        return places[row] < places[other]
+    one, two = abs(rates[row]), abs(rates[other])
+    return one < two or (one == two and row < other)
 
 
 @bare
@@ -199,32 +230,34 @@ def _is_basic(basis, count, what):
 
 
 @bare
-def _exchange(design, rows, count, basis, inverse, edge, entering):
+def _exchange(rows, count, basis, inverse, signs, rates, edge, up, entering):
     """Put something into the basis in place of what belongs to an edge."""
-    pivot = _product(design, rows, count, inverse, entering, edge)
+    pivot = _product(rows, inverse, rates, entering, edge)
     for j in range(count):
         inverse[j, edge] /= pivot
     for k in range(count):
         if k != edge:
-            share = _product(design, rows, count, inverse, entering, k)
+            share = _product(rows, inverse, rates, entering, k)
             for j in range(count):
                 before, change = inverse[j, k], share * inverse[j, edge]
                 rest = before - change
                 noise = abs(rest) <= STILL * (abs(before) + abs(change))
                 inverse[j, k] = 0.0 if noise else rest
+    if basis[edge] < rows:
+        signs[basis[edge]] = up
+    if entering < rows:
+        signs[entering] = 0.0
     basis[edge] = entering
 
 
 @bare
-def _product(design, rows, count, inverse, what, edge):
+def _product(rows, inverse, rates, what, edge):
     """Rate at which a residual or a variable rises along an edge."""
-    if what >= rows:
-        return inverse[what - rows, edge]
-    return _rate(design, inverse, what, edge, count)
+    return inverse[what - rows, edge] if what >= rows else rates[edge, what]
 
 
 @bare
-def _place(design, target, rows, count, solution, basis, inverse, residuals):
+def _place(columns, target, rows, count, solution, basis, inverse, residuals):
     """The vertex of the basis, and the residuals there."""
     for j in range(count):
         solution[j] = 0.0
@@ -235,13 +268,13 @@ def _place(design, target, rows, count, solution, basis, inverse, residuals):
     for k in range(count):
         if basis[k] >= rows:
             solution[basis[k] - rows] = 0.0
+    for i in range(rows):
+        residuals[i] = target[i]
     for j in range(count):
         solution[j] = max(solution[j], 0.0)
-    for i in range(rows):
-        rest = target[i]
-        for j in range(count):
-            rest -= design[i, j] * solution[j]
-        residuals[i] = rest
+        if solution[j] > 0.0:
+            for i in range(rows):
+                residuals[i] -= columns[j, i] * solution[j]
 
 
 @bare

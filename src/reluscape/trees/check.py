@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import fields
+from itertools import product
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,6 +26,7 @@ from reluscape.trees.check_sums import checked_values
 from reluscape.trees.check_symmetry import check_multiplicity
 from reluscape.trees.layer import Layer
 from reluscape.trees.problem import Problem, check_apart
+from reluscape.trees.proofs import Proofs
 from reluscape.trees.result import MergeTree
 
 if TYPE_CHECKING:
@@ -88,8 +90,9 @@ def _values(tree: MergeTree, problem: Problem) -> tuple[Floats, Floats, ExactVal
         return exact.floats(exact.cells), exact.floats(exact.facets), exact
     require(0 <= tree.tolerance < np.inf, "its tolerance is none")
     bundle, alive = _alive(tree, problem)
-    cells = checked_values(problem, "cells", tree.cell_proofs, bundle, alive)
-    return cells, checked_values(problem, "facets", tree.facet_proofs, bundle, alive), None
+    cells = checked_values(problem, "cells", Proofs.of(tree, "cell"), bundle, alive)
+    facets = checked_values(problem, "facets", Proofs.of(tree, "facet"), bundle, alive)
+    return cells, facets, None
 
 
 def samples_of(tree: MergeTree, landscape: Landscape) -> Landscape:
@@ -129,7 +132,7 @@ def _alive(tree: MergeTree, problem: Problem) -> tuple[Indices, Bools]:
         return none
     bundle, coarse = bundles(problem)
     own = np.zeros(coarse.shape[1], dtype=np.int64)
-    bounds = checked_values(coarse, "cells", tree.bundle_proofs, own, none[1])
+    bounds = checked_values(coarse, "cells", Proofs.of(tree, "bundle"), own, none[1])
     return bundle, bounds <= tree.below + ROUNDING * problem.layer.zero_loss
 
 
@@ -145,7 +148,8 @@ def _check_shapes(tree: MergeTree, problem: Problem) -> None:
     for name in ("parents", "multiplicity", "cells", "joins"):
         kind = getattr(tree, name).dtype
         require(np.issubdtype(kind, np.integer), f"its {name} are no whole numbers")
-    for name in ("cell_proofs", "facet_proofs", "bundle_proofs"):
+    for kind, part in product(("cell", "facet", "bundle"), ("proofs", "signs")):
+        name = f"{kind}_{part}"
         proofs = getattr(tree, name)
         whole = proofs.ndim == 2 and np.issubdtype(proofs.dtype, np.unsignedinteger)
         require(whole, f"its {name} are no whole numbers")

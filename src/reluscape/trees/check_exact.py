@@ -11,9 +11,11 @@ from numpy.typing import NDArray
 
 from reluscape.check_block import require
 from reluscape.errors import AnalysisError, InputError
+from reluscape.trees.check_sums import OTHER, check_proofs
 from reluscape.trees.check_symmetry import check_multiplicity
 from reluscape.trees.kruskal import ends_of
-from reluscape.trees.problem import Problem, Proofs
+from reluscape.trees.problem import Problem
+from reluscape.trees.proofs import Proofs
 from reluscape.trees.rational import Exact, alike, check_exact
 from reluscape.trees.result import MergeTree
 
@@ -55,8 +57,8 @@ class ExactValues:
         except (AnalysisError, InputError) as error:
             require(False, str(error))
             raise
-        cells = _proved(exact, "cells", tree.cell_proofs)
-        facets = _proved(exact, "facets", tree.facet_proofs)
+        cells = _proved(exact, "cells", Proofs.of(tree, "cell"))
+        facets = _proved(exact, "facets", Proofs.of(tree, "facet"))
         floats = exact.numbers.floats
         ours = sorted(
             (floats(birth).item(), np.inf if death is None else floats(death).item())
@@ -95,11 +97,11 @@ def _proved(exact: Exact, kind: str, proofs: Proofs) -> Array:
     """Least losses, each by its proof."""
     problem = exact.problem
     count = problem.num_cells if kind == "cells" else problem.num_facets
-    shape = (count, problem.proof_words)
-    require(proofs.shape == shape, f"it proves the least losses of another number of {kind}")
-    values = np.empty(count, dtype=object)
+    check_proofs(problem, proofs)
+    require(len(proofs.bases) == count, OTHER.format(kind))
+    values, words = np.empty(count, dtype=object), proofs.words(problem, 0, count)
     for code in range(count):
-        values[code] = exact.scale * exact.proved(*exact.gathered(kind, code), proofs[code])
+        values[code] = exact.scale * exact.proved(*exact.gathered(kind, code), words[code])
     return values
 
 

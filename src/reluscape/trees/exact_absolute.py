@@ -46,6 +46,13 @@ class _Vertex:
             self.lengths = self.edges @ right if count else right
             self.residuals = target - design @ self.lengths if count else target
 
+    def signs(self, told: list[int]) -> list[int]:
+        """The residuals' signs; of those that are zero, what is told."""
+        return [
+            int(value > 0) - int(value < 0) or sign
+            for value, sign in zip(self.residuals, told, strict=True)
+        ]
+
     def slopes(self, design: Array, basis: list[int], signs: list[int]) -> Array:
         """How fast the others' absolute residuals rise along each edge (variables,)."""
         inside = set(basis)
@@ -67,7 +74,7 @@ def exact_absolute(
         design: D (rows, variables).
         target: y (rows,).
         guess: What may be zero at the least point: rows, and behind them variables.
-        signs: Of the residuals there, 1 or -1; of residuals that are zero any.
+        signs: Of residuals that are zero there, 1 or -1; of others any.
         numbers: The arithmetic.
 
     Returns:
@@ -79,10 +86,7 @@ def exact_absolute(
     if vertex is None or not vertex.regular or any(vertex.lengths < 0):
         basis = list(range(rows, rows + count))
         vertex = _Vertex(design, target, basis, numbers)
-    signs = [
-        int(value > 0) - int(value < 0) or sign
-        for value, sign in zip(vertex.residuals, signs, strict=True)
-    ]
+    signs = vertex.signs(signs)
     while True:
         chosen = _entering(vertex.slopes(design, basis, signs), basis, rows)
         if chosen is None:
@@ -146,13 +150,7 @@ def checked_absolute(
     vertex = _Vertex(design, target, basis, numbers)
     require(vertex.regular, "a proof is made of what depends on each other")
     require(all(vertex.lengths >= 0), "a proof's point lies outside")
-    inside = set(basis)
-    right = all(
-        row in inside or sign * value >= 0
-        for row, (sign, value) in enumerate(zip(signs, vertex.residuals, strict=True))
-    )
-    require(right, "a residual has another sign")
-    slopes = vertex.slopes(design, basis, signs)
+    slopes = vertex.slopes(design, basis, vertex.signs(signs))
     flat = all(
         -1 <= slope <= 1 if place < rows else slope >= 0
         for place, slope in zip(basis, slopes, strict=True)

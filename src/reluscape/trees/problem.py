@@ -19,7 +19,6 @@ from reluscape.trees.sharp_rays import sharp_rays
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
 Bools = NDArray[np.bool_]
-Proofs = NDArray[np.unsignedinteger[Any]]
 
 #: Rays of two or more units up to which all their products are held: 2 GB.
 HELD = 16_000
@@ -176,16 +175,20 @@ class Problem:
 
     @property
     def proof_words(self) -> int:
-        """Numbers that prove a least loss, as `MergeTree.cell_proofs` describes them."""
-        if self.layer.is_l1:
-            return self.most_rays + self.layer.residual.size
-        return -(-self.most_rays // 64)
+        """Words in which the search writes what proves a least loss: a basis, and signs."""
+        basis = self.most_rays if self.layer.is_l1 else -(-self.most_rays // 64)
+        return basis + self.sign_words
+
+    @property
+    def sign_words(self) -> int:
+        """Words of these that have a bit for each residual."""
+        return -(-self.layer.residual.size // 64) if self.layer.is_l1 else 0
 
     @property
     def proof_kind(self) -> np.dtype[Any]:
-        """The smallest whole numbers that hold them."""
+        """The smallest whole numbers that hold a basis."""
         if self.layer.is_l1:
-            return np.min_scalar_type(self.layer.residual.size + self.most_rays)
+            return np.min_scalar_type(self.layer.residual.size + self.most_rays - 1)
         return np.min_scalar_type(2 ** min(self.most_rays, 64) - 1)
 
     @property

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from reluscape.trees.bundles import ROUNDING, bundles
-from reluscape.trees.problem import Problem, Proofs
+from reluscape.trees.problem import Problem
+from reluscape.trees.proofs import Proofs
 from reluscape.trees.sweep import Scratch, Table, copy_cells, table_of
 from reluscape.trees.values import Chunk, solve_chunk
 
@@ -34,7 +35,7 @@ def pruned(problem: Problem, below: float) -> Pruned:
     """
     table = table_of(problem)
     if not np.isfinite(below):
-        return Pruned(table, np.empty((0, problem.proof_words), dtype=problem.proof_kind))
+        return Pruned(table, Proofs.none(problem))
     bundle, coarse = bundles(problem)
     grouped = table._replace(
         shape=np.array(coarse.shape),

@@ -22,7 +22,8 @@ from reluscape.trees.exact_cells import check_cells
 from reluscape.trees.exact_columns import ExactColumns
 from reluscape.trees.exact_squares import Least, checked_squares, exact_squares
 from reluscape.trees.inside import exact_middle
-from reluscape.trees.problem import Problem, Proofs
+from reluscape.trees.problem import Problem
+from reluscape.trees.proofs import Proofs, Words, bits_of, words_of
 from reluscape.trees.sweep import Scratch, Table, digits_of, gather, others_of, solve, table_of
 
 __all__ = ["MAX_EXACT", "Exact", "alike", "check_exact", "ranked"]
@@ -113,13 +114,13 @@ class Exact:
         problem = self.problem
         count = problem.num_cells if kind == "cells" else problem.num_facets
         values = np.empty(count, dtype=object)
-        proofs = np.zeros((count, problem.proof_words), dtype=np.uint64)
+        words = np.zeros((count, problem.proof_words), dtype=np.uint64)
         for code in range(count):
             found = self.least(kind, code)
-            values[code], proofs[code] = self.scale * found.value, self.proof(found)
+            values[code], words[code] = self.scale * found.value, self.proof(found)
             if progress is not None and code % 100 == 0:
                 progress(f"exact {kind}", code / count)
-        return values, proofs.astype(problem.proof_kind)
+        return values, Proofs.kept(problem, words)
 
     def least(self, kind: str, code: int) -> Least:
         """The least point of a cell or facet."""
@@ -133,18 +134,18 @@ class Exact:
         gram, right = self.columns.gram(rays, owners), self.columns.right(rays, owners)
         return exact_squares(gram, right, self.columns.size, used(guess), self.numbers)
 
-    def proof(self, found: Least) -> NDArray[np.uint64]:
-        """What proves a least point, as in `MergeTree.cell_proofs`."""
+    def proof(self, found: Least) -> Words:
+        """What proves a least point, in words as the search writes them."""
         proof = np.zeros(self.problem.proof_words, dtype=np.uint64)
         if self.problem.layer.is_l1:
             proof[: len(found.proof)] = found.proof
-            proof[self.problem.most_rays :] = np.array(found.signs) > 0
+            proof[self.problem.most_rays :] = words_of(np.array(found.signs) < 0)
             return proof
         for ray in found.proof:
             proof[ray >> 6] |= np.uint64(1) << np.uint64(ray & 63)
         return proof
 
-    def proved(self, rays: Indices, owners: Indices, proof: Proofs) -> Any:
+    def proved(self, rays: Indices, owners: Indices, proof: Words) -> Any:
         """The least sum over the cell of some units' rays, by its proof.
 
         Raises:
@@ -197,13 +198,13 @@ class Exact:
         return np.array(found).reshape(-1, len(self.problem.layer.theta))
 
 
-def named(problem: Problem, proof: Proofs, count: int) -> tuple[list[int], list[int]]:
-    """What a proof of a least sum of absolute values says is zero, and the residuals' signs."""
-    most = problem.most_rays
-    return proof[:count].tolist(), [1 if sign else -1 for sign in proof[most:].tolist()]
+def named(problem: Problem, proof: Words, count: int) -> tuple[list[int], list[int]]:
+    """What a proof of a least sum of absolute values says is zero, and residuals' signs if they are."""
+    negative = bits_of(proof[problem.most_rays :], problem.layer.residual.size)
+    return proof[:count].tolist(), np.where(negative, -1, 1).tolist()
 
 
-def used(proof: Proofs) -> list[int]:
+def used(proof: Words) -> list[int]:
     """Rays that a proof says are in use."""
     return [
         64 * word + bit

@@ -16,7 +16,8 @@ from reluscape.results import Result
 from reluscape.trees.barrier import Barrier, shortened
 from reluscape.trees.kruskal import write_ends
 from reluscape.trees.layer import Layer
-from reluscape.trees.problem import Problem, Proofs
+from reluscape.trees.problem import Problem
+from reluscape.trees.proofs import Whole, Words
 from reluscape.trees.tiers import tier_of
 from reluscape.validation import check_theta
 
@@ -71,9 +72,12 @@ class MergeTree(Result):
         levels: Their levels.
         cell_proofs: What proves the least losses of cells: for each cell that was solved, ascending, the
             rays that its minimiser is made of as bits or, for the absolute loss, what is zero there
-            (residuals and, behind them, rays) and then all residuals' signs. Shape (solved cells, words).
-        facet_proofs: The same of the facets.
-        bundle_proofs: The same of the bundles whose bounds show what is above `below`.
+            (residuals and, behind them, rays). Shape (solved cells, numbers).
+        cell_signs: For the absolute loss: rows of `cell_proofs`, ascending, where more residuals are zero
+            than these, and behind each row as bits which of all residuals count as negative if they are
+            zero. The others' signs are those at the minimiser. Shape (such cells, 1 + words).
+        facet_proofs, facet_signs: The same of the facets.
+        bundle_proofs, bundle_signs: The same of the bundles whose bounds show what is above `below`.
         block: Name of the layer.
         features, weights, residual, slope, loss, theta, bias: The layer, as in `Layer`.
     """
@@ -96,9 +100,12 @@ class MergeTree(Result):
     arithmetic: str
     joins: Indices
     levels: Floats
-    cell_proofs: Proofs
-    facet_proofs: Proofs
-    bundle_proofs: Proofs
+    cell_proofs: Whole
+    cell_signs: Words
+    facet_proofs: Whole
+    facet_signs: Words
+    bundle_proofs: Whole
+    bundle_signs: Words
     block: str
     features: Floats
     weights: Floats

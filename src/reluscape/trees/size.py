@@ -77,16 +77,19 @@ def tree_size(block: Block) -> TreeSize:
 
 def size_of(problem: Problem) -> TreeSize:
     """The size of a problem's tree."""
+    seconds, signed = _tried(problem)
     cells, facets = problem.num_cells, problem.num_facets
     products = problem.columns.shape[1] ** 2 if problem.holds_products else 0
     numbers = 6 * cells + 2 * facets + products
-    proofs = problem.proof_words * problem.proof_kind.itemsize * (cells + facets)
-    return TreeSize(cells, facets, problem.shape[1], _seconds(problem), 8 * numbers + proofs)
+    basis = problem.proof_words - problem.sign_words
+    proofs = basis * problem.proof_kind.itemsize * (cells + facets)
+    signs = round(8 * (1 + problem.sign_words) * signed)
+    return TreeSize(cells, facets, problem.shape[1], seconds, 8 * numbers + proofs + signs)
 
 
-def _seconds(problem: Problem) -> float:
-    """About how long one thread takes, from some cells and facets of all parts of the layer."""
-    table, seconds = table_of(problem), 0.0
+def _tried(problem: Problem) -> tuple[float, float]:
+    """About how long one thread takes, and how many proofs have signs, from some of all parts."""
+    table, seconds, signed = table_of(problem), 0.0, 0.0
     counts = {"cells": problem.num_cells, "facets": problem.num_facets}
     if sum(counts.values()) > LARGEST:  # the first cells must do
         counts = {"cells": sum(counts.values())}
@@ -94,11 +97,11 @@ def _seconds(problem: Problem) -> float:
         parts = _parts(kind, min(count, LARGEST))
         for timed in (False, True):  # the first time it may be compiled
             start = perf_counter()
-            for part in parts[: None if timed else 1]:
-                solve_chunk(problem, table, part)
-        tried = sum(part.stop - part.start for part in parts)
-        seconds += (perf_counter() - start) * count / max(tried, 1)
-    return seconds
+            solved = [solve_chunk(problem, table, part) for part in parts[: None if timed else 1]]
+        share = count / max(sum(part.stop - part.start for part in parts), 1)
+        seconds += (perf_counter() - start) * share
+        signed += sum(len(one.proofs.signs) for one in solved) * share
+    return seconds, signed
 
 
 def _parts(kind: str, count: int) -> list[Chunk]:

@@ -19,6 +19,7 @@ from reluscape.study.study import Study, workers
 from reluscape.trees import values
 from reluscape.trees.layer import Layer
 from reluscape.trees.problem import Problem
+from reluscape.trees.proofs import Proofs
 from reluscape.trees.pruning import pruned
 from reluscape.trees.sweep import Table
 from reluscape.trees.threads import Threads
@@ -74,7 +75,8 @@ def solve_trial(parameters: dict[str, Any], seed: int) -> dict[str, Any]:
     problem, table = _problem(parameters["layer"], parameters.get("below", math.inf))
     chunk = Chunk(parameters["kind"], parameters["start"], parameters["stop"])
     found = solve_chunk(problem, table, chunk)
-    return {"sums": found.sums, "proofs": found.proofs, "failed": found.failed}
+    proofs = {"bases": found.proofs.bases, "signs": found.proofs.signs}
+    return {"sums": found.sums, "failed": found.failed} | proofs
 
 
 def packed(layer: Layer) -> str:
@@ -103,7 +105,7 @@ def _problem(layer: str, below: float) -> tuple[Problem, Table]:
 def _read(study: Study) -> Iterator[tuple[Chunk, Solved]]:
     """All chunks of a study."""
     failed = study.records().set_index(["kind", "start"])["failed"]
-    arrays = zip(study.arrays("sums"), study.arrays("proofs"), strict=True)
-    for (parameters, sums), (_, proofs) in arrays:
+    arrays = zip(*map(study.arrays, ("sums", "bases", "signs")), strict=True)
+    for (parameters, sums), (_, bases), (_, signs) in arrays:
         chunk = Chunk(parameters["kind"], parameters["start"], parameters["stop"])
-        yield chunk, Solved(sums, proofs, int(failed.loc[(chunk.kind, chunk.start)]))
+        yield chunk, Solved(sums, Proofs(bases, signs), int(failed.loc[(chunk.kind, chunk.start)]))

@@ -19,6 +19,9 @@ Words = NDArray[np.uint64]
 ONE = np.uint64(1)
 #: No unit or facet. A literal in its place would be a type of its own, compiled for once more.
 NONE = np.int64(-1)
+#: Share of the target up to which the sign of a residual is told: some times more than that up to which
+#: who checks a proof reads it.
+NEAR = 4e-9
 
 
 class Table(NamedTuple):
@@ -85,6 +88,8 @@ class Scratch(NamedTuple):
     residuals: Floats
     rates: Floats
     signs: Floats
+    places: Floats
+    heap: Indices
 
     @classmethod
     def of(cls, problem: Problem) -> Scratch:
@@ -96,8 +101,8 @@ class Scratch(NamedTuple):
             np.empty(places), np.empty(numbers), np.empty(numbers), np.empty(places),
             np.empty(numbers, dtype=np.int64), np.empty(numbers), np.empty(numbers, dtype=np.bool_),
             np.empty(numbers, dtype=np.int64), np.empty(numbers, dtype=np.int64),
-            np.empty(max(1, units), dtype=np.int64), np.empty((rows, most)), np.empty(rows),
-            np.empty(rows), np.empty(rows),
+            np.empty(max(1, units), dtype=np.int64), np.empty((most, rows)), np.empty(rows),
+            np.empty((most, rows)), np.empty(rows), np.empty(rows), np.empty(rows, dtype=np.int64),
         )  # fmt: skip
 
 
@@ -130,9 +135,9 @@ def solve_cells(table, scratch, start, stop, values, proofs):
         start: The first cell.
         stop: Behind the last.
         values: Written (stop - start,).
-        proofs: Written: the numbers of the rays in use as bits (stop - start, 1), or for absolute values
-            what is zero: residuals, and behind them rays; then the residuals' signs
-                (stop - start, rays + residuals).
+        proofs: Written: the numbers of the rays in use as bits, or for absolute values what is zero
+            (residuals, and behind them rays) and then as bits which of the residuals that are nearly
+            zero count as negative (stop - start, words).
     """
     units, cells = table.shape[0], table.shape[1]
     solved = 0
@@ -329,16 +334,20 @@ def _absolute(table, scratch, count, proof):
         for sample in range(samples):
             for output in range(outputs):
                 entry = table.columns[ray, sample] * table.readouts[owner, output]
-                scratch.design[sample * outputs + output, i] = entry
+                scratch.design[i, sample * outputs + output] = entry
     value, sure = least_absolute(
         scratch.design, table.targets, samples * outputs, count, scratch.solution,
-        scratch.free, scratch.factor, scratch.signs, scratch.rates, scratch.residuals, narrow,
-        table.reach,
+        scratch.free, scratch.factor, scratch.signs, scratch.rates, scratch.residuals,
+        scratch.places, scratch.heap, narrow, table.reach,
     )  # fmt: skip
-    for k in range(len(proof) - samples * outputs):
-        proof[k] = scratch.free[k] if k < count else 0
+    first, size = len(proof) - (samples * outputs + 63) // 64, 0.0
+    for word in range(len(proof)):
+        proof[word] = scratch.free[word] if word < min(first, count) else 0
     for i in range(samples * outputs):
-        proof[len(proof) - samples * outputs + i] = scratch.signs[i] > 0
+        size += abs(table.targets[i])
+    for i in range(samples * outputs):
+        if scratch.signs[i] < 0.0 and abs(scratch.residuals[i]) <= NEAR * size:
+            proof[first + (i >> 6)] |= ONE << np.uint64(i & 63)
     return value if sure else -1.0
 
 

@@ -22,6 +22,7 @@ from reluscape.trees.joining import Joined, join_cells
 from reluscape.trees.layer import Layer
 from reluscape.trees.minimisers import Minimisers
 from reluscape.trees.problem import Problem, check_apart
+from reluscape.trees.proofs import Proofs
 from reluscape.trees.pruning import pruned
 from reluscape.trees.result import MergeTree
 from reluscape.trees.sweep import Table
@@ -95,10 +96,11 @@ def merge_tree(
         samples 1e-12 apart, that may be more.
 
     Cost: one to three microseconds for each cell with two units, its facets included (`benchmarks/
-    merge_tree.py`), some ten times that for the absolute loss; 80 to 150 bytes for each cell, and for
-    the absolute loss as many more as there are samples and outputs, or twice as many. Two threads take
-    half to seven tenths of the time of one: joins are serial in part, as are points of minima, a tenth
-    of a call where there are hundreds among 10^6 cells. The very first call compiles for half a minute.
+    merge_tree.py`), three to seven times that for the absolute loss of up to 300 samples; 80 to 150 bytes
+    for each cell, 110 to 230 for the absolute loss, and where residuals tie some more (`tree_size`). Two
+    threads take half to seven tenths of the time of one: joins are serial in part, as are points of
+    minima, a tenth of a call where there are hundreds among 10^6 cells. The very first call compiles for
+    half a minute.
 
     Raises:
         InputError: More cells than `max_cells`, or than rational arithmetic is for; weight decay; a
@@ -147,7 +149,7 @@ def merge_tree(
             return _tree(
                 problem, values, joined, Minimisers.of(problem, known.table, threads), values, slack,
                 threads, tolerance=tolerance, below=below, arithmetic="float64", block=block.layer,
-                bundle_proofs=known.proofs,
+                **known.proofs.fields("bundle"),
             )  # fmt: skip
 
 
@@ -166,12 +168,11 @@ def _exact_tree(problem: Problem, layer: str, progress: Progress | None) -> Merg
     ranks = replace(values, cells=places[0], facets=places[1])
     groups = alike(problem.layer.weights, problem.units.order)
     problem = replace(problem, units=replace(problem.units, groups=groups))
-    none = np.empty((0, problem.proof_words), dtype=problem.proof_kind)
     with Threads.start(1) as threads:
         joined = join_cells(problem, ranks, 0.0, math.inf, threads)
         return _tree(
             problem, values, joined, exact, ranks, 0.0, threads, tolerance=0.0, below=math.inf,
-            arithmetic="rational", block=layer, bundle_proofs=none,
+            arithmetic="rational", block=layer, **Proofs.none(problem).fields("bundle"),
         )  # fmt: skip
 
 
@@ -254,8 +255,8 @@ def _tree(
         num_pruned=int(np.isinf(values.cells).sum()),
         joins=joined.joins,
         levels=values.facets[joined.joins],
-        cell_proofs=values.cell_proofs,
-        facet_proofs=values.facet_proofs,
+        **values.cell_proofs.fields("cell"),
+        **values.facet_proofs.fields("facet"),
         **told,
         **{part.name: getattr(problem.layer, part.name) for part in fields(Layer)},
     )

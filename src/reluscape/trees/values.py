@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reluscape.progress import Progress
-from reluscape.trees.problem import Problem, Proofs
+from reluscape.trees.problem import Problem
+from reluscape.trees.proofs import Proofs, Stack
 from reluscape.trees.stubborn import Stubborn
 from reluscape.trees.sweep import (
     Scratch,
@@ -49,7 +50,7 @@ class Solved(NamedTuple):
 
     Attributes:
         sums: NaN for those that are the same as another's (stop - start,).
-        proofs: What proves them, one row for each that was solved (solved, words).
+        proofs: What proves those that were solved.
         failed: How many of these are not shown to be least.
     """
 
@@ -65,7 +66,7 @@ class Values:
     Attributes:
         cells: Of the cells, infinite where a bound showed it to be of no interest (cells,).
         facets: Of the facets, the same (facets,).
-        cell_proofs: What proves those that were solved, ascending, as in `MergeTree` (solved, words).
+        cell_proofs: What proves those that were solved.
         facet_proofs: The same of the facets.
         failed: Those that neither float64 nor rational arithmetic tells: their values are attained, and
             not shown to be least.
@@ -80,7 +81,7 @@ class Values:
     @property
     def solved(self) -> int:
         """Problems that were solved; the rest is the same by exchange of units."""
-        return len(self.cell_proofs) + len(self.facet_proofs)
+        return len(self.cell_proofs.bases) + len(self.facet_proofs.bases)
 
 
 def chunks(problem: Problem, size: int) -> Iterator[Chunk]:
@@ -94,16 +95,16 @@ def solve_chunk(problem: Problem, table: Table, chunk: Chunk, room: Floats | Non
     """The least sums of a chunk, written to `room` if there is any (stop - start,)."""
     count = chunk.stop - chunk.start
     sums = np.empty(count) if room is None else room
-    proofs = np.empty((count, problem.proof_words), dtype=np.uint64)
+    words = np.empty((count, problem.proof_words), dtype=np.uint64)
     sweep = solve_cells if chunk.kind == "cells" else solve_facets
-    sweep(table, Scratch.of(problem), chunk.start, chunk.stop, sums, proofs)
+    sweep(table, Scratch.of(problem), chunk.start, chunk.stop, sums, words)
     failed = np.flatnonzero(sums < 0)
     if len(failed):
         again = Stubborn(problem, table)
         for place in failed.tolist():
-            sums[place], proofs[place] = again.solve(chunk.kind, chunk.start + place)
-    kept = proofs[np.isfinite(sums)].astype(problem.proof_kind)
-    return Solved(sums, kept, again.failed if len(failed) else 0)
+            sums[place], words[place] = again.solve(chunk.kind, chunk.start + place)
+    proofs = Proofs.kept(problem, words[np.isfinite(sums)])
+    return Solved(sums, proofs, again.failed if len(failed) else 0)
 
 
 def least_values(
@@ -136,12 +137,12 @@ def gathered(
     progress: Progress | None = None,
 ) -> Values:
     """Chunks put together in `sums`, from where their own may be views."""
-    proofs: dict[str, dict[int, Proofs]] = {"cells": {}, "facets": {}}
+    proofs = {kind: Stack(problem, len(values)) for kind, values in sums.items()}
     whole, done, failed = problem.num_cells + problem.num_facets, 0, 0
     for chunk, part in found:
         if not np.may_share_memory(sums[chunk.kind], part.sums):
             sums[chunk.kind][chunk.start : chunk.stop] = part.sums
-        proofs[chunk.kind][chunk.start] = part.proofs
+        proofs[chunk.kind].add(chunk.start, chunk.stop, part.proofs)
         failed, done = failed + part.failed, done + len(part.sums)
         if progress is not None:
             progress(chunk.kind, done / whole)
@@ -150,8 +151,8 @@ def gathered(
             threads.over(len(values), _copied, problem, table, copy, values)
     for values in sums.values():
         values *= problem.layer.scale
-    stacked = {kind: _stacked(problem, parts) for kind, parts in proofs.items()}
-    return Values(sums["cells"], sums["facets"], stacked["cells"], stacked["facets"], failed)
+    cells, facets = (proofs[kind].whole() for kind in ("cells", "facets"))
+    return Values(sums["cells"], sums["facets"], cells, facets, failed)
 
 
 def _copied(
@@ -159,14 +160,3 @@ def _copied(
 ) -> None:
     """Fill in what is the same as another's, in room of its own."""
     copy(table, Scratch.of(problem), start, stop, values)
-
-
-def _stacked(problem: Problem, parts: dict[int, Proofs]) -> Proofs:
-    """Proofs of all chunks in the order of what they are of."""
-    count, place = sum(len(own) for own in parts.values()), 0
-    found = np.empty((count, problem.proof_words), dtype=problem.proof_kind)
-    for start in sorted(parts):
-        own = parts.pop(start)  # as it is not needed twice
-        found[place : place + len(own)] = own
-        place += len(own)
-    return found
