@@ -51,7 +51,7 @@ def check_merge_tree(tree: MergeTree, landscape: Landscape) -> str:
     try:
         problem = Problem.of(tree.layer, None)
         if tree.arithmetic == "float64":
-            check_apart(tree.layer)
+            check_apart(problem.layer)
     except ReluscapeError as error:
         raise RejectedError(str(error)) from error
     _check_shapes(tree, problem)
@@ -189,7 +189,7 @@ def _attained(tree: MergeTree, points: Floats) -> tuple[Floats, Floats]:
 
 def _is_inside(problem: Problem, theta: Floats, cells: Indices) -> bool:
     """Whether the closed cell of these cells of the units holds a point, but for rounding."""
-    rows = problem.layer.unpack(theta)[problem.units.order]
+    rows = problem.balance.inward(problem.given.unpack(theta)[problem.units.order])
     features, signs = problem.layer.features, problem.cones.cells.unpack(cells)
     sizes = np.linalg.norm(features, axis=1)[:, None] * np.linalg.norm(rows, axis=1)
     values = np.where(signs.T, 1.0, -1.0) * (features @ rows.T)

@@ -13,6 +13,7 @@ from reluscape.arrangement import Cones, enumerate_cones
 from reluscape.errors import AnalysisError, InputError
 from reluscape.progress import Progress
 from reluscape.tolerances import TOLERANCES
+from reluscape.trees.balance import Balance
 from reluscape.trees.layer import Layer
 from reluscape.trees.sharp_rays import sharp_rays
 
@@ -91,7 +92,9 @@ class Problem:
     of these columns with each other and with the targets.
 
     Attributes:
-        layer: The layer.
+        layer: The layer, its inputs in units in which columns are of about one size.
+        given: The layer as it was given.
+        balance: The units.
         units: Its units.
         cones: The cells of one unit.
         pairs: Cells on both sides of each facet of a unit (facets, 2).
@@ -105,6 +108,8 @@ class Problem:
     """
 
     layer: Layer
+    given: Layer
+    balance: Balance
     units: Units
     cones: Cones
     pairs: Indices
@@ -120,9 +125,12 @@ class Problem:
         """Find the cells of a layer's units.
 
         Raises:
-            InputError: More cells of the layer than `max_cells`.
+            InputError: More cells of the layer than `max_cells`; columns of inputs that cannot be
+                balanced.
             AnalysisError: Samples so nearly equal or parallel that float64 does not tell their cells.
         """
+        balance = Balance.of(layer.features)
+        given, layer = layer, replace(layer, features=balance.balanced(layer.features))
         units, features = Units.of(layer.weights), layer.features
         _check_unit(features)
         cones = enumerate_cones(features, progress=progress)
@@ -150,8 +158,8 @@ class Problem:
         narrow = (nearby & (sides != 0)).any(axis=1)
         columns = np.where(outputs > 0, outputs, layer.slope * outputs).T
         return cls(
-            layer, units, cones, contacts.cells, starts, rays, facet_starts, facet_rays, columns,
-            narrow,
+            layer, given, balance, units, cones, contacts.cells, starts, rays, facet_starts,
+            facet_rays, columns, narrow,
         )  # fmt: skip
 
     @property
@@ -216,9 +224,9 @@ class Problem:
         ]
 
     def cell_of(self, theta: Floats) -> int:
-        """A closed cell in which the layer's parameters lie."""
-        rows, signs, code = self.layer.unpack(theta), self.cones.cells.unpack(), 0
-        features = self.layer.features
+        """A closed cell in which the given layer's parameters lie."""
+        rows, signs, code = self.given.unpack(theta), self.cones.cells.unpack(), 0
+        features = self.given.features
         rounding = TOLERANCES.rounding * features.shape[1] * _EPS
         for unit in self.units.order:
             values, sizes = features @ rows[unit], np.abs(features) @ np.abs(rows[unit])
@@ -228,6 +236,16 @@ class Problem:
                 raise AnalysisError(f"unit {unit} lies in a cell that is too narrow for float64")
             code = code * len(signs) + int(fits.argmax())
         return code
+
+    def outward(self, thetas: Floats) -> Floats:
+        """Parameters of the given layer, from those of the balanced one (..., params).
+
+        Raises:
+            AnalysisError: Float64 does not hold them.
+        """
+        rows, read = self.layer.unpack(thetas).copy(), self.units.order
+        rows[..., read, :] = self.balance.outward(rows[..., read, :])
+        return self.layer.pack(rows)
 
     def thetas(self, rays: Indices, owners: Indices, lengths: Floats) -> Floats:
         """The layer's parameters at points in cells; what rounding makes of zeros is zero.
@@ -250,17 +268,18 @@ class Problem:
 
 
 def check_apart(layer: Layer) -> None:
-    """Refuse layers whose least losses float64 does not tell, but rational arithmetic does.
+    """Refuse balanced layers whose least losses float64 does not tell, but rational arithmetic does.
 
     Raises:
-        InputError: Columns of very different sizes, or output weights that are nearly parallel.
+        InputError: Columns that stay of very different sizes, or output weights that are nearly parallel.
     """
     sizes = np.abs(layer.features).max(axis=0, initial=0.0)
     sizes = sizes[sizes > 0]
     if len(sizes) and sizes.max() > UNEVEN * sizes.min():
         raise InputError(
             "columns of inputs (ones for a bias included) must not differ in size by more than a factor"
-            f" of {UNEVEN:g}; received {sizes.min():g} to {sizes.max():g}: standardise them"
+            f" of {UNEVEN:g} where rows and columns are balanced; received ones with entries that rows of"
+            " other sizes do not let balance: standardise them, or leave out samples of other sizes"
         )
     read = np.flatnonzero(np.linalg.norm(layer.weights, axis=0) > 0)
     directions = layer.weights[:, read].T / np.linalg.norm(layer.weights[:, read], axis=0)[:, None]

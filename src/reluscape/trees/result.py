@@ -181,7 +181,7 @@ class MergeTree(Result):
 
         with Threads.start(1) as threads:
             saddles = Minimisers.of(problem, table_of(problem), threads).of_facets(way)
-        beads = np.stack([ends[0], *saddles, ends[1]])
+        beads = np.stack([ends[0], *problem.outward(saddles), ends[1]])
         losses = np.array([self.layer.value(bead) for bead in beads])
         return shortened(self.layer, beads, losses)
 

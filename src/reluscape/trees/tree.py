@@ -103,8 +103,8 @@ def merge_tree(
     Raises:
         InputError: More cells than `max_cells`, or than rational arithmetic is for; weight decay; a
             tolerance that is negative; options that rational arithmetic does not have; with float64,
-            columns whose sizes differ by more than 1e8, and output weights that are parallel up to 1e-9
-            but not to rounding errors.
+            columns whose sizes differ by more than 1e8 also where rows and columns are scaled to one
+            size, and output weights that are parallel up to 1e-9 but not to rounding errors.
         UnsupportedModelError: Another structure behind the layer, or the cross-entropy.
         AnalysisError: The samples' cells cannot be told in float64; with rational arithmetic, also where
             it sees others than there are.
@@ -232,14 +232,14 @@ def _tree(
     ending = [whose[cell] for cell in joined.ended[:, 0].tolist()]
     deaths[ending] = values.facets[joined.ended[:, 1]]
     parents[ending] = [whose[cell] for cell in joined.ended[:, 2].tolist()]
-    saddles[ending] = minimisers.of_facets(joined.ended[:, 1])
+    saddles[ending] = problem.outward(minimisers.of_facets(joined.ended[:, 1]))
     flats = Flats(problem, minimisers, ranks, problem.layer.limit(told["below"]))
     alike = min(slack, SAME * problem.layer.zero_loss)
     minima, places = flats.inside(cells, alike)
     units, unit_cells, _ = problem.shape
     powers = unit_cells ** np.arange(units - 1, -1, -1)
     return MergeTree(
-        minima=minima,
+        minima=problem.outward(minima),
         losses=losses,
         births=losses,
         deaths=deaths,
@@ -257,5 +257,5 @@ def _tree(
         cell_proofs=values.cell_proofs,
         facet_proofs=values.facet_proofs,
         **told,
-        **{part.name: getattr(problem.layer, part.name) for part in fields(Layer)},
+        **{part.name: getattr(problem.given, part.name) for part in fields(Layer)},
     )
