@@ -24,8 +24,9 @@ from reluscape.trees.bundles import ROUNDING, bundles
 from reluscape.trees.check_sums import checked_values
 from reluscape.trees.check_symmetry import check_multiplicity
 from reluscape.trees.layer import Layer
-from reluscape.trees.problem import Problem, check_apart
+from reluscape.trees.problem import Problem
 from reluscape.trees.result import MergeTree
+from reluscape.trees.units import check_apart
 
 if TYPE_CHECKING:
     from reluscape.trees.check_exact import ExactValues
@@ -48,10 +49,11 @@ def check_merge_tree(tree: MergeTree, landscape: Landscape) -> str:
         RejectedError: Something does not come out again, with what it is.
     """
     _check_layer(tree, landscape)
+    require(tree.arithmetic in ("float64", "rational"), "its arithmetic is none")
     try:
-        problem = Problem.of(tree.layer, None)
+        problem = tree.problem()
         if tree.arithmetic == "float64":
-            check_apart(problem.layer)
+            check_apart(tree.weights)
     except ReluscapeError as error:
         raise RejectedError(str(error)) from error
     _check_shapes(tree, problem)
@@ -80,7 +82,6 @@ def check_merge_tree(tree: MergeTree, landscape: Landscape) -> str:
 
 def _values(tree: MergeTree, problem: Problem) -> tuple[Floats, Floats, ExactValues | None]:
     """Least losses of cells and facets, by their proofs; the exact ones, if they are."""
-    require(tree.arithmetic in ("float64", "rational"), "its arithmetic is none")
     if tree.arithmetic == "rational":
         from reluscape.trees.check_exact import ExactValues
 

@@ -53,8 +53,9 @@ class MergeTree(Result):
         parents: The lower minimum whose basin it joins; -1 for the global one, shape (minima,).
         multiplicity: Minima that differ from it by an exchange of units that act alike, itself among
             them, shape (minima,).
-        cells: Cells of the units that are read, by their numbers in `enumerate_cells`, for each minimum,
-            shape (minima, units).
+        cells: Cells of the units that are read, by their numbers in `enumerate_cells`, for each minimum
+            (in rational arithmetic by numbers of their own where that sees other cells), shape
+            (minima, units).
         num_cells: Cells of the layer.
         num_facets: Facets between them.
         num_solved: Problems that were solved; the others are the same by an exchange of units.
@@ -112,6 +113,15 @@ class MergeTree(Result):
     def layer(self) -> Layer:
         """The layer whose tree it is."""
         return Layer(**{part.name: getattr(self, part.name) for part in fields(Layer)})
+
+    def problem(self) -> Problem:
+        """The layer's problem, found anew in the tree's arithmetic.
+
+        Raises:
+            InputError: Rational arithmetic is not there, or not for so many cells.
+            AnalysisError: The samples' cells cannot be told in float64.
+        """
+        return Problem.of(self.layer, None, exact=self.arithmetic == "rational")
 
     @property
     def tier(self) -> str:
@@ -171,7 +181,7 @@ class MergeTree(Result):
         """
         size = len(self.layer.theta)
         ends = [check_theta(theta, size) for theta in (theta_a, theta_b)]
-        problem = Problem.of(self.layer, None)
+        problem = self.problem()
         way = self._way(problem, *(problem.cell_of(theta) for theta in ends))
         if way is None:
             return Barrier(math.inf, np.empty((0, size)), np.empty(0))

@@ -40,7 +40,7 @@ class Stubborn:
         from reluscape.trees.rational import Exact
 
         try:
-            return Exact(self._problem, self._table, strict=False)
+            return Exact(self._problem, self._table)
         except InputError:  # python-flint is not installed
             return None
 

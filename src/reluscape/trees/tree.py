@@ -21,12 +21,13 @@ from reluscape.trees.flat import SAME, Flats, LeastPoints
 from reluscape.trees.joining import Joined, join_cells
 from reluscape.trees.layer import Layer
 from reluscape.trees.minimisers import Minimisers
-from reluscape.trees.problem import Problem, check_apart
+from reluscape.trees.problem import Problem
 from reluscape.trees.pruning import pruned
 from reluscape.trees.result import MergeTree
 from reluscape.trees.sweep import Table
 from reluscape.trees.symmetry import multiplicities
 from reluscape.trees.threads import Threads
+from reluscape.trees.units import check_apart
 from reluscape.trees.values import Values, least_values
 from reluscape.validation import check_whole
 
@@ -76,8 +77,8 @@ def merge_tree(
             every difference is exact.
         arithmetic: "float64", or "rational" for up to 20,000 cells: the floats of the layer's inputs,
             output weights and targets (less the output's bias) are taken as the exact rationals that they
-            are. Rays, least points and their optimality are exact, ties are ties, and what is returned is
-            rounded once. Up to a millisecond for each cell and facet.
+            are. Cells, rays, least points and their optimality are exact, ties are ties, and what is
+            returned is rounded once. Up to a millisecond for each cell and facet.
         store: A study's file, in which what is solved is kept: after any interruption, the same call goes
             on from there.
         dask: Address of a Dask scheduler, with `store`, in place of processes.
@@ -103,11 +104,10 @@ def merge_tree(
     Raises:
         InputError: More cells than `max_cells`, or than rational arithmetic is for; weight decay; a
             tolerance that is negative; options that rational arithmetic does not have; with float64,
-            columns whose sizes differ by more than 1e8 also where rows and columns are scaled to one
-            size, and output weights that are parallel up to 1e-9 but not to rounding errors.
+            output weights that are parallel up to 1e-9 but not to rounding errors.
         UnsupportedModelError: Another structure behind the layer, or the cross-entropy.
-        AnalysisError: The samples' cells cannot be told in float64; with rational arithmetic, also where
-            it sees others than there are.
+        AnalysisError: The samples' cells cannot be told in float64: rational arithmetic tells them.
+            Weights that float64 does not hold.
 
     Source: none; Kruskal's algorithm over convex pieces.
 
@@ -125,18 +125,18 @@ def merge_tree(
     most = check_whole(max_cells, "max_cells", 1)
     if not (tolerance is None or 0 <= tolerance < np.inf):
         raise InputError(f"tolerance must be a number of at least zero; received {tolerance!r}")
-    arithmetic_called(arithmetic)  # refuses what there is not
-    problem = Problem.of(Layer.of(block), most, progress)
+    exact = arithmetic_called(arithmetic).exact
+    problem = Problem.of(Layer.of(block), most, progress, exact=exact)
     if math.isnan(below):
         raise InputError("below must be a number; received NaN")
-    if arithmetic == "rational":
+    if exact:
         if tolerance or store is not None or dask is not None or below < np.inf:
             raise InputError(
                 "rational arithmetic takes no tolerance, store, dask or below: it is for small layers,"
                 " whole and with exact comparisons"
             )
         return _exact_tree(problem, block.layer, progress)
-    check_apart(problem.layer)
+    check_apart(problem.layer.weights)
     tolerance = TOLERANCE if tolerance is None else tolerance
     slack = tolerance * problem.layer.zero_loss
     with threadpool_limits(1, user_api="blas"):  # the matrices are small: threads would only wait
@@ -153,11 +153,9 @@ def merge_tree(
 
 def _exact_tree(problem: Problem, layer: str, progress: Progress | None) -> MergeTree:
     """The tree in rational arithmetic."""
-    from reluscape.trees.rational import Exact, alike, check_exact, ranked
+    from reluscape.trees.rational import Exact, alike, ranked
 
-    check_exact(problem)
-    exact = Exact(problem, strict=True)
-    exact.check()
+    exact = Exact(problem)
     cells, cell_proofs = exact.all_of("cells", progress)
     facets, facet_proofs = exact.all_of("facets", progress)
     floats = exact.numbers.floats
