@@ -15,7 +15,7 @@ from reluscape.progress import Progress
 from reluscape.tolerances import TOLERANCES
 from reluscape.trees.balance import Balance
 from reluscape.trees.layer import Layer
-from reluscape.trees.sharp_rays import sharp_rays
+from reluscape.trees.sharp_rays import doubtful, sharp_rays
 from reluscape.trees.units import Units
 
 if TYPE_CHECKING:
@@ -68,6 +68,8 @@ class Problem:
         narrow: Rays at which a sample is nearly zero, but not quite: next to its hyperplane, or short
             (rays,). That is where float64 may take what is nearly dependent for dependent.
         exact: The cells, where they were found in rational arithmetic.
+        doubts: How often float64 takes samples as equal, or as on one hyperplane with others, that are so
+            only nearly (`doubtful`).
     """
 
     layer: Layer
@@ -83,6 +85,7 @@ class Problem:
     columns: Floats
     narrow: Bools
     exact: ExactCells | None
+    doubts: int
 
     @classmethod
     def of(
@@ -126,7 +129,7 @@ class Problem:
         columns = np.where(values > 0, values, layer.slope * values).T
         return cls(
             layer, given, balance, units, cones, contacts.cells, starts, rays, facet_starts,
-            facet_rays, columns, narrow, seen,
+            facet_rays, columns, narrow, seen, 0 if exact else doubtful(features, cones),
         )  # fmt: skip
 
     @property
@@ -191,7 +194,11 @@ class Problem:
         ]
 
     def cell_of(self, theta: Floats) -> int:
-        """A closed cell in which the given layer's parameters lie."""
+        """A closed cell in which the given layer's parameters lie.
+
+        Raises:
+            AnalysisError: None does, as far as float64 tells.
+        """
         rows, signs, code = self.given.unpack(theta), self.cones.cells.unpack(), 0
         features = self.given.features
         rounding = TOLERANCES.rounding * features.shape[1] * _EPS
@@ -203,6 +210,12 @@ class Problem:
                 raise AnalysisError(f"unit {unit} lies in a cell that is too narrow for float64")
             code = code * len(signs) + int(fits.argmax())
         return code
+
+    def inward(self, thetas: Floats) -> Floats:
+        """Parameters of the balanced layer, from those of the given one (..., params)."""
+        rows, read = self.layer.unpack(thetas).copy(), self.units.order
+        rows[..., read, :] = self.balance.inward(rows[..., read, :])
+        return self.layer.pack(rows)
 
     def outward(self, thetas: Floats) -> Floats:
         """Parameters of the given layer, from those of the balanced one (..., params).

@@ -25,8 +25,8 @@ __all__ = ["MergeTree"]
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
 
-#: Why least losses are not proved, and what is done about it.
-UNPROVED = "samples are nearly equal; `pip install 'reluscape[rational]'`, or make them equal"
+#: Why least losses or points are not told, and what is done about it.
+UNTOLD = "samples are nearly equal: use arithmetic='rational', or make them equal"
 #: Minima that a summary lists.
 LISTED = 6
 
@@ -60,7 +60,9 @@ class MergeTree(Result):
         num_facets: Facets between them.
         num_solved: Problems that were solved; the others are the same by an exchange of units.
         num_failed: Problems whose least losses are not proved: float64 does not tell them, and rational
-            arithmetic is not there (without python-flint) or does not see the same cells. Then the tree
+            arithmetic is not there (without python-flint) or does not see the same cells. And how often
+            samples that are nearly equal or on one hyperplane are taken as if they were, and minima and
+            saddles that do not lie in their cells or attain their losses for that reason. Then the tree
             is no more than what was found (`tier` is "sampled"), and `verify` does not accept it.
         num_pruned: Cells that were passed over, as their least loss is shown to be above `below`.
         below: As given; infinite where everything was gone through.
@@ -125,7 +127,7 @@ class MergeTree(Result):
 
     @property
     def tier(self) -> str:
-        """How it is known: "exact", "certified", or "sampled" where least losses are not proved."""
+        """How it is known: "exact", "certified", or "sampled" where something is not told."""
         return tier_of(self.arithmetic, self.num_failed)
 
     @property
@@ -152,7 +154,7 @@ class MergeTree(Result):
             )
             lines.append(f"minimum {k}: loss {self.losses[k]:.9g}, {joins}")
         if self.num_failed:
-            lines.append(f"{self.num_failed:,} least losses are not proved: {UNPROVED}")
+            lines.append(f"{self.num_failed:,} least losses or points are not told: {UNTOLD}")
         if len(self.losses) > LISTED:
             lines.append(f"... {len(self.losses) - LISTED} more")
         return "\n".join(lines)

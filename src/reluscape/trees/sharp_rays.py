@@ -9,14 +9,18 @@ import scipy.linalg
 from numpy.typing import NDArray
 
 from reluscape.arrangement import Cones
+from reluscape.singular import svd
+from reluscape.whitened import frame_of
 
-__all__ = ["sharp_rays"]
+__all__ = ["doubtful", "sharp_rays"]
 
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
 
 #: Least singular value of a ray's hyperplanes below which float64 does not place it well.
 SHARP = 1e-4
+#: Share of a sample's length by which rounding its features moves it off a hyperplane.
+ROUNDED = 8.0 * float(np.finfo(np.float64).eps)
 
 
 def sharp_rays(features: Floats, cones: Cones) -> Floats:
@@ -37,6 +41,35 @@ def sharp_rays(features: Floats, cones: Cones) -> Floats:
         if null is not None:
             rays[ray] = null if null @ rays[ray] >= 0 else -null
     return rays
+
+
+def doubtful(features: Floats, cones: Cones) -> int:
+    """How often samples are taken as equal or dependent that are not but for rounding their features.
+
+    Counted are samples in one hyperplane with others, and lines in which more hyperplanes meet than have
+    to.
+
+    Args:
+        features: The layer's inputs (samples, params).
+        cones: The cells that float64 has found.
+    """
+    lengths, first = np.linalg.norm(features, axis=1, keepdims=True), cones.cells.first
+    normals = features / np.where(lengths > 0, lengths, 1.0)
+    joined = np.flatnonzero((first >= 0) & (first != np.arange(len(first))))
+    ones, others = normals[joined], normals[first[joined]]
+    gaps = np.minimum(np.abs(ones - others).max(axis=1), np.abs(ones + others).max(axis=1))
+    count = int((gaps > ROUNDED).sum())
+    own = np.flatnonzero(first == np.arange(len(first)))
+    right = svd(normals[own])[2]
+    rank = frame_of(features).rows.shape[1]
+    zero = cones.signs[: len(cones.rays) // 2, own] == 0
+    for ray in np.flatnonzero(zero.sum(axis=1) >= max(rank, 1)).tolist():
+        meeting = own[zero[ray]]
+        chosen = scipy.linalg.qr(normals[meeting].T, pivoting=True)[2][: rank - 1]
+        null = _null(np.vstack([features[meeting[chosen]], right[rank:]]))
+        if null is not None:
+            count += bool((np.abs(normals[meeting] @ null) > ROUNDED).any())
+    return count
 
 
 def _blunt(features: Floats, cones: Cones) -> Indices:

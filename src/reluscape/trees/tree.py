@@ -21,6 +21,7 @@ from reluscape.trees.flat import SAME, Flats, LeastPoints
 from reluscape.trees.joining import Joined, join_cells
 from reluscape.trees.layer import Layer
 from reluscape.trees.minimisers import Minimisers
+from reluscape.trees.placed import misplaced
 from reluscape.trees.problem import Problem
 from reluscape.trees.pruning import pruned
 from reluscape.trees.result import MergeTree
@@ -89,11 +90,12 @@ def merge_tree(
     Returns:
         The tree. Losses and levels are least, but for rounding errors of 1e-10 of the loss of zero
         weights. Where samples are nearly equal and float64 does not tell a least loss, it is found in
-        rational arithmetic; without python-flint, `num_failed` counts it, and `tier` is "sampled".
-        Samples so near to each other, or so nearly on one hyperplane, that float64 does not tell them
-        apart (about 1e-14 of their size) are taken as equal, or as on it. Points attain their losses but
-        for what rounding their coordinates changes: where minimisers have huge weights, as between
-        samples 1e-12 apart, that may be more.
+        rational arithmetic. Samples that are equal or on one hyperplane but for rounding their features
+        (2e-15 of their size) are taken as equal, or as on it, which rational arithmetic does not do.
+        Where they are not, but so nearly that float64 does not tell (up to some 1e-14), where points do
+        not attain their losses for such a reason, or where python-flint is missing, `num_failed` counts
+        it, and `tier` is "sampled". Points attain their losses but for what rounding their coordinates
+        changes: where minimisers have huge weights, as between samples 1e-12 apart, that may be more.
 
     Cost: one to three microseconds for each cell with two units, its facets included (`benchmarks/
     merge_tree.py`), some ten times that for the absolute loss; 80 to 150 bytes for each cell, and for
@@ -230,25 +232,28 @@ def _tree(
     ending = [whose[cell] for cell in joined.ended[:, 0].tolist()]
     deaths[ending] = values.facets[joined.ended[:, 1]]
     parents[ending] = [whose[cell] for cell in joined.ended[:, 2].tolist()]
-    saddles[ending] = problem.outward(minimisers.of_facets(joined.ended[:, 1]))
+    edges = joined.ended[:, 1]
+    saddles[ending] = problem.outward(minimisers.of_facets(edges))
     flats = Flats(problem, minimisers, ranks, problem.layer.limit(told["below"]))
     alike = min(slack, SAME * problem.layer.zero_loss)
     minima, places = flats.inside(cells, alike)
+    minima = problem.outward(minima)
     units, unit_cells, _ = problem.shape
-    powers = unit_cells ** np.arange(units - 1, -1, -1)
+    places = places[:, None] // unit_cells ** np.arange(units - 1, -1, -1) % unit_cells
+    lost = misplaced(problem, minima, places, losses, saddles[ending], edges, deaths[ending])
     return MergeTree(
-        minima=problem.outward(minima),
+        minima=minima,
         losses=losses,
         births=losses,
         deaths=deaths,
         saddles=saddles,
         parents=parents,
         multiplicity=counting.result(),
-        cells=places[:, None] // powers % unit_cells,
+        cells=places,
         num_cells=problem.num_cells,
         num_facets=problem.num_facets,
         num_solved=values.solved,
-        num_failed=values.failed,
+        num_failed=values.failed + lost + problem.doubts,
         num_pruned=int(np.isinf(values.cells).sum()),
         joins=joined.joins,
         levels=values.facets[joined.joins],
