@@ -244,3 +244,30 @@ def test_decimal_grids_are_on_their_hyperplanes() -> None:
     assert tree.tier == "certified"
     assert tree.num_cells == merge_tree(whole).num_cells
     assert verify(tree, block.landscape).valid
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("digits", [6, 9, 11, 12, 13])
+def test_barriers_between_huge_weights_are_the_exact_ones(digits: int, loss: str) -> None:
+    block = step(10.0**-digits, loss)
+    tree, exact = merge_tree(block), merge_tree(block, arithmetic="rational")
+    unit, rng = tree.layer.zero_loss, np.random.default_rng(digits)
+    far = exact.layer.unpack(rng.normal(size=4) * 10.0**digits)
+    for start in (exact.layer.pack(far), tree.minima[-1], rng.normal(size=4)):
+        ours, theirs = (one.barrier(start, exact.minima[0]) for one in (tree, exact))
+        rounding = sum(tree.layer.rounding(end) for end in (start, exact.minima[0]))
+        assert ours.level == pytest.approx(theirs.level, rel=1e-9, abs=1e-9 * unit + rounding)
+        assert ours.level >= max(ours.losses[0], ours.losses[-1])
+        for bead, told in zip(ours.beads, ours.losses, strict=True):
+            apart = abs(block.loss(bead) - told)
+            assert apart <= 1e-9 * max(unit, told) + tree.layer.rounding(bead)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_the_level_of_a_barrier_is_that_at_which_the_tree_joins(loss: str) -> None:
+    """From a minimum to the one that it joins, also where weights of 1e12 blur the points' losses."""
+    tree = merge_tree(step(1e-12, loss))
+    assert len(tree.losses) > 1
+    for k in range(1, len(tree.losses)):
+        level = tree.barrier(tree.minima[k], tree.minima[0]).level
+        assert level >= tree.deaths[k] - 1e-12 * tree.layer.zero_loss

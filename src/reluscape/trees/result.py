@@ -173,7 +173,9 @@ class MergeTree(Result):
             theta_b: As theta_a.
 
         Returns:
-            The level, exact but for rounding, and a path that attains it.
+            The level, exact but for rounding: the largest of the losses of the two points and of the
+            facets' least losses on the way, which are the tree's. And a path that attains it, but for
+            what rounding its beads changes.
 
         Cost: one pass over the spanning tree, and one least squares problem for each facet on the way, as
         well as the losses of straight lines between these.
@@ -187,18 +189,16 @@ class MergeTree(Result):
         way = self._way(problem, *(problem.cell_of(theta) for theta in ends))
         if way is None:
             return Barrier(math.inf, np.empty((0, size)), np.empty(0))
-        from reluscape.trees.minimisers import Minimisers  # solves; what only reads need not
-        from reluscape.trees.sweep import table_of
-        from reluscape.trees.threads import Threads
-
-        with Threads.start(1) as threads:
-            saddles = Minimisers.of(problem, table_of(problem), threads).of_facets(way)
-        beads = np.stack([ends[0], *problem.outward(saddles), ends[1]])
-        losses = np.array([self.layer.value(bead) for bead in beads])
-        return shortened(self.layer, beads, losses)
+        saddles = problem.outward(_least_points(problem, self.joins[way]))
+        losses = [self.layer.value(end) for end in ends]
+        losses[1:1] = self.levels[
+            way
+        ].tolist()  # proved: at points, rounding of huge weights would show
+        beads = np.stack([ends[0], *saddles, ends[1]])
+        return shortened(self.layer, beads, np.array(losses))
 
     def _way(self, problem: Problem, first: int, last: int) -> list[int] | None:
-        """Facets on the spanning tree's way between two cells; None where there is none."""
+        """Joins on the spanning tree's way between two cells; None where there is none."""
         units, cells, facets = problem.shape
         ends = np.empty((len(self.joins), 2), dtype=np.int64)
         write_ends(self.joins, units, cells, facets, problem.pairs, ends)
@@ -210,6 +210,20 @@ class MergeTree(Result):
         found, cell = [], last
         while cell != first:
             back = int(before[cell])
-            found.append(int(self.joins[max(graph[cell, back], graph[back, cell]) - 1]))
+            found.append(int(max(graph[cell, back], graph[back, cell])) - 1)
             cell = back
         return found[::-1]
+
+
+def _least_points(problem: Problem, facets: Indices) -> Floats:
+    """Least points of facets, exact ones where the cells are."""
+    if problem.exact is not None:
+        from reluscape.trees.rational import Exact
+
+        return Exact(problem).of_facets(facets.tolist())
+    from reluscape.trees.minimisers import Minimisers  # solves; what only reads need not
+    from reluscape.trees.sweep import table_of
+    from reluscape.trees.threads import Threads
+
+    with Threads.start(1) as threads:
+        return Minimisers.of(problem, table_of(problem), threads).of_facets(facets)
