@@ -13,7 +13,7 @@ import torch
 from test_tree_rational import block_of
 from torch import nn
 
-from reluscape import Landscape, MergeTree, merge_tree, verify
+from reluscape import Landscape, MergeTree, certify, merge_tree, verify
 from reluscape.errors import AnalysisError, InputError
 from reluscape.landscape import Block
 
@@ -271,3 +271,34 @@ def test_the_level_of_a_barrier_is_that_at_which_the_tree_joins(loss: str) -> No
     for k in range(1, len(tree.losses)):
         level = tree.barrier(tree.minima[k], tree.minima[0]).level
         assert level >= tree.deaths[k] - 1e-12 * tree.layer.zero_loss
+
+
+@pytest.mark.parametrize("inputs", [1, 2])
+def test_small_entries_of_rays_keep_their_digits(inputs: int) -> None:
+    """Inputs of thousands beside the ones of a bias: a kink's value is the difference of equal terms."""
+    from reluscape.arrangement import enumerate_cones
+    from reluscape.trees.sharp_rays import sharp_rays
+
+    for seed in range(40):
+        x = 1e3 * np.random.default_rng(seed).normal(size=(6, inputs))
+        features = np.hstack([x, np.ones((6, 1))])
+        cones = enumerate_cones(features)
+        rays = sharp_rays(features, cones)
+        values, terms = rays @ features.T, np.abs(rays) @ np.abs(features).T
+        assert (np.abs(values) <= 1e-15 * terms)[cones.signs == 0].all()
+        np.testing.assert_allclose(rays, cones.rays, atol=1e-13)
+
+
+def test_certificates_see_the_kinks_of_minima_also_where_inputs_are_large() -> None:
+    for seed in (498, 790):
+        rng = np.random.default_rng(seed)
+        inputs = int(rng.integers(1, 3))
+        x = 1e3 * rng.normal(size=(7 if inputs == 1 else 5, inputs))
+        y, signs = rng.normal(size=(len(x), 1)), rng.choice([-1.0, 1.0], size=(1, 2))
+        model = nn.Sequential(nn.Linear(inputs, 2), nn.ReLU(), nn.Linear(2, 1)).double()
+        with torch.no_grad():
+            model[2].weight.copy_(torch.from_numpy(signs))
+            model[2].bias.zero_()
+        block = Landscape(model, x, y, loss="l1").block(0)
+        claims = {certify(block, theta).claim for theta in merge_tree(block).minima}
+        assert claims <= {"local_minimum", "strict_local_minimum"}

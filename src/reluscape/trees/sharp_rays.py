@@ -19,6 +19,8 @@ Indices = NDArray[np.int64]
 
 #: Least singular value of a ray's hyperplanes below which float64 does not place it well.
 SHARP = 1e-4
+#: Share of the terms of a sample's value at a ray up to which that is a zero's rounding error.
+PLACED = 4.0 * float(np.finfo(np.float64).eps)
 #: Share of a sample's length by which rounding its features moves it off a hyperplane.
 ROUNDED = 8.0 * float(np.finfo(np.float64).eps)
 
@@ -26,14 +28,15 @@ ROUNDED = 8.0 * float(np.finfo(np.float64).eps)
 def sharp_rays(features: Floats, cones: Cones) -> Floats:
     """The rays of cells (rays, params), of length one.
 
-    Where the hyperplanes that meet in a ray are nearly the same, it is solved for in fractions: rounding
-    errors move it by their share of the angle between these.
+    The search finds them in other coordinates, and rounding errors grow on the way back. So they are put
+    on their hyperplanes once more. Where these are nearly the same, a ray is solved for in fractions:
+    rounding errors move it by their share of the angle between these.
 
     Args:
         features: The layer's inputs (samples, params).
         cones: The cells.
     """
-    rays = cones.rays.copy()
+    rays = _moved(features, cones)
     for ray in _blunt(features, cones).tolist():
         planes = features[cones.signs[ray] == 0]
         chosen = scipy.linalg.qr(planes.T, pivoting=True)[2][: features.shape[1] - 1]
@@ -70,6 +73,27 @@ def doubtful(features: Floats, cones: Cones) -> int:
         if null is not None:
             count += bool((np.abs(normals[meeting] @ null) > ROUNDED).any())
     return count
+
+
+def _moved(features: Floats, cones: Cones) -> Floats:
+    """The rays, by one of Newton's steps on their hyperplanes where they are off these.
+
+    They are so by rounding errors in small entries, too, which a ray's length does not show: where
+    inputs are large beside the ones of a bias, weights are.
+    """
+    count = len(cones.rays) // 2  # the others are the opposite ones
+    rays, lengths = cones.rays[:count].copy(), np.linalg.norm(features, axis=1, keepdims=True)
+    normals = features / np.where(lengths > 0, lengths, 1.0)
+    zero = (cones.signs[:count] == 0) & (lengths > 0).ravel()
+    away, terms = np.abs(rays @ normals.T), np.abs(rays) @ np.abs(normals).T
+    off, meeting = (zero & (away > PLACED * terms)).any(axis=1), zero.sum(axis=1)
+    for size in np.unique(meeting[off]).tolist():
+        own = np.flatnonzero(off & (meeting == size))
+        planes = normals[np.nonzero(zero[own])[1].reshape(-1, size)]
+        left = planes @ rays[own][:, :, None]
+        rays[own] -= (np.linalg.pinv(planes, rcond=SHARP) @ left)[:, :, 0]
+        rays[own] /= np.linalg.norm(rays[own], axis=1, keepdims=True)
+    return np.concatenate([rays, -rays])
 
 
 def _blunt(features: Floats, cones: Cones) -> Indices:

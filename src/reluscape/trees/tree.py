@@ -91,8 +91,8 @@ def merge_tree(
         The tree. Losses and levels are least, but for rounding errors of 1e-10 of the loss of zero
         weights. Where samples are nearly equal and float64 does not tell a least loss, it is found in
         rational arithmetic. Samples that are equal or on one hyperplane but for rounding their features
-        (2e-15 of their size) are taken as equal, or as on it, which rational arithmetic does not do.
-        Where they are not, but so nearly that float64 does not tell (up to some 1e-14), where points do
+        (2e-15 of their size) are taken as equal, or as on it, and units whose output weights are positive
+        multiples of each other but for rounding as alike: rational arithmetic does neither. Where they are not, but so nearly that float64 does not tell (up to some 1e-14), where points do
         not attain their losses for such a reason, or where python-flint is missing, `num_failed` counts
         it, and `tier` is "sampled". Points attain their losses but for what rounding their coordinates
         changes: where minimisers have huge weights, as between samples 1e-12 apart, that may be more.
