@@ -92,10 +92,11 @@ def merge_tree(
         weights. Where samples are nearly equal and float64 does not tell a least loss, it is found in
         rational arithmetic. Samples that are equal or on one hyperplane but for rounding their features
         (2e-15 of their size) are taken as equal, or as on it, and units whose output weights are positive
-        multiples of each other but for rounding as alike: rational arithmetic does neither. Where they are not, but so nearly that float64 does not tell (up to some 1e-14), where points do
-        not attain their losses for such a reason, or where python-flint is missing, `num_failed` counts
-        it, and `tier` is "sampled". Points attain their losses but for what rounding their coordinates
-        changes: where minimisers have huge weights, as between samples 1e-12 apart, that may be more.
+        multiples of each other but for rounding as alike: rational arithmetic does neither. Where they
+        are not, but so nearly that float64 does not tell (up to some 1e-14), where points do not attain
+        their losses for such a reason, or where python-flint is missing, `num_failed` counts it, and
+        `tier` is "sampled". Points attain their losses but for what rounding their coordinates changes:
+        where minimisers have huge weights, as between samples 1e-12 apart, that may be more.
 
     Cost: one to three microseconds for each cell with two units, its facets included (`benchmarks/
     merge_tree.py`), some ten times that for the absolute loss; 80 to 150 bytes for each cell, and for
