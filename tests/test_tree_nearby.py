@@ -13,8 +13,8 @@ import torch
 from test_tree_rational import block_of
 from torch import nn
 
-from reluscape import Landscape, MergeTree, merge_tree, verify
-from reluscape.errors import InputError
+from reluscape import Landscape, MergeTree, certify, merge_tree, verify
+from reluscape.errors import AnalysisError, InputError
 from reluscape.landscape import Block
 
 pytest.importorskip("flint", reason="rational arithmetic needs python-flint")
@@ -146,7 +146,7 @@ def test_without_rationals_the_tree_says_that_it_is_not_proved(
     tree = merge_tree(block)
     assert tree.num_failed > 0
     assert tree.tier == "sampled"
-    assert f"{tree.num_failed} least losses are not proved" in tree.summary()
+    assert f"{tree.num_failed} least losses or points are not told" in tree.summary()
     found = verify(tree, block.landscape)
     assert not found.valid
     assert "as it says" in found.reason
@@ -174,3 +174,131 @@ def test_rays_between_nearly_equal_hyperplanes_keep_their_digits() -> None:
         np.testing.assert_allclose(ray, exact, atol=1e-15)
         moved = max(moved, float(np.abs(ray - was).max()))
     assert moved > 1e-10  # as they were found, they were not as good
+
+
+def drawn(seed: int) -> Block:
+    """Samples that are equal, parallel or dependent up to gaps from 1e-9 to 1e-15."""
+    rng = np.random.default_rng(seed)
+    inputs, bias = int(rng.integers(1, 4)), bool(rng.random() < 0.5)
+    bias |= inputs == 1
+    x, gap = rng.normal(size=(6 - inputs, inputs)), 10.0 ** -rng.uniform(9, 15)
+    kind = seed % 4
+    if kind == 0:
+        x[:, 0] = 1.0 + gap * rng.normal(size=len(x))
+    elif kind == 1:
+        x[1:3] = x[0] + gap * rng.normal(size=(2, inputs))
+    elif kind == 2:
+        x[1], x[-1] = -x[0] * (1.0 + gap), x[-1] * gap
+    else:
+        x[2] = x[0] + 0.4 * (x[1] - x[0]) + gap * rng.normal(size=inputs)
+    model = nn.Sequential(nn.Linear(inputs, 2, bias=bias), nn.ReLU(), nn.Linear(2, 1)).double()
+    with torch.no_grad():
+        model[2].weight.copy_(torch.tensor([[1.0, -1.3]]))
+        model[2].bias.zero_()
+    y = rng.normal(size=(len(x), 1))
+    return Landscape(model, x, y, loss=LOSSES[seed // 4 % 2]).block(0)
+
+
+def test_what_is_certified_is_accepted_and_exact_where_the_cells_are() -> None:
+    tiers = []
+    for seed in range(48):
+        block = drawn(seed)
+        exact = merge_tree(block, arithmetic="rational")
+        found = verify(exact, block.landscape)
+        assert found.valid, (seed, found.reason)
+        try:
+            tree = merge_tree(block)
+        except AnalysisError:
+            tiers.append("refused")
+            continue
+        found, unit = verify(tree, block.landscape), tree.layer.zero_loss
+        assert found.valid == (tree.tier == "certified"), (seed, found.reason)
+        tiers.append(tree.tier)
+        if tree.tier == "certified" and tree.num_cells == exact.num_cells:
+            ours, theirs = (np.sort(lasting(one, 1e-7 * unit), axis=0) for one in (tree, exact))
+            np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-9 * unit)
+    assert tiers.count("certified") > 20
+    assert "sampled" in tiers
+
+
+def test_samples_apart_by_more_than_their_rounding_are_not_taken_as_equal_unsaid() -> None:
+    x = np.array([[1.0, 2.0], [-0.5, 0.3], [0.2, -1.0]])
+    y = np.array([[1.0], [0.0], [2.0], [-1.0]])
+    for gap, told in ((0.0, True), (2.0**-52, True), (1e-14, False)):
+        inputs = np.vstack([x, x[:1] * [1.0, 1.0 + gap]])
+        model = nn.Sequential(nn.Linear(2, 1), nn.ReLU(), nn.Linear(1, 1)).double()
+        block = Landscape(model, inputs, y).block(0)
+        tree = merge_tree(block)
+        assert (tree.tier == "certified") == told
+        assert verify(tree, block.landscape).valid == told
+        assert told or not verify(replace(tree, num_failed=0), block.landscape).valid
+
+
+def test_decimal_grids_are_on_their_hyperplanes() -> None:
+    """Tenths are no binary fractions: lines through three of them are such but for rounding."""
+    x = 0.1 * np.array([[i, j] for i in range(3) for j in range(3)]) + 0.7
+    model = nn.Sequential(nn.Linear(2, 1), nn.ReLU(), nn.Linear(1, 1)).double()
+    block = Landscape(model, x, np.arange(9.0)[:, None]).block(0)
+    whole = Landscape(model, np.rint(10.0 * x), np.arange(9.0)[:, None]).block(0)
+    tree = merge_tree(block)
+    assert tree.tier == "certified"
+    assert tree.num_cells == merge_tree(whole).num_cells
+    assert verify(tree, block.landscape).valid
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("digits", [6, 9, 11, 12, 13])
+def test_barriers_between_huge_weights_are_the_exact_ones(digits: int, loss: str) -> None:
+    block = step(10.0**-digits, loss)
+    tree, exact = merge_tree(block), merge_tree(block, arithmetic="rational")
+    unit, rng = tree.layer.zero_loss, np.random.default_rng(digits)
+    far = exact.layer.unpack(rng.normal(size=4) * 10.0**digits)
+    for start in (exact.layer.pack(far), tree.minima[-1], rng.normal(size=4)):
+        ours, theirs = (one.barrier(start, exact.minima[0]) for one in (tree, exact))
+        rounding = sum(tree.layer.rounding(end) for end in (start, exact.minima[0]))
+        assert ours.level == pytest.approx(theirs.level, rel=1e-9, abs=1e-9 * unit + rounding)
+        assert ours.level >= max(ours.losses[0], ours.losses[-1])
+        for bead, told in zip(ours.beads, ours.losses, strict=True):
+            apart = abs(block.loss(bead) - told)
+            assert apart <= 1e-9 * max(unit, told) + tree.layer.rounding(bead)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_the_level_of_a_barrier_is_that_at_which_the_tree_joins(loss: str) -> None:
+    """From a minimum to the one that it joins, also where weights of 1e12 blur the points' losses."""
+    tree = merge_tree(step(1e-12, loss))
+    assert len(tree.losses) > 1
+    for k in range(1, len(tree.losses)):
+        level = tree.barrier(tree.minima[k], tree.minima[0]).level
+        assert level >= tree.deaths[k] - 1e-12 * tree.layer.zero_loss
+
+
+@pytest.mark.parametrize("inputs", [1, 2])
+def test_small_entries_of_rays_keep_their_digits(inputs: int) -> None:
+    """Inputs of thousands beside the ones of a bias: a kink's value is the difference of equal terms."""
+    from reluscape.arrangement import enumerate_cones
+    from reluscape.trees.sharp_rays import sharp_rays
+
+    for seed in range(40):
+        x = 1e3 * np.random.default_rng(seed).normal(size=(6, inputs))
+        features = np.hstack([x, np.ones((6, 1))])
+        cones = enumerate_cones(features)
+        rays = sharp_rays(features, cones)
+        values, terms = rays @ features.T, np.abs(rays) @ np.abs(features).T
+        assert (np.abs(values) <= 1e-15 * terms)[cones.signs == 0].all()
+        np.testing.assert_allclose(rays, cones.rays, atol=1e-13)
+
+
+def test_certificates_see_the_kinks_of_minima_also_where_inputs_are_large() -> None:
+    for seed in (498, 790):
+        rng = np.random.default_rng(seed)
+        inputs = int(rng.integers(1, 3))
+        x = 1e3 * rng.normal(size=(7 if inputs == 1 else 5, inputs))
+        y, signs = rng.normal(size=(len(x), 1)), rng.choice([-1.0, 1.0], size=(1, 2))
+        model = nn.Sequential(nn.Linear(inputs, 2), nn.ReLU(), nn.Linear(2, 1)).double()
+        with torch.no_grad():
+            model[2].weight.copy_(torch.from_numpy(signs))
+            model[2].bias.zero_()
+        block = Landscape(model, x, y, loss="l1").block(0)
+        claims = {certify(block, theta).claim for theta in merge_tree(block).minima}
+        assert claims <= {"local_minimum", "strict_local_minimum"}

@@ -69,24 +69,6 @@ def test_output_weights_that_float64_tells_apart_are_as_in_rationals(gap: float)
     assert merge_tree(opposite(0.0, "squared")).losses[0] > tree.losses[0] + 0.1
 
 
-@pytest.mark.parametrize("size", [1e-9, 1e9])
-def test_columns_of_very_different_size_are_refused(size: float) -> None:
-    rng = np.random.default_rng(0)
-    x, y = rng.normal(size=(5, 2)), rng.normal(size=(5, 1))
-    with pytest.raises(InputError, match="must not differ in size by more than a factor"):
-        merge_tree(block_of(x * [1.0, size], y, [[1.0, -1.0]]))
-
-
-@pytest.mark.parametrize("power", [-20, 20])
-def test_columns_of_different_size_change_nothing(power: int) -> None:
-    rng = np.random.default_rng(0)
-    x, y = rng.normal(size=(5, 2)), rng.normal(size=(5, 1))
-    plain = merge_tree(block_of(x, y, [[1.0, -1.0]]))
-    scaled = merge_tree(block_of(x * [1.0, 2.0**power], y, [[1.0, -1.0]]))
-    np.testing.assert_allclose(scaled.losses, plain.losses, atol=1e-9)
-    np.testing.assert_allclose(scaled.deaths, plain.deaths, atol=1e-9)
-
-
 @pytest.mark.parametrize("seed", range(12))
 def test_parallel_samples_beside_a_small_one_have_points_that_attain_their_losses(
     seed: int,

@@ -13,8 +13,8 @@ from reluscape.progress import Progress
 from reluscape.report.grown import TreeSurvey
 from reluscape.tree_files import drawn, standing
 from reluscape.trees.layer import Layer
-from reluscape.trees.problem import Units
 from reluscape.trees.result import MergeTree
+from reluscape.trees.units import Units
 
 __all__ = ["FEWEST", "NO_LAYER", "grown", "most_samples", "unit_cells"]
 

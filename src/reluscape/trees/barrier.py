@@ -26,7 +26,8 @@ class Barrier(Result):
             some loss does not join the points.
         beads: Corners of a path on which no loss is larger: the first point, some least points of facets
             that the lowest way crosses, in order, and the second point. Shape (beads, params).
-        losses: At the beads, shape (beads,); the largest is `level`.
+        losses: At the beads, of facets' least points as the tree tells them, shape (beads,); the largest
+            is `level`.
     """
 
     level: float

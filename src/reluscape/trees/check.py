@@ -19,15 +19,17 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import minimum_spanning_tree
 
 from reluscape.check_block import RejectedError, require
-from reluscape.errors import AnalysisError, ReluscapeError
+from reluscape.errors import ReluscapeError
 from reluscape.landscape import Landscape
 from reluscape.trees.bundles import ROUNDING, bundles
 from reluscape.trees.check_sums import checked_values
 from reluscape.trees.check_symmetry import check_multiplicity
 from reluscape.trees.layer import Layer
-from reluscape.trees.problem import Problem, check_apart
+from reluscape.trees.placed import SAME, attained, fits, is_inside
+from reluscape.trees.problem import NEARLY, Problem
 from reluscape.trees.proofs import Proofs
 from reluscape.trees.result import MergeTree
+from reluscape.trees.units import check_apart
 
 if TYPE_CHECKING:
     from reluscape.trees.check_exact import ExactValues
@@ -35,9 +37,6 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 Indices = NDArray[np.int64]
-
-#: Share of the loss of zero weights up to which losses are the same.
-SAME = 1e-9
 
 
 def check_merge_tree(tree: MergeTree, landscape: Landscape) -> str:
@@ -50,10 +49,11 @@ def check_merge_tree(tree: MergeTree, landscape: Landscape) -> str:
         RejectedError: Something does not come out again, with what it is.
     """
     _check_layer(tree, landscape)
+    require(tree.arithmetic in ("float64", "rational"), "its arithmetic is none")
     try:
-        problem = Problem.of(tree.layer, None)
+        problem = tree.problem()
         if tree.arithmetic == "float64":
-            check_apart(tree.layer)
+            check_apart(tree.weights)
     except ReluscapeError as error:
         raise RejectedError(str(error)) from error
     _check_shapes(tree, problem)
@@ -61,7 +61,9 @@ def check_merge_tree(tree: MergeTree, landscape: Landscape) -> str:
         (tree.num_cells, tree.num_facets) == (problem.num_cells, problem.num_facets),
         "it has another number of cells or facets",
     )
-    require(not tree.num_failed, f"{tree.num_failed:,} least losses are not proved, as it says")
+    untold = f"{tree.num_failed:,} least losses or points are not told, as it says"
+    require(not tree.num_failed, untold)
+    require(not problem.doubts, f"float64 does not tell its samples' cells: {NEARLY}")
     cells, facets, exact = _values(tree, problem)
     require(int(np.isinf(cells).sum()) == tree.num_pruned, "another number of cells is left out")
     slack = SAME * max(tree.layer.zero_loss, np.finfo(np.float64).tiny)
@@ -82,7 +84,6 @@ def check_merge_tree(tree: MergeTree, landscape: Landscape) -> str:
 
 def _values(tree: MergeTree, problem: Problem) -> tuple[Floats, Floats, ExactValues | None]:
     """Least losses of cells and facets, by their proofs; the exact ones, if they are."""
-    require(tree.arithmetic in ("float64", "rational"), "its arithmetic is none")
     if tree.arithmetic == "rational":
         from reluscape.trees.check_exact import ExactValues
 
@@ -171,33 +172,21 @@ def _check_minima(tree: MergeTree, problem: Problem, cells: Floats, slack: float
         _same(cells[_codes(tree, problem)], tree.losses, slack),
         "a minimum's loss is not its cell's",
     )
-    values, errors = _attained(tree, tree.minima)
+    values, errors = _finite(tree.layer, tree.minima)
     require(_same(values, tree.losses, slack + errors), "a minimum has another loss")
-    for theta, own in zip(tree.minima, tree.cells, strict=True):
-        require(_is_inside(problem, theta, own), "a minimum lies in another cell")
+    for theta, own in zip(problem.inward(tree.minima), tree.cells, strict=True):
+        require(is_inside(problem, theta, own), "a minimum lies in another cell")
     ends = np.isfinite(tree.deaths)
     require(bool(np.isnan(tree.saddles[~ends]).all()), "a minimum that joins none has a saddle")
-    values, errors = _attained(tree, tree.saddles[ends])
+    values, errors = _finite(tree.layer, tree.saddles[ends])
     require(_same(values, tree.deaths[ends], slack + errors), "a saddle has another loss")
 
 
-def _attained(tree: MergeTree, points: Floats) -> tuple[Floats, Floats]:
-    """Losses at points, and what rounding their coordinates may have changed."""
-    layer = tree.layer
-    with np.errstate(over="ignore", invalid="ignore"):
-        values = np.array([layer.value(theta) for theta in points])
-        errors = np.array([layer.rounding(theta) for theta in points])
+def _finite(layer: Layer, points: Floats) -> tuple[Floats, Floats]:
+    """Losses at points, and what rounding their coordinates may have changed: finite numbers."""
+    values, errors = attained(layer, points)
     require(bool(np.isfinite(values + errors).all()), "a minimum or a saddle has no finite loss")
     return values, errors
-
-
-def _is_inside(problem: Problem, theta: Floats, cells: Indices) -> bool:
-    """Whether the closed cell of these cells of the units holds a point, but for rounding."""
-    rows = problem.layer.unpack(theta)[problem.units.order]
-    features, signs = problem.layer.features, problem.cones.cells.unpack(cells)
-    sizes = np.linalg.norm(features, axis=1)[:, None] * np.linalg.norm(rows, axis=1)
-    values = np.where(signs.T, 1.0, -1.0) * (features @ rows.T)
-    return bool((values >= -SAME * sizes).all())
 
 
 def _check_joins(
@@ -296,12 +285,21 @@ class _Basins:
             require(0 <= parent < minimum, f"minimum {minimum} joins none that is lower")
             same = self.root(self.codes[parent]) == self.root(self.codes[minimum])
             require(same, f"minimum {minimum} does not join the one that is told")
-            try:
-                saddle = self.root(self.problem.cell_of(self.tree.saddles[minimum]))
-            except AnalysisError as error:
-                raise RejectedError(f"the saddle of minimum {minimum}: {error}") from error
-            same = saddle == self.root(self.codes[minimum])
-            require(same, f"minimum {minimum} has a saddle elsewhere")
+            require(
+                self._is_near(self.tree.saddles[minimum], self.root(self.codes[minimum])),
+                f"minimum {minimum} has a saddle elsewhere",
+            )
+
+    def _is_near(self, theta: Floats, basin: int) -> bool:
+        """Whether one of the cells in which a point may lie, but for rounding, is one of a basin's."""
+        near, count = fits(self.problem, self.problem.inward(theta)), self.problem.shape[1]
+        for digits in product(*(np.flatnonzero(own).tolist() for own in near)):
+            code = 0
+            for digit in digits:
+                code = code * count + digit
+            if self.root(code) == basin:
+                return True
+        return False
 
     def _is_bottom(self, minimum: int, basin: int) -> None:
         rise = float(self.tree.losses[minimum]) - self.lowest[basin]

@@ -10,13 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reluscape.check_block import require
-from reluscape.errors import AnalysisError, InputError
 from reluscape.trees.check_sums import OTHER, check_proofs
 from reluscape.trees.check_symmetry import check_multiplicity
 from reluscape.trees.kruskal import ends_of
 from reluscape.trees.problem import Problem
 from reluscape.trees.proofs import Proofs
-from reluscape.trees.rational import Exact, alike, check_exact
+from reluscape.trees.rational import Exact, alike
 from reluscape.trees.result import MergeTree
 
 __all__ = ["ExactValues"]
@@ -50,13 +49,7 @@ class ExactValues:
             tree.tolerance == 0 and tree.below == np.inf,
             "an exact tree has no tolerance and no end",
         )
-        try:
-            check_exact(problem)
-            exact = Exact(problem, strict=True)
-            exact.check()
-        except (AnalysisError, InputError) as error:
-            require(False, str(error))
-            raise
+        exact = Exact(problem)
         cells = _proved(exact, "cells", Proofs.of(tree, "cell"))
         facets = _proved(exact, "facets", Proofs.of(tree, "facet"))
         floats = exact.numbers.floats

@@ -119,7 +119,7 @@ class _Exactly:
     def _exact(self) -> Exact:
         from reluscape.trees.rational import Exact
 
-        return Exact(self._problem, strict=False)
+        return Exact(self._problem)
 
     def __call__(self, rays: Indices, owners: Indices, proof: Words) -> float:
         """The least sum, rounded.

@@ -1,111 +1,117 @@
-"""The cells of one unit in rational arithmetic: exact rays, and that float64 found all of them."""
+"""The cells of one unit in rational arithmetic: all rays, and all cells that lie between them.
+
+A cell is known by its signs, and its rays are those whose signs are its own or zero. Where these span a
+hyperplane they are the rays of a facet, behind which lies the cell with the other sign there. Facets join
+all cells, so that a walk across them from any cell comes to each.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import combinations
+from math import comb
 from typing import Any
 
 import numpy as np
-import scipy.linalg
 from numpy.typing import NDArray
 
 from reluscape.arithmetic import Rational
-from reluscape.errors import AnalysisError
-from reluscape.tolerances import TOLERANCES
-from reluscape.trees.problem import ZERO, Problem
+from reluscape.arrangement import Cones, UnitCells, enumerate_cells
+from reluscape.errors import AnalysisError, InputError
 
-__all__ = ["check_cells", "exact_ray"]
+__all__ = ["MAX_EXACT", "ExactCells"]
 
 Array = NDArray[Any]
-Indices = NDArray[np.int64]
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+Signs = NDArray[np.int8]
+
+#: Cells of a layer up to which rational arithmetic is used: some minutes at most.
+MAX_EXACT = 20_000
+#: Sets of hyperplanes that may meet in a line, all of which are gone through.
+MAX_LINES = 100_000
 
 
-def exact_ray(
-    problem: Problem, ray: int, features: Array, outside: Array, numbers: Rational, strict: bool
-) -> tuple[Array, Array]:
-    """The null vector of the hyperplanes that contain a ray, with the signs that float64 sees.
+@dataclass(frozen=True, slots=True)
+class ExactCells:
+    """The cells of a unit.
 
-    Args:
-        problem: The layer's.
-        ray: The ray's number.
-        features: Exact (samples, params).
-        outside: Exact null vectors of these, one in each row.
-        numbers: The arithmetic.
-        strict: Whether hyperplanes that pass the ray within float64's rounding errors have to contain it.
-            If not, those do that place it best, and the others' samples are taken as zero.
-
-    Returns:
-        The vector, and the samples' values there.
-
-    Raises:
-        AnalysisError: Float64 sees other hyperplanes through the ray than there are.
+    Attributes:
+        rays: Exact, the largest entry of each one; the negative of ray r is ray `r + len / 2`
+            (rays, params).
+        values: Of the samples there, exact (samples, rays).
+        patterns: The cells' signs, True where positive (cells, samples).
+        first: Of each sample, the first with the same hyperplane, -1 for a row of zeros (samples,).
     """
-    floats = problem.layer.features
-    rounding = TOLERANCES.rounding * floats.shape[1] * float(np.finfo(np.float64).eps)
-    values = floats @ problem.cones.rays[ray]  # of length one
-    sizes = np.linalg.norm(floats, axis=1)
-    signs = np.where(np.abs(values) <= rounding * sizes, 0, np.sign(values)).astype(int)
-    zero = np.flatnonzero(signs == 0)
-    if not strict and len(zero):  # one of nearly equal ones: between two, the angle is rounding
-        normals = floats[zero] / np.where(sizes[zero] > 0, sizes[zero], 1.0)[:, None]
-        zero = zero[scipy.linalg.qr(normals.T, mode="r", pivoting=True)[1]]
-    planes = np.vstack([outside, features[zero]])
-    if not strict:
-        planes = planes[numbers.independent_rows(planes)[: floats.shape[1] - 1]]
-    null = numbers.complement(planes)
-    if null.shape[1] != 1:
-        raise AnalysisError("float64 does not tell the rays of these samples' cells apart")
-    vector = null[:, 0]
-    exact = features @ vector
-    if not strict:
-        away = np.abs(numbers.floats(exact[zero])) / np.linalg.norm(numbers.floats(vector))
-        if (away > ZERO * sizes[zero]).any():
-            raise AnalysisError("float64 does not tell the rays of these samples' cells apart")
-        exact[zero] = 0 * exact[zero]
-    if sum(int(sign) * value for sign, value in zip(signs, exact, strict=True)) < 0:
-        vector, exact = -vector, -exact
-    if [int(value > 0) - int(value < 0) for value in exact] != signs.tolist():
-        raise AnalysisError("float64 does not tell the cells of these samples apart")
-    return vector, exact
 
+    rays: Array
+    values: Array
+    patterns: Bools
+    first: NDArray[np.int64]
 
-def check_cells(problem: Problem, features: Array, values: Array, numbers: Rational) -> None:
-    """See that the cells, their rays and their facets are all that there are.
+    @classmethod
+    def of(cls, features: Floats, units: int, max_cells: int | None) -> ExactCells:
+        """All cells of the exact hyperplanes of some samples (samples, params).
 
-    Every line in which hyperplanes meet has to be among the rays, every cell has to have those rays whose
-    signs are its own or zero, and behind each of its facets there has to be another cell: cells are
-    joined by facets, so that none is missing.
+        Args:
+            features: The samples.
+            units: Units of the layer, which has as many cells as there are choices of one for each.
+            max_cells: Most cells that it may have, if less than `MAX_EXACT`.
 
-    Args:
-        problem: The layer's.
-        features: Exact (samples, params).
-        values: Of the samples at the exact rays (samples, rays).
-        numbers: The arithmetic.
+        Cost: a null vector for each set of `rank - 1` hyperplanes, and one look at each hyperplane of
+        each cell, with a rank from four dimensions on.
 
-    Raises:
-        AnalysisError: One is missing, or too many are there.
-    """
-    planes = _planes(features)
-    signs = (values > 0).astype(int) - (values < 0).astype(int)
-    rank = numbers.independent_rank(features)
-    if _num_lines(features, planes, rank, numbers) != values.shape[1] // 2:
-        raise AnalysisError("float64 does not find all rays of these samples' cells")
-    patterns = np.where(problem.cones.cells.unpack(), 1, -1)
-    places = {tuple(pattern): cell for cell, pattern in enumerate(patterns.tolist())}
-    pairs = set()
-    for cell, pattern in enumerate(patterns):
-        own = np.flatnonzero((signs * pattern[:, None] >= 0).all(axis=0))
-        if own.tolist() != problem.rays[problem.starts[cell] : problem.starts[cell + 1]].tolist():
-            raise AnalysisError("float64 does not find the rays of these samples' cells")
+        Raises:
+            InputError: More cells, or too many sets of hyperplanes; python-flint is not installed.
+        """
+        numbers = Rational()
+        exact = numbers.array(features)
+        planes, rank = _planes(exact), numbers.independent_rank(exact)
+        first = np.full(len(features), -1)
         for plane in planes:
-            inside = own[signs[plane[0], own] == 0]
-            if len(inside) < rank - 1 or numbers.independent_rank(values[:, inside]) < rank - 1:
-                continue
-            beyond = pattern.copy()
-            beyond[plane] *= -1
-            pairs.add(frozenset((cell, places.get(tuple(beyond.tolist()), -1))))
-    if pairs != {frozenset(pair) for pair in problem.pairs.tolist()}:
-        raise AnalysisError("float64 does not find all cells of these samples")
+            first[plane] = plane[0]
+        lines = _lines(exact, [plane[0] for plane in planes], rank, numbers)
+        rays = np.concatenate([lines, -lines])
+        values = exact @ rays.T if len(rays) else np.empty((len(exact), 0), dtype=object)
+        signs = _signs(values)[[plane[0] for plane in planes]]
+        most = MAX_EXACT if max_cells is None else min(max_cells, MAX_EXACT)
+        found = _walked(
+            signs, values, rank, lambda cells: _check_count(cells, units, most), numbers
+        )
+        patterns = np.zeros((len(found), len(features)), dtype=np.bool_)
+        for k, plane in enumerate(planes):
+            side = (
+                _signs(exact[plane] @ exact[plane[0]]) > 0
+            )  # a negative multiple has the other sign
+            patterns[:, plane] = (found[:, k] > 0)[:, None] == side
+        return cls(rays, values, patterns, first)
+
+    def floats(self) -> Floats:
+        """The values at rays of length one, rounded (rays, samples)."""
+        numbers = Rational()
+        lengths = np.linalg.norm(numbers.floats(self.rays), axis=1)
+        return np.asarray((numbers.floats(self.values) / lengths).T)
+
+    def cones(self, features: Floats) -> Cones:
+        """As `enumerate_cones`; cells are in the order of `enumerate_cells`, where it sees the same."""
+        numbers = Rational()
+        signs = _signs(self.values).T
+        rays = numbers.floats(self.rays)
+        rays /= np.linalg.norm(rays, axis=1, keepdims=True)
+        patterns = _ordered(self.patterns, self.first, features)
+        sides = np.where(patterns, 1, -1).astype(np.int8)
+        corners = [np.flatnonzero((signs * side >= 0).all(axis=1)) for side in sides]
+        inside = np.array([self.rays[own].sum(axis=0) for own in corners if len(own)], dtype=object)
+        points = np.zeros((len(patterns), features.shape[1]))
+        for cell, point in enumerate(inside):
+            points[cell] = numbers.unit(point)
+        reached = np.abs(features) @ np.abs(points).T
+        share = np.abs(features @ points.T) / np.where(reached > 0, reached, 1.0)
+        margins = share[self.first >= 0].min(axis=0, initial=1.0)
+        cells = UnitCells(np.packbits(patterns, axis=1), points, margins, self.first)
+        numbered = [(cell, ray) for cell, own in enumerate(corners) for ray in own.tolist()]
+        return Cones(cells, rays, signs, np.array(numbered, dtype=np.int64).reshape(-1, 2))
 
 
 def _planes(features: Array) -> list[list[int]]:
@@ -118,14 +124,86 @@ def _planes(features: Array) -> list[list[int]]:
     return list(found.values())
 
 
-def _num_lines(features: Array, planes: list[list[int]], rank: int, numbers: Rational) -> int:
-    """Lines in which hyperplanes meet, within the span of their normals."""
+def _lines(features: Array, planes: list[int], rank: int, numbers: Rational) -> Array:
+    """Lines in which hyperplanes meet, within the span of their normals (lines, params)."""
+    none = np.empty((0, features.shape[1]), dtype=object)
     if rank == 0:
-        return 0
-    outside, found = numbers.complement(features).T, set()
-    for chosen in combinations([plane[0] for plane in planes], rank - 1):
+        return none
+    if comb(len(planes), rank - 1) > MAX_LINES:
+        raise InputError(
+            f"rational arithmetic is for hyperplanes that meet in up to {MAX_LINES:,} lines;"
+            f" {len(planes):,} in {rank} dimensions may meet in {comb(len(planes), rank - 1):,}: take"
+            " fewer samples, or arithmetic='float64'"
+        )
+    outside, found = numbers.complement(features).T, {}
+    for chosen in combinations(planes, rank - 1):
         null = numbers.complement(np.vstack([features[list(chosen)], outside]))
         if null.shape[1] == 1:
             vector = null[:, 0]
-            found.add(tuple(vector / next(value for value in vector if value != 0)))
-    return len(found)
+            first = next(value for value in vector if value != 0)
+            found[tuple(vector / first)] = vector / max(abs(value) for value in vector)
+    return np.array(list(found.values()), dtype=object).reshape(-1, features.shape[1])
+
+
+def _signs(values: Array) -> Signs:
+    """Signs of exact numbers."""
+    return np.asarray((values > 0).astype(np.int8) - (values < 0).astype(np.int8))
+
+
+def _walked(
+    signs: Signs, values: Array, rank: int, check: Callable[[int], None], numbers: Rational
+) -> Signs:
+    """Signs of all cells, from one to the next across facets.
+
+    Args:
+        signs: Of the hyperplanes at all rays (hyperplanes, rays).
+        values: Of the samples there, exact (samples, rays).
+        rank: Dimensions that the hyperplanes' normals span.
+        check: Refuses so many cells.
+        numbers: The arithmetic.
+
+    Returns:
+        Shape (cells, hyperplanes).
+    """
+    start = np.zeros(len(signs), dtype=np.int8)
+    for ray in signs.T:  # next to the first ray, on the side of the second, and so on
+        start = np.where(start == 0, ray, start)
+    found, open_ = {start.tobytes(): start}, [start]
+    while open_:
+        pattern = open_.pop()
+        own = np.flatnonzero((signs * pattern[:, None] >= 0).all(axis=0))
+        zero = signs[:, own] == 0
+        for plane in np.flatnonzero(zero.sum(axis=1) >= rank - 1).tolist():
+            inside = own[zero[plane]]
+            if rank > 3 and numbers.independent_rank(values[:, inside]) < rank - 1:
+                continue  # two rays of a cell always are independent
+            beyond = pattern.copy()
+            beyond[plane] *= -1
+            if beyond.tobytes() not in found:
+                found[beyond.tobytes()] = beyond
+                open_.append(beyond)
+        check(len(found))
+    return np.array(list(found.values()), dtype=np.int8).reshape(len(found), len(signs))
+
+
+def _check_count(cells: int, units: int, most: int) -> None:
+    """Refuse more cells of a layer than are allowed, or than rational arithmetic is for."""
+    if cells**units > most:
+        raise InputError(
+            f"rational arithmetic is for merge trees of up to {most:,} cells; the layer has"
+            f" {cells**units:,} or more: take fewer samples, or arithmetic='float64'"
+        )
+
+
+def _ordered(patterns: Bools, first: NDArray[np.int64], features: Floats) -> Bools:
+    """Patterns in the order in which float64 finds them, or else sorted; opposite ones half apart."""
+    moving = first >= 0
+    try:
+        known = enumerate_cells(features).unpack()
+    except (AnalysisError, InputError):
+        known = np.empty((0, len(first)), dtype=np.bool_)
+    if len(known) == len(patterns) and {*map(bytes, known)} == {*map(bytes, patterns)}:
+        return known
+    half = patterns[patterns[:, moving][:, 0]]
+    half = half[np.lexsort(half.T[::-1])[::-1]]
+    return np.concatenate([half, ~half & moving])

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reluscape.arithmetic import Rational
-from reluscape.trees.exact_cells import exact_ray
+from reluscape.trees.exact_ray import exact_ray
 from reluscape.trees.problem import Problem
 
 __all__ = ["ExactColumns"]
@@ -23,8 +23,7 @@ class ExactColumns:
     """Rays of one unit's cells and their columns in rationals; the floats of the layer are exact.
 
     Args:
-        problem: The layer's.
-        strict: As for `exact_ray`.
+        problem: The layer's. Where its cells were found in float64, so are its rays told from these.
 
     Attributes:
         problem: The layer's.
@@ -34,8 +33,8 @@ class ExactColumns:
         size: Sum of the targets' squares, or of their absolute values.
     """
 
-    def __init__(self, problem: Problem, *, strict: bool) -> None:
-        self.problem, self.numbers, self._strict = problem, Rational(), strict
+    def __init__(self, problem: Problem) -> None:
+        self.problem, self.numbers = problem, Rational()
         layer = problem.layer
         self.features = self.numbers.array(layer.features)
         residual = self.numbers.array(layer.residual)
@@ -55,7 +54,7 @@ class ExactColumns:
         """A ray (params,).
 
         Raises:
-            AnalysisError: Float64 sees other hyperplanes through it than there are.
+            AnalysisError: Float64 does not tell which hyperplanes it lies on.
         """
         return self._seen(ray)[0]
 
@@ -71,9 +70,12 @@ class ExactColumns:
         return self._columns[ray]
 
     def _seen(self, ray: int) -> tuple[Array, Array]:
+        exact = self.problem.exact
+        if exact is not None:
+            return exact.rays[ray], exact.values[:, ray]
         if ray not in self._rays:
             self._rays[ray] = exact_ray(
-                self.problem, ray, self.features, self._outside, self.numbers, self._strict
+                self.problem, ray, self.features, self._outside, self.numbers
             )
         return self._rays[ray]
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from reluscape.trees.placed import cells_beside, is_inside
 from reluscape.trees.points import least_points
 from reluscape.trees.problem import Problem
 from reluscape.trees.stubborn import Stubborn
@@ -16,6 +17,11 @@ from reluscape.trees.threads import Threads
 
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+
+#: Share of the loss of zero weights that rounding a point's coordinates may change, and share of lengths
+#: by which it may lie outside its cell, up to which it is not solved for in rational arithmetic.
+BLUR, AWAY = 1e-11, 1e-12
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,4 +70,23 @@ class Minimisers:
         thetas = self.problem.thetas(rays, owners, lengths)
         for place in np.flatnonzero(~told).tolist():
             thetas[place] = self.stubborn.theta(kind, int(codes[place]))
+        for place in np.flatnonzero(told & self._blurred(kind, codes, thetas)).tolist():
+            found = self.stubborn.exactly(kind, int(codes[place]))
+            thetas[place] = thetas[place] if found is None else found
         return thetas
+
+    def _blurred(self, kind: str, codes: Indices, thetas: Floats) -> Bools:
+        """Points whose rounding errors show: in their losses, or by which they leave their cells."""
+        problem, layer = self.problem, self.problem.layer
+        units, count, _ = problem.shape
+        digits = codes[:, None] // count ** np.arange(units - 1, -1, -1) % count
+        if kind == "facets":
+            digits = cells_beside(problem, codes)
+        noticed = BLUR * layer.zero_loss
+        return np.array(
+            [
+                layer.rounding(theta) > noticed or not is_inside(problem, theta, own, AWAY)
+                for theta, own in zip(thetas, digits, strict=True)
+            ],
+            dtype=np.bool_,
+        )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from math import comb
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,8 +13,13 @@ from reluscape.arrangement import Cones, enumerate_cones
 from reluscape.errors import AnalysisError, InputError
 from reluscape.progress import Progress
 from reluscape.tolerances import TOLERANCES
+from reluscape.trees.balance import Balance
 from reluscape.trees.layer import Layer
-from reluscape.trees.sharp_rays import sharp_rays
+from reluscape.trees.sharp_rays import doubtful, sharp_rays
+from reluscape.trees.units import Units
+
+if TYPE_CHECKING:
+    from reluscape.trees.exact_cells import ExactCells
 
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
@@ -29,55 +34,13 @@ MAX_BYTES = 2**31
 NARROW = 1e-6
 #: Values at rays that the search calls zero are rounding errors up to this share of a sample's length.
 ZERO = 1e-12
-#: Factor between the sizes of two columns of inputs up to which float64 tells cells apart.
-UNEVEN = 1e8
-#: Distance of directions of output weights, or of one and another's opposite, that float64 tells apart.
-APART = 1e-9
-
 #: What to do where float64 does not tell cells.
 NEARLY = (
-    "some are equal, parallel or dependent but for rounding errors; make them so exactly, or leave some"
-    " out"
+    "some are equal, parallel or dependent but for rounding errors; use arithmetic='rational', make them"
+    " so exactly, or leave some out"
 )
 
 _EPS = float(np.finfo(np.float64).eps)
-
-
-@dataclass(frozen=True, slots=True)
-class Units:
-    """The units of a layer, those that act alike beside each other.
-
-    A unit with output weights v puts out `v relu(w . x)`, which is that of `v / |v|` at `|v| w`: units
-    whose output weights have one direction differ in nothing but the scale of their weights.
-
-    Attributes:
-        order: Numbers of the units that are read, alike ones together (units,).
-        sizes: |v| of these (units,).
-        readouts: v / |v| of these (units, outputs).
-        groups: Number of the first unit that acts alike (units,).
-        silent: Units that nothing reads.
-    """
-
-    order: Indices
-    sizes: Floats
-    readouts: Floats
-    groups: Indices
-    silent: Indices
-
-    @classmethod
-    def of(cls, weights: Floats) -> Units:
-        """The units of output weights (outputs, units)."""
-        sizes = np.linalg.norm(weights, axis=0)
-        read = np.flatnonzero(sizes > 0)
-        directions = weights[:, read].T / sizes[read, None]
-        close = _gaps(directions, directions) <= _rounding(weights)
-        first = close.argmax(axis=1) if len(read) else read
-        order = np.argsort(first, kind="stable")
-        groups = np.searchsorted(first[order], first[order])
-        return cls(
-            read[order], sizes[read[order]], directions[first[order]], groups,
-            np.flatnonzero(sizes == 0),
-        )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +53,9 @@ class Problem:
     of these columns with each other and with the targets.
 
     Attributes:
-        layer: The layer.
+        layer: The layer, its inputs in units in which columns are of about one size.
+        given: The layer as it was given.
+        balance: The units.
         units: Its units.
         cones: The cells of one unit.
         pairs: Cells on both sides of each facet of a unit (facets, 2).
@@ -101,9 +66,14 @@ class Problem:
         columns: What a unit of output weight one puts out at each ray (samples, rays).
         narrow: Rays at which a sample is nearly zero, but not quite: next to its hyperplane, or short
             (rays,). That is where float64 may take what is nearly dependent for dependent.
+        exact: The cells, where they were found in rational arithmetic.
+        doubts: How often float64 takes samples as equal, or as on one hyperplane with others, that are so
+            only nearly (`doubtful`).
     """
 
     layer: Layer
+    given: Layer
+    balance: Balance
     units: Units
     cones: Cones
     pairs: Indices
@@ -113,44 +83,52 @@ class Problem:
     facet_rays: Indices
     columns: Floats
     narrow: Bools
+    exact: ExactCells | None
+    doubts: int
 
     @classmethod
-    def of(cls, layer: Layer, max_cells: int | None, progress: Progress | None = None) -> Problem:
-        """Find the cells of a layer's units.
+    def of(
+        cls,
+        layer: Layer,
+        max_cells: int | None,
+        progress: Progress | None = None,
+        *,
+        exact: bool = False,
+    ) -> Problem:
+        """Find the cells of a layer's units, in float64 or exactly.
 
         Raises:
-            InputError: More cells of the layer than `max_cells`.
+            InputError: More cells of the layer than `max_cells` or, exactly, than that is for; columns
+                of inputs that cannot be balanced.
             AnalysisError: Samples so nearly equal or parallel that float64 does not tell their cells.
         """
-        units, features = Units.of(layer.weights), layer.features
+        balance = Balance.of(layer.features)
+        given, layer = layer, replace(layer, features=balance.balanced(layer.features))
+        units, features, seen = Units.of(layer.weights), layer.features, None
         _check_unit(features)
-        cones = enumerate_cones(features, progress=progress)
-        if not len(cones.cells):
-            raise AnalysisError(
-                f"the search found no cell of the {len(features)} samples: {NEARLY}"
-            )
-        cones = replace(cones, rays=sharp_rays(features, cones))
-        cells, count = len(cones.cells), len(units.order)
-        if max_cells is not None and cells**count > max_cells:
-            raise InputError(
-                f"max_cells must allow the layer's {cells**count:,} cells, {cells:,} of each of"
-                f" {count} units; received {max_cells:,}: take fewer samples or units, or raise it"
-            )
+        if exact:
+            from reluscape.trees.exact_cells import ExactCells  # needs python-flint
+
+            seen = ExactCells.of(features, len(units.order), max_cells)
+            cones = seen.cones(features)
+        else:
+            cones = enumerate_cones(features, progress=progress)
+            if not len(cones.cells):
+                raise AnalysisError(
+                    f"the search found no cell of the {len(features)} samples: {NEARLY}"
+                )
+            cones = replace(cones, rays=sharp_rays(features, cones))
+        _check_count(len(cones.cells), len(units.order), max_cells)
         contacts = cones.cells.contacts()
         starts, rays = _grouped(cones.corners, len(cones.cells))
         facet_starts, facet_rays = _shared(contacts.cells, starts, rays)
-        # the search knows which kinks contain a ray; what rounding makes of them would be columns
-        sides, outputs = cones.signs, cones.rays @ features.T
-        lengths, (on, of) = np.linalg.norm(features, axis=1), np.nonzero(sides == 0)
-        if (np.abs(outputs[on, of]) > ZERO * lengths[of]).any():
-            raise AnalysisError(f"rays of cells do not lie on the samples' hyperplanes: {NEARLY}")
-        outputs = np.where(sides * outputs > 0, outputs, 0.0)
-        nearby = np.abs(outputs) < NARROW * lengths.max(initial=0.0)
-        narrow = (nearby & (sides != 0)).any(axis=1)
-        columns = np.where(outputs > 0, outputs, layer.slope * outputs).T
+        values = _values(features, cones) if seen is None else seen.floats()
+        nearby = np.abs(values) < NARROW * np.linalg.norm(features, axis=1).max(initial=0.0)
+        narrow = (nearby & (cones.signs != 0)).any(axis=1)
+        columns = np.where(values > 0, values, layer.slope * values).T
         return cls(
-            layer, units, cones, contacts.cells, starts, rays, facet_starts, facet_rays, columns,
-            narrow,
+            layer, given, balance, units, cones, contacts.cells, starts, rays, facet_starts,
+            facet_rays, columns, narrow, seen, 0 if exact else doubtful(features, cones),
         )  # fmt: skip
 
     @property
@@ -219,9 +197,13 @@ class Problem:
         ]
 
     def cell_of(self, theta: Floats) -> int:
-        """A closed cell in which the layer's parameters lie."""
-        rows, signs, code = self.layer.unpack(theta), self.cones.cells.unpack(), 0
-        features = self.layer.features
+        """A closed cell in which the given layer's parameters lie.
+
+        Raises:
+            AnalysisError: None does, as far as float64 tells.
+        """
+        rows, signs, code = self.given.unpack(theta), self.cones.cells.unpack(), 0
+        features = self.given.features
         rounding = TOLERANCES.rounding * features.shape[1] * _EPS
         for unit in self.units.order:
             values, sizes = features @ rows[unit], np.abs(features) @ np.abs(rows[unit])
@@ -231,6 +213,22 @@ class Problem:
                 raise AnalysisError(f"unit {unit} lies in a cell that is too narrow for float64")
             code = code * len(signs) + int(fits.argmax())
         return code
+
+    def inward(self, thetas: Floats) -> Floats:
+        """Parameters of the balanced layer, from those of the given one (..., params)."""
+        rows, read = self.layer.unpack(thetas).copy(), self.units.order
+        rows[..., read, :] = self.balance.inward(rows[..., read, :])
+        return self.layer.pack(rows)
+
+    def outward(self, thetas: Floats) -> Floats:
+        """Parameters of the given layer, from those of the balanced one (..., params).
+
+        Raises:
+            AnalysisError: Float64 does not hold them.
+        """
+        rows, read = self.layer.unpack(thetas).copy(), self.units.order
+        rows[..., read, :] = self.balance.outward(rows[..., read, :])
+        return self.layer.pack(rows)
 
     def thetas(self, rays: Indices, owners: Indices, lengths: Floats) -> Floats:
         """The layer's parameters at points in cells; what rounding makes of zeros is zero.
@@ -252,40 +250,23 @@ class Problem:
         return self.layer.pack(rows)
 
 
-def check_apart(layer: Layer) -> None:
-    """Refuse layers whose least losses float64 does not tell, but rational arithmetic does.
-
-    Raises:
-        InputError: Columns of very different sizes, or output weights that are nearly parallel.
-    """
-    sizes = np.abs(layer.features).max(axis=0, initial=0.0)
-    sizes = sizes[sizes > 0]
-    if len(sizes) and sizes.max() > UNEVEN * sizes.min():
+def _check_count(cells: int, units: int, max_cells: int | None) -> None:
+    """Refuse more cells of a layer than are allowed."""
+    if max_cells is not None and cells**units > max_cells:
         raise InputError(
-            "columns of inputs (ones for a bias included) must not differ in size by more than a factor"
-            f" of {UNEVEN:g}; received {sizes.min():g} to {sizes.max():g}: standardise them"
-        )
-    read = np.flatnonzero(np.linalg.norm(layer.weights, axis=0) > 0)
-    directions = layer.weights[:, read].T / np.linalg.norm(layer.weights[:, read], axis=0)[:, None]
-    gaps = np.minimum(_gaps(directions, directions), _gaps(directions, -directions))
-    near = np.argwhere((gaps > _rounding(layer.weights)) & (gaps < APART))
-    if len(near):
-        one, other = (int(read[k]) for k in near[0])
-        raise InputError(
-            f"the output weights of units {one} and {other} are parallel but for"
-            f" {gaps[tuple(near[0])]:.1g} of their length, which float64 does not tell apart: use"
-            " arithmetic='rational', or make them parallel"
+            f"max_cells must allow the layer's {cells**units:,} cells, {cells:,} of each of {units}"
+            f" units; received {max_cells:,}: take fewer samples or units, or raise it"
         )
 
 
-def _gaps(ones: Floats, others: Floats) -> Floats:
-    """Distances of rows from rows."""
-    return np.asarray(np.linalg.norm(ones[:, None] - others, axis=2))
-
-
-def _rounding(weights: Floats) -> float:
-    """What rounding makes of the distance of equal directions."""
-    return float(8.0 * _EPS * len(weights) ** 0.5)
+def _values(features: Floats, cones: Cones) -> Floats:
+    """Of the samples at the rays (rays, samples), zero where the search knows them to be."""
+    # the search knows which kinks contain a ray; what rounding makes of them would be columns
+    sides, outputs = cones.signs, cones.rays @ features.T
+    lengths, (on, of) = np.linalg.norm(features, axis=1), np.nonzero(sides == 0)
+    if (np.abs(outputs[on, of]) > ZERO * lengths[of]).any():
+        raise AnalysisError(f"rays of cells do not lie on the samples' hyperplanes: {NEARLY}")
+    return np.where(sides * outputs > 0, outputs, 0.0)
 
 
 def _check_unit(features: Floats) -> None:

@@ -1,8 +1,8 @@
 """A merge tree in rational arithmetic: every least loss and every comparison exact, for small layers.
 
-The floats of the layer are taken as the exact rationals that they are. A ray is the exact null vector of
-the hyperplanes that float64 sees it on. What float64 uses at a cell's least point is a guess: the point
-is solved for exactly, and exact pivots go on from there until the loss falls along no ray.
+The floats of the layer are taken as the exact rationals that they are, and its cells and rays are those
+of these. What float64 uses at a cell's least point is a guess: the point is solved for exactly, and exact
+pivots go on from there until the loss falls along no ray.
 Joins are found on the ranks of all exact least losses, so that ties are ties.
 """
 
@@ -15,10 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reluscape.arithmetic import Rational
-from reluscape.errors import InputError
 from reluscape.progress import Progress
 from reluscape.trees.exact_absolute import checked_absolute, exact_absolute
-from reluscape.trees.exact_cells import check_cells
 from reluscape.trees.exact_columns import ExactColumns
 from reluscape.trees.exact_squares import Least, checked_squares, exact_squares
 from reluscape.trees.inside import exact_middle
@@ -26,27 +24,11 @@ from reluscape.trees.problem import Problem
 from reluscape.trees.proofs import Proofs, Words, bits_of, words_of
 from reluscape.trees.sweep import Scratch, Table, digits_of, gather, others_of, solve, table_of
 
-__all__ = ["MAX_EXACT", "Exact", "alike", "check_exact", "ranked"]
+__all__ = ["Exact", "alike", "ranked"]
 
 Array = NDArray[Any]
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
-
-#: Cells of a layer up to which rational arithmetic is used: some minutes at most.
-MAX_EXACT = 20_000
-
-
-def check_exact(problem: Problem) -> None:
-    """Refuse what rational arithmetic does not do.
-
-    Raises:
-        InputError: Too many cells.
-    """
-    if problem.num_cells > MAX_EXACT:
-        raise InputError(
-            f"rational arithmetic is for merge trees of up to {MAX_EXACT:,} cells; the layer has"
-            f" {problem.num_cells:,}: take fewer samples, or arithmetic='float64'"
-        )
 
 
 def alike(weights: Floats, order: Indices) -> Indices:
@@ -80,7 +62,6 @@ class Exact:
     Args:
         problem: The layer's.
         table: Of other cells of its units, as of bundles.
-        strict: As for `exact_ray`.
 
     Attributes:
         problem: The layer's.
@@ -89,25 +70,13 @@ class Exact:
         scale: The loss is this times a sum of squares or of absolute values.
     """
 
-    def __init__(self, problem: Problem, table: Table | None = None, *, strict: bool) -> None:
-        self.problem, self.columns = problem, ExactColumns(problem, strict=strict)
+    def __init__(self, problem: Problem, table: Table | None = None) -> None:
+        self.problem, self.columns = problem, ExactColumns(problem)
         self.numbers = self.columns.numbers
         halves = 2.0 if problem.layer.loss == "half_squared" else 1.0
         self.scale = 1 / (self.numbers.array(np.array([halves]))[0] * len(problem.layer.features))
         self._table = table_of(problem) if table is None else table
         self._scratch = Scratch.of(problem)
-
-    def check(self) -> None:
-        """See that the rays and cells that float64 has found are all that there are.
-
-        Raises:
-            AnalysisError: They are not.
-        """
-        count, columns = len(self.problem.cones.rays), self.columns
-        values = np.empty((len(columns.features), count), dtype=object)
-        for ray in range(count):
-            values[:, ray] = columns.values(ray)
-        check_cells(self.problem, columns.features, values, self.numbers)
 
     def all_of(self, kind: str, progress: Progress | None) -> tuple[Array, Proofs]:
         """Least losses, exact, and what proves them, of all cells or facets."""

@@ -26,8 +26,8 @@ __all__ = ["MergeTree"]
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
 
-#: Why least losses are not proved, and what is done about it.
-UNPROVED = "samples are nearly equal; `pip install 'reluscape[rational]'`, or make them equal"
+#: Why least losses or points are not told, and what is done about it.
+UNTOLD = "samples are nearly equal: use arithmetic='rational', or make them equal"
 #: Minima that a summary lists.
 LISTED = 6
 
@@ -54,13 +54,16 @@ class MergeTree(Result):
         parents: The lower minimum whose basin it joins; -1 for the global one, shape (minima,).
         multiplicity: Minima that differ from it by an exchange of units that act alike, itself among
             them, shape (minima,).
-        cells: Cells of the units that are read, by their numbers in `enumerate_cells`, for each minimum,
-            shape (minima, units).
+        cells: Cells of the units that are read, by their numbers in `enumerate_cells`, for each minimum
+            (in rational arithmetic by numbers of their own where that sees other cells), shape
+            (minima, units).
         num_cells: Cells of the layer.
         num_facets: Facets between them.
         num_solved: Problems that were solved; the others are the same by an exchange of units.
         num_failed: Problems whose least losses are not proved: float64 does not tell them, and rational
-            arithmetic is not there (without python-flint) or does not see the same cells. Then the tree
+            arithmetic is not there (without python-flint) or does not see the same cells. And how often
+            samples that are nearly equal or on one hyperplane are taken as if they were, and minima and
+            saddles that do not lie in their cells or attain their losses for that reason. Then the tree
             is no more than what was found (`tier` is "sampled"), and `verify` does not accept it.
         num_pruned: Cells that were passed over, as their least loss is shown to be above `below`.
         below: As given; infinite where everything was gone through.
@@ -120,9 +123,18 @@ class MergeTree(Result):
         """The layer whose tree it is."""
         return Layer(**{part.name: getattr(self, part.name) for part in fields(Layer)})
 
+    def problem(self) -> Problem:
+        """The layer's problem, found anew in the tree's arithmetic.
+
+        Raises:
+            InputError: Rational arithmetic is not there, or not for so many cells.
+            AnalysisError: The samples' cells cannot be told in float64.
+        """
+        return Problem.of(self.layer, None, exact=self.arithmetic == "rational")
+
     @property
     def tier(self) -> str:
-        """How it is known: "exact", "certified", or "sampled" where least losses are not proved."""
+        """How it is known: "exact", "certified", or "sampled" where something is not told."""
         return tier_of(self.arithmetic, self.num_failed)
 
     @property
@@ -149,7 +161,7 @@ class MergeTree(Result):
             )
             lines.append(f"minimum {k}: loss {self.losses[k]:.9g}, {joins}")
         if self.num_failed:
-            lines.append(f"{self.num_failed:,} least losses are not proved: {UNPROVED}")
+            lines.append(f"{self.num_failed:,} least losses or points are not told: {UNTOLD}")
         if len(self.losses) > LISTED:
             lines.append(f"... {len(self.losses) - LISTED} more")
         return "\n".join(lines)
@@ -168,7 +180,9 @@ class MergeTree(Result):
             theta_b: As theta_a.
 
         Returns:
-            The level, exact but for rounding, and a path that attains it.
+            The level, exact but for rounding: the largest of the losses of the two points and of the
+            facets' least losses on the way, which are the tree's. And a path that attains it, but for
+            what rounding its beads changes.
 
         Cost: one pass over the spanning tree, and one least squares problem for each facet on the way, as
         well as the losses of straight lines between these.
@@ -178,22 +192,20 @@ class MergeTree(Result):
         """
         size = len(self.layer.theta)
         ends = [check_theta(theta, size) for theta in (theta_a, theta_b)]
-        problem = Problem.of(self.layer, None)
+        problem = self.problem()
         way = self._way(problem, *(problem.cell_of(theta) for theta in ends))
         if way is None:
             return Barrier(math.inf, np.empty((0, size)), np.empty(0))
-        from reluscape.trees.minimisers import Minimisers  # solves; what only reads need not
-        from reluscape.trees.sweep import table_of
-        from reluscape.trees.threads import Threads
-
-        with Threads.start(1) as threads:
-            saddles = Minimisers.of(problem, table_of(problem), threads).of_facets(way)
+        saddles = problem.outward(_least_points(problem, self.joins[way]))
+        losses = [self.layer.value(end) for end in ends]
+        losses[1:1] = self.levels[
+            way
+        ].tolist()  # proved: at points, rounding of huge weights would show
         beads = np.stack([ends[0], *saddles, ends[1]])
-        losses = np.array([self.layer.value(bead) for bead in beads])
-        return shortened(self.layer, beads, losses)
+        return shortened(self.layer, beads, np.array(losses))
 
     def _way(self, problem: Problem, first: int, last: int) -> list[int] | None:
-        """Facets on the spanning tree's way between two cells; None where there is none."""
+        """Joins on the spanning tree's way between two cells; None where there is none."""
         units, cells, facets = problem.shape
         ends = np.empty((len(self.joins), 2), dtype=np.int64)
         write_ends(self.joins, units, cells, facets, problem.pairs, ends)
@@ -205,6 +217,20 @@ class MergeTree(Result):
         found, cell = [], last
         while cell != first:
             back = int(before[cell])
-            found.append(int(self.joins[max(graph[cell, back], graph[back, cell]) - 1]))
+            found.append(int(max(graph[cell, back], graph[back, cell])) - 1)
             cell = back
         return found[::-1]
+
+
+def _least_points(problem: Problem, facets: Indices) -> Floats:
+    """Least points of facets, exact ones where the cells are."""
+    if problem.exact is not None:
+        from reluscape.trees.rational import Exact
+
+        return Exact(problem).of_facets(facets.tolist())
+    from reluscape.trees.minimisers import Minimisers  # solves; what only reads need not
+    from reluscape.trees.sweep import table_of
+    from reluscape.trees.threads import Threads
+
+    with Threads.start(1) as threads:
+        return Minimisers.of(problem, table_of(problem), threads).of_facets(facets)

@@ -50,7 +50,7 @@ def stored_values(
         InputError: As `Study.run`; the file is of another layer, data or `below`.
         AnalysisError: A chunk failed, as where its process was killed again and again.
     """
-    still = replace(problem.layer, theta=np.zeros_like(problem.layer.theta))  # it does not matter
+    still = replace(problem.given, theta=np.zeros_like(problem.given.theta))  # it does not matter
     layer, study = packed(still), Study(path)
     told = {"layer": layer} | ({"below": below} if math.isfinite(below) else {})
     work = [told | chunk._asdict() for chunk in chunks(problem, values.CHUNK)]

@@ -40,7 +40,7 @@ class Stubborn:
         from reluscape.trees.rational import Exact
 
         try:
-            return Exact(self._problem, self._table, strict=False)
+            return Exact(self._problem, self._table)
         except InputError:  # python-flint is not installed
             return None
 
@@ -59,13 +59,20 @@ class Stubborn:
         proof = np.zeros(self._problem.proof_words, dtype=np.uint64)
         return float((np.abs(rest) if layer.is_l1 else rest**2).sum()), proof
 
+    def exactly(self, kind: str, code: int) -> Floats | None:
+        """The layer's parameters at the least point, rounded once; None where that cannot be."""
+        if self._exact is None:
+            return None
+        try:
+            return self._exact.theta(kind, code)
+        except AnalysisError:  # other cells
+            return None
+
     def theta(self, kind: str, code: int) -> Floats:
-        """The layer's parameters at the least point."""
-        if self._exact is not None:
-            try:
-                return self._exact.theta(kind, code)
-            except AnalysisError:
-                pass
+        """The layer's parameters at the least point, or near it."""
+        found = self.exactly(kind, code)
+        if found is not None:
+            return found
         _, lengths = self._rough(kind, code)
         rays, owners = (own[: len(lengths)] for own in (self._scratch.rays, self._scratch.owners))
         return np.asarray(self._problem.thetas(rays[None], owners[None], lengths[None])[0])

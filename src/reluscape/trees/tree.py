@@ -21,13 +21,15 @@ from reluscape.trees.flat import SAME, Flats, LeastPoints
 from reluscape.trees.joining import Joined, join_cells
 from reluscape.trees.layer import Layer
 from reluscape.trees.minimisers import Minimisers
-from reluscape.trees.problem import Problem, check_apart
+from reluscape.trees.placed import misplaced
+from reluscape.trees.problem import Problem
 from reluscape.trees.proofs import Proofs
 from reluscape.trees.pruning import pruned
 from reluscape.trees.result import MergeTree
 from reluscape.trees.sweep import Table
 from reluscape.trees.symmetry import multiplicities
 from reluscape.trees.threads import Threads
+from reluscape.trees.units import check_apart
 from reluscape.trees.values import Values, least_values
 from reluscape.validation import check_whole
 
@@ -77,8 +79,8 @@ def merge_tree(
             every difference is exact.
         arithmetic: "float64", or "rational" for up to 20,000 cells: the floats of the layer's inputs,
             output weights and targets (less the output's bias) are taken as the exact rationals that they
-            are. Rays, least points and their optimality are exact, ties are ties, and what is returned is
-            rounded once. Up to a millisecond for each cell and facet.
+            are. Cells, rays, least points and their optimality are exact, ties are ties, and what is
+            returned is rounded once. Up to a millisecond for each cell and facet.
         store: A study's file, in which what is solved is kept: after any interruption, the same call goes
             on from there.
         dask: Address of a Dask scheduler, with `store`, in place of processes.
@@ -89,11 +91,13 @@ def merge_tree(
     Returns:
         The tree. Losses and levels are least, but for rounding errors of 1e-10 of the loss of zero
         weights. Where samples are nearly equal and float64 does not tell a least loss, it is found in
-        rational arithmetic; without python-flint, `num_failed` counts it, and `tier` is "sampled".
-        Samples so near to each other, or so nearly on one hyperplane, that float64 does not tell them
-        apart (about 1e-14 of their size) are taken as equal, or as on it. Points attain their losses but
-        for what rounding their coordinates changes: where minimisers have huge weights, as between
-        samples 1e-12 apart, that may be more.
+        rational arithmetic. Samples that are equal or on one hyperplane but for rounding their features
+        (2e-15 of their size) are taken as equal, or as on it, and units whose output weights are positive
+        multiples of each other but for rounding as alike: rational arithmetic does neither. Where they
+        are not, but so nearly that float64 does not tell (up to some 1e-14), where points do not attain
+        their losses for such a reason, or where python-flint is missing, `num_failed` counts it, and
+        `tier` is "sampled". Points attain their losses but for what rounding their coordinates changes:
+        where minimisers have huge weights, as between samples 1e-12 apart, that may be more.
 
     Cost: one to three microseconds for each cell with two units, its facets included (`benchmarks/
     merge_tree.py`), three to seven times that for the absolute loss of up to 300 samples; 80 to 150 bytes
@@ -105,11 +109,10 @@ def merge_tree(
     Raises:
         InputError: More cells than `max_cells`, or than rational arithmetic is for; weight decay; a
             tolerance that is negative; options that rational arithmetic does not have; with float64,
-            columns whose sizes differ by more than 1e8, and output weights that are parallel up to 1e-9
-            but not to rounding errors.
+            output weights that are parallel up to 1e-9 but not to rounding errors.
         UnsupportedModelError: Another structure behind the layer, or the cross-entropy.
-        AnalysisError: The samples' cells cannot be told in float64; with rational arithmetic, also where
-            it sees others than there are.
+        AnalysisError: The samples' cells cannot be told in float64: rational arithmetic tells them.
+            Weights that float64 does not hold.
 
     Source: none; Kruskal's algorithm over convex pieces.
 
@@ -127,18 +130,18 @@ def merge_tree(
     most = check_whole(max_cells, "max_cells", 1)
     if not (tolerance is None or 0 <= tolerance < np.inf):
         raise InputError(f"tolerance must be a number of at least zero; received {tolerance!r}")
-    arithmetic_called(arithmetic)  # refuses what there is not
-    problem = Problem.of(Layer.of(block), most, progress)
+    exact = arithmetic_called(arithmetic).exact
+    problem = Problem.of(Layer.of(block), most, progress, exact=exact)
     if math.isnan(below):
         raise InputError("below must be a number; received NaN")
-    if arithmetic == "rational":
+    if exact:
         if tolerance or store is not None or dask is not None or below < np.inf:
             raise InputError(
                 "rational arithmetic takes no tolerance, store, dask or below: it is for small layers,"
                 " whole and with exact comparisons"
             )
         return _exact_tree(problem, block.layer, progress)
-    check_apart(problem.layer)
+    check_apart(problem.layer.weights)
     tolerance = TOLERANCE if tolerance is None else tolerance
     slack = tolerance * problem.layer.zero_loss
     with threadpool_limits(1, user_api="blas"):  # the matrices are small: threads would only wait
@@ -155,11 +158,9 @@ def merge_tree(
 
 def _exact_tree(problem: Problem, layer: str, progress: Progress | None) -> MergeTree:
     """The tree in rational arithmetic."""
-    from reluscape.trees.rational import Exact, alike, check_exact, ranked
+    from reluscape.trees.rational import Exact, alike, ranked
 
-    check_exact(problem)
-    exact = Exact(problem, strict=True)
-    exact.check()
+    exact = Exact(problem)
     cells, cell_proofs = exact.all_of("cells", progress)
     facets, facet_proofs = exact.all_of("facets", progress)
     floats = exact.numbers.floats
@@ -233,12 +234,15 @@ def _tree(
     ending = [whose[cell] for cell in joined.ended[:, 0].tolist()]
     deaths[ending] = values.facets[joined.ended[:, 1]]
     parents[ending] = [whose[cell] for cell in joined.ended[:, 2].tolist()]
-    saddles[ending] = minimisers.of_facets(joined.ended[:, 1])
+    edges = joined.ended[:, 1]
+    saddles[ending] = problem.outward(minimisers.of_facets(edges))
     flats = Flats(problem, minimisers, ranks, problem.layer.limit(told["below"]))
     alike = min(slack, SAME * problem.layer.zero_loss)
     minima, places = flats.inside(cells, alike)
+    minima = problem.outward(minima)
     units, unit_cells, _ = problem.shape
-    powers = unit_cells ** np.arange(units - 1, -1, -1)
+    places = places[:, None] // unit_cells ** np.arange(units - 1, -1, -1) % unit_cells
+    lost = misplaced(problem, minima, places, losses, saddles[ending], edges, deaths[ending])
     return MergeTree(
         minima=minima,
         losses=losses,
@@ -247,16 +251,16 @@ def _tree(
         saddles=saddles,
         parents=parents,
         multiplicity=counting.result(),
-        cells=places[:, None] // powers % unit_cells,
+        cells=places,
         num_cells=problem.num_cells,
         num_facets=problem.num_facets,
         num_solved=values.solved,
-        num_failed=values.failed,
+        num_failed=values.failed + lost + problem.doubts,
         num_pruned=int(np.isinf(values.cells).sum()),
         joins=joined.joins,
         levels=values.facets[joined.joins],
         **values.cell_proofs.fields("cell"),
         **values.facet_proofs.fields("facet"),
         **told,
-        **{part.name: getattr(problem.layer, part.name) for part in fields(Layer)},
+        **{part.name: getattr(problem.given, part.name) for part in fields(Layer)},
     )
