@@ -5,9 +5,11 @@ from __future__ import annotations
 import doctest
 import importlib
 import importlib.resources
+import os
 import subprocess
 import sys
 from importlib import metadata
+from pathlib import Path
 
 import pytest
 
@@ -155,3 +157,25 @@ def test_examples_in_docstrings_run(name):
 def test_the_package_is_marked_as_typed():
     files = {str(file) for file in importlib.resources.files(reluscape).iterdir()}
     assert any(file.endswith("py.typed") for file in files)
+
+
+INNER = "from reluscape.compiled import bare\n@bare\ndef one(x):\n    return x + {}\n"
+OUTER = INNER.replace("one", "two").format("one(x)").replace("\n", "\nfrom inner import one\n", 1)
+
+
+def test_what_is_compiled_follows_the_files_of_what_it_calls(tmp_path: Path) -> None:
+    """Numba's own cache looks at the file of the caller alone."""
+    (tmp_path / "outer.py").write_text(OUTER)
+    code = "from outer import two; print(two(1.0), sum(two.stats.cache_hits.values()))"
+    told = []
+    for number in (1.0, 1.0, 25.0):
+        inner = tmp_path / "inner.py"
+        if not inner.exists() or str(number) not in inner.read_text():
+            inner.write_text(INNER.format(number))
+        paths = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+        run = subprocess.run(
+            [sys.executable, "-c", code], check=True, capture_output=True, text=True,
+            env=os.environ | {"PYTHONPATH": paths, "NUMBA_CACHE_DIR": str(tmp_path / "cache")},
+        )  # fmt: skip
+        told.append(run.stdout.split())
+    assert told == [["3.0", "0"], ["3.0", "1"], ["27.0", "0"]]
