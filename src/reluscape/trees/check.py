@@ -25,7 +25,7 @@ from reluscape.trees.bundles import ROUNDING, bundles
 from reluscape.trees.check_sums import checked_values
 from reluscape.trees.check_symmetry import check_multiplicity
 from reluscape.trees.layer import Layer
-from reluscape.trees.placed import SAME, attained, fits, is_inside
+from reluscape.trees.placed import SAME, are_inside, attained, fits
 from reluscape.trees.problem import NEARLY, Problem
 from reluscape.trees.proofs import Proofs
 from reluscape.trees.result import MergeTree
@@ -174,8 +174,8 @@ def _check_minima(tree: MergeTree, problem: Problem, cells: Floats, slack: float
     )
     values, errors = _finite(tree.layer, tree.minima)
     require(_same(values, tree.losses, slack + errors), "a minimum has another loss")
-    for theta, own in zip(problem.inward(tree.minima), tree.cells, strict=True):
-        require(is_inside(problem, theta, own), "a minimum lies in another cell")
+    placed = are_inside(problem, problem.inward(tree.minima), tree.cells)
+    require(bool(placed.all()), "a minimum lies in another cell")
     ends = np.isfinite(tree.deaths)
     require(bool(np.isnan(tree.saddles[~ends]).all()), "a minimum that joins none has a saddle")
     values, errors = _finite(tree.layer, tree.saddles[ends])

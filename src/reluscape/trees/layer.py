@@ -119,17 +119,18 @@ class Layer:
         """The losses at parameters (..., params)."""
         return self._loss_of(self._left(thetas))
 
-    def rounding(self, theta: Floats) -> float:
-        """By how much the loss at parameters may differ from that at ones which these were rounded from.
+    def rounding(self, thetas: Floats) -> Floats:
+        """By how much losses at parameters (..., params) may differ from those before these were rounded.
 
         Where outputs are differences of huge ones, that is noticeable. Rounding errors in the loss
         itself are of that size, too.
         """
-        terms = np.abs(self.features) @ np.abs(self.unpack(theta)).T @ np.abs(self.weights).T
+        rows = np.abs(self.unpack(thetas)).swapaxes(-1, -2)
+        terms = np.abs(self.features) @ rows @ np.abs(self.weights).T
         error = ROUNDING * (self.features.shape[1] + self.weights.shape[1]) * terms
         if not self.is_l1:
-            error = (2.0 * np.abs(self._left(theta)) + error) * error
-        return self.scale * float(error.sum())
+            error = (2.0 * np.abs(self._left(thetas)) + error) * error
+        return np.asarray(self.scale * error.sum(axis=(-2, -1)))
 
     def _left(self, theta: Floats) -> Floats:
         """Targets less outputs (..., samples, outputs)."""

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from reluscape.trees.placed import cells_beside, is_inside
+from reluscape.trees.placed import are_inside, cells_beside
 from reluscape.trees.points import least_points
 from reluscape.trees.problem import Problem
 from reluscape.trees.stubborn import Stubborn
@@ -54,23 +54,24 @@ class Minimisers:
         return self._of("facets", np.asarray(edges, dtype=np.int64))
 
     def _of(self, kind: str, codes: Indices) -> Floats:
-        size = len(codes), self.problem.most_rays
-        rays, owners = np.full(size, -1), np.full(size, -1)
-        lengths, told = np.zeros(size), np.empty(len(codes), dtype=np.bool_)
+        thetas = np.empty((len(codes), len(self.problem.layer.theta)))
+        told, blurred = np.empty((2, len(codes)), dtype=np.bool_)
 
         def find(start: int, stop: int) -> None:
-            own = slice(start, stop)
+            own, size = codes[start:stop], (stop - start, self.problem.most_rays)
+            rays, owners, lengths = np.full(size, -1), np.full(size, -1), np.zeros(size)
             least_points(
-                self.table, Scratch.of(self.problem), codes[own], kind == "facets",
-                np.empty(self.problem.proof_words, dtype=np.uint64), rays[own], owners[own],
-                lengths[own], told[own],
+                self.table, Scratch.of(self.problem), own, kind == "facets",
+                np.empty(self.problem.proof_words, dtype=np.uint64), rays, owners, lengths,
+                told[start:stop],
             )  # fmt: skip
+            thetas[start:stop] = self.problem.thetas(rays, owners, lengths)
+            blurred[start:stop] = self._blurred(kind, own, thetas[start:stop])
 
         self.threads.over(len(codes), find)
-        thetas = self.problem.thetas(rays, owners, lengths)
         for place in np.flatnonzero(~told).tolist():
             thetas[place] = self.stubborn.theta(kind, int(codes[place]))
-        for place in np.flatnonzero(told & self._blurred(kind, codes, thetas)).tolist():
+        for place in np.flatnonzero(told & blurred).tolist():
             found = self.stubborn.exactly(kind, int(codes[place]))
             thetas[place] = thetas[place] if found is None else found
         return thetas
@@ -82,11 +83,5 @@ class Minimisers:
         digits = codes[:, None] // count ** np.arange(units - 1, -1, -1) % count
         if kind == "facets":
             digits = cells_beside(problem, codes)
-        noticed = BLUR * layer.zero_loss
-        return np.array(
-            [
-                layer.rounding(theta) > noticed or not is_inside(problem, theta, own, AWAY)
-                for theta, own in zip(thetas, digits, strict=True)
-            ],
-            dtype=np.bool_,
-        )
+        shown = layer.rounding(thetas) > BLUR * layer.zero_loss
+        return np.asarray(shown | ~are_inside(problem, thetas, digits, AWAY))

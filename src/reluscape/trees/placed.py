@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
-from reluscape.trees.kruskal import ends_of
+from reluscape.trees.kruskal import write_ends
 from reluscape.trees.layer import Layer
 from reluscape.trees.problem import Problem
 
-__all__ = ["SAME", "attained", "cells_beside", "fits", "is_inside", "misplaced"]
+__all__ = ["SAME", "are_inside", "attained", "cells_beside", "fits", "misplaced"]
 
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
@@ -18,13 +21,15 @@ Bools = NDArray[np.bool_]
 #: Share of the loss of zero weights, and of a sample's and a unit's lengths, up to which losses and
 #: outputs are the same.
 SAME = 1e-9
+#: Points that are looked at together.
+TOGETHER = 1000
 
 
 def attained(layer: Layer, points: Floats) -> tuple[Floats, Floats]:
     """Losses at points, and what rounding their coordinates may have changed."""
     with np.errstate(over="ignore", invalid="ignore"):
-        values = np.array([layer.value(theta) for theta in points])
-        errors = np.array([layer.rounding(theta) for theta in points])
+        parts = [(layer.values(own), layer.rounding(own)) for own in _parts(points)]
+    values, errors = (np.concatenate(found) for found in zip(*parts, strict=True))
     return values, errors
 
 
@@ -38,33 +43,44 @@ def fits(problem: Problem, theta: Floats) -> list[Bools]:
     ]
 
 
-def is_inside(problem: Problem, theta: Floats, cells: Indices, share: float = SAME) -> bool:
-    """Whether the closed cell of these cells of the units holds a point of the balanced layer.
+def are_inside(problem: Problem, thetas: Floats, cells: Indices, share: float = SAME) -> Bools:
+    """Which points of the balanced layer lie in the closed cells of these cells of the units.
 
     Args:
         problem: The layer's.
-        theta: The point.
-        cells: The units' cells (units,).
+        thetas: The points (points, params).
+        cells: The units' cells for each (points, units).
         share: Of a sample's and a unit's lengths, that may be rounding errors.
     """
-    values, errors = _values(problem, theta, share)
-    sides = np.where(problem.cones.cells.unpack(cells), 1.0, -1.0)
-    return bool((sides * values >= -errors).all())
+    found = []
+    for points, own in zip(_parts(thetas), _parts(cells), strict=True):
+        values, errors = _values(problem, points, share)
+        sides = problem.cones.cells.unpack(own.ravel()).reshape(values.shape)
+        found.append((np.where(sides, values, -values) >= -errors).all(axis=(1, 2)))
+    return np.concatenate(found)
 
 
-def _values(problem: Problem, theta: Floats, share: float) -> tuple[Floats, Floats]:
-    """Of the samples at the units that are read, and what may be rounding errors (units, samples)."""
-    features, rows = problem.layer.features, problem.layer.unpack(theta)[problem.units.order]
-    lengths = np.linalg.norm(features, axis=1) * np.linalg.norm(rows, axis=1)[:, None]
+def _parts(rows: NDArray[Any]) -> Iterator[NDArray[Any]]:
+    """Some rows at a time, at least once."""
+    return (rows[at : at + TOGETHER] for at in range(0, max(len(rows), 1), TOGETHER))
+
+
+def _values(problem: Problem, thetas: Floats, share: float) -> tuple[Floats, Floats]:
+    """Of the samples at the units that are read, and what may be rounding (..., units, samples)."""
+    features, rows = (
+        problem.layer.features,
+        problem.layer.unpack(thetas)[..., problem.units.order, :],
+    )
+    lengths = np.linalg.norm(features, axis=1) * np.linalg.norm(rows, axis=-1)[..., None]
     return rows @ features.T, share * lengths
 
 
 def cells_beside(problem: Problem, facets: Indices) -> Indices:
     """The units' cells on one side of facets (facets, units)."""
     units, count, doors = problem.shape
-    sides = [ends_of(facet, units, count, doors, problem.pairs)[0] for facet in facets.tolist()]
-    codes = np.array(sides, dtype=np.int64)
-    return np.asarray(codes[:, None] // count ** np.arange(units - 1, -1, -1) % count)
+    ends = np.empty((len(facets), 2), dtype=np.int64)
+    write_ends(facets, units, count, doors, problem.pairs, ends)
+    return np.asarray(ends[:, :1] // count ** np.arange(units - 1, -1, -1) % count)
 
 
 def misplaced(
@@ -87,8 +103,6 @@ def misplaced(
     told = (minima, losses, cells), (saddles, deaths, cells_beside(problem, facets))
     for points, levels, places in told:
         values, errors = attained(problem.given, points)
-        lost = ~(np.abs(values - levels) <= slack + errors)
-        for k, (theta, own) in enumerate(zip(problem.inward(points), places, strict=True)):
-            lost[k] |= not is_inside(problem, theta, own)
-        count += int(lost.sum())
+        right = np.abs(values - levels) <= slack + errors
+        count += int((~(right & are_inside(problem, problem.inward(points), places))).sum())
     return count
