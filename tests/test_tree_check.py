@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.optimize import brentq
 from test_merge_tree import CASES, layer
 
 from reluscape import Landscape, MergeTree, merge_tree, verify
@@ -202,3 +203,31 @@ def test_a_layer_whose_inputs_are_all_zero_passes(loss: str) -> None:
     assert (tree.num_cells, len(tree.losses)) == (1, 1)
     found = verify(tree, flat)
     assert found.valid, found.reason
+
+
+def test_a_saddle_elsewhere_at_its_level_is_rejected(grown: tuple[MergeTree, Landscape]) -> None:
+    """On a wall of the lowest minimum's basin, inside a cell."""
+    tree, landscape = grown
+    last = 1 + int(np.argmax(tree.deaths[1:] - tree.losses[1:]))
+    start, along = tree.minima[0], np.random.default_rng(5).normal(size=tree.minima.shape[1])
+
+    def rise(length: float) -> float:
+        return tree.layer.value(start + length * along) - float(tree.deaths[last])
+
+    saddles = tree.saddles.copy()
+    saddles[last] = start + brentq(rise, 0.0, 1e3, xtol=1e-15, rtol=1e-15) * along
+    reason = verify(replace(tree, saddles=saddles), landscape).reason
+    assert reason == f"minimum {last} has a saddle elsewhere"
+
+
+@pytest.mark.parametrize("far", [1e6, 1e12, 1e15, 1e16, 1e17])
+def test_a_minimum_so_far_out_that_rounding_is_all_there_is_is_rejected(
+    grown: tuple[MergeTree, Landscape], far: float
+) -> None:
+    """Two units of opposite output weights cancel there, but for rounding errors."""
+    tree, landscape = grown
+    rows = tree.layer.unpack(tree.minima[0]).copy()
+    rows[1:] = rows[1:].mean(axis=0) + far * np.array([1.0, 0.3])
+    minima = tree.minima.copy()
+    minima[0] = tree.layer.pack(rows)
+    assert not verify(replace(tree, minima=minima), landscape).valid

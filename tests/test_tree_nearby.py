@@ -302,3 +302,23 @@ def test_certificates_see_the_kinks_of_minima_also_where_inputs_are_large() -> N
         block = Landscape(model, x, y, loss="l1").block(0)
         claims = {certify(block, theta).claim for theta in merge_tree(block).minima}
         assert claims <= {"local_minimum", "strict_local_minimum"}
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("seed", range(6))
+def test_multiples_but_for_rounding_are_multiples(seed: int, loss: str) -> None:
+    """What is left of them would be fitted by weights of 1e16; equal samples are the oracle."""
+    rng = np.random.default_rng(seed)
+    inputs = rng.normal(size=5)
+    inputs[1] = inputs[0]
+    others = inputs.tolist(), rng.normal(size=5).tolist(), rng.choice([-1.0, 1.0], size=2).tolist()
+    known = merge_tree(block_of(*others, loss), arithmetic="rational")
+    inputs[1] = np.nextafter(inputs[1], 9.0)
+    block = block_of(inputs.tolist(), *others[1:], loss)
+    tree = merge_tree(block)
+    assert tree.num_cells == known.num_cells
+    kept = known.deaths - known.losses > 1e-8 * known.layer.zero_loss
+    np.testing.assert_allclose(tree.losses, known.losses[kept], atol=1e-9)
+    np.testing.assert_allclose(tree.deaths, known.deaths[kept], atol=1e-9)
+    assert np.abs(tree.minima).max() < 1e6
+    assert verify(tree, block.landscape).valid

@@ -243,7 +243,7 @@ def test_signs_count_in_what_a_tree_takes() -> None:
         for kind in ("cell", "facet")
         for part in ("proofs", "signs")
     ]
-    numbers = 8 * (
-        6 * tree.num_cells + 2 * tree.num_facets + len(Problem.of(tree.layer, None).cones.rays) ** 2
-    )
+    problem, count = Problem.of(tree.layer, None), tree.num_cells + tree.num_facets
+    numbers = 8 * (6 * tree.num_cells + 2 * tree.num_facets + len(problem.cones.rays) ** 2)
+    numbers += 8 * problem.proof_words * count  # at work
     assert size.bytes == numbers + sum(part.nbytes for part in kept)

@@ -21,10 +21,10 @@ __all__ = ["FEWEST", "NO_LAYER", "grown", "most_samples", "unit_cells"]
 Floats = NDArray[np.float64]
 
 #: Cells of a layer and rays of its units' cells that a short survey goes through: some seconds. Least
-#: absolute deviations take about ten times as long as least squares, and rational arithmetic a hundred
+#: absolute deviations take about four times as long as least squares, and rational arithmetic a hundred
 #: times or more. Measured, not derived.
 MAX_CELLS = 200_000
-MAX_CELLS_L1 = 20_000
+MAX_CELLS_L1 = 50_000
 MAX_CELLS_EXACT = 5_000
 MAX_RAYS = 2_000
 

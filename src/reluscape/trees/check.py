@@ -172,19 +172,19 @@ def _check_minima(tree: MergeTree, problem: Problem, cells: Floats, slack: float
         _same(cells[_codes(tree, problem)], tree.losses, slack),
         "a minimum's loss is not its cell's",
     )
-    values, errors = _finite(tree.layer, tree.minima)
+    values, errors = _finite(problem, tree.minima)
     require(_same(values, tree.losses, slack + errors), "a minimum has another loss")
     placed = are_inside(problem, problem.inward(tree.minima), tree.cells)
     require(bool(placed.all()), "a minimum lies in another cell")
     ends = np.isfinite(tree.deaths)
     require(bool(np.isnan(tree.saddles[~ends]).all()), "a minimum that joins none has a saddle")
-    values, errors = _finite(tree.layer, tree.saddles[ends])
+    values, errors = _finite(problem, tree.saddles[ends])
     require(_same(values, tree.deaths[ends], slack + errors), "a saddle has another loss")
 
 
-def _finite(layer: Layer, points: Floats) -> tuple[Floats, Floats]:
+def _finite(problem: Problem, points: Floats) -> tuple[Floats, Floats]:
     """Losses at points, and what rounding their coordinates may have changed: finite numbers."""
-    values, errors = attained(layer, points)
+    values, errors = attained(problem, points)
     require(bool(np.isfinite(values + errors).all()), "a minimum or a saddle has no finite loss")
     return values, errors
 
@@ -201,7 +201,8 @@ def _check_joins(
     require(bool((np.diff(tree.levels) >= 0).all()), "its levels do not ascend")
     least = _least_levels(problem, facets, tree.layer.limit(tree.below))
     require(_same(least, tree.levels, slack), "its facets are no minimum spanning tree")
-    basins, ends = _Basins(tree, problem, cells, slack), _ends(problem, tree.joins)
+    ends = _ends(problem, tree.joins)
+    basins = _Basins(tree, problem, cells, ends, slack)
     for level, (one, other) in zip(tree.levels.tolist(), ends.tolist(), strict=True):
         basins.settle(level)
         basins.join(level, one, other)
@@ -235,8 +236,10 @@ def _ends(problem: Problem, edges: Indices) -> Indices:
 class _Basins:
     """Cells that are joined so far, and the first of the tree's minima in each basin."""
 
-    def __init__(self, tree: MergeTree, problem: Problem, cells: Floats, slack: float) -> None:
-        self.tree, self.problem, self.slack = tree, problem, slack
+    def __init__(
+        self, tree: MergeTree, problem: Problem, cells: Floats, ends: Indices, slack: float
+    ) -> None:
+        self.tree, self.problem, self.ends, self.slack = tree, problem, ends, slack
         self.none = len(tree.losses)
         self.limit = tree.tolerance * problem.layer.zero_loss + slack
         self.above = list(range(len(cells)))
@@ -285,21 +288,20 @@ class _Basins:
             require(0 <= parent < minimum, f"minimum {minimum} joins none that is lower")
             same = self.root(self.codes[parent]) == self.root(self.codes[minimum])
             require(same, f"minimum {minimum} does not join the one that is told")
-            require(
-                self._is_near(self.tree.saddles[minimum], self.root(self.codes[minimum])),
-                f"minimum {minimum} has a saddle elsewhere",
-            )
+            require(self._has_saddle(minimum), f"minimum {minimum} has a saddle elsewhere")
 
-    def _is_near(self, theta: Floats, basin: int) -> bool:
-        """Whether one of the cells in which a point may lie, but for rounding, is one of a basin's."""
-        near, count = fits(self.problem, self.problem.inward(theta)), self.problem.shape[1]
-        for digits in product(*(np.flatnonzero(own).tolist() for own in near)):
-            code = 0
-            for digit in digits:
-                code = code * count + digit
-            if self.root(code) == basin:
-                return True
-        return False
+    def _has_saddle(self, minimum: int) -> bool:
+        """Whether a minimum's saddle lies on a facet of its level, but for rounding, in its basin."""
+        death, units = self.tree.deaths[minimum], self.problem.shape[0]
+        first, last = np.searchsorted(
+            self.tree.levels, [death - self.slack, np.nextafter(death + self.slack, np.inf)]
+        )
+        sides = self.ends[first:last]
+        digits = sides[..., None] // self.problem.shape[1] ** np.arange(units - 1, -1, -1)
+        near = fits(self.problem, self.problem.inward(self.tree.saddles[minimum]))
+        on = [own[digits[..., k] % len(own)].all(axis=1) for k, own in enumerate(near)]
+        basin = self.root(self.codes[minimum])
+        return any(self.root(cell) == basin for cell in sides[np.all(on, axis=0), 0].tolist())
 
     def _is_bottom(self, minimum: int, basin: int) -> None:
         rise = float(self.tree.losses[minimum]) - self.lowest[basin]

@@ -37,6 +37,8 @@ class ExactColumns:
         self.problem, self.numbers = problem, Rational()
         layer = problem.layer
         self.features = self.numbers.array(layer.features)
+        if problem.exact is None:
+            self._join_multiples()
         residual = self.numbers.array(layer.residual)
         self.target = residual.ravel()
         self.size = abs(residual).sum() if layer.is_l1 else (residual * residual).sum()
@@ -49,6 +51,14 @@ class ExactColumns:
         self._columns: dict[int, Array] = {}
         self._products: dict[tuple[int, int], Any] = {}
         self._right: dict[tuple[int, int], Any] = {}
+
+    def _join_multiples(self) -> None:
+        """Make samples multiples of each other that float64 takes as such: as `problem._values` does."""
+        for sample, other in enumerate(self.problem.cones.cells.first.tolist()):
+            if other >= 0 and other != sample:
+                at = int(np.abs(self.problem.layer.features[other]).argmax())
+                factor = self.features[sample, at] / self.features[other, at]
+                self.features[sample] = factor * self.features[other]
 
     def ray(self, ray: int) -> Array:
         """A ray (params,).

@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reluscape.trees.kruskal import write_ends
-from reluscape.trees.layer import Layer
 from reluscape.trees.problem import Problem
 
 __all__ = ["SAME", "are_inside", "attained", "cells_beside", "fits", "misplaced"]
@@ -21,16 +20,20 @@ Bools = NDArray[np.bool_]
 #: Share of the loss of zero weights, and of a sample's and a unit's lengths, up to which losses and
 #: outputs are the same.
 SAME = 1e-9
+#: Share of the loss of zero weights that rounding a point's coordinates may change at most in float64:
+#: what moves by more is no longer told by a point.
+SHOWN = 1e-2
 #: Points that are looked at together.
 TOGETHER = 1000
 
 
-def attained(layer: Layer, points: Floats) -> tuple[Floats, Floats]:
-    """Losses at points, and what rounding their coordinates may have changed."""
+def attained(problem: Problem, points: Floats) -> tuple[Floats, Floats]:
+    """Losses at points, and what rounding their coordinates may have changed: not all, in float64."""
+    layer = problem.given
     with np.errstate(over="ignore", invalid="ignore"):
         parts = [(layer.values(own), layer.rounding(own)) for own in _parts(points)]
     values, errors = (np.concatenate(found) for found in zip(*parts, strict=True))
-    return values, errors
+    return values, errors if problem.exact else np.minimum(errors, SHOWN * layer.zero_loss)
 
 
 def fits(problem: Problem, theta: Floats) -> list[Bools]:
@@ -102,7 +105,7 @@ def misplaced(
     count = 0
     told = (minima, losses, cells), (saddles, deaths, cells_beside(problem, facets))
     for points, levels, places in told:
-        values, errors = attained(problem.given, points)
+        values, errors = attained(problem, points)
         right = np.abs(values - levels) <= slack + errors
         count += int((~(right & are_inside(problem, problem.inward(points), places))).sum())
     return count

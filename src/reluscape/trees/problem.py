@@ -261,7 +261,14 @@ def _check_count(cells: int, units: int, max_cells: int | None) -> None:
 
 def _values(features: Floats, cones: Cones) -> Floats:
     """Of the samples at the rays (rays, samples), zero where the search knows them to be."""
-    # the search knows which kinks contain a ray; what rounding makes of them would be columns
+    # the search knows which kinks contain a ray; what rounding makes of them would be columns, and so
+    # would that of samples which it takes as multiples of each other
+    first, place = cones.cells.first, np.arange(len(features))
+    joined = np.flatnonzero((first >= 0) & (first != place))
+    own, others = features[joined], features[first[joined]]
+    features = features.copy()
+    factors = (own * others).sum(axis=1) / (others**2).sum(axis=1)
+    features[joined] = factors[:, None] * others
     sides, outputs = cones.signs, cones.rays @ features.T
     lengths, (on, of) = np.linalg.norm(features, axis=1), np.nonzero(sides == 0)
     if (np.abs(outputs[on, of]) > ZERO * lengths[of]).any():

@@ -13,7 +13,7 @@ from reluscape.results import Result
 from reluscape.trees.layer import Layer
 from reluscape.trees.problem import Problem
 from reluscape.trees.sweep import table_of
-from reluscape.trees.values import Chunk, solve_chunk
+from reluscape.trees.values import SHARE, Chunk, solve_chunk
 
 #: Cells and facets that are tried, in so many places.
 TRIED, PLACES = 400, 8
@@ -84,7 +84,8 @@ def size_of(problem: Problem) -> TreeSize:
     basis = problem.proof_words - problem.sign_words
     proofs = basis * problem.proof_kind.itemsize * (cells + facets)
     signs = round(8 * (1 + problem.sign_words) * signed)
-    return TreeSize(cells, facets, problem.shape[1], seconds, 8 * numbers + proofs + signs)
+    chunk = 8 * problem.proof_words * min(SHARE, cells + facets)  # at work, before it is kept
+    return TreeSize(cells, facets, problem.shape[1], seconds, 8 * numbers + proofs + signs + chunk)
 
 
 def _tried(problem: Problem) -> tuple[float, float]:
@@ -95,9 +96,9 @@ def _tried(problem: Problem) -> tuple[float, float]:
         counts = {"cells": sum(counts.values())}
     for kind, count in counts.items():
         parts = _parts(kind, min(count, LARGEST))
-        for timed in (False, True):  # the first time it may be compiled
+        for _ in range(2):  # the first time it may be compiled, and what is seldom needed be loaded
             start = perf_counter()
-            solved = [solve_chunk(problem, table, part) for part in parts[: None if timed else 1]]
+            solved = [solve_chunk(problem, table, part) for part in parts]
         share = count / max(sum(part.stop - part.start for part in parts), 1)
         seconds += (perf_counter() - start) * share
         signed += sum(len(one.proofs.signs) for one in solved) * share

@@ -94,17 +94,16 @@ def merge_tree(
         rational arithmetic. Samples that are equal or on one hyperplane but for rounding their features
         (2e-15 of their size) are taken as equal, or as on it, and units whose output weights are positive
         multiples of each other but for rounding as alike: rational arithmetic does neither. Where they
-        are not, but so nearly that float64 does not tell (up to some 1e-14), where points do not attain
-        their losses for such a reason, or where python-flint is missing, `num_failed` counts it, and
-        `tier` is "sampled". Points attain their losses but for what rounding their coordinates changes:
-        where minimisers have huge weights, as between samples 1e-12 apart, that may be more.
+        are not, but so nearly that float64 does not tell (up to some 1e-14), where points miss their losses
+        by more than rounding their coordinates explains or by a hundredth of the loss of zero weights, or
+        where python-flint is missing, `num_failed` counts it, and `tier` is "sampled". Between samples 1e-12
+        apart minimisers have weights of 1e12, and rounding these changes the loss by up to some thousandths.
 
     Cost: one to three microseconds for each cell with two units, its facets included (`benchmarks/
     merge_tree.py`), three to seven times that for the absolute loss of up to 300 samples; 80 to 150 bytes
-    for each cell, 110 to 230 for the absolute loss, and where residuals tie some more (`tree_size`). Two
-    threads take half to seven tenths of the time of one: joins are serial in part, as are points of
-    minima, a tenth of a call where there are hundreds among 10^6 cells. The very first call compiles for
-    half a minute.
+    for each cell of one or two inputs, 110 to 230 for the absolute loss, and more with more inputs and
+    where residuals tie (`tree_size`). Two threads take half to two thirds of the time of one: what finds
+    the units' cells is serial, as joins are in part. The very first call compiles for half a minute.
 
     Raises:
         InputError: More cells than `max_cells`, or than rational arithmetic is for; weight decay; a
