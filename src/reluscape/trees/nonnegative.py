@@ -15,6 +15,9 @@ FLAT = 1e-13
 DEPENDENT = 1e-12
 #: Below this, they may be rounding errors of zero.
 UNSEEN = 1e-13
+#: Shares of two columns' squares that lie outside of those before, one after the other: where their
+#: product is below this, the second may be a rounding error of zero, which grows with one over the first.
+BLURRED = 1e-13
 #: Slopes of such columns within this share of `|column| |target|` of zero are what zero may be.
 ZERO = 1e-11
 #: Rounding errors of a column of length one, for each length of the samples over the column's.
@@ -80,8 +83,8 @@ def is_least(
 ):
     """Whether what `least_squares` has found is the minimum but for `MISSED`, as far as products tell.
 
-    It is not told where the search did not end, where lengths are huge, or where a column depends on the
-    free ones so nearly that products do not tell whether it matters.
+    It is not told where the search did not end, where lengths are huge, where free columns may depend on
+    each other, or where another depends on them so nearly that products do not tell whether it matters.
 
     Args:
         gram: As of `least_squares`, as what follows.
@@ -90,7 +93,7 @@ def is_least(
         size: As there.
         value: The minimum that it has found.
         solution: As it has left it.
-        factor: Scratch.
+        factor: As it has left it; what is behind the free variables is scratch.
         free: As it has left it.
         used: Number of free variables.
         trial: As it has left it.
@@ -99,8 +102,13 @@ def is_least(
         reach: Length of the samples (`Problem.reach`).
     """
     tilt, held = (reach * LONG / FAR) ** 2, used
+    narrowest = 1.0
     for k in range(used):
         j = free[k]
+        share = factor[k, k] ** 2 / gram[j, j]
+        if share * narrowest <= BLURRED:
+            return False
+        narrowest = min(narrowest, share)
         if (gram[j, j] + tilt) * solution[j] ** 2 > LONG**2 * size:
             return False
     if size + 2.0 * value <= MISSED * size:

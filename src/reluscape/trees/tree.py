@@ -97,7 +97,7 @@ def merge_tree(
         are not, but so nearly that float64 does not tell (up to some 1e-14), where points miss their
         losses by more than rounding their coordinates explains or by a hundredth of the loss of zero
         weights, or where python-flint is missing, `num_failed` counts it, and `tier` is "sampled".
-        Between samples 1e-12 apart minimisers have weights of 1e12: rounding these changes losses noticeably.
+        Between samples 1e-12 apart minimisers have weights of 1e12: rounding these changes their losses.
 
     Cost: one to three microseconds for each cell with two units, its facets included (`benchmarks/
     merge_tree.py`), three to seven times that for the absolute loss of up to 300 samples; 80 to 150 bytes
