@@ -53,6 +53,20 @@ def test_columns_in_other_units_change_nothing(power: int, loss: str, bias: bool
         np.testing.assert_allclose(values, scaled.losses, atol=1e-9 * tree.layer.zero_loss)
 
 
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("power", [-57, 57, 80])
+def test_zeros_do_not_keep_columns_from_their_units(power: int, loss: str, bias: bool) -> None:
+    """Samples that are zero in all columns but one say nothing about the others."""
+    for x in ([[1, 2], [-1, 0], [3, 1], [1, 1]], [[0, 1], [3, 0], [0, -2], [2, 1], [-1, 1]]):
+        rng = np.random.default_rng(len(x))
+        y, readouts = rng.normal(size=(len(x), 1)), [[1.0, -1.3]]
+        other = np.ldexp(np.array(x, dtype=np.float64), [power, 0])
+        block = block_of(np.array(x, dtype=np.float64), y, readouts, loss, bias=bias)
+        scaled = block_of(other, y, readouts, loss, bias=bias)
+        assert_same(merge_tree(block), merge_tree(scaled), scaled.landscape)
+
+
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("power", [-50, 50])
 def test_columns_in_other_units_change_no_digit_of_an_exact_tree(power: int, loss: str) -> None:

@@ -39,8 +39,9 @@ class Balance:
     def of(cls, features: Floats) -> Balance:
         """For the inputs of a layer (samples, params); those of about one size stay as they are.
 
-        With rows that are scaled as well, the largest entries of rows and columns are near one. Rows
-        are not scaled in the end, as their residuals would be.
+        With rows that are scaled as well, the largest entries of rows and columns are near one. Where
+        there are zeros, geometric means are: a row of one entry says nothing about columns, and would
+        keep its own as it is. Rows are not scaled in the end, as their residuals would be.
         """
         powers = np.zeros(features.shape[1], dtype=np.int64)
         there = features.any(axis=0)
@@ -49,9 +50,7 @@ class Balance:
             return cls(powers)
         logs = np.full(rows.shape, -np.inf)
         np.log2(np.abs(rows), where=rows != 0, out=logs)
-        sizes = np.zeros(rows.shape[1])
-        for _ in range(ROUNDS):
-            sizes = -(logs - (logs + sizes).max(axis=1, keepdims=True)).max(axis=0)
+        sizes = _by_largest(logs) if np.isfinite(logs).all() else _by_means(logs)
         largest = float((logs + np.rint(sizes)).max())
         if np.ptp(sizes) >= EVEN or abs(largest) >= NEAR:
             powers[there] = np.rint(sizes) - np.floor(largest)
@@ -89,3 +88,25 @@ class Balance:
                 f" columns that differ by up to 2^{np.ptp(self.powers)}: rescale the inputs"
             )
         return np.asarray(found)
+
+
+def _by_largest(logs: Floats) -> Floats:
+    """Binary logarithms of factors on columns, after which largest entries are near one (columns,).
+
+    Args:
+        logs: Of the entries, minus infinity for zeros (rows, columns).
+    """
+    sizes = np.zeros(logs.shape[1])
+    for _ in range(ROUNDS):
+        sizes = -(logs - (logs + sizes).max(axis=1, keepdims=True)).max(axis=0)
+    return sizes
+
+
+def _by_means(logs: Floats) -> Floats:
+    """The same of geometric means: least squares of all logarithms, of which zeros have none."""
+    there = np.isfinite(logs)
+    known = np.where(there, logs, 0.0)
+    counts = there.sum(axis=1, keepdims=True)
+    inner = np.diag(there.sum(axis=0)) - there.T @ (there / counts)
+    outer = (there * (known - known.sum(axis=1, keepdims=True) / counts)).sum(axis=0)
+    return np.asarray(-np.linalg.lstsq(inner, outer, rcond=None)[0])
