@@ -223,6 +223,8 @@ class Called(nn.Module):
             entering = nn.functional.batch_norm(
                 entering, norm.running_mean, norm.running_var, norm.weight, norm.bias, norm.training
             )
+        elif self.run == "more":
+            entering = norm(entering, 3.0)
         elif self.run == "places":
             entering = norm(entering.view(len(x), -1, len(norm.weight))).flatten(1)
         else:
@@ -255,7 +257,9 @@ def test_statistics_that_are_not_those_of_what_enters_are_refused(
     """Loaded, beads would have other losses than they are said to have."""
     a, b = made(make, 0), made(make, 1)
     landscape = rs.Landscape(a, X, Y)
-    with pytest.raises(InputError, match="must use each batch norm once, as a module"):
+    with pytest.raises(
+        InputError, match=r"must use each batch norm once, as a module|must run with batch norm"
+    ):
         rs.connect(landscape, a, b, HIGH)
     by_theta = rs.connect(landscape, *(rs.Landscape(m, X, Y).theta for m in (a, b)), HIGH)
     assert rs.verify(by_theta, landscape).valid  # with the landscape's own statistics throughout
@@ -282,7 +286,21 @@ class Untracked(NormedTwice):
         self.first = nn.Sequential(nn.Linear(3, 6), nn.BatchNorm1d(6))
 
 
-@pytest.mark.parametrize("make", [lambda: Called(nn.BatchNorm1d(8), "by name"), Untracked])
+class Scaled(nn.BatchNorm1d):
+    """With another argument than what is normalised."""
+
+    def forward(self, x: torch.Tensor, scale: float = 2.0) -> torch.Tensor:
+        return scale * super().forward(x)
+
+
+WELL = [
+    lambda: Called(nn.BatchNorm1d(8), "by name"),
+    lambda: Called(Scaled(8), "more"),
+    Untracked,
+]
+
+
+@pytest.mark.parametrize("make", WELL)
 def test_batch_norms_that_are_used_well_are_connected(make: Callable[[], nn.Module]) -> None:
     a, b = made(make, 0), made(make, 1)
     landscape = rs.Landscape(a, X, Y)
@@ -310,6 +328,29 @@ def test_a_sample_that_is_left_alone_goes_with_others(method: str) -> None:
     assert rs.verify(found, landscape).valid
     with pytest.raises(InputError, match="batch_size must be at least 2 with batch norm"):
         rs.connect(landscape, a, b, level, schedule=rs.Schedule(batch_size=1), **options)
+
+
+def test_batches_of_one_do_where_a_norm_has_several_values() -> None:
+    def make() -> nn.Module:
+        places = nn.Unflatten(1, (1, 3)), nn.Conv1d(1, 4, 2), nn.BatchNorm1d(4), nn.Flatten()
+        return nn.Sequential(*places, nn.ReLU(), nn.Linear(8, 1))
+
+    a, b = made(make, 0), made(make, 1)
+    landscape = rs.Landscape(a, X, Y)
+    schedule = rs.Schedule(max_steps=3, batch_size=1)
+    assert rs.connect(landscape, a, b, HIGH, method="bezier", schedule=schedule).num_beads > 2
+
+
+def test_a_large_mean_is_no_misuse_of_batch_norm() -> None:
+    """Rounding errors of the mean, over the root of batch norm's epsilon."""
+    x = np.hstack([X[:, :2], np.full((len(X), 1), 123456.789)])
+
+    def make() -> nn.Module:
+        return nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 1))
+
+    landscape = rs.Landscape(made(make, 0), x, Y)
+    found = rs.connect(landscape, made(make, 0), made(make, 1), 1e15, method="bezier")
+    assert found.status == "connected"
 
 
 class Graph(nn.Module):

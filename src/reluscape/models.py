@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from reluscape import factory as factories
 from reluscape.errors import InputError
@@ -180,10 +181,11 @@ def _masks(model: nn.Module) -> set[str]:
 
 def _load_into(model: nn.Module, state: dict[str, torch.Tensor], weights: str, source: str) -> None:
     own = model.state_dict()
-    places = {_place(own[name]): name for name in own.keys() & state}
+    places = {_place(own[name], name): name for name in own.keys() & state}
     for name in own.keys() - state:  # safetensors keeps one name of tensors that are one
-        if _place(own[name]) in places:
-            state[name] = state[places[_place(own[name])]]
+        known = places.get(_place(own[name], name))
+        if known is not None:
+            state[name] = state[known]
     # Files from before PyTorch 1.0 lack this counter, which eval mode does not use.
     needed = {name for name in own if not name.endswith("num_batches_tracked")}
     problems = {
@@ -206,9 +208,10 @@ def _load_into(model: nn.Module, state: dict[str, torch.Tensor], weights: str, s
     model.double().load_state_dict(state, strict=False)
 
 
-def _place(tensor: torch.Tensor) -> tuple[int, torch.Size]:
-    """Where a tensor's numbers are: the same for tensors that are one."""
-    return tensor.data_ptr(), tensor.shape
+def _place(tensor: torch.Tensor, name: str) -> tuple[object, ...]:
+    """Where a tensor's numbers are, the same for tensors that are one; its name where that is nowhere."""
+    stored = tensor.layout == torch.strided and not is_lazy(tensor) and tensor.data_ptr() != 0
+    return (tensor.data_ptr(), tensor.shape) if stored else (name,)
 
 
 def _shorten(names: list[str]) -> str:

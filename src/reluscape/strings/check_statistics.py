@@ -80,7 +80,7 @@ class _Entering:
         def see(name: str, _: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
             once = f"{name}.running_mean" not in found
             require(once, f"batch norm {name!r} is used twice, and has one running mean")
-            (entering,) = *inputs, *named.values()
+            entering = next(iter((*inputs, *named.values())))
             values = np.moveaxis(entering.numpy(force=True), 1, 0)
             columns = values.reshape(len(values), -1)
             square = np.mean(columns**2, axis=1)

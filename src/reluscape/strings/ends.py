@@ -22,6 +22,8 @@ Floats = NDArray[np.float64]
 State = dict[str, torch.Tensor]
 #: Outputs of one function differ by no more, relative to the largest or to 1.
 SAME = 1e-9
+#: The same by two ways to batch norm's statistics: rounding shows where means are large.
+NORMED = 1e-6
 #: A model: its flat parameters, the module, or its state dict.
 End = ArrayLike | nn.Module | Mapping[str, torch.Tensor]
 
@@ -91,11 +93,11 @@ def outputs_apart(landscape: Landscape, state: State, module: nn.Module) -> floa
     return _apart(with_state(landscape, state), with_module(landscape, module))
 
 
-def _apart(one: Landscape, other: Landscape) -> float:
+def _apart(one: Landscape, other: Landscape, share: float = SAME) -> float:
     """How far the outputs of two models are from each other; 0 for rounding."""
     outputs = other.outputs()
     apart = float(np.abs(one.outputs() - outputs).max())
-    return apart if apart > SAME * max(1.0, float(np.abs(outputs).max())) else 0.0
+    return apart if apart > share * max(1.0, float(np.abs(outputs).max())) else 0.0
 
 
 def check_norms(landscape: Landscape, theta: Floats, name: str) -> None:
@@ -108,8 +110,10 @@ def check_norms(landscape: Landscape, theta: Floats, name: str) -> None:
         vector = torch.as_tensor(theta, device=landscape.flat_objective()[0].device)
         with torch.no_grad():
             apart = statistics_apart(landscape, theta, Statistics(landscape)(vector))
-    except InputError:  # a model that runs only with running statistics
-        apart = float("inf")
+    except InputError as error:
+        raise InputError(
+            f"{name} must run with batch norm by the data's own statistics, as on a path; {error}"
+        ) from error
     if apart:
         raise InputError(
             f"{name} must use each batch norm once, as a module that is called with what it normalises;"
@@ -128,7 +132,7 @@ def statistics_apart(landscape: Landscape, theta: Floats, statistics: State) -> 
         for key, value in statistics.items():
             buffers[key].copy_(value)
     other = with_module(landscape, on_own_statistics(landscape).module_at(theta))
-    return _apart(with_module(landscape, module), other)
+    return _apart(with_module(landscape, module), other, NORMED)
 
 
 def has_statistics(landscape: Landscape) -> bool:
@@ -201,7 +205,7 @@ class Statistics:
         names = {module: key for key, module in self._module.named_modules()}
 
         def see(module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
-            (entering,) = *inputs, *named.values()
+            entering = next(iter((*inputs, *named.values())))
             axes = [axis for axis in range(entering.ndim) if axis != 1]
             found[f"{names[module]}.running_mean"] = entering.mean(axes)
             found[f"{names[module]}.running_var"] = entering.var(axes, unbiased=False)

@@ -90,8 +90,8 @@ def evolve(work: Work, rule: Rule) -> None:
         if step == most or not (splits or rule.moving(values).any()):
             break
         until = min(step + ROUND, most)
-        _steps(work, rule, memory.adam, values, range(step, until))
-        step = until
+        if _steps(work, rule, memory.adam, values, range(step, until)):
+            step = until
     work.judge.examine(beads)
     left = len(beads.above(work.level))
     work.tried.append(
@@ -112,13 +112,13 @@ def _split(beads: Beads, splits: list[tuple[int, int]]) -> None:
         beads.insert([place], point[None], depth)
 
 
-def _steps(work: Work, rule: Rule, adam: Adam, values: Floats, steps: range) -> None:
-    """Steps of the beads that are to move."""
+def _steps(work: Work, rule: Rule, adam: Adam, values: Floats, steps: range) -> bool:
+    """Steps of the beads that are to move; whether there are any."""
     surface = work.surface
     batches = surface.batches(work.schedule.batch_size)
     moving = np.flatnonzero(rule.moving(values))
     if not len(moving):
-        return
+        return False
     chosen = torch.from_numpy(moving).to(surface.device)
     rows = torch.tensor(np.stack(work.beads.thetas), device=surface.device)
     heights = torch.tensor(values, device=surface.device)
@@ -133,6 +133,7 @@ def _steps(work: Work, rule: Rule, adam: Adam, values: Floats, steps: range) -> 
         change[chosen] = adam.step(force)[chosen]
         rows = rule.settle(torch.cat([rows[:1], rows[1:-1] - change, rows[-1:]]))
     _place(work.beads, rows)
+    return True
 
 
 def _place(beads: Beads, rows: torch.Tensor) -> None:

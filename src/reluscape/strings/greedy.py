@@ -147,7 +147,7 @@ def _with_earlier(
 def _told_stuck(work: Work, where: str, trained: Trained, stuck: NDArray[np.bool_]) -> str:
     """How high beads stayed."""
     return (
-        f"{where}: {int(stuck.sum())} of {len(stuck)} beads stayed above {work.goal:.6g} from"
+        f"{where}: {int(stuck.sum())} of {len(stuck)} beads stayed above {work.level:.6g} from"
         f" {STARTS} starts of up to {work.schedule.max_steps} steps each; the lowest of them at"
         f" {trained.values[stuck].min():.6g}"
     )

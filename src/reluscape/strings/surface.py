@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from reluscape.errors import InputError
 from reluscape.landscape import Landscape
@@ -145,9 +144,8 @@ class Surface:
         count = self.landscape.num_samples
         if size is None or size >= count:
             return [slice(None)]
-        parts = self.landscape.module_at().modules()
-        if size == 1 and any(isinstance(m, _BatchNorm) and m.running_mean is None for m in parts):
-            raise InputError("batch_size must be at least 2 with batch norm; received 1")
+        if size == 1:
+            self._check_one()
         starts = list(range(0, count - (size > 1), size))
         return [slice(*ends) for ends in pairwise([*starts, count])]
 
@@ -159,6 +157,15 @@ class Surface:
         own = self.landscape
         order = np.random.default_rng(self._seed).permutation(own.num_samples)
         return own.of_samples(order)
+
+    def _check_one(self) -> None:
+        """Refuse batches of one sample where a batch norm has one value of each channel then."""
+        try:
+            self.landscape.of_samples(np.zeros(1, dtype=np.int64))
+        except InputError as error:
+            raise InputError(
+                f"batch_size must be at least 2 with batch norm; received 1: {error}"
+            ) from error
 
     def _slopes(
         self, objective: Callable[[torch.Tensor], torch.Tensor], thetas: torch.Tensor
@@ -247,7 +254,11 @@ def _activations(landscape: Landscape) -> int:
         counted += output.numel() if isinstance(output, torch.Tensor) else 0
 
     model = landscape.module_at()
-    hooks = [m.register_forward_hook(count) for m in model.modules() if not list(m.children())]
+    hooks = [
+        part.register_forward_hook(count)
+        for part in model.modules()
+        if not (list(part.children()) or isinstance(part, torch.jit.ScriptModule))
+    ]
     try:
         with torch.no_grad():
             model(torch.as_tensor(landscape.inputs, device=landscape.flat_objective()[0].device))
