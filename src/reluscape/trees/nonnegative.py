@@ -17,7 +17,7 @@ DEPENDENT = 1e-12
 UNSEEN = 1e-13
 #: Shares of two columns' squares that lie outside of those before, one after the other: where their
 #: product is below this, the second may be a rounding error of zero, which grows with one over the first.
-BLURRED = 1e-13
+BLURRED = 1e-14
 #: Slopes of such columns within this share of `|column| |target|` of zero are what zero may be.
 ZERO = 1e-11
 #: Rounding errors of a column of length one, for each length of the samples over the column's.
