@@ -211,16 +211,22 @@ def test_what_goes_wrong_with_a_cluster_is_one_clear_error(path, monkeypatch):
 def test_a_failure_in_leaving_a_cluster_does_not_hide_the_first_one(cluster, path, monkeypatch):
     from distributed import Client
 
-    close = Client.close
+    begin, close, own = Client.__init__, Client.close, set()
+
+    def start(self, *args, **options):
+        own.add(id(self))
+        begin(self, *args, **options)
 
     def stumble(self, *args, **options):
         close(self, *args, **options)
-        raise RuntimeError("dictionary changed size during iteration")
+        if id(self) in own:  # not other tests' clients, which close when they are collected
+            raise RuntimeError("dictionary changed size during iteration")
 
     def stop(*_):
         raise AnalysisError("the reason")
 
-    gc.collect()  # other tests' clients close themselves when they are collected
+    gc.collect()
+    monkeypatch.setattr(Client, "__init__", start)
     monkeypatch.setattr(Client, "close", stumble)
     with pytest.raises(AnalysisError, match="the reason"):
         Study(path).run(experiments.dice, trials=9, dask=cluster.address, progress=stop)
