@@ -102,7 +102,7 @@ def merge_tree(
     Cost: one to three microseconds for each cell with two units, its facets included (`benchmarks/
     merge_tree.py`), three to seven times that for the absolute loss of up to 300 samples; 80 to 150 bytes
     for each cell of one or two inputs, 110 to 230 for the absolute loss, and more with more inputs and
-    where residuals tie (`tree_size`). Two threads take half to two thirds of the time of one: what finds
+    where residuals tie (`tree_size`). Two threads take half to four fifths of the time of one: what finds
     the units' cells is serial, as joins are in part. The very first call compiles for half a minute.
 
     Raises:
