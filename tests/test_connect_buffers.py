@@ -252,7 +252,7 @@ UNSEEN = [
 
 @pytest.mark.parametrize("make", [*UNSEEN, NormedTwice])
 def test_statistics_that_are_not_those_of_what_enters_are_refused(
-    make: Callable[[], nn.Module], monkeypatch: pytest.MonkeyPatch
+    make: Callable[[], nn.Module],
 ) -> None:
     """Loaded, beads would have other losses than they are said to have."""
     a, b = made(make, 0), made(make, 1)
