@@ -681,43 +681,50 @@ def tied():
 
 def centred():
     return Model(True)
+
+def rounded():
+    model = Model(True)
+    model.mean = model.mean.long()
+    return model
 """
 
 
-def test_models_that_share_weights_are_joined_and_those_with_other_buffers_are_refused(
+def test_models_that_share_weights_or_have_other_buffers_are_joined_unless_these_cannot_move(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "connect_models_of_test.py").write_text(CODE)
     monkeypatch.syspath_prepend(tmp_path)
     import connect_models_of_test as code
 
-    for name in ("tied", "centred"):
+    for name in ("tied", "centred", "rounded"):
         for seed in (0, 1):
             torch.manual_seed(seed)
             model = getattr(code, name)()
-            model.mean += seed * (name == "centred")
+            model.mean += seed * (name != "tied")
             torch.save(model.state_dict(), tmp_path / f"{name}{seed}.pt")
 
     def given(name: str) -> tuple[object, ...]:
         return (*data(trained), "--model", f"connect_models_of_test:{name}")
 
-    ends = [tmp_path / f"tied{seed}.pt" for seed in (0, 1)]
-    out = ("--level", 50.0, "--method", "bezier", "--out", tmp_path / "c")
-    result = invoke("connect", *ends, *given("tied"), *out)
-    assert result.exit_code == 0, result.output
-    weights = [one for end in ends for one in ("--weights", end)]
-    checked = invoke("verify", tmp_path / "c" / "connection.nc", *weights, *given("tied"))
-    assert checked.exit_code == 0, checked.output
-    found, module = found_in(tmp_path / "c"), code.tied().double()
     with np.load(trained / "mine.npz") as held:
         x, y = (torch.as_tensor(held[key]) for key in "xy")
-    for k in range(found.num_beads):
-        module.load_state_dict(load_file(tmp_path / "c" / "beads" / f"{k:03d}.safetensors"))
-        loss = float((module(x) - y).detach().square().sum(1).mean())
-        assert loss == pytest.approx(found.values[k], rel=1e-9)
-    others = [tmp_path / f"centred{seed}.pt" for seed in (0, 1)]
-    told = refusal("connect", *others, *given("centred"), "--out", tmp_path / "d")
-    assert "centred1.pt must have the landscape's buffers" in told
+    for name in ("tied", "centred"):
+        ends, folder = [tmp_path / f"{name}{seed}.pt" for seed in (0, 1)], tmp_path / name
+        out = ("--level", 50.0, "--method", "bezier", "--out", folder)
+        result = invoke("connect", *ends, *given(name), *out)
+        assert result.exit_code == 0, result.output
+        assert ("move along with the weights" in result.output) is (name == "centred")
+        weights = [one for end in ends for one in ("--weights", end)]
+        checked = invoke("verify", folder / "connection.nc", *weights, *given(name))
+        assert checked.exit_code == 0, checked.output
+        found, module = found_in(folder), getattr(code, name)().double()
+        for k in range(found.num_beads):
+            module.load_state_dict(load_file(folder / "beads" / f"{k:03d}.safetensors"))
+            loss = float((module(x) - y).detach().square().sum(1).mean())
+            assert loss == pytest.approx(found.values[k], rel=1e-9)
+    others = [tmp_path / f"rounded{seed}.pt" for seed in (0, 1)]
+    told = refusal("connect", *others, *given("rounded"), "--out", tmp_path / "d")
+    assert "rounded1.pt must have the landscape's buffers where these cannot move" in told
     assert "received others in 'mean'" in told
 
 

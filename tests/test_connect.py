@@ -20,9 +20,9 @@ import reluscape as rs
 from reluscape.errors import InputError
 from reluscape.progress import Stop
 from reluscape.strings.check import check_connection
-from reluscape.strings.connecting import has_ends, has_values, read_ends
 from reluscape.strings.judging import Beads
 from reluscape.strings.keeping import Keeper
+from reluscape.strings.pair import Pair
 from reluscape.strings.surface import Surface
 from reluscape.strings.training import Schedule, train_below
 from reluscape.strings.usual import usual_level
@@ -749,14 +749,17 @@ def test_a_string_has_its_values_on_its_own_data_and_between_its_own_statistics_
     models = classifiers(normed, (0, 1), inputs, labels)
     landscape = rs.Landscape(models[0], inputs, labels, loss="cross_entropy")
     found = rs.connect(landscape, *models, 5.0, match_units=True)
-    ends = read_ends(landscape, *models, True)
-    assert has_ends(found, ends)
-    assert has_values(found, landscape, ends, None)
-    assert not has_ends(found, read_ends(landscape, *models, False))
+
+    def pair(match_units: bool = True) -> Pair:
+        return Pair.of(landscape, *models, metric=None, match_units=match_units)
+
+    assert pair().has_ends(found)
+    assert pair().has_values(found)
+    assert not pair(False).has_ends(found)
     other = rs.Landscape(models[0], inputs, labels[::-1].copy(), loss="cross_entropy")
-    assert not has_values(found, other, ends, None)
+    assert not Pair.of(other, *models, metric=None, match_units=True).has_values(found)
     models[1][1].running_mean += 1.0
-    assert not has_values(found, landscape, read_ends(landscape, *models, True), None)
+    assert not pair().has_values(found)
 
 
 def test_loss_on_other_data_uses_the_training_data_s_statistics() -> None:

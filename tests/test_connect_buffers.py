@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 import reluscape as rs
 from reluscape.errors import InputError
 from reluscape.strings import ends as ends_module
+from reluscape.strings.check import check_connection
 from reluscape.strings.check_ends import begins_at, why_other_end
 from reluscape.strings.usual import usual_level
 
@@ -118,27 +120,237 @@ def loss(module: nn.Module) -> float:
 
 # ---- buffers -----------------------------------------------------------------------------------
 
-OTHER_BUFFERS = [
-    (partial(Centred, 0.0), partial(Centred, 1.0), "mean"),
-    (partial(Centred, 0.0, True), partial(Centred, 1.0, True), "mean"),
-    (partial(Masked, 2), partial(Masked, 3), "mask"),
-    (bounded, bounded, "0.parametrizations.weight.0._u"),
-    (by_instance, by_instance, "2.running_mean"),
+
+class Counting(nn.Module):
+    """With a counter and a diary that its outputs do not depend on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(3, 8), nn.Linear(8, 1)
+        self.register_buffer("steps", torch.tensor(0))
+        self.register_buffer("diary", torch.full((2,), float("nan")))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            self.steps += 1
+            self.diary = torch.stack([x.mean(), x.std()])
+        return self.last(torch.relu(self.first(x)))
+
+
+class Stepped(Counting):
+    """Its outputs do depend on the counter."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            self.steps += torch.randint(1, 9, ())
+        return self.last(torch.relu(self.first(x))) * (1 + self.steps)
+
+
+def generator() -> nn.Module:
+    """Spectral norm, batch norm, and an instance norm that keeps statistics."""
+    norm = nn.InstanceNorm1d(2, track_running_stats=True)
+    first = [spectral_norm(nn.Linear(3, 8)), nn.BatchNorm1d(8), nn.ReLU()]
+    return nn.Sequential(*first, nn.Unflatten(1, (2, 4)), norm, nn.Flatten(), nn.Linear(8, 1))
+
+
+class Shift(nn.Module):
+    """A normaliser."""
+
+    def __init__(self, mean: float) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.full((3,), mean))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x - self.mean
+
+
+def shifted(mean: float) -> nn.Module:
+    return nn.Sequential(
+        Shift(mean), nn.Linear(3, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 1)
+    )
+
+
+def compiled(mean: float) -> nn.Module:
+    return nn.Sequential(torch.jit.script(Shift(mean)), nn.Linear(3, 1))
+
+
+MOVING = {
+    "in layers": (partial(shifted, 0.0), partial(shifted, 1.0), {"0.mean"}),
+    "a normaliser": (partial(Centred, 0.0), partial(Centred, 1.0), {"mean"}),
+    "a normaliser and batch norm": (partial(Centred, 0.0, True), partial(Centred, 1.0, True), {"mean"}),
+    "spectral norm": (bounded, bounded, {f"0.parametrizations.weight.0._{k}" for k in "uv"}),
+    "instance norm": (by_instance, by_instance, {"2.running_mean", "2.running_var"}),
+    "all": (generator, generator, {"0.parametrizations.weight.0._u", "0.parametrizations.weight.0._v",
+                                   "4.running_mean", "4.running_var"}),
+}  # fmt: skip
+
+
+def columns(module: nn.Module) -> dict[str, slice]:
+    """Where each buffer is in the vector of all."""
+    stops = np.cumsum([0, *(one.numel() for one in module.buffers())])
+    names = [name for name, _ in module.named_buffers()]
+    return {name: slice(stops[k], stops[k + 1]) for k, name in enumerate(names)}
+
+
+def check_ends(found: rs.Connection, landscape: rs.Landscape, make: Any, ends: Any) -> None:
+    """Both ends are the given models, bit for bit, and every bead has its value in plain torch."""
+    for bead, end in zip((0, -1), ends, strict=True):
+        module = make().double().eval()
+        module.load_state_dict(found.state(landscape, bead))
+        for name, value in module.state_dict().items():
+            assert torch.equal(value.nan_to_num(), end.state_dict()[name].nan_to_num()), name
+    for bead in range(1, found.num_beads - 1):
+        module = make().double().eval()
+        module.load_state_dict(found.state(landscape, bead))
+        assert loss(module) == pytest.approx(found.values[bead], rel=1e-9)
+
+
+def moving_pair(kind: str) -> tuple[nn.Module, nn.Module, rs.Landscape, float]:
+    """Two trained models, the first one's landscape, and a level that the straight line is above."""
+    first, last, _ = MOVING[kind]
+    a, b = trained(made(first, 0)), trained(made(last, 5))
+    landscape = rs.Landscape(a, X, Y)
+    line = rs.connect(landscape, a, b, HIGH)
+    low, high = float(line.values.max()), line.straight_lower
+    assert high > 1.1 * low
+    return a, b, landscape, low + 0.3 * (high - low)
+
+
+@pytest.mark.parametrize("method", ["greedy", "constrained", "bezier", "band"])
+@pytest.mark.parametrize("kind", MOVING)
+def test_buffers_that_outputs_read_move_along(kind: str, method: str) -> None:
+    a, b, landscape, level = moving_pair(kind)
+    schedule = rs.Schedule(max_steps=20)
+    found = rs.connect(landscape, a, b, level, method=method, schedule=schedule, max_depth=3)
+    assert found.num_beads > 2
+    assert found.tier == "sampled"
+    checked = rs.verify(found, landscape)
+    assert checked.valid, checked.reason
+    check_ends(found, landscape, MOVING[kind][0], (a, b))
+    assert begins_at(found, landscape, a)
+    assert why_other_end(found, landscape, b) == ""
+    places = columns(a)
+    for name in MOVING[kind][2]:
+        stated = found.buffers[:, places[name]]
+        step = stated[-1] - stated[0]
+        shares = (stated - stated[0]) @ step / (step @ step)
+        np.testing.assert_allclose(stated, stated[0] + shares[:, None] * step, atol=1e-12)
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.01])
+def test_moving_buffers_do_not_decay(decay: float) -> None:
+    a, b = made(partial(Centred, 30.0), 0), made(partial(Centred, 50.0), 1)
+    landscape = rs.Landscape(a, X, Y, weight_decay=decay)
+    found = rs.connect(landscape, a, b, 1e6)
+    for k, end in enumerate((a, b)):
+        size = sum(float(p.detach().square().sum()) for p in end.parameters())
+        assert found.values[k] == pytest.approx(loss(end) + 0.5 * decay * size, rel=1e-12)
+    assert rs.verify(found, landscape).valid
+
+
+def test_a_search_with_moving_buffers_goes_on_where_it_was(tmp_path: Path) -> None:
+    """Of a finished string and of an unfinished one; with units matched."""
+    a, b, landscape, _ = moving_pair("in layers")
+    level = 1.05 * max(loss(a), loss(b))
+    first = rs.connect(
+        landscape,
+        a,
+        b,
+        level,
+        max_depth=1,
+        keep=tmp_path / "s.nc",
+        match_units=True,
+    )
+    assert first.status == "not_found"
+    before = rs.Unfinished.load(tmp_path / "s.nc")
+    assert before.beads.shape[1] == landscape.size + 3
+    for start in (first, before, rs.Connection.from_dataset(first.to_dataset())):
+        found = rs.connect(landscape, a, b, level, start=start, match_units=True)
+        assert found.status == "connected"
+        assert found.num_beads >= len(start.beads) > 2
+        assert rs.verify(found, landscape).valid
+        end = found.state(landscape, -1)
+        assert torch.equal(end["0.mean"], b.state_dict()["0.mean"])
+        assert not torch.equal(end["2.running_mean"], b.state_dict()["2.running_mean"])
+
+
+def test_the_usual_level_is_of_the_line_with_moving_buffers() -> None:
+    a, b, landscape, _ = moving_pair("spectral norm")
+    level, values = usual_level(landscape, [a, b])
+    line = rs.connect(landscape, a, b, HIGH)
+    assert values == pytest.approx((loss(a), loss(b)), rel=1e-9)
+    grid = line.straight.max()
+    assert level == pytest.approx(max(1.1 * max(values), max(values) + 0.1 * (grid - max(values))))
+
+
+@pytest.mark.parametrize("kind", ["a normaliser", "all"])
+def test_other_data_judge_with_the_buffers_of_each_bead(kind: str) -> None:
+    a, b, landscape, level = moving_pair(kind)
+    other = rs.Landscape(a, X + 0.1, Y)
+    found = rs.connect(
+        landscape, a, b, level, metric=other, method="bezier", schedule=rs.Schedule(max_steps=20)
+    )
+    checked = check_connection(found, other, trained_on=landscape)
+    assert checked.valid, checked.reason
+    for bead in range(1, found.num_beads - 1):
+        value = rs.Landscape(found.module(landscape, bead), X + 0.1, Y).loss()
+        assert found.values[bead] == pytest.approx(value, rel=1e-9)
+
+
+def test_changed_moving_buffers_are_rejected() -> None:
+    a, b, landscape, level = moving_pair("spectral norm")
+    found = rs.connect(landscape, a, b, level, method="bezier", schedule=rs.Schedule(max_steps=20))
+    assert rs.verify(found, landscape).valid
+    for bead, change in ((2, 0.01), (2, np.nan), (0, 0.01)):
+        buffers = found.buffers.copy()
+        buffers[bead, 0] += change
+        assert not rs.verify(replace(found, buffers=buffers), landscape).valid
+
+
+def test_buffers_that_outputs_do_not_read_are_the_ends_own() -> None:
+    a, b = made(Counting, 0), made(Counting, 1)
+    b.train()(torch.ones(4, 3, dtype=torch.float64))
+    b.eval()
+    assert a.steps != b.steps
+    landscape = rs.Landscape(a, X, Y)
+    found = rs.connect(landscape, a, b, HIGH, method="bezier")
+    assert found.tier != "sampled"
+    assert rs.verify(found, landscape).valid
+    check_ends(found, landscape, Counting, (a, b))
+    assert found.state(landscape, 2)["steps"] == a.steps
+    assert why_other_end(found, landscape, b) == ""
+    assert not begins_at(found, landscape, b)
+    buffers = found.buffers.copy()
+    buffers[2, 0] += 1.0
+    assert "buffers 'steps'" in rs.verify(replace(found, buffers=buffers), landscape).reason
+
+
+STILL = [
+    (partial(Masked, 2), partial(Masked, 3), "mask", "no finite floating point"),
+    (Stepped, Stepped, "steps", "no finite floating point"),
+    (partial(compiled, 0.0), partial(compiled, 1.0), "0.mean", "compiled code"),
 ]
 
 
-@pytest.mark.parametrize(("first", "last", "name"), OTHER_BUFFERS)
-def test_ends_whose_buffers_differ_are_refused_by_name(first: Any, last: Any, name: str) -> None:
-    """The path would be in one model's buffers, and end at no given model."""
+@pytest.mark.parametrize(("first", "last", "name", "why"), STILL)
+def test_buffers_that_cannot_move_are_refused_by_name(
+    first: Any, last: Any, name: str, why: str
+) -> None:
     a, b = made(first, 0), made(last, 1)
     landscape = rs.Landscape(a, X, Y)
+    said = f"others in '{name}', on which the outputs depend, and they are .*{why}"
     for end in (b, b.state_dict()):
-        with pytest.raises(InputError, match=f"theta_b must have .* received others in '{name}'"):
+        with pytest.raises(InputError, match=f"theta_b must have .* {said}"):
             rs.connect(landscape, a, end, HIGH)
-        with pytest.raises(InputError, match=f"theta_a must have .* received others in '{name}'"):
-            rs.connect(landscape, end, a, HIGH)
-    with pytest.raises(InputError, match=f"received others in '{name}'"):
+    with pytest.raises(InputError, match=said):
         usual_level(landscape, [a, b])
+
+
+def test_numbers_that_float64_does_not_hold_are_refused_by_name() -> None:
+    a, b = made(Counting, 0), made(Counting, 1)
+    b.steps = torch.tensor(2**53 + 1)
+    with pytest.raises(InputError, match=r"float64 holds.*'steps'"):
+        rs.connect(rs.Landscape(a, X, Y), a, b, HIGH)
 
 
 @pytest.mark.parametrize("make", [Centred, partial(Centred, 0.5, True), Masked])

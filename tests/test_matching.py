@@ -109,6 +109,33 @@ def test_one_hidden_layer_is_matched_best_of_all(seed):
     assert torch.allclose(at[0](inputs), at[1](inputs), atol=1e-12)
 
 
+class Prepared(nn.Module):
+    """What is done to the inputs before the first layer has no units: branches are allowed there."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+        self.register_buffer("mean", torch.full((3,), 0.5, dtype=torch.float64))
+
+    def forward(self, x):
+        return self.inner((x - self.mean) / (x.std(dim=1, keepdim=True) + 1.0))
+
+
+def test_inputs_may_be_normalised_before():
+    inner = dense((3, 6, 5, 2), seed=0)
+    module = Prepared(inner)
+    landscape = rs.Landscape(module, np.arange(18.0).reshape(6, 3) ** 2, np.ones((6, 2)))
+    order = np.random.default_rng(0).permutation(6)
+    start = landscape.theta
+    with torch.no_grad():
+        inner[0].weight.copy_(inner[0].weight[order].clone())
+        inner[0].bias.copy_(inner[0].bias[order].clone())
+        inner[2].weight.copy_(inner[2].weight[:, order].clone())
+    found = rs.match_units(landscape, start, flat(module))
+    np.testing.assert_array_equal(found.theta, start)
+    assert found.layers == ("inner.0", "inner.2")
+
+
 def test_convolutions_carry_batch_norm_and_places_along():
     module = conv_net(0)
     landscape = rs.Landscape(module, *images(), loss="cross_entropy")

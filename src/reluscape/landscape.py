@@ -43,6 +43,10 @@ Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
 
+class MovedBuffer(nn.Parameter):
+    """A buffer as a coordinate: it changes along a path, is not trained and does not decay."""
+
+
 class Landscape:
     """The loss of a model on its data, as a function of all its parameters.
 
@@ -102,6 +106,9 @@ class Landscape:
             raise InputError(
                 "model must have parameters to have a landscape; received one with none"
             )
+        self._moved = {
+            name for name, p in self._module.named_parameters() if isinstance(p, MovedBuffer)
+        }
         outputs = self._probe()
         self.targets = check_targets(loss, as_array(targets), outputs.shape)
         self._torch_targets = torch.from_numpy(self.targets).to(device)
@@ -142,6 +149,12 @@ class Landscape:
     def size(self) -> int:
         """Number of parameters."""
         return sum(p.numel() for p in self._parameters.values())
+
+    @property
+    def moved(self) -> Bools:
+        """Which coordinates are buffers (params,): on paths of models that differ in some, else none."""
+        named = self._parameters.items()
+        return np.concatenate([np.full(p.numel(), name in self._moved) for name, p in named])
 
     def state(self) -> dict[str, Floats]:
         """Parameters and buffers by name, for hashing and saving."""
@@ -344,9 +357,10 @@ class Landscape:
     ) -> torch.Tensor:
         """Outputs as a (samples, outputs) tensor."""
         inputs = self._inputs[rows]
+        still = {name: parameters[name].detach() for name in self._moved}
         tied = {name: parameters[first] for name, first in self._tied.items()}
         outputs: torch.Tensor = functional_call(
-            self._module, parameters | tied, (inputs,), tie_weights=False
+            self._module, parameters | still | tied, (inputs,), tie_weights=False
         )
         return outputs.reshape(len(inputs), -1)
 
@@ -363,7 +377,8 @@ class Landscape:
             scale = 1.0 if self.loss_name == "squared" else 0.5
             value = scale * ((outputs - targets) ** 2).sum() / len(outputs)
         if self.weight_decay:
-            squares = [(parameters[name] ** 2).sum() for name in self._parameters]
+            decaying = [name for name in self._parameters if name not in self._moved]
+            squares = [(parameters[name] ** 2).sum() for name in decaying]
             value = value + 0.5 * self.weight_decay * sum(squares)
         return value
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from reluscape.connection_files import ConnectionFolder
-from reluscape.strings.connecting import STOPPED, has_ends, has_values, read_ends
+from reluscape.strings.connecting import STOPPED
 from reluscape.strings.connection import Connection
 from reluscape.strings.keeping import Unfinished
 from reluscape.strings.models import Models
@@ -24,8 +24,8 @@ def before_between(
     before = folder.before()
     if before is None:
         return None
-    ends = read_ends(models.landscape, models.modules[a], models.modules[b], match_units)
-    return before if has_ends(before, ends) else None
+    pair = models.pair(a, b, match_units)
+    return before if pair.has_ends(before) else None
 
 
 def taken_over(
@@ -40,5 +40,4 @@ def taken_over(
     how = {"method": before.method, "seed": before.seed, "match_units": before.matched}
     if then != now or any(search[name] != value for name, value in how.items()):
         return None
-    ends = read_ends(landscape, models.modules[a], models.modules[b], before.matched)
-    return before if has_values(before, landscape, ends, models.metric) else None
+    return before if models.pair(a, b, before.matched).has_values(before) else None

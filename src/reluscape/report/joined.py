@@ -102,11 +102,6 @@ def _remarks(found: Connection, about: Joined) -> tuple[str, ...]:
             "The hidden units of the second model were permuted first: the string ends at that permuted "
             f"model, which computes the same function. {unmatched(found)}"
         )
-    if found.buffers.shape[1]:
-        told.append(
-            "Between the ends, running statistics are those of the data at each model; the ends keep "
-            "their own."
-        )
     return (*told, *(f"{line[:1].upper()}{line[1:]}." for line in found.tried))
 
 

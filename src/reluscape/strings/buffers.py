@@ -1,4 +1,4 @@
-"""Buffers along a string: running statistics of batch norms, and all others, which are one model's."""
+"""Buffers of models: in one vector, which are running statistics of batch norms, and which are read."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree
 
-from reluscape.errors import InputError
 from reluscape.landscape import Landscape
 
 __all__ = [
-    "check_fixed", "flat_buffers", "module_of", "norms_of", "numbers_of", "same_numbers",
-    "statistics_of",
+    "State", "buffers_of", "flat_buffers", "is_in_script", "module_of", "norms_of", "numbers_of",
+    "other_buffers", "places_of", "read_buffers", "same_numbers", "statistics_of",
 ]  # fmt: skip
 
 Floats = NDArray[np.float64]
@@ -41,13 +42,6 @@ def statistics_of(module: nn.Module) -> frozenset[str]:
     )
 
 
-def flat_buffers(landscape: Landscape, state: State) -> Floats:
-    """A state's buffers in the order of `module.buffers()`, as one vector."""
-    names = [name for name, _ in landscape.module_at().named_buffers()]
-    parts = [np.asarray(numbers_of(state[name]), dtype=np.float64).ravel() for name in names]
-    return np.concatenate([np.zeros(0), *parts])
-
-
 def numbers_of(tensor: torch.Tensor) -> NDArray[Any]:
     """A tensor's entries; of a sparse one, zeros too."""
     dense = tensor.detach() if tensor.layout == torch.strided else tensor.detach().to_dense()
@@ -55,37 +49,116 @@ def numbers_of(tensor: torch.Tensor) -> NDArray[Any]:
     return np.asarray(whole.numpy(force=True))
 
 
-def module_of(landscape: Landscape, theta: Floats, buffers: Floats) -> nn.Module:
-    """The model with these parameters and running statistics, as `flat_buffers` orders them."""
-    module = landscape.module_at(theta)
-    running, start = statistics_of(module), 0
-    with torch.no_grad():
-        for name, buffer in module.named_buffers():
-            part = torch.from_numpy(buffers[start : start + buffer.numel()])
-            if name in running:
-                buffer.copy_(part.view(buffer.shape))
-            start += buffer.numel()
-    return module
-
-
-def check_fixed(landscape: Landscape, state: State, name: str) -> None:
-    """Refuse a model whose buffers differ from the landscape's, running statistics aside.
-
-    The outputs depend on them, and a path is of models that have all of them in common: the landscape's.
-    """
-    module = landscape.module_at()
-    running = statistics_of(module)
-    for key, own in module.named_buffers():
-        if key in running or same_numbers(own, state[key]):
-            continue
-        raise InputError(
-            f"{name} must have the landscape's buffers, running statistics of batch norms aside;"
-            f" received others in {key!r}, and a path has one for all of its models: give both models"
-            " the same, fold it into their weights (parametrizations:"
-            " torch.nn.utils.parametrize.remove_parametrizations), or make it a parameter"
-        )
-
-
 def same_numbers(one: torch.Tensor, other: torch.Tensor) -> bool:
     """Whether tensors are equal; NaN is equal to NaN."""
     return np.array_equal(numbers_of(one), numbers_of(other), equal_nan=True)
+
+
+# ---- as one vector -----------------------------------------------------------------------------
+
+
+def places_of(module: nn.Module) -> dict[str, slice]:
+    """Where each buffer lies in the vector of all of them, in the order of `module.buffers()`."""
+    found, start = {}, 0
+    for name, buffer in module.named_buffers():
+        found[name] = slice(start, start + buffer.numel())
+        start = found[name].stop
+    return found
+
+
+def flat_buffers(landscape: Landscape, state: State | None = None) -> Floats:
+    """Buffers in that order, as one vector: the landscape's own where a state has none."""
+    own = dict(landscape.module_at().named_buffers()) | (state or {})
+    parts = [_flat(own[name]) for name in places_of(landscape.module_at())]
+    return np.concatenate([np.zeros(0), *parts])
+
+
+def _flat(buffer: torch.Tensor) -> Floats:
+    """A buffer's entries in float64."""
+    return np.asarray(numbers_of(buffer).real, dtype=np.float64).ravel()
+
+
+def buffers_of(landscape: Landscape, vector: Floats) -> State:
+    """The buffers of such a vector that are not the landscape's, by name."""
+    found, module = {}, landscape.module_at()
+    places = places_of(module)
+    for name, buffer in module.named_buffers():
+        part = vector[places[name]]
+        if not np.array_equal(part, _flat(buffer), equal_nan=True):
+            found[name] = torch.from_numpy(part.copy()).view(buffer.shape)
+    return found
+
+
+def module_of(landscape: Landscape, theta: Floats, buffers: Floats) -> nn.Module:
+    """The model with these parameters and buffers, as `flat_buffers` orders them."""
+    module = landscape.module_at(theta)
+    own = dict(module.named_buffers())
+    with torch.no_grad():
+        for name, value in buffers_of(landscape, buffers).items():
+            own[name].copy_(value)
+    return module
+
+
+# ---- which differ, and matter ------------------------------------------------------------------
+
+
+def other_buffers(landscape: Landscape, state: State) -> tuple[frozenset[str], frozenset[str]]:
+    """Names of buffers that are not the landscape's: those that outputs read, and others.
+
+    Running statistics of batch norms are left out.
+    """
+    module = landscape.module_at()
+    own, running = dict(module.named_buffers()), statistics_of(module)
+    other = {
+        name
+        for name, buffer in own.items()
+        if name not in running and not same_numbers(buffer, state[name])
+    }
+    read = other & read_buffers(landscape) if other else frozenset[str]()
+    return frozenset(read), frozenset(other - read)
+
+
+def read_buffers(landscape: Landscape) -> frozenset[str]:
+    """Names of buffers that a forward pass in eval mode looks at, or that one cannot tell of."""
+    module = landscape.module_at()
+    named = dict(module.named_buffers())
+    device = landscape.flat_objective()[0].device
+    with torch.no_grad(), _Watched(named) as watched:
+        module(torch.as_tensor(landscape.inputs, device=device))
+    hidden = {name for name in named if is_in_script(module, name)}
+    return frozenset(watched.seen | hidden)
+
+
+def is_in_script(module: nn.Module, name: str) -> bool:
+    """Whether a buffer belongs to compiled code, in which nobody sees who reads it."""
+    path = name.split(".")[:-1]
+    owners = [module.get_submodule(".".join(path[:depth])) for depth in range(len(path) + 1)]
+    return any(isinstance(owner, torch.jit.ScriptModule) for owner in owners)
+
+
+class _Watched(TorchFunctionMode):
+    """Sees which tensors PyTorch's functions and methods are called with.
+
+    Args:
+        tensors: By name.
+
+    Attributes:
+        seen: Names of those that were looked at.
+    """
+
+    def __init__(self, tensors: State) -> None:
+        super().__init__()
+        self._names = {id(tensor): name for name, tensor in tensors.items()}
+        self.seen: set[str] = set()
+
+    def __torch_function__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """Note what is given to a function, and call it."""
+        leaves = _pytree.tree_leaves((args, kwargs))
+        self.seen |= {self._names[id(leaf)] for leaf in leaves if id(leaf) in self._names}
+        return func(*args, **(kwargs or {}))

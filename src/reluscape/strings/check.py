@@ -12,10 +12,10 @@ from reluscape.certificate import Verification
 from reluscape.check_block import RejectedError, require
 from reluscape.digits import rounded_up
 from reluscape.landscape import Landscape
-from reluscape.strings.check_statistics import check_statistics
+from reluscape.strings.carried import with_module
+from reluscape.strings.check_statistics import widened
 from reluscape.strings.check_values import SAME, TIERS, String, height_of
 from reluscape.strings.connection import Connection
-from reluscape.strings.ends import with_module
 from reluscape.strings.judging import COARSE
 from reluscape.strings.surface import Metric
 
@@ -55,11 +55,11 @@ def check_connection(
     try:
         _shapes(found, landscape)
         _measures(found, landscape)
-        string = String.of(found, landscape, metric, trained_on or landscape)
+        wide, judge, trained = widened(found, landscape, trained_on)
+        string = String.of(wide, judge, metric, trained)
         string.check_values()
         if found.buffers.shape[1]:
-            check_statistics(found, trained_on or landscape)
-            _own_statistics(found, landscape, metric)
+            _own_buffers(found, landscape, metric)
         string.check_segments()
         string.check_straight()
     except RejectedError as rejection:
@@ -162,10 +162,10 @@ def _length(beads: Floats) -> float:
     return math.inf if length > 0.0 else 1.0
 
 
-def _own_statistics(found: Connection, landscape: Landscape, metric: Metric | None) -> None:
-    """With its own running statistics, neither end of a connected path is above the level."""
+def _own_buffers(found: Connection, landscape: Landscape, metric: Metric | None) -> None:
+    """With its own buffers, neither end of a connected path is above the level."""
     for k in (0, found.num_beads - 1):
         own = with_module(landscape, found.module(landscape, k))
         value = height_of(found, own, metric)(found.beads[k])
         below = found.status != "connected" or value <= found.level
-        require(below, f"with its running statistics bead {k} is above the level: {value:.6g}")
+        require(below, f"with its own buffers bead {k} is above the level: {value:.6g}")

@@ -1,9 +1,9 @@
-"""`verify` of running statistics: those of the models of a path, from the data once more."""
+"""`verify` of buffers: running statistics of a path's models, from the data once more, and others."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -14,11 +14,19 @@ from torch import nn
 
 from reluscape.check_block import require
 from reluscape.landscape import Landscape
-from reluscape.strings.buffers import norms_of, numbers_of, statistics_of
+from reluscape.strings.buffers import (
+    flat_buffers,
+    is_in_script,
+    norms_of,
+    places_of,
+    read_buffers,
+    statistics_of,
+)
+from reluscape.strings.carried import Carried
 from reluscape.strings.connection import Connection
-from reluscape.strings.ends import on_own_statistics, statistics_apart
+from reluscape.strings.ends import has_statistics, on_own_statistics, statistics_apart
 
-__all__ = ["check_statistics", "with_statistics"]
+__all__ = ["widened", "with_statistics"]
 
 Floats = NDArray[np.float64]
 
@@ -26,26 +34,61 @@ Floats = NDArray[np.float64]
 SAME = 1e-9
 
 
-def check_statistics(found: Connection, trained_on: Landscape) -> None:
-    """Between the ends running statistics are those of the data; other buffers are the landscape's."""
-    module, seen, start = trained_on.module_at(), _Entering.of(trained_on), 0
-    running = statistics_of(module)
-    entering = [seen(bead) for bead in found.beads]
+def widened(
+    found: Connection, landscape: Landscape, trained_on: Landscape | None
+) -> tuple[Connection, Landscape, Landscape]:
+    """A path with the buffers that move along among its coordinates, and both landscapes over these.
+
+    Between the ends running statistics are those of the data, and all others are the landscape's.
+    """
+    trained = trained_on or landscape
+    if not found.buffers.shape[1]:
+        return found, landscape, trained
+    carried = Carried.of(trained, _moving(found, trained))
+    wide = replace(found, beads=carried.joined(found.beads, found.buffers))
+    if has_statistics(trained):
+        _check_running(wide, trained, carried.wide)
+    else:
+        wide = replace(wide, buffers=found.buffers[:, :0])
+    judge = carried.wide if trained is landscape else carried.on(landscape)
+    return wide, judge, carried.wide
+
+
+def _moving(found: Connection, trained_on: Landscape) -> set[str]:
+    """Names of the buffers that move along the path: those that outputs read, and that can."""
+    module, moving = trained_on.module_at(), set[str]()
+    running, read = statistics_of(module), read_buffers(trained_on)
+    places, own = places_of(module), flat_buffers(trained_on)
     for name, buffer in module.named_buffers():
-        own = np.asarray(numbers_of(buffer), dtype=np.float64).ravel()
-        stated = found.buffers[:, start : start + own.size]
-        start += own.size
-        if name not in running:
-            same = all(np.array_equal(row, own, equal_nan=True) for row in stated)
-            require(same, f"its buffers {name!r} are not the network's")
+        here = places[name]
+        stated = found.buffers[:, here]
+        same = [np.array_equal(row, own[here], equal_nan=True) for row in stated]
+        if name in running or all(same):
             continue
+        if name not in read:
+            require(all(same[1:-1]), f"its buffers {name!r} are not the network's")
+            continue
+        movable = buffer.is_floating_point() and not is_in_script(module, name)
+        movable = movable and buffer.layout == torch.strided and bool(np.isfinite(stated).all())
+        require(movable, f"its buffers {name!r} are not the network's, and cannot move")
+        moving.add(name)
+    return moving
+
+
+def _check_running(found: Connection, trained_on: Landscape, wide: Landscape) -> None:
+    """Between the ends running statistics are those of the data."""
+    module, seen = trained_on.module_at(), _Entering.of(wide)
+    entering = [seen(bead) for bead in found.beads]
+    own, at = flat_buffers(trained_on), places_of(module)
+    for name in sorted(statistics_of(module)):
+        stated = found.buffers[:, at[name]]
         for k in range(1, found.num_beads - 1):
-            right, size = entering[k].get(name, (own, 0.0))
+            right, size = entering[k].get(name, (own[at[name]], 0.0))
             near = bool((np.abs(stated[k] - right) <= SAME * size).all())
             require(near, f"the running statistics of bead {k} are not those of the data: {name}")
     for k in range(1, found.num_beads - 1):
         means = {name: torch.from_numpy(values) for name, (values, _) in entering[k].items()}
-        apart = statistics_apart(trained_on, found.beads[k], means)
+        apart = statistics_apart(wide, found.beads[k], means)
         require(
             not apart, f"with its running statistics bead {k} has other outputs, by {apart:.2g}"
         )

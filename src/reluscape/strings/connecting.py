@@ -4,48 +4,28 @@ from __future__ import annotations
 
 import os
 from contextlib import nullcontext
-from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from reluscape.errors import InputError
 from reluscape.landscape import Landscape
 from reluscape.progress import Progress
 from reluscape.strings.band import grow_band
 from reluscape.strings.bezier import grow_bezier
-from reluscape.strings.buffers import check_fixed, flat_buffers, module_of
 from reluscape.strings.connection import Connection
 from reluscape.strings.constrained import grow_constrained
-from reluscape.strings.ends import (
-    End,
-    Model,
-    Statistics,
-    buffers_along,
-    has_statistics,
-    on_own_statistics,
-    own_value,
-    read_end,
-)
+from reluscape.strings.ends import End, read_end
 from reluscape.strings.finishing import Work, finish
 from reluscape.strings.greedy import grow_greedily
-from reluscape.strings.judging import Beads, Judge
+from reluscape.strings.judging import Judge
 from reluscape.strings.keeping import Keeper, Unfinished, check_keep
-from reluscape.strings.matching import match_units as units_matched
 from reluscape.strings.maximum import check_gap
-from reluscape.strings.surface import Metric, Surface
+from reluscape.strings.pair import Pair
+from reluscape.strings.surface import Metric
 from reluscape.strings.training import Schedule
 from reluscape.train import one_thread
 from reluscape.validation import check_number, check_share, check_told, check_whole
 
-Floats = NDArray[np.float64]
-
-#: Levels by no more than this share above an end's value may be within its rounding errors.
-NEAR = 1e-3
-#: Relative difference of values that are computed in batches of other sizes.
-SAME = 1e-9
 #: What `tried` says where Ctrl-C ended a search.
 STOPPED = "stopped before the end"
 
@@ -88,10 +68,12 @@ def connect(
 
     Args:
         landscape: Any module; its loss is what beads are trained on.
-        theta_a: One model: flat parameters, a module, or its state dict. Given with running statistics
-            (batch norm), it keeps them; on the string between the ends they are those of the landscape's
-            data at each point, as if re-estimated there. All other buffers have to be the landscape's;
-            flat parameters have all of the landscape's buffers.
+        theta_a: One model: flat parameters, which have the landscape's buffers, a module, or its state
+            dict; these keep their own. Between the ends, running statistics (batch norm) are those of the
+            landscape's data at each point, as if re-estimated there. Of other buffers in which the models
+            differ, those of floating point on which outputs depend (statistics of instance norms, vectors
+            of spectral norms, input normalisers) move linearly on each segment and are not trained;
+            those on which they do not (counters) are the landscape's between the ends.
         theta_b: The other one.
         level: At least the value at both ends; where paths are proved, with its rounding errors.
         method: "greedy": beads go into segments one depth at a time and are trained freely.
@@ -128,9 +110,10 @@ def connect(
     beside arithmetic: much for small models, nothing where one of them keeps the processor busy.
 
     Raises:
-        InputError: Ends of another shape, with other buffers or above the level, batch norms whose
-            running statistics would not be those of what enters them, an option out of range, or a file
-            to keep the string in that cannot be written.
+        InputError: Ends of another shape, with buffers that cannot move (masks and other whole numbers,
+            sparse ones, those of compiled code) and are not the landscape's, or above the level; batch
+            norms whose running statistics would not be those of what enters them; an option out of range,
+            or a file to keep the string in that cannot be written.
 
     Example:
         >>> import numpy as np
@@ -147,13 +130,12 @@ def connect(
     file = None if keep is None else check_keep(keep)
     schedule = schedule or Schedule()
     _check(method, spring, progress, relative_gap, start, schedule)
-    ends = read_ends(landscape, theta_a, theta_b, match_units)
-    beads = _first_beads(ends, start)
-    pair = _Pair(landscape, ends, metric)
+    pair = Pair.of(landscape, theta_a, theta_b, metric=metric, match_units=match_units)
+    beads = pair.first_beads(start)
     surface = pair.surface(batched, seed)
     judge = Judge(surface, level, relative_gap)
     highest = pair.check_level(judge)
-    tried = []
+    tried = pair.remarks()
     if start is not None:  # its cost is this one's, too
         surface.gradients += start.gradients
         surface.losses += start.losses
@@ -179,70 +161,12 @@ def connect(
             METHODS[method](work)
         except KeyboardInterrupt:  # Stop is one
             work.tried.append(STOPPED)
-        extra = pair.buffers(work)
+        extra: dict[str, Any] = {}
         if match_units:
-            given = read_end(landscape, theta_b, "theta_b").theta
-            unmatched = work.judge.prove(ends[0].theta, given).lower
-            extra |= {"matched": True, "unmatched_lower": unmatched}
-        return finish(work, method, began, **extra)
-
-
-@dataclass(frozen=True, slots=True)
-class _Pair:
-    """The ends on their landscape.
-
-    Attributes:
-        landscape: As given.
-        ends: Both models.
-        metric: As given.
-    """
-
-    landscape: Landscape
-    ends: tuple[Model, Model]
-    metric: str | Metric | Landscape | None
-
-    @property
-    def floating(self) -> bool:
-        """Whether running statistics change along the path."""
-        given = any(end.state is not None for end in self.ends)
-        return given and has_statistics(self.landscape)
-
-    def surface(self, batched: bool, seed: int) -> Surface:
-        """What the string lies on."""
-        if isinstance(self.metric, Landscape) and self.metric.size == self.landscape.size:
-            state = self.metric.state_of(self.landscape.module_at())
-            check_fixed(self.metric, state, "metric's model")
-        if not self.floating:
-            return Surface(self.landscape, self.metric, batched=batched, seed=seed)
-        own = on_own_statistics(self.landscape)
-        judged = None
-        if isinstance(self.metric, Landscape):
-            judged = Statistics(self.landscape).loss_on(self.metric)
-        return Surface(own, self.metric, batched=batched, seed=seed, judged=judged, floating=True)
-
-    def check_level(self, judge: Judge) -> float:
-        """The higher end's value; ends that are above the level, or not proved below it, are refused."""
-        surface, level = judge.surface, judge.level
-        values = surface.values(np.stack([end.theta for end in self.ends]))
-        for name, end, value in zip(("theta_a", "theta_b"), self.ends, values, strict=True):
-            top = float(value)
-            if self.floating:
-                top = max(top, own_value(self.landscape, end, self.metric))
-            if judge.proves and level < (1.0 + NEAR) * top:
-                top = max(top, judge.prove(end.theta, end.theta, level).upper)
-            if not top <= level:
-                raise InputError(
-                    f"level must be at least the {surface.kind} of both ends, rounding errors included;"
-                    f" received {level!r}, and {name} has {top!r}: raise it or train further"
-                )
-        return float(values.max())
-
-    def buffers(self, work: Work) -> dict[str, Any]:
-        """Running statistics of the beads, where they change."""
-        if not self.floating:
-            return {}
-        thetas = np.stack(work.beads.thetas)
-        return {"buffers": buffers_along(self.landscape, thetas, self.ends)}
+            given = pair.point_of(read_end(landscape, theta_b, "theta_b"))
+            unmatched = work.judge.prove(pair.points[0], given).lower
+            extra = {"matched": True, "unmatched_lower": unmatched}
+        return pair.told(finish(work, method, began, **extra))
 
 
 def _check(
@@ -268,68 +192,3 @@ def _check(
             f" {type(start).__name__} with method {method!r}"
         )
     check_told(progress, "progress")
-
-
-def _first_beads(ends: tuple[Model, Model], start: Connection | Unfinished | None) -> Beads:
-    """The string to begin with."""
-    first, last = (end.theta for end in ends)
-    if start is None:
-        return Beads([first, last], [0, 0])
-    _check_string(start, len(first))
-    if not has_ends(start, ends):
-        raise InputError(
-            "start must have the given ends; received a connection between other models"
-        )
-    return Beads([first, *start.beads[1:-1], last], [int(depth) for depth in start.depths])
-
-
-def _check_string(start: Connection | Unfinished, size: int) -> None:
-    """Refuse a string that was put together wrongly."""
-    beads, depths = np.asarray(start.beads), np.asarray(start.depths)
-    fits = beads.ndim == 2 and len(beads) >= 2 and beads.shape[1] == size
-    if not fits or not np.isfinite(beads).all():
-        raise InputError(
-            f"start must have finite beads of shape (2 or more, {size}); received shape {beads.shape}"
-            f"{' with NaN or infinite entries' * fits}"
-        )
-    whole = depths.dtype.kind in "iu" and depths.shape == beads.shape[:1]
-    if not whole or depths.min() < 0:
-        raise InputError(
-            f"start must have a depth of at least 0 for each of its {len(beads)} beads; received"
-            f" {depths!r}"
-        )
-
-
-def has_ends(start: Connection | Unfinished, ends: tuple[Model, Model]) -> bool:
-    """Whether a string lies between two models."""
-    pairs = zip((start.beads[:1], start.beads[-1:]), ends, strict=True)
-    return all(np.array_equal(bead, end.theta[None]) for bead, end in pairs)
-
-
-def has_values(
-    found: Connection, landscape: Landscape, ends: tuple[Model, Model], metric: str | None
-) -> bool:
-    """Whether a string between two models has the values that it states: on other data it has not."""
-    pair = _Pair(landscape, ends, metric)
-    values = pair.surface(True, 0).values(found.beads)
-    buffers = [flat_buffers(landscape, end.state) for end in ends if pair.floating and end.state]
-    return np.allclose(values, found.values, rtol=SAME, atol=0.0) and np.array_equal(
-        found.buffers[[0, -1]], np.stack(buffers or [np.zeros(0)] * 2)
-    )
-
-
-def read_ends(
-    landscape: Landscape, theta_a: End, theta_b: End, match_units: bool
-) -> tuple[Model, Model]:
-    """Both models; the second one's units matched, if so asked."""
-    first, last = read_end(landscape, theta_a, "theta_a"), read_end(landscape, theta_b, "theta_b")
-    return first, matched(landscape, first, last) if match_units else last
-
-
-def matched(landscape: Landscape, first: Model, last: Model) -> Model:
-    """The second model with its hidden units in the order of the first one's."""
-    if last.state is None:
-        return Model(units_matched(landscape, first.theta, last.theta).theta, None)
-    buffers = flat_buffers(landscape, last.state)
-    found = units_matched(landscape, first.theta, last.theta, buffers=buffers)
-    return Model(found.theta, landscape.state_of(module_of(landscape, found.theta, found.buffers)))

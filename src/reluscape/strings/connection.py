@@ -65,8 +65,9 @@ class Connection(Result):
         unmatched_lower: Largest value seen on the straight line to the second model as it was given;
             NaN where nothing was permuted.
         tried: What was done, and for "not_found" why it ended.
-        buffers: Running statistics at each bead (beads, buffers), in the order of the module's buffers,
-            all others among them as the landscape has them; no columns where none changes on the path.
+        buffers: Buffers at each bead (beads, buffers), in the order of the module's: those of the ends,
+            and between them running statistics of the data at each bead, and others that move linearly
+            on each segment or are the landscape's; no columns where none changes on the path.
     """
 
     status: str

@@ -1,4 +1,4 @@
-"""The two models that a string joins: their parameters, and running statistics where they have some."""
+"""The two models that a string joins: their parameters, and their buffers where they have some."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from torch.func import functional_call
 
 from reluscape.errors import InputError
 from reluscape.landscape import Landscape
-from reluscape.strings.buffers import check_fixed, flat_buffers, norms_of
+from reluscape.strings.buffers import State, norms_of
+from reluscape.strings.carried import check_buffers, with_module
 from reluscape.strings.surface import Metric, Surface
 from reluscape.validation import check_theta, tied_names
 
 Floats = NDArray[np.float64]
-State = dict[str, torch.Tensor]
 #: Outputs of one function differ by no more, relative to the largest or to 1.
 SAME = 1e-9
 #: The same by two ways to batch norm's statistics: rounding shows where means are large.
@@ -45,8 +45,8 @@ def read_end(landscape: Landscape, end: End, name: str) -> Model:
     """Parameters and buffers of an end in the landscape's order.
 
     Raises:
-        InputError: A model of another shape, with another forward, with other buffers than running
-            statistics, or with entries that are not finite; batch norms whose running statistics would
+        InputError: A model of another shape, with another forward, with other buffers that cannot move
+            along a path, or with entries that are not finite; batch norms whose running statistics would
             not be those of what enters them.
     """
     if isinstance(end, Mapping):
@@ -54,7 +54,7 @@ def read_end(landscape: Landscape, end: End, name: str) -> Model:
     if not isinstance(end, nn.Module):
         return Model(check_theta(end, landscape.size), None)
     state = landscape.state_of(end)
-    check_fixed(landscape, state, name)
+    check_buffers(landscape, state, name)
     apart = outputs_apart(landscape, state, end)
     if apart:
         raise InputError(
@@ -64,7 +64,7 @@ def read_end(landscape: Landscape, end: End, name: str) -> Model:
     parts = [state[key].cpu().numpy().ravel() for key, _ in end.named_parameters()]
     theta = check_theta(np.concatenate(parts), landscape.size)
     if has_statistics(landscape):
-        check_norms(landscape, theta, name)
+        check_norms(with_state(landscape, state), theta, name)
     return Model(theta, state)
 
 
@@ -149,18 +149,6 @@ def on_own_statistics(landscape: Landscape) -> Landscape:
     return with_module(landscape, module)
 
 
-def with_module(landscape: Landscape, module: nn.Module) -> Landscape:
-    """The landscape of another module on the same data."""
-    return Landscape(
-        module,
-        landscape.inputs,
-        landscape.targets,
-        loss=landscape.loss_name,
-        weight_decay=landscape.weight_decay,
-        device=str(landscape.flat_objective()[0].device),
-    )
-
-
 def with_state(landscape: Landscape, state: State) -> Landscape:
     """The landscape of a model's own parameters and buffers, as `Landscape.state_of` has them."""
     module = landscape.module_at()
@@ -226,15 +214,8 @@ class Statistics:
         return lambda vector: judge.loss_of(self.named(vector) | self(vector))
 
 
-def buffers_along(landscape: Landscape, thetas: Floats, ends: tuple[Model, Model]) -> Floats:
-    """Buffers at each bead (beads, buffers): those of the ends, and estimated ones between them."""
+def statistics_between(landscape: Landscape, thetas: Floats) -> list[State]:
+    """Running means and variances at all points of a string but its ends."""
     statistics, device = Statistics(landscape), landscape.flat_objective()[0].device
-    rows = []
-    for place, theta in enumerate(thetas):
-        module = landscape.module_at(theta)
-        end = ends[0] if place == 0 else ends[1] if place == len(thetas) - 1 else None
-        with torch.no_grad():
-            found = statistics(torch.as_tensor(theta, device=device)) if end is None else end.state
-        known = dict(module.named_buffers()) | (found or {})
-        rows.append(flat_buffers(landscape, known))
-    return np.stack(rows)
+    with torch.no_grad():
+        return [statistics(torch.as_tensor(theta, device=device)) for theta in thetas[1:-1]]

@@ -129,6 +129,7 @@ def _steps(work: Work, rule: Rule, adam: Adam, values: Floats, steps: range) -> 
         gradients = torch.zeros_like(rows[1:-1])
         gradients[chosen] = found
         force = rule.force(rows, gradients, heights)
+        force[:, surface.still] = 0.0
         change = torch.zeros_like(gradients)
         change[chosen] = adam.step(force)[chosen]
         rows = rule.settle(torch.cat([rows[:1], rows[1:-1] - change, rows[-1:]]))

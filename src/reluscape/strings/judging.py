@@ -119,7 +119,8 @@ class Judge:
 
     def __init__(self, surface: Surface, level: float, relative_gap: float) -> None:
         self.surface, self.level, self.relative_gap = surface, level, relative_gap
-        self.proves = surface.is_loss and is_readable(surface.judge)
+        readable = is_readable(surface.judge) and not surface.judge.moved.any()
+        self.proves = surface.is_loss and readable
 
     def examine(self, beads: Beads) -> None:
         """Fill in what is not known of a string's segments."""

@@ -30,7 +30,8 @@ class Unfinished(Result):
 
     Attributes:
         level: What its search was to stay below.
-        beads: Its points in order, the given ends included (beads, params).
+        beads: Its points in order, the given ends included (beads, params); with buffers that move along
+            among them, where the module has them (beads, params + moving buffers).
         depths: When each was inserted (beads,).
         method: How it was being laid.
         seed: Of every random choice.

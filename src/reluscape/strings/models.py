@@ -15,6 +15,7 @@ from reluscape.progress import Progress, Stop
 from reluscape.strings.connecting import connect
 from reluscape.strings.connection import Connection
 from reluscape.strings.ends import read_end
+from reluscape.strings.pair import Pair
 from reluscape.strings.spanning import SpanningTree, spanning_tree
 from reluscape.strings.usual import flat, usual_level
 
@@ -62,8 +63,8 @@ class Models:
         """With a level, or the usual one, for units as they are or matched.
 
         Raises:
-            InputError: Models of different shapes, forwards or buffers (running statistics of batch
-                norms aside), with a batch norm that is used twice, or above the level.
+            InputError: Models of different shapes or forwards, with other buffers that cannot move along
+                a path, with a batch norm that is used twice, or above the level.
         """
         for name, module in zip(names, modules, strict=True):
             try:
@@ -89,6 +90,11 @@ class Models:
     def metric(self) -> str | None:
         """As `connect` takes it."""
         return None if self.kind == "loss" else self.kind
+
+    def pair(self, a: int, b: int, match_units: bool) -> Pair:
+        """Two of them on the landscape of the first."""
+        ends = self.modules[a], self.modules[b]
+        return Pair.of(self.landscape, *ends, metric=self.metric, match_units=match_units)
 
     def join(self, a: int, b: int, progress: Progress, **search: Any) -> Connection:
         """The string between two of them."""

@@ -57,6 +57,7 @@ class Surface:
         judge: The landscape whose loss is judged, or whose outputs a metric is of.
         kind: "loss", "other loss", or the metric's name.
         unbatched: Why rows are evaluated one by one; empty where they are not.
+        still: Coordinates that are not trained: buffers that move along.
         small: Whether one thread is faster than several.
         gradients: Gradients evaluated so far, one for each row.
         losses: Values evaluated so far without a gradient, one for each row.
@@ -82,6 +83,7 @@ class Surface:
             )
         self.gradients = self.losses = 0
         self.device = landscape.flat_objective()[0].device
+        self.still = torch.from_numpy(np.flatnonzero(landscape.moved)).to(self.device)
         self._objective = landscape.flat_objective()[1]
         self._seed = seed
         self._floating = floating

@@ -81,8 +81,8 @@ def units_of(module: nn.Module, inputs: torch.Tensor) -> tuple[Units, ...]:
         trace = trace_module(module, inputs)
     found: list[Units] = []
     reader, norms = None, list[str]()
-    node = trace.output
-    while node.op != "placeholder":
+    node, behind = trace.output, _behind_layers(trace)
+    while node in behind:
         _check_alone(node, trace)
         layer = trace.modules.get(str(node.target)) if node.op == "call_module" else None
         name = name_of(node)
@@ -100,6 +100,16 @@ def units_of(module: nn.Module, inputs: torch.Tensor) -> tuple[Units, ...]:
             raise _refusal(node, trace, "is not applied to one layer's values")
         node = source
     return tuple(found[::-1])
+
+
+def _behind_layers(trace: Trace) -> set[fx.Node]:
+    """Layers, and all nodes to which one leads: what comes before the first has no units."""
+    found = set[fx.Node]()
+    for node in trace.output.graph.nodes:
+        layer = trace.modules.get(str(node.target)) if node.op == "call_module" else None
+        if isinstance(layer, (nn.Linear, _ConvNd)) or not found.isdisjoint(node.all_input_nodes):
+            found.add(node)
+    return found
 
 
 def _read_by(

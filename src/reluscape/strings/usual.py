@@ -12,8 +12,9 @@ from torch import nn
 
 from reluscape.errors import InputError
 from reluscape.landscape import Landscape
-from reluscape.strings.connecting import matched
+from reluscape.strings.carried import Carried
 from reluscape.strings.ends import has_statistics, on_own_statistics, own_value, read_end
+from reluscape.strings.pair import matched
 from reluscape.strings.surface import Metric, Surface
 
 #: Of what the straight line rises above the worse end, and of that end's own value.
@@ -44,22 +45,24 @@ def usual_level(
         InputError: A model of another shape, forward or buffers.
     """
     read = [read_end(landscape, model, "model") for model in models]
-    thetas = np.stack([end.theta for end in read])
+    carried = Carried.between(landscape, [end.state for end in read])
+    points = np.stack([carried.at(end.theta, end.state) for end in read])
     floating = has_statistics(landscape)
-    surface = Surface(on_own_statistics(landscape) if floating else landscape, metric)
-    values = surface.values(thetas)
+    surface = Surface(on_own_statistics(carried.wide) if floating else carried.wide, metric)
+    values = surface.values(points)
     if floating:  # an end also has to be below the level by its own statistics
         values = np.maximum(values, [own_value(landscape, end, metric) for end in read])
     pairs = list(combinations(range(len(models)), 2))
-    stops = thetas[[b for _, b in pairs]]
+    stops = points[[b for _, b in pairs]]
     if match_units:
-        stops = np.stack([matched(landscape, read[a], read[b]).theta for a, b in pairs])
+        ends = [matched(landscape, read[a], read[b]) for a, b in pairs]
+        stops = np.stack([carried.at(end.theta, end.state) for end in ends])
     times = np.linspace(0.0, 1.0, POINTS)
-    straight = surface.along(thetas[[a for a, _ in pairs]], stops, times)
+    straight = surface.along(points[[a for a, _ in pairs]], stops, times)
     worst, highest = float(values.max()), float(np.nanmax(straight))
     if not np.isfinite(worst):
         raise InputError(f"models must have a finite {surface.kind}; received {values.tolist()}")
-    scale = 0.0 if metric else float(np.nan_to_num(surface.values(0.0 * thetas[:1])[0], posinf=0.0))
+    scale = 0.0 if metric else float(np.nan_to_num(surface.values(0.0 * points[:1])[0], posinf=0.0))
     level = max(ABOVE * worst, worst + SHARE * (highest - worst), worst + ROUNDING * scale)
     return float(level), tuple(values.tolist())
 
