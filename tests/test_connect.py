@@ -19,7 +19,6 @@ from torch import nn
 import reluscape as rs
 from reluscape.errors import InputError
 from reluscape.progress import Stop
-from reluscape.strings.check import check_connection
 from reluscape.strings.judging import Beads
 from reluscape.strings.keeping import Keeper
 from reluscape.strings.pair import Pair
@@ -780,10 +779,10 @@ def test_loss_on_other_data_uses_the_training_data_s_statistics() -> None:
     outputs = module.eval()(torch.as_tensor(others))
     value = float(nn.functional.cross_entropy(outputs, torch.as_tensor(answers)).detach())
     assert found.values[0] == pytest.approx(value, rel=1e-9)
-    checked = check_connection(found, test, trained_on=landscape)
+    checked = rs.verify(found, landscape, metric=test)
     assert checked.valid, checked.reason
-    assert "trained_on" in check_connection(found, test).reason
-    assert not check_connection(found, test, trained_on=test.at(found.beads[0])).valid
+    assert "landscape of these" in rs.verify(found, test).reason
+    assert not rs.verify(found, test.at(found.beads[0]), metric=test).valid
 
 
 @pytest.mark.parametrize("metric", [None, "error_rate"])
@@ -915,8 +914,11 @@ def test_strings_of_metrics_and_statistics_are_verified() -> None:
         return float(np.abs(outputs).max())
 
     own = rs.connect(landscape, models[0], models[1], 1e3, metric=largest)
-    assert "check_connection that metric" in rs.verify(own, landscape).reason
-    assert check_connection(own, landscape, largest).valid
+    assert "give verify that metric" in rs.verify(own, landscape).reason
+    assert rs.verify(own, landscape, metric=largest).valid
+    certificate = rs.certify(landscape.block(-1))
+    with pytest.raises(InputError, match="metric is for a Connection; received one with a certif"):
+        rs.verify(certificate, landscape, metric=largest)
 
 
 def test_tampered_strings_are_rejected() -> None:

@@ -18,7 +18,6 @@ from torch.nn.utils.parametrizations import spectral_norm
 import reluscape as rs
 from reluscape.errors import InputError
 from reluscape.strings import ends as ends_module
-from reluscape.strings.check import check_connection
 from reluscape.strings.check_ends import begins_at, why_other_end
 from reluscape.strings.usual import usual_level
 
@@ -290,7 +289,7 @@ def test_other_data_judge_with_the_buffers_of_each_bead(kind: str) -> None:
     found = rs.connect(
         landscape, a, b, level, metric=other, method="bezier", schedule=rs.Schedule(max_steps=20)
     )
-    checked = check_connection(found, other, trained_on=landscape)
+    checked = rs.verify(found, landscape, metric=other)
     assert checked.valid, checked.reason
     for bead in range(1, found.num_beads - 1):
         value = rs.Landscape(found.module(landscape, bead), X + 0.1, Y).loss()

@@ -38,6 +38,7 @@ from reluscape.strings.check import check_connection
 from reluscape.strings.check_tree import check_tree
 from reluscape.strings.connection import Connection
 from reluscape.strings.spanning import SpanningTree
+from reluscape.strings.surface import Metric
 from reluscape.trees.check import check_merge_tree
 from reluscape.trees.result import MergeTree
 
@@ -48,6 +49,8 @@ Claim = CellMinimum | Convexity | Connection | SpanningTree | MergeTree
 def verify(
     path_or_certificate: str | os.PathLike[str] | Certificate | Claim,
     landscape: Landscape | NetworkOutput,
+    *,
+    metric: str | Metric | Landscape | None = None,
 ) -> Verification:
     """Check a certificate or a result that claims something against a landscape; never calls a solver.
 
@@ -69,14 +72,15 @@ def verify(
             may be larger than it need be, and so may "dense" have become "lanczos", which claims less.
             Or a `Connection` or its NetCDF file: values, lengths and the maximum of every segment are
             computed again, each bound by `path_maximum`; how the path was found is told. It is about a
-            path from its first bead to its last: compare those with your models. "other loss" is about
-            the landscape that was given as `metric`; for a metric that is a function there is
-            `reluscape.strings.check.check_connection`. Or a `SpanningTree` or its NetCDF file: every
-            string of it is checked like a connection, and the tree from their heights. Or a `MergeTree`
-            or its NetCDF file: the layer's cells are enumerated again, the least loss of every cell and
-            facet is shown to be least by its proof, and the tree follows by another algorithm.
+            path from its first bead to its last: compare those with your models. Or a `SpanningTree` or
+            its NetCDF file: every string of it is checked like a connection, and the tree from their
+            heights. Or a `MergeTree` or its NetCDF file: the layer's cells are enumerated again, the
+            least loss of every cell and facet is shown to be least by its proof, and the tree follows by
+            another algorithm.
         landscape: The network, data, loss and weight decay that it is about, or the network's output
             with its bounds.
+        metric: For a `Connection`, as `connect` was given it; needed where it was a function or another
+            landscape.
 
     Returns:
         Whether it is valid, and the reason. A file that is not a certificate is not valid either. An
@@ -84,8 +88,8 @@ def verify(
         `moved` are told, not proved: only the digest guards them.
 
     Raises:
-        InputError: The file does not exist, what was given claims nothing, or rational arithmetic
-            without python-flint.
+        InputError: The file does not exist, what was given claims nothing, a metric for what has none, or
+            rational arithmetic without python-flint.
     """
     if not isinstance(landscape, Landscape | NetworkOutput):
         raise InputError(
@@ -95,7 +99,7 @@ def verify(
     if isinstance(
         path_or_certificate, CellMinimum | Convexity | Connection | SpanningTree | MergeTree
     ):
-        return _of_result(path_or_certificate, landscape)
+        return _of_result(path_or_certificate, landscape, metric)
     if not isinstance(path_or_certificate, Certificate | str | os.PathLike):
         raise InputError(
             "verify needs a certificate, a result that claims something, or the path of its file;"
@@ -109,7 +113,8 @@ def verify(
         loaded = load_claim(path_or_certificate)
         if isinstance(loaded, str):
             return Verification(False, loaded)
-        return _of_result(loaded, landscape)
+        return _of_result(loaded, landscape, metric)
+    _refuse_metric(metric, "a certificate")
     try:
         if isinstance(path_or_certificate, Certificate):
             certificate = Certificate(**fields_from_json(to_json(path_or_certificate)))
@@ -134,14 +139,24 @@ def verify(
     return Verification(True, f"recomputed from network and data: {certificate.sentence()}")
 
 
-def _of_result(found: Claim, landscape: Landscape | NetworkOutput) -> Verification:
+def _refuse_metric(metric: object, what: str) -> None:
+    """Only paths are about one."""
+    if metric is not None:
+        raise InputError(f"metric is for a Connection; received one with {what}: leave it out")
+
+
+def _of_result(
+    found: Claim, landscape: Landscape | NetworkOutput, metric: str | Metric | Landscape | None
+) -> Verification:
     """Check a result that claims something."""
+    if not isinstance(found, Connection):
+        _refuse_metric(metric, f"a {type(found).__name__}")
     if isinstance(landscape, NetworkOutput):
         return Verification(False, "it is about a landscape, not about a network's output")
     if isinstance(found, Convexity):
         return check_convexity(found, landscape)
     if isinstance(found, Connection):
-        return check_connection(found, landscape)
+        return check_connection(found, landscape, metric)
     if isinstance(found, SpanningTree):
         return check_tree(found, landscape)
     if isinstance(found, MergeTree):

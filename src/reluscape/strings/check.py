@@ -27,9 +27,7 @@ Floats = NDArray[np.float64]
 def check_connection(
     found: Connection,
     landscape: Landscape,
-    metric: Metric | None = None,
-    *,
-    trained_on: Landscape | None = None,
+    metric: str | Metric | Landscape | None = None,
 ) -> Verification:
     """Measure a path again: values, lengths, and the maximum of every segment.
 
@@ -45,21 +43,23 @@ def check_connection(
 
     Args:
         found: The connection.
-        landscape: Whose loss it is about; for kind "other loss" that other one.
-        metric: For a kind that is neither a loss nor "error_rate", the metric.
-        trained_on: For kind "other loss" and a model with running statistics, the landscape that beads
-            were trained on: between the ends, statistics are those of its data.
+        landscape: That of the search.
+        metric: As `connect` was given it; needed where it was a function or another landscape. That may
+            stand for both landscapes where models have no running statistics.
 
     Cost: 33 losses for each segment, and as much as it took to prove its maximum.
     """
+    judge, trained_on = landscape, landscape
+    if isinstance(metric, Landscape):
+        judge, metric = metric, None
+    metric = metric if callable(metric) else None
     try:
-        _shapes(found, landscape)
-        _measures(found, landscape)
-        wide, judge, trained = widened(found, landscape, trained_on)
-        string = String.of(wide, judge, metric, trained)
+        _shapes(found, judge)
+        _measures(found, judge)
+        string = String.of(*widened(found, judge, trained_on), metric)
         string.check_values()
         if found.buffers.shape[1]:
-            _own_buffers(found, landscape, metric)
+            _own_buffers(found, judge, metric)
         string.check_segments()
         string.check_straight()
     except RejectedError as rejection:

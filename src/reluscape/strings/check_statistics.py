@@ -35,22 +35,21 @@ SAME = 1e-9
 
 
 def widened(
-    found: Connection, landscape: Landscape, trained_on: Landscape | None
+    found: Connection, landscape: Landscape, trained_on: Landscape
 ) -> tuple[Connection, Landscape, Landscape]:
     """A path with the buffers that move along among its coordinates, and both landscapes over these.
 
     Between the ends running statistics are those of the data, and all others are the landscape's.
     """
-    trained = trained_on or landscape
     if not found.buffers.shape[1]:
-        return found, landscape, trained
-    carried = Carried.of(trained, _moving(found, trained))
+        return found, landscape, trained_on
+    carried = Carried.of(trained_on, _moving(found, trained_on))
     wide = replace(found, beads=carried.joined(found.beads, found.buffers))
-    if has_statistics(trained):
-        _check_running(wide, trained, carried.wide)
+    if has_statistics(trained_on):
+        _check_running(wide, trained_on, carried.wide)
     else:
         wide = replace(wide, buffers=found.buffers[:, :0])
-    judge = carried.wide if trained is landscape else carried.on(landscape)
+    judge = carried.wide if trained_on is landscape else carried.on(landscape)
     return wide, judge, carried.wide
 
 

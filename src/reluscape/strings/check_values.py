@@ -56,7 +56,7 @@ class String:
 
     @classmethod
     def of(
-        cls, found: Connection, landscape: Landscape, metric: Metric | None, trained_on: Landscape
+        cls, found: Connection, landscape: Landscape, trained_on: Landscape, metric: Metric | None
     ) -> String:
         """With the statistics of batches at each point, where the path has its own."""
         judge, height = landscape, height_of(found, landscape, metric)
@@ -64,8 +64,8 @@ class String:
             known = trained_on is not landscape
             require(
                 known,
-                "its running statistics are of other data: give these to"
-                " reluscape.strings.check.check_connection as trained_on",
+                "its running statistics are of other data: give verify the landscape of these, and this"
+                " one as its metric",
             )
             height = with_statistics(landscape, trained_on)
         elif found.buffers.shape[1]:
@@ -209,7 +209,7 @@ def height_of(
     known = found.kind == "error_rate" or callable(metric)
     require(
         known,
-        f"it is about {found.kind!r}: give reluscape.strings.check.check_connection that metric",
+        f"it is about {found.kind!r}: give verify that metric",
     )
     return _by_outputs(landscape, metric if callable(metric) else _error_rate)
 
