@@ -440,14 +440,16 @@ def test_a_string_is_written_at_new_depths_and_when_it_is_time(tmp_path: Path) -
     np.testing.assert_array_equal(rs.Unfinished.load(file).depths, [0, 1, 0])
 
 
-@pytest.mark.parametrize("file", ["", 3, "folder", "/proc/none/kept.nc"])
+@pytest.mark.parametrize("file", ["", 3, "folder", "mine.csv", "/proc/none/kept.nc"])
 def test_files_that_cannot_be_kept_are_refused_at_once(
     file: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "folder").mkdir()
+    (tmp_path / "mine.csv").write_text("1,2\n")
     with pytest.raises(InputError, match="keep must be"):
         rs.connect(*cubic(), LEVEL, keep=file, progress=lambda *_: pytest.fail("it has begun"))
+    assert (tmp_path / "mine.csv").read_text() == "1,2\n"
 
 
 def test_a_string_that_cannot_be_written_any_more_does_not_end_the_search(tmp_path: Path) -> None:

@@ -96,7 +96,8 @@ def connect(
         start: A connection between the same ends to go on from, or an `Unfinished` one; its depths, and
             what it took, count.
         keep: A file for the string so far, an `Unfinished`, for a process that may be killed: written at
-            each new depth and about every ten seconds, in place of an earlier one, and left there.
+            each new depth and about every ten seconds, in place of an earlier one, and left there. A
+            file of another kind is refused.
         progress: Told the number of beads, the depth and the worst segment.
         seed: Of every random choice; the same seed gives the same bytes on one machine.
 

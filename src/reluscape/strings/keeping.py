@@ -57,9 +57,17 @@ class Unfinished(Result):
 
 
 def check_keep(keep: str | os.PathLike[str]) -> Path:
-    """The file, or InputError where there cannot be one."""
+    """The file, or InputError where there cannot be one, or where it is one of another kind."""
     if not isinstance(keep, str | os.PathLike) or Path(keep).is_dir():
         raise InputError(f"keep must be the path of a file; received {keep!r}")
+    if Path(keep).exists():
+        try:
+            Unfinished.load(keep)
+        except InputError as error:
+            raise InputError(
+                f"keep must be a new file, or one that an earlier search has kept; received {str(keep)!r},"
+                " which is neither: give another name, or remove it"
+            ) from error
     try:
         check_writable(Path(keep).parent)
     except InputError as error:
