@@ -65,8 +65,8 @@ def check_keep(keep: str | os.PathLike[str]) -> Path:
             Unfinished.load(keep)
         except InputError as error:
             raise InputError(
-                f"keep must be a new file, or one that an earlier search has kept; received {str(keep)!r},"
-                " which is neither: give another name, or remove it"
+                "keep must be a new file, or one that an earlier search has kept; received"
+                f" {str(keep)!r}, which is neither: give another name, or remove it"
             ) from error
     try:
         check_writable(Path(keep).parent)
