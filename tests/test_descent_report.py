@@ -25,7 +25,7 @@ from torch import nn
 from typer.testing import CliRunner, Result
 
 import reluscape as rs
-from reluscape import cli, progress
+from reluscape import cli, cli_descend, progress
 from reluscape.certificate import to_json
 from reluscape.descent.loop import RULES
 from reluscape.descent.path import BATCH
@@ -508,7 +508,7 @@ def test_float32_keeps_whole_inputs() -> None:
 
 
 def test_rules_are_those_of_the_library() -> None:
-    assert {str(rule) for rule in cli.Rule} == set(RULES)
+    assert {str(rule) for rule in cli_descend.Rule} == set(RULES)
 
 
 @pytest.fixture

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DATA", "MODEL", "WEIGHTS", "Arithmetic", "Dask", "DataName", "Decay", "Json", "Loss", "LossName",
-    "Model", "Standardise", "Target", "Weights", "as_option", "checked_decay", "data_options",
-    "landscape_from", "layers_called", "module_from",
+    "Model", "Standardise", "Target", "Weights", "as_option", "checked_decay", "complain",
+    "data_options", "landscape_from", "layers_called", "module_from",
 ]  # fmt: skip
 
 
@@ -131,3 +131,8 @@ def layers_called(landscape: Landscape, layer: str | None) -> tuple[str | None, 
     if layer == "all":
         return landscape.layers
     return (landscape.block(asked_layer(layer, landscape.layers)).layer,)
+
+
+def complain(text: str) -> None:
+    """Write a line to stderr."""
+    typer.echo(" ".join(text.split()), err=True)
