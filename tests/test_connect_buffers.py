@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import reluscape as rs
 from reluscape.errors import InputError
 from reluscape.strings import ends as ends_module
 from reluscape.strings.check_ends import begins_at, why_other_end
+from reluscape.strings.models import Models
 from reluscape.strings.usual import usual_level
 
 X = np.random.default_rng(0).normal(size=(40, 3))
@@ -280,6 +282,26 @@ def test_the_usual_level_is_of_the_line_with_moving_buffers() -> None:
     assert values == pytest.approx((loss(a), loss(b)), rel=1e-9)
     grid = line.straight.max()
     assert level == pytest.approx(max(1.1 * max(values), max(values) + 0.1 * (grid - max(values))))
+
+
+@pytest.mark.parametrize("match_units", [False, True])
+def test_many_models_with_buffers_of_their_own(match_units: bool) -> None:
+    """Also where zero weights have no loss, as with spectral norm."""
+    make = shifted if match_units else generator
+    makes = [partial(make, float(seed)) if match_units else make for seed in range(3)]
+    modules = [trained(made(one, seed)) for seed, one in enumerate(makes)]
+    landscape = rs.Landscape(modules[0], X, Y)
+    models = Models.of("abc", modules, landscape, match_units=match_units)
+    found = {
+        (a, b): models.join(a, b, lambda *_: None, match_units=match_units, max_depth=2)
+        for a, b in combinations(range(3), 2)
+    }
+    tree = models.tree(found)
+    assert rs.verify(tree, landscape).valid
+    for module in modules:  # batch norm by the data's own statistics
+        for part in module.modules():
+            part.train(isinstance(part, nn.BatchNorm1d))
+    np.testing.assert_allclose(tree.values, [loss(one) for one in modules], rtol=1e-9)
 
 
 @pytest.mark.parametrize("kind", ["a normaliser", "all"])

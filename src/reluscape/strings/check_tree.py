@@ -74,7 +74,8 @@ def _shapes(tree: SpanningTree, landscape: Landscape) -> None:
 def _ends(tree: SpanningTree, found: Connection, landscape: Landscape, a: int, b: int) -> None:
     """The string begins at one model and ends at the other, or at its units in another order."""
     require(np.array_equal(found.beads[0], tree.thetas[a]), f"string {a}-{b} begins elsewhere")
-    slack = SAME * abs(found.highest) + ROUNDING * landscape.loss(np.zeros(landscape.size))
+    zero = landscape.loss(np.zeros(landscape.size))
+    slack = SAME * abs(found.highest) + ROUNDING * (zero if np.isfinite(zero) else 0.0)
     ends = np.abs(found.values[[0, -1]] - tree.values[[a, b]])
     require(bool((ends <= slack).all()), f"models {a} and {b} have other values")
     if not found.matched:
