@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -290,6 +293,8 @@ def test_many_models_with_buffers_of_their_own(match_units: bool) -> None:
     make = shifted if match_units else generator
     makes = [partial(make, float(seed)) if match_units else make for seed in range(3)]
     modules = [trained(made(one, seed)) for seed, one in enumerate(makes)]
+    for number, one in enumerate(modules):
+        one[2 - (not match_units)].num_batches_tracked += number
     landscape = rs.Landscape(modules[0], X, Y)
     models = Models.of("abc", modules, landscape, match_units=match_units)
     found = {
@@ -298,6 +303,8 @@ def test_many_models_with_buffers_of_their_own(match_units: bool) -> None:
     }
     tree = models.tree(found)
     assert rs.verify(tree, landscape).valid
+    pair = rs.verify(found[1, 2], rs.Landscape(modules[1], X, Y))
+    assert pair.valid, pair.reason
     for module in modules:  # batch norm by the data's own statistics
         for part in module.modules():
             part.train(isinstance(part, nn.BatchNorm1d))
@@ -343,12 +350,32 @@ def test_buffers_that_outputs_do_not_read_are_the_ends_own() -> None:
     assert not begins_at(found, landscape, b)
     buffers = found.buffers.copy()
     buffers[2, 0] += 1.0
-    assert "buffers 'steps'" in rs.verify(replace(found, buffers=buffers), landscape).reason
+    assert (
+        "buffers 'steps' are none" in rs.verify(replace(found, buffers=buffers), landscape).reason
+    )
+
+
+class Unsaved(Centred):
+    """State dicts leave its buffer out."""
+
+    def __init__(self, mean: float) -> None:
+        super().__init__(mean)
+        self.register_buffer("mean", self.mean, persistent=False)
+
+
+class Sparse(Centred):
+    """With a sparse buffer that its outputs do not depend on."""
+
+    def __init__(self, size: float) -> None:
+        super().__init__()
+        self.register_buffer("sparse", (size * torch.eye(3)).to_sparse())
 
 
 STILL = [
+    (partial(Sparse, 1.0), partial(Sparse, 2.0), "sparse", "sparse"),
     (partial(Masked, 2), partial(Masked, 3), "mask", "no finite floating point"),
     (Stepped, Stepped, "steps", "no finite floating point"),
+    (partial(Unsaved, 0.0), partial(Unsaved, 1.0), "mean", "left out by state dicts"),
     (partial(compiled, 0.0), partial(compiled, 1.0), "0.mean", "compiled code"),
 ]
 
@@ -359,18 +386,210 @@ def test_buffers_that_cannot_move_are_refused_by_name(
 ) -> None:
     a, b = made(first, 0), made(last, 1)
     landscape = rs.Landscape(a, X, Y)
-    said = f"others in '{name}', on which the outputs depend, and they are .*{why}"
-    for end in (b, b.state_dict()):
+    said = f"others in '{name}'.* and they are .*{why}"
+    for end in (b, b.state_dict()) if name in b.state_dict() else (b,):
         with pytest.raises(InputError, match=f"theta_b must have .* {said}"):
             rs.connect(landscape, a, end, HIGH)
     with pytest.raises(InputError, match=said):
         usual_level(landscape, [a, b])
 
 
+class Viewing(Centred):
+    """Reads a view of its buffer."""
+
+    def __init__(self, mean: float) -> None:
+        super().__init__(mean)
+        self._view()
+
+    def _view(self) -> None:
+        self.seen = self.mean[:]
+
+    def _apply(self, *args: Any, **options: Any) -> Any:
+        found = super()._apply(*args, **options)
+        self._view()
+        return found
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(torch.relu(self.first(x - self.seen)))
+
+
+class Listing(Centred):
+    """Reads what a list holds."""
+
+    def __init__(self, mean: float) -> None:
+        super().__init__(mean)
+        self.held = [self.mean]
+
+    def _apply(self, *args: Any, **options: Any) -> Any:
+        found = super()._apply(*args, **options)
+        self.held = [self.mean]
+        return found
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(torch.relu(self.first(x - self.held[0])))
+
+
+class Iterating(Centred):
+    """Reads whatever buffers there are."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(torch.relu(self.first(x - sum(self.buffers()))))
+
+
+class Choosing(Centred):
+    """Reads its buffer for some weights."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.mean[0] * self.last.bias.item() > 0.0:
+            x = x - self.mean
+        return self.last(torch.relu(self.first(x)))
+
+
+class HoldingWeights(nn.Module):
+    """Its forward reads a parameter from a list."""
+
+    def __init__(self, _: float) -> None:
+        super().__init__()
+        self.first = nn.Linear(3, 1)
+        self.held = [self.first.weight]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x @ self.held[0].T
+
+
+class Keyed(Centred):
+    """Reads its buffer from PyTorch's own table of them."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(torch.relu(self.first(x - self._buffers["mean"])))
+
+
+@pytest.mark.parametrize("make", [Viewing, Listing, Iterating, HoldingWeights, Keyed])
+def test_models_that_read_their_numbers_from_elsewhere_are_refused(make: Any) -> None:
+    a, b = made(partial(make, 0.0), 0), made(partial(make, 1.0), 1)
+    said = r"follow from its parameters and buffers|same buffers mean: .* \(KeyError: 'mean'\)"
+    with pytest.raises(InputError, match=said):
+        rs.connect(rs.Landscape(a, X, Y), a, b, HIGH)
+
+
+def test_verify_computes_each_model_of_a_path_by_itself() -> None:
+    """As if the search had taken numbers given from outside for those of the model."""
+    a, b = made(partial(Choosing, 0.0), 0), made(partial(Choosing, 1.0), 1)
+    landscape = rs.Landscape(a, X, Y)
+    found = rs.connect(landscape, a, b, HIGH)
+    assert rs.verify(found, landscape).valid
+    list_a, list_b = made(partial(Listing, 0.0), 0), made(partial(Listing, 1.0), 1)
+    values = [loss(list_a), rs.Landscape(list_a, X, Y).loss(rs.Landscape(list_b, X, Y).theta)]
+    forged = replace(found, values=np.array(values))
+    assert not rs.verify(forged, rs.Landscape(list_a, X, Y)).valid
+
+
+class Rescaling(Centred):
+    """Uses its buffer for large inputs only."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if x.abs().max() > 5.0:
+            x = x / (1.0 + self.mean)
+        return self.last(torch.relu(self.first(x)))
+
+
+def test_what_is_read_on_other_data_only_moves_too() -> None:
+    a, b = made(partial(Rescaling, 0.0), 0), made(partial(Rescaling, 1.0), 1)
+    landscape, other = rs.Landscape(a, X, Y), rs.Landscape(a, 9.0 * X, Y)
+    assert np.abs(X).max() < 5.0
+    found = rs.connect(landscape, a, b, 1e4, metric=other)
+    right = [rs.Landscape(end, 9.0 * X, Y).loss() for end in (a, b)]
+    assert found.values == pytest.approx(right, rel=1e-12)
+    assert rs.verify(found, landscape, metric=other).valid
+
+
+def test_strings_do_not_depend_on_how_python_hashes_names(tmp_path: Path) -> None:
+    """The coordinates' order is that of the module, in every process."""
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1]); import test_connect_buffers as t;"
+        "a, b, landscape, level = t.moving_pair('all');"
+        "found = t.rs.connect(landscape, a, b, level, schedule=t.rs.Schedule(max_steps=5));"
+        "print(found.beads.tobytes().hex()[-200:], found.tried)"
+    )
+    run = [sys.executable, "-c", code, str(Path(__file__).parent)]
+    told = {
+        subprocess.run(
+            run, env=os.environ | {"PYTHONHASHSEED": seed}, capture_output=True, check=True
+        ).stdout
+        for seed in "123"
+    }
+    assert len(told) == 1
+
+
+def test_beads_that_start_again_elsewhere_leave_the_buffers_on_their_line() -> None:
+    a, b, landscape, level = moving_pair("in layers")
+    low = 1.01 * max(loss(a), loss(b))
+    found = rs.connect(landscape, a, b, low, schedule=rs.Schedule(max_steps=2), max_depth=3)
+    assert any("starts" in line for line in found.tried)
+    means = found.buffers[:, columns(a)["0.mean"]]
+    assert np.ptp(means, axis=1).max() < 1e-12
+    assert means[1:-1].size > 0
+    assert level > low
+
+
+class Updating(Centred):
+    """Changes a buffer in each pass, in eval mode too."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.mean.mul_(0.5).clamp_(-1.0, 1.0)
+        return self.last(torch.relu(self.first(x)))
+
+
+class Assigning(Centred):
+    """The same by an assignment."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.mean = 0.5 * self.mean
+        return self.last(torch.relu(self.first(x)))
+
+
+@pytest.mark.parametrize("method", ["greedy", "band"])
+def test_buffers_that_are_changed_in_every_pass(method: str) -> None:
+    a, b = made(partial(Updating, 0.0), 0), made(partial(Updating, 1.0), 1)
+    landscape = rs.Landscape(a, X, Y)
+    found = rs.connect(landscape, a, b, HIGH, method=method)
+    assert rs.verify(found, landscape).valid
+    a, b = made(partial(Assigning, 0.0), 0), made(partial(Assigning, 1.0), 1)
+    with pytest.raises(InputError, match=r"same buffers mean: .* does not run"):
+        rs.connect(rs.Landscape(a, X, Y), a, b, HIGH, method=method)
+
+
+@pytest.mark.filterwarnings("ignore:.torch.nn.utils.spectral_norm. is deprecated")
+@pytest.mark.parametrize("method", ["greedy", "bezier"])
+def test_spectral_norm_of_the_old_kind(method: str) -> None:
+    def make() -> nn.Module:
+        return nn.Sequential(nn.utils.spectral_norm(nn.Linear(3, 8)), nn.ReLU(), nn.Linear(8, 1))
+
+    a, b = (made(make, seed) for seed in (0, 1))
+    with torch.no_grad():
+        for end in (a, b):
+            end(torch.ones(1, 3, dtype=torch.float64))  # the weight without a gradient
+    landscape = rs.Landscape(a, X, Y)
+    found = rs.connect(landscape, a, b, HIGH, method=method)
+    assert found.status == "connected"
+    assert rs.verify(found, landscape).valid
+    module = made(make, 2)
+    module.load_state_dict(found.state(landscape, -1))
+    assert loss(module) == loss(b)
+
+
+def test_signs_of_zeros_in_buffers_are_the_ends_own() -> None:
+    a, b = made(partial(Centred, 0.0), 0), made(partial(Centred, -0.0), 1)
+    landscape = rs.Landscape(a, X, Y)
+    found = rs.connect(landscape, a, b, HIGH)
+    for bead, sign in ((0, False), (1, True)):
+        assert bool(torch.signbit(found.state(landscape, bead)["mean"]).all()) is sign
+
+
 def test_numbers_that_float64_does_not_hold_are_refused_by_name() -> None:
     a, b = made(Counting, 0), made(Counting, 1)
     b.steps = torch.tensor(2**53 + 1)
-    with pytest.raises(InputError, match=r"float64 holds.*'steps'"):
+    with pytest.raises(InputError, match=r"others in 'steps' and they are not held"):
         rs.connect(rs.Landscape(a, X, Y), a, b, HIGH)
 
 

@@ -648,6 +648,35 @@ def test_modules_and_weights_that_are_there_twice_are_left_as_they_were() -> Non
 
 
 @pytest.mark.filterwarnings("ignore")  # PyTorch warns of its own scripted modules
+def test_models_that_are_compiled_as_a_whole_are_refused() -> None:
+    model = nn.Linear(3, 1)
+    for compiled in (torch.jit.script(model), torch.jit.trace(model, torch.ones(2, 3))):
+        with pytest.raises(InputError, match="compiled as a whole: give the module"):
+            Landscape(compiled, np.ones((5, 3)), np.ones((5, 1)))
+
+
+def test_what_forward_keeps_does_not_stay_in_copies() -> None:
+    """Activations, also from a batch of points, and counters of passes in eval mode."""
+
+    class Keeping(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(3, 1)
+            self.register_buffer("passes", torch.tensor(0))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.kept, self.passes = self.layer(x), self.passes + 1
+            return self.kept
+
+    landscape = Landscape(Keeping(), np.ones((5, 3)), np.ones((5, 1)))
+    _, objective = landscape.flat_objective()
+    torch.func.vmap(objective)(torch.zeros(2, 4, dtype=torch.float64))
+    landscape.gradient()
+    assert not hasattr(landscape.module_at(), "kept")
+    assert landscape.module_at().passes == 0
+
+
+@pytest.mark.filterwarnings("ignore")  # PyTorch warns of its own scripted modules
 def test_scripted_parts_are_not_read() -> None:
     scripted = torch.jit.script(nn.Sequential(nn.Linear(3, 4), nn.ReLU()))
     model = nn.Sequential(scripted, nn.Linear(4, 1))

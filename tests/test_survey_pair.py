@@ -259,7 +259,7 @@ def test_models_with_buffers_that_cannot_move_are_not_joined_and_the_page_says_w
     assert found.pair.strings == ()
     assert "c0 and c1: no string: c1 must have the landscape's buffers" in found.verdicts[-1]
     page = (tmp_path / "report.html").read_text("utf-8")
-    assert "others in 'mean', on which the outputs depend" in page.replace("&#39;", "'")
+    assert "others in 'mean', which forward reads" in page.replace("&#39;", "'")
 
 
 def test_models_whose_state_dicts_leave_out_a_buffer_are_joined() -> None:

@@ -98,7 +98,8 @@ class Landscape:
     ) -> None:
         self._loss = make_loss(loss)
         self.weight_decay = check_decay(weight_decay)
-        self._module = private_copy(model, device)
+        self._given = private_copy(model, device)  # never run: a forward may keep or change things
+        self._module = copy.deepcopy(self._given)
         self._inputs = check_inputs(inputs, self._module).to(device)
         self._tied = tied_names(self._module)
         self._parameters = {name: p.detach() for name, p in self._module.named_parameters()}
@@ -159,12 +160,12 @@ class Landscape:
     def state(self) -> dict[str, Floats]:
         """Parameters and buffers by name, for hashing and saving."""
         return {
-            name: value.detach().cpu().numpy() for name, value in self._module.state_dict().items()
+            name: value.detach().cpu().numpy() for name, value in self._given.state_dict().items()
         }
 
     def module_at(self, theta: ArrayLike | None = None) -> nn.Module:
         """Return a float64 eval-mode copy of the model with `theta` loaded."""
-        module = copy.deepcopy(self._module)
+        module = copy.deepcopy(self._given)
         with torch.no_grad():
             values = self._split(theta)
             for name, parameter in module.named_parameters():
@@ -249,7 +250,7 @@ class Landscape:
         Raises:
             InputError: A model with other names or shapes than this landscape's.
         """
-        own, found = _state(self._module), _state(model)
+        own, found = _state(self._given), _state(model)
         if [(n, v.shape) for n, v in own.items()] != [(n, v.shape) for n, v in found.items()]:
             raise InputError(
                 f"expected a model with the landscape's parameters and buffers, {_shapes(own)};"
@@ -357,7 +358,7 @@ class Landscape:
     ) -> torch.Tensor:
         """Outputs as a (samples, outputs) tensor."""
         inputs = self._inputs[rows]
-        still = {name: parameters[name].detach() for name in self._moved}
+        still = {name: parameters[name].detach().clone() for name in self._moved}
         tied = {name: parameters[first] for name, first in self._tied.items()}
         outputs: torch.Tensor = functional_call(
             self._module, parameters | still | tied, (inputs,), tie_weights=False

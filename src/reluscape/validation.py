@@ -101,6 +101,11 @@ def private_copy(model: nn.Module, device: str) -> nn.Module:
             f"model must be a torch.nn.Module; received {type(model).__name__}: pass the module"
             " itself, not its class or weights"
         )
+    if isinstance(model, torch.jit.ScriptModule):
+        raise InputError(
+            "model must be a module of Python code; received one that torch.jit has compiled as a whole:"
+            " give the module that was compiled"
+        )
     module = copied(model).double().eval().to(device)
     for name, parameter in module.named_parameters():
         if not torch.isfinite(parameter).all():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,8 @@ __all__ = [
 Floats = NDArray[np.float64]
 State = dict[str, torch.Tensor]
 
+#: What a tensor is, whatever its numbers.
+FORM = ("shape", "dtype", "device", "layout", "ndim")
 #: Buffers of a batch norm.
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
@@ -84,7 +87,7 @@ def buffers_of(landscape: Landscape, vector: Floats) -> State:
     places = places_of(module)
     for name, buffer in module.named_buffers():
         part = vector[places[name]]
-        if not np.array_equal(part, _flat(buffer), equal_nan=True):
+        if part.tobytes() != _flat(buffer).tobytes():  # zeros have signs
             found[name] = torch.from_numpy(part.copy()).view(buffer.shape)
     return found
 
@@ -102,20 +105,22 @@ def module_of(landscape: Landscape, theta: Floats, buffers: Floats) -> nn.Module
 # ---- which differ, and matter ------------------------------------------------------------------
 
 
-def other_buffers(landscape: Landscape, state: State) -> tuple[frozenset[str], frozenset[str]]:
-    """Names of buffers that are not the landscape's: those that outputs read, and others.
+def other_buffers(
+    landscapes: Sequence[Landscape], state: State
+) -> tuple[frozenset[str], frozenset[str]]:
+    """Names of buffers that are not the first landscape's: those that outputs of any read, and others.
 
     Running statistics of batch norms are left out.
     """
-    module = landscape.module_at()
+    module = landscapes[0].module_at()
     own, running = dict(module.named_buffers()), statistics_of(module)
     other = {
         name
         for name, buffer in own.items()
         if name not in running and not same_numbers(buffer, state[name])
     }
-    read = other & read_buffers(landscape) if other else frozenset[str]()
-    return frozenset(read), frozenset(other - read)
+    read = {name for one in landscapes for name in read_buffers(one)} if other else set[str]()
+    return frozenset(other & read), frozenset(other - read)
 
 
 def read_buffers(landscape: Landscape) -> frozenset[str]:
@@ -160,5 +165,6 @@ class _Watched(TorchFunctionMode):
     ) -> Any:
         """Note what is given to a function, and call it."""
         leaves = _pytree.tree_leaves((args, kwargs))
-        self.seen |= {self._names[id(leaf)] for leaf in leaves if id(leaf) in self._names}
+        if getattr(getattr(func, "__self__", None), "__name__", "") not in FORM:
+            self.seen |= {self._names[id(leaf)] for leaf in leaves if id(leaf) in self._names}
         return func(*args, **(kwargs or {}))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,30 +38,50 @@ def with_module(landscape: Landscape, module: nn.Module) -> Landscape:
     )
 
 
-def check_buffers(landscape: Landscape, state: State, name: str) -> None:
-    """Refuse a model whose buffers differ from the landscape's where they cannot move along a path."""
-    read, unread = other_buffers(landscape, state)
-    module = landscape.module_at()
-    for key in sorted(read):
-        values = numbers_of(state[key])
-        if values.dtype.kind != "f" or not np.isfinite(values).all():
+def check_buffers(landscapes: Sequence[Landscape], state: State, name: str) -> None:
+    """Refuse a model whose buffers differ from the first landscape's where they cannot move along a path.
+
+    Args:
+        landscapes: Of the model, on all data that outputs are judged on.
+        state: That of the model.
+        name: What it is called.
+    """
+    read, unread = other_buffers(landscapes, state)
+    module = landscapes[0].module_at()
+    own = dict(module.named_buffers())
+    for key in sorted(read | unread):
+        if state[key].layout != torch.strided or own[key].layout != torch.strided:
+            why = "are sparse"
+        elif key in unread and not _is_held(state[key]):
+            why = "are not held by float64"
+        elif key in unread:
+            continue
+        elif not (_is_finite(state[key]) and _is_finite(own[key])):
             why = "are no finite floating point numbers"
-        elif state[key].layout != torch.strided or is_in_script(module, key):
-            why = "are sparse, or those of compiled code"
+        elif is_in_script(module, key):
+            why = "are those of compiled code"
+        elif key not in module.state_dict():
+            why = "are left out by state dicts, in which the models of a path are kept"
         else:
             continue
+        depends = ", which forward reads," if key in read else ""
         raise InputError(
             f"{name} must have the landscape's buffers where these cannot move along a path; received"
-            f" others in {key!r}, on which the outputs depend, and they {why}: give both models the same"
+            f" others in {key!r}{depends} and they {why}: give both models the same"
         )
-    for key in sorted(unread):
-        values = numbers_of(state[key])
-        held = values.real.astype(np.float64).astype(values.dtype)
-        if not np.array_equal(values, held, equal_nan=True):
-            raise InputError(
-                f"{name} must have buffers that float64 holds, where they are not the landscape's;"
-                f" received others in {key!r}: give both models the same"
-            )
+
+
+def _is_finite(buffer: torch.Tensor) -> bool:
+    """Whether it holds finite floating point numbers."""
+    values = numbers_of(buffer)
+    return values.dtype.kind == "f" and bool(np.isfinite(values).all())
+
+
+def _is_held(buffer: torch.Tensor) -> bool:
+    """Whether float64 holds its numbers."""
+    values = numbers_of(buffer)
+    held = values.real.astype(np.float64).astype(values.dtype)
+    return np.array_equal(values, held, equal_nan=True)
 
 
 @dataclass(frozen=True)
@@ -82,17 +102,16 @@ class Carried:
     names: tuple[str, ...]
 
     @classmethod
-    def between(cls, landscape: Landscape, states: Iterable[State | None]) -> Carried:
-        """With the buffers in which models differ from the landscape, where outputs read them.
+    def between(cls, landscapes: Sequence[Landscape], states: Iterable[State | None]) -> Carried:
+        """With the buffers in which models differ from the first landscape, where outputs read them.
 
         Args:
-            landscape: The landscape.
+            landscapes: Of the model, on all data that outputs are judged on.
             states: Of the models, each of which `check_buffers` lets pass; None for one of parameters.
         """
         given = [state for state in states if state is not None]
-        return cls.of(
-            landscape, {name for one in given for name in other_buffers(landscape, one)[0]}
-        )
+        names = {name for one in given for name in other_buffers(landscapes, one)[0]}
+        return cls.of(landscapes[0], names)
 
     @classmethod
     def of(cls, landscape: Landscape, names: Iterable[str]) -> Carried:
@@ -108,7 +127,7 @@ class Carried:
         Raises:
             InputError: It has other buffers beside those among the coordinates.
         """
-        read, _ = other_buffers(other, other.state_of(self.landscape.module_at()))
+        read, _ = other_buffers([other], other.state_of(self.landscape.module_at()))
         for name in sorted(read - {*self.names}):
             raise InputError(
                 "metric's model must have the landscape's buffers, running statistics of batch norms"
@@ -137,16 +156,34 @@ class Carried:
 
 
 def over_buffers(landscape: Landscape, names: frozenset[str]) -> Landscape:
-    """The landscape with some buffers among its coordinates."""
+    """The landscape with some buffers among its coordinates.
+
+    Raises:
+        InputError: The model does not run with these as parameters.
+    """
     if not names:
         return landscape
     module = landscape.module_at()
-    for name in names:
-        buffer = module.get_buffer(name)
-        moved = MovedBuffer(buffer.detach().clone())
-        for part in module.modules():  # it may be shared
-            own = part.named_buffers(recurse=False, remove_duplicate=False)
-            for key in [key for key, one in own if one is buffer]:
-                delattr(part, key)
-                part.register_parameter(key, moved)
-    return with_module(landscape, module)
+    for name, buffer in list(module.named_buffers()):  # in the same order everywhere
+        if name in names:
+            _move(module, buffer)
+    try:
+        wide = with_module(landscape, module)
+        wide.loss()
+    except Exception as error:  # forward may do anything with its module's buffers
+        line = " ".join(f"{type(error).__name__}: {error}".split())[:160]
+        raise InputError(
+            f"both models must have the same buffers {', '.join(sorted(names))}: they differ there, and"
+            f" the model does not run with these among the coordinates of a path ({line})"
+        ) from error
+    return wide
+
+
+def _move(module: nn.Module, buffer: torch.Tensor) -> None:
+    """Put a coordinate in the place of a buffer, wherever it is used."""
+    moved = MovedBuffer(buffer.detach().clone())
+    for part in module.modules():
+        own = part.named_buffers(recurse=False, remove_duplicate=False)
+        for key in [key for key, one in own if one is buffer]:
+            delattr(part, key)
+            part.register_parameter(key, moved)

@@ -14,8 +14,9 @@ from reluscape.digits import rounded_up
 from reluscape.landscape import Landscape
 from reluscape.strings.carried import with_module
 from reluscape.strings.check_statistics import widened
-from reluscape.strings.check_values import SAME, TIERS, String, height_of
+from reluscape.strings.check_values import SAME, TIERS, String
 from reluscape.strings.connection import Connection
+from reluscape.strings.ends import NORMED, has_statistics, on_own_statistics
 from reluscape.strings.judging import COARSE
 from reluscape.strings.surface import Metric
 
@@ -58,8 +59,7 @@ def check_connection(
         _measures(found, judge)
         string = String.of(*widened(found, judge, trained_on), metric)
         string.check_values()
-        if found.buffers.shape[1]:
-            _own_buffers(found, judge, metric)
+        _check_models(found, judge, trained_on, string)
         string.check_segments()
         string.check_straight()
     except RejectedError as rejection:
@@ -162,10 +162,25 @@ def _length(beads: Floats) -> float:
     return math.inf if length > 0.0 else 1.0
 
 
-def _own_buffers(found: Connection, landscape: Landscape, metric: Metric | None) -> None:
-    """With its own buffers, neither end of a connected path is above the level."""
-    for k in (0, found.num_beads - 1):
-        own = with_module(landscape, found.module(landscape, k))
-        value = height_of(found, own, metric)(found.beads[k])
-        below = found.status != "connected" or value <= found.level
-        require(below, f"with its own buffers bead {k} is above the level: {value:.6g}")
+def _check_models(
+    found: Connection, judge: Landscape, trained_on: Landscape, string: String
+) -> None:
+    """Each bead as a model of its own has the value that is stated of it.
+
+    The ends of a path along which running statistics change have that with those of the data, and with
+    their own are not above the level of a connected path.
+    """
+    floating = bool(found.buffers.shape[1]) and has_statistics(trained_on)
+    for k in np.flatnonzero(np.isfinite(string.values)).tolist():
+        own, end = with_module(judge, found.module(judge, k)), k in (0, found.num_beads - 1)
+        value = string.height_on(own, found.beads[k])
+        if floating and end:
+            below = found.status != "connected" or value <= found.level
+            require(below, f"with its own buffers bead {k} is above the level: {value:.6g}")
+            if judge is not trained_on:
+                continue
+            value = string.height_on(on_own_statistics(own), found.beads[k])
+        require(
+            string.is_same(float(found.values[k]), value, NORMED if floating else 0.0),
+            f"the model of bead {k} has another value: {value:.6g}",
+        )

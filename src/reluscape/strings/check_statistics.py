@@ -43,7 +43,7 @@ def widened(
     """
     if not found.buffers.shape[1]:
         return found, landscape, trained_on
-    carried = Carried.of(trained_on, _moving(found, trained_on))
+    carried = Carried.of(trained_on, _moving(found, trained_on, landscape))
     wide = replace(found, beads=carried.joined(found.beads, found.buffers))
     if has_statistics(trained_on):
         _check_running(wide, trained_on, carried.wide)
@@ -53,10 +53,10 @@ def widened(
     return wide, judge, carried.wide
 
 
-def _moving(found: Connection, trained_on: Landscape) -> set[str]:
+def _moving(found: Connection, trained_on: Landscape, judge: Landscape) -> set[str]:
     """Names of the buffers that move along the path: those that outputs read, and that can."""
     module, moving = trained_on.module_at(), set[str]()
-    running, read = statistics_of(module), read_buffers(trained_on)
+    running, read = statistics_of(module), read_buffers(trained_on) | read_buffers(judge)
     places, own = places_of(module), flat_buffers(trained_on)
     for name, buffer in module.named_buffers():
         here = places[name]
@@ -64,8 +64,10 @@ def _moving(found: Connection, trained_on: Landscape) -> set[str]:
         same = [np.array_equal(row, own[here], equal_nan=True) for row in stated]
         if name in running or all(same):
             continue
-        if name not in read:
-            require(all(same[1:-1]), f"its buffers {name!r} are not the network's")
+        if name not in read:  # the ends' own, and the network's of the search between them
+            same = [np.array_equal(row, stated[1], equal_nan=True) for row in stated[1:-1]]
+            whole = buffer.is_floating_point() or np.array_equal(np.rint(stated), stated)
+            require(all(same) and whole, f"its buffers {name!r} are none of a path")
             continue
         movable = buffer.is_floating_point() and not is_in_script(module, name)
         movable = movable and buffer.layout == torch.strided and bool(np.isfinite(stated).all())
@@ -78,11 +80,11 @@ def _check_running(found: Connection, trained_on: Landscape, wide: Landscape) ->
     """Between the ends running statistics are those of the data."""
     module, seen = trained_on.module_at(), _Entering.of(wide)
     entering = [seen(bead) for bead in found.beads]
-    own, at = flat_buffers(trained_on), places_of(module)
+    at = places_of(module)
     for name in sorted(statistics_of(module)):
         stated = found.buffers[:, at[name]]
         for k in range(1, found.num_beads - 1):
-            right, size = entering[k].get(name, (own[at[name]], 0.0))
+            right, size = entering[k].get(name, (stated[1], 0.0))  # counted batches: any model's
             near = bool((np.abs(stated[k] - right) <= SAME * size).all())
             require(near, f"the running statistics of bead {k} are not those of the data: {name}")
     for k in range(1, found.num_beads - 1):

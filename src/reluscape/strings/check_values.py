@@ -44,6 +44,7 @@ class String:
         found: What is stated.
         judge: The landscape whose maxima are stated.
         height: The judged value at a point.
+        height_on: The same of a landscape and a point of it.
         values: It at the beads.
         slack: Difference of numbers that are the same; what is stated cannot widen it.
     """
@@ -51,6 +52,7 @@ class String:
     found: Connection
     judge: Landscape
     height: Callable[[Floats], float]
+    height_on: Callable[[Landscape, Floats], float]
     values: Floats
     slack: float
 
@@ -75,7 +77,11 @@ class String:
         zero = [height(np.zeros(landscape.size))] if found.kind in LOSSES else []
         size = _size(np.array([*values, *zero]))
         slack = SAME * min(abs(found.level), size) + ROUNDING * size
-        return cls(found, judge, height, values, slack)
+
+        def height_on(one: Landscape, theta: Floats) -> float:
+            return height_of(found, one, metric)(theta)
+
+        return cls(found, judge, height, height_on, values, slack)
 
     def check_values(self) -> None:
         """The values at beads, along the segments and on the straight line."""
@@ -180,6 +186,13 @@ class String:
     def _slack(self, size: float) -> float:
         """How far numbers of this size may be apart."""
         return max(self.slack, SAME * abs(size)) if math.isfinite(size) else self.slack
+
+    def is_same(self, stated: float, value: float, share: float) -> bool:
+        """Whether a stated value is one that was computed, to a share of it or to rounding."""
+        if np.isnan(value):
+            return bool(np.isnan(stated))
+        near = abs(stated - value) <= max(self._slack(value), share * abs(value))
+        return stated == value or near
 
     def _same(self, stated: Floats, value: Floats, name: str) -> None:
         """Numbers that have to agree."""

@@ -14,7 +14,7 @@ from torch.func import functional_call
 
 from reluscape.errors import InputError
 from reluscape.landscape import Landscape
-from reluscape.strings.buffers import State, norms_of
+from reluscape.strings.buffers import State, norms_of, same_numbers
 from reluscape.strings.carried import check_buffers, with_module
 from reluscape.strings.surface import Metric, Surface
 from reluscape.validation import check_theta, tied_names
@@ -54,7 +54,7 @@ def read_end(landscape: Landscape, end: End, name: str) -> Model:
     if not isinstance(end, nn.Module):
         return Model(check_theta(end, landscape.size), None)
     state = landscape.state_of(end)
-    check_buffers(landscape, state, name)
+    check_buffers([landscape], state, name)
     apart = outputs_apart(landscape, state, end)
     if apart:
         raise InputError(
@@ -80,7 +80,7 @@ def _loaded(landscape: Landscape, end: Mapping[str, torch.Tensor], name: str) ->
         given = end.get(key)
         if not isinstance(given, torch.Tensor):  # what PyTorch lets be missing, or is no tensor
             continue
-        if not torch.equal(value.nan_to_num(), given.to(value.device, value.dtype).nan_to_num()):
+        if not same_numbers(value, given.to(value.device, value.dtype)):
             raise InputError(
                 f"{name} does not fit the landscape's model: {key!r} is one with another of its tensors,"
                 " and the two were given different values"
@@ -95,9 +95,13 @@ def outputs_apart(landscape: Landscape, state: State, module: nn.Module) -> floa
 
 def _apart(one: Landscape, other: Landscape, share: float = SAME) -> float:
     """How far the outputs of two models are from each other; 0 for rounding."""
-    outputs = other.outputs()
-    apart = float(np.abs(one.outputs() - outputs).max())
-    return apart if apart > share * max(1.0, float(np.abs(outputs).max())) else 0.0
+    return _off(one.outputs(), other.outputs(), share)
+
+
+def _off(found: Floats, outputs: Floats, share: float = SAME) -> float:
+    """The same of two matrices of outputs."""
+    apart = float(np.abs(found - outputs).max())
+    return 0.0 if apart <= share * max(1.0, float(np.abs(outputs).max())) else apart
 
 
 def check_norms(landscape: Landscape, theta: Floats, name: str) -> None:
@@ -149,6 +153,19 @@ def on_own_statistics(landscape: Landscape) -> Landscape:
     return with_module(landscape, module)
 
 
+def module_of_end(landscape: Landscape, end: Model) -> Landscape:
+    """The landscape of an end's own model."""
+    return landscape.at(end.theta) if end.state is None else with_state(landscape, end.state)
+
+
+def outputs_off(landscape: Landscape, point: Floats, own: Landscape) -> float:
+    """How far outputs at a point are from those of that point's own model; 0 for rounding."""
+    device = landscape.flat_objective()[0].device
+    with torch.no_grad():
+        found = landscape.outputs_of(torch.as_tensor(point, device=device)).numpy(force=True)
+    return _off(found, own.outputs())
+
+
 def with_state(landscape: Landscape, state: State) -> Landscape:
     """The landscape of a model's own parameters and buffers, as `Landscape.state_of` has them."""
     module = landscape.module_at()
@@ -162,7 +179,7 @@ def with_state(landscape: Landscape, state: State) -> Landscape:
 def own_value(landscape: Landscape, end: Model, metric: str | Metric | Landscape | None) -> float:
     """An end's judged value with its own running statistics."""
     judge, metric = (metric, None) if isinstance(metric, Landscape) else (landscape, metric)
-    own = judge if end.state is None else with_state(judge, end.state)
+    own = module_of_end(judge, end)
     return float(Surface(own, metric, batched=False).values(end.theta[None])[0])
 
 

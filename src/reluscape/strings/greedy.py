@@ -105,20 +105,23 @@ def _train(
         if not len(failed) or best.stopped:
             break
         first, last = (points[failed] for points in around)
-        starts = _elsewhere(first, last, None if attempt == 1 and not middle else rng)
+        trained = ~work.surface.landscape.moved
+        starts = _elsewhere(first, last, None if attempt == 1 and not middle else rng, trained)
         shown = partial(_tell, work, partial(_with_earlier, drafted, best, failed))
         again = train_below(work.surface, starts, work.goal, work.schedule, tell=shown)
         best = _better(best, again, failed)
     return best
 
 
-def _elsewhere(first: Floats, last: Floats, rng: np.random.Generator | None) -> Floats:
-    """The middles between points, or random points around them."""
+def _elsewhere(
+    first: Floats, last: Floats, rng: np.random.Generator | None, trained: NDArray[np.bool_]
+) -> Floats:
+    """The middles between points, or points around them, random in the coordinates that are trained."""
     middles = first + 0.5 * (last - first)
     if rng is None:
         return middles
-    lengths = np.linalg.norm(last - first, axis=1)
-    noise = rng.normal(size=middles.shape) / middles.shape[1] ** 0.5
+    lengths = np.linalg.norm((last - first)[:, trained], axis=1)
+    noise = rng.normal(size=middles.shape) * trained / trained.sum() ** 0.5
     return np.asarray(middles + AROUND * lengths[:, None] * noise)
 
 

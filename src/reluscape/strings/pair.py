@@ -10,14 +10,16 @@ from numpy.typing import NDArray
 from reluscape.errors import InputError
 from reluscape.landscape import Landscape
 from reluscape.strings.buffers import State, flat_buffers, module_of
-from reluscape.strings.carried import Carried
+from reluscape.strings.carried import Carried, check_buffers
 from reluscape.strings.connection import Connection, path_lengths
 from reluscape.strings.ends import (
     End,
     Model,
     Statistics,
     has_statistics,
+    module_of_end,
     on_own_statistics,
+    outputs_off,
     own_value,
     read_end,
     statistics_between,
@@ -74,7 +76,14 @@ class Pair:
         )
         if match_units:
             last = matched(landscape, first, last)
-        carried = Carried.between(landscape, [first.state, last.state])
+        landscapes = [landscape]
+        if isinstance(metric, Landscape) and metric.size == landscape.size:
+            metric.state_of(landscape.module_at())
+            landscapes.append(metric)
+            for name, end in (("theta_a", first), ("theta_b", last)):
+                if end.state is not None:
+                    check_buffers(landscapes, end.state, name)
+        carried = Carried.between(landscapes, [first.state, last.state])
         points = np.stack([carried.at(end.theta, end.state) for end in (first, last)])
         return cls((first, last), metric, carried, points)
 
@@ -106,19 +115,30 @@ class Pair:
 
     def surface(self, batched: bool, seed: int) -> Surface:
         """What the string lies on."""
-        wide, metric = self.carried.wide, self.metric
+        metric = self.metric
         if isinstance(metric, Landscape) and metric.size == self.landscape.size:
             metric = self.carried.on(metric)
+        return self._surface(self.carried.wide, metric, batched, seed)
+
+    def _surface(
+        self,
+        landscape: Landscape,
+        metric: str | Metric | Landscape | None,
+        batched: bool,
+        seed: int,
+    ) -> Surface:
+        """A landscape as it is judged, batch norms by the data's own statistics."""
         if not self.floating:
-            return Surface(wide, metric, batched=batched, seed=seed)
-        judged = Statistics(wide).loss_on(metric) if isinstance(metric, Landscape) else None
-        own = on_own_statistics(wide)
+            return Surface(landscape, metric, batched=batched, seed=seed)
+        judged = Statistics(landscape).loss_on(metric) if isinstance(metric, Landscape) else None
+        own = on_own_statistics(landscape)
         return Surface(own, metric, batched=batched, seed=seed, judged=judged, floating=True)
 
     def check_level(self, judge: Judge) -> float:
         """The higher end's value; ends that are above the level, or not proved below it, are refused."""
         surface, level = judge.surface, judge.level
         values = surface.values(self.points)
+        self._check_models(surface, values)
         named = zip(("theta_a", "theta_b"), self.ends, self.points, values, strict=True)
         for name, end, point, value in named:
             top = float(value)
@@ -132,6 +152,32 @@ class Pair:
                     f" received {level!r}, and {name} has {top!r}: raise it or train further"
                 )
         return float(values.max())
+
+    def _check_models(self, surface: Surface, values: Floats) -> None:
+        """Refuse ends whose numbers, put in the landscape's model by their names, make another model.
+
+        So it is where forward reads parameters or buffers from a list or a view of its own.
+        """
+        named = zip(("theta_a", "theta_b"), self.ends, self.points, values, strict=True)
+        for name, end, point, value in named:
+            own = module_of_end(self.landscape, end)
+            judged = self.metric
+            if isinstance(judged, Landscape):
+                judged = module_of_end(judged, end)
+            other = self._surface(own, judged, False, 0)
+            apart = outputs_off(surface.landscape, point, other.landscape)
+            if not apart and isinstance(judged, Landscape):
+                right = float(other.values(end.theta[None])[0])
+                apart = (
+                    0.0 if np.isclose(value, right, rtol=SAME, atol=SAME) else abs(value - right)
+                )
+            if apart:
+                raise InputError(
+                    f"{name} must be a model whose outputs follow from its parameters and buffers by"
+                    f" their names; received one whose outputs differ by {apart:.2g} where these are"
+                    " given from outside: its forward reads them from elsewhere, such as a list, a view"
+                    " or compiled code, or not for all data"
+                )
 
     # ---- strings between them --------------------------------------------------------------------
 
@@ -188,7 +234,7 @@ class Pair:
         """Buffers of a string (beads, buffers); no columns where all have the landscape's."""
         own = flat_buffers(self.landscape)
         ends = [flat_buffers(self.landscape, end.state) for end in self.ends]
-        if not self.floating and all(np.array_equal(one, own, equal_nan=True) for one in ends):
+        if not self.floating and all(one.tobytes() == own.tobytes() for one in ends):
             return np.zeros((len(points), 0))
         between: list[State] = [
             dict(self.carried.wide.module_at(point).named_parameters()) for point in points[1:-1]

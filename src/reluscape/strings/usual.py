@@ -45,7 +45,7 @@ def usual_level(
         InputError: A model of another shape, forward or buffers.
     """
     read = [read_end(landscape, model, "model") for model in models]
-    carried = Carried.between(landscape, [end.state for end in read])
+    carried = Carried.between([landscape], [end.state for end in read])
     points = np.stack([carried.at(end.theta, end.state) for end in read])
     floating = has_statistics(landscape)
     surface = Surface(on_own_statistics(carried.wide) if floating else carried.wide, metric)
