@@ -6,6 +6,13 @@ import numpy as np
 
 from reluscape.compiled import bare, counted, unlocked
 from reluscape.trees.deepest import deepest
+from reluscape.trees.orthogonal import (
+    orthogonalise,
+    product_of,
+    solve_upper,
+    write_rest,
+    write_units,
+)
 from reluscape.trees.sweep import NONE, digits_of, gather, others_of, solve
 
 #: Slopes below this share of `|column| |target|` are rounding errors of zero.
@@ -101,17 +108,17 @@ def refine(columns, target, lengths):
     count, sizes = len(columns), np.empty(len(columns))
     work = np.empty((count + 1, len(target)))
     upper, order = np.zeros((count, count + 1)), np.empty(count + 1, dtype=np.int64)
-    _scaled(columns, sizes, work)
-    _rest(columns, target, lengths, work[count])
+    write_units(columns, sizes, work)
+    write_rest(columns, target, lengths, work[count])
     used = 0
     for ray in range(count):
         if lengths[ray] > 0.0:
             order[used] = ray
             used += 1
     order[used] = count
-    rank = _orthogonal(work, order, 0, used, used + 1, upper, LEFT * max(work.shape[1], count))
+    rank = orthogonalise(work, order, 0, used, used + 1, upper, LEFT * max(work.shape[1], count))
     change = np.empty(count)
-    _solve(upper, order, rank, count, change)
+    solve_upper(upper, order, rank, count, change)
     for k in range(rank):
         ray = order[k]
         lengths[ray] = max(lengths[ray] + change[k] / sizes[ray], 0.0)
@@ -130,10 +137,10 @@ def move_inside(columns, target, lengths):
         target: What is to be put out (rows,).
         lengths: A minimiser; the columns that it uses are independent; written (rays,).
     """
-    count, size, rest = len(columns), np.sqrt(_product(target, target)), np.empty(len(target))
+    count, size, rest = len(columns), np.sqrt(product_of(target, target)), np.empty(len(target))
     sizes, work = np.empty(count), np.empty(columns.shape)
-    _rest(columns, target, lengths, rest)
-    _scaled(columns, sizes, work)
+    write_rest(columns, target, lengths, rest)
+    write_units(columns, sizes, work)
     order, first, usable = np.empty(count, dtype=np.int64), 0, 0
     for ray in range(count):
         if lengths[ray] > 0.0:
@@ -141,16 +148,16 @@ def move_inside(columns, target, lengths):
             first += 1
     usable = first
     for ray in range(count):
-        if not lengths[ray] > 0.0 and abs(_product(work[ray], rest)) <= FLAT * size:
+        if not lengths[ray] > 0.0 and abs(product_of(work[ray], rest)) <= FLAT * size:
             order[usable] = ray
             usable += 1
     if size == 0.0 or usable == first:
         return
     upper = np.zeros((usable, count))
-    rank = _orthogonal(work, order, 0, first, usable, upper, RANK)
+    rank = orthogonalise(work, order, 0, first, usable, upper, RANK)
     if rank < first:
         return
-    rank = _orthogonal(work, order, rank, usable, usable, upper, RANK)
+    rank = orthogonalise(work, order, rank, usable, usable, upper, RANK)
     if rank == usable:
         return
     scale = 0.0
@@ -160,7 +167,7 @@ def move_inside(columns, target, lengths):
     # what basic lengths are: sums of the others, and what is there where these are zero
     dictionary, share = np.empty((rank, usable - rank + 1)), np.empty(rank)
     for j in range(usable - rank):
-        _solve(upper, order, rank, order[rank + j], share)
+        solve_upper(upper, order, rank, order[rank + j], share)
         for k in range(rank):
             dictionary[k, j] = -share[k]
     for k in range(rank):
@@ -168,86 +175,7 @@ def move_inside(columns, target, lengths):
     point, moved, left = deepest(dictionary), lengths.copy(), np.empty(len(target))
     for k in range(usable):
         moved[order[k]] = max(point[k], 0.0) * scale / sizes[order[k]]
-    _rest(columns, target, moved, left)
-    if abs(_product(left, left) - _product(rest, rest)) <= SAME * size**2:
+    write_rest(columns, target, moved, left)
+    if abs(product_of(left, left) - product_of(rest, rest)) <= SAME * size**2:
         for k in range(count):
             lengths[k] = moved[k]
-
-
-@bare
-def _product(one, other):
-    """Of two vectors."""
-    total = 0.0
-    for i in range(len(one)):
-        total += one[i] * other[i]
-    return total
-
-
-@bare
-def _rest(columns, target, lengths, rest):
-    """Write what is left of the target."""
-    for i in range(len(target)):
-        rest[i] = target[i]
-    for k in range(len(columns)):
-        if lengths[k] > 0.0:
-            for i in range(len(target)):
-                rest[i] -= lengths[k] * columns[k, i]
-
-
-@bare
-def _scaled(columns, sizes, work):
-    """Write the columns' lengths, one for those that are zero, and the columns over these."""
-    for k in range(len(columns)):
-        size = np.sqrt(_product(columns[k], columns[k]))
-        sizes[k] = size if size > 0.0 else 1.0
-        for i in range(columns.shape[1]):
-            work[k, i] = columns[k, i] / sizes[k]
-
-
-@bare
-def _orthogonal(work, order, done, stop, count, upper, cut):
-    """Make rows `order[done:count]` of `work` orthogonal to the longest of `order[done:stop]`, in turn.
-
-    Args:
-        work: Written: the rows of this basis have length one.
-        order: Written: those of the basis come first.
-        done: How many there are.
-        stop: Behind the last that may become one.
-        count: Behind the last.
-        upper: Written: shares of the basis in the rows (basis, rows).
-        cut: Length from which on what is left is a rounding error.
-
-    Returns:
-        How many there are then.
-    """
-    while done < stop:
-        best, longest = done, -1.0
-        for k in range(done, stop):
-            length = np.sqrt(_product(work[order[k]], work[order[k]]))
-            if length > longest:
-                best, longest = k, length
-        if longest <= cut:
-            break
-        order[done], order[best] = order[best], order[done]
-        pivot = order[done]
-        upper[done, pivot] = longest
-        for i in range(work.shape[1]):
-            work[pivot, i] /= longest
-        for k in range(done + 1, count):
-            other = order[k]
-            share = _product(work[pivot], work[other])
-            upper[done, other] = share
-            for i in range(work.shape[1]):
-                work[other, i] -= share * work[pivot, i]
-        done += 1
-    return done
-
-
-@bare
-def _solve(upper, order, rank, row, found):
-    """Write the combination of a basis's rows that has the shares of a row."""
-    for i in range(rank - 1, -1, -1):
-        found[i] = upper[i, row]
-        for k in range(i + 1, rank):
-            found[i] -= upper[i, order[k]] * found[k]
-        found[i] /= upper[i, order[i]]

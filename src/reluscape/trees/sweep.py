@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from reluscape.compiled import bare, unlocked
 from reluscape.trees.absolute import least_absolute
+from reluscape.trees.by_columns import least_by_columns
 from reluscape.trees.nonnegative import is_least, least_squares
 from reluscape.trees.problem import Problem
 
@@ -95,7 +96,7 @@ class Scratch(NamedTuple):
     def of(cls, problem: Problem) -> Scratch:
         """Room for the largest cell."""
         layer, units, most = problem.layer, problem.shape[0], problem.most_rays
-        rows = layer.residual.size if layer.is_l1 else 0
+        rows = layer.residual.size
         numbers, places = (most,), (most, most)
         return cls(
             np.empty(places), np.empty(numbers), np.empty(numbers), np.empty(places),
@@ -304,12 +305,18 @@ def solve(table, scratch, unit, facet, proof):
         scratch.gram, scratch.right, count, table.size, value, scratch.solution, scratch.factor,
         scratch.free, used, scratch.trial, scratch.barred, narrow, table.reach,
     )  # fmt: skip
+    least = max(table.size + 2.0 * value, 0.0)
+    if not (sure or narrow):
+        _write_design(table, scratch, count)
+        least, used, sure = least_by_columns(
+            scratch.design[:count], table.targets, table.reach, scratch.solution, scratch.free
+        )
     for word in range(len(proof)):
         proof[word] = 0
     for k in range(used):
         ray = scratch.free[k]
         proof[ray >> 6] |= ONE << np.uint64(ray & 63)
-    return max(table.size + 2.0 * value, 0.0) if sure else -1.0
+    return least if sure else -1.0
 
 
 @bare
@@ -329,12 +336,8 @@ def _absolute(table, scratch, count, proof):
     samples, outputs = table.columns.shape[1], table.readouts.shape[1]
     narrow = False
     for i in range(count):
-        ray, owner = scratch.rays[i], scratch.owners[i]
-        narrow |= table.narrow[ray]
-        for sample in range(samples):
-            for output in range(outputs):
-                entry = table.columns[ray, sample] * table.readouts[owner, output]
-                scratch.design[i, sample * outputs + output] = entry
+        narrow |= table.narrow[scratch.rays[i]]
+    _write_design(table, scratch, count)
     value, sure = least_absolute(
         scratch.design, table.targets, samples * outputs, count, scratch.solution,
         scratch.free, scratch.factor, scratch.signs, scratch.rates, scratch.residuals,
@@ -349,6 +352,18 @@ def _absolute(table, scratch, count, proof):
         if scratch.signs[i] < 0.0 and abs(scratch.residuals[i]) <= NEAR * size:
             proof[first + (i >> 6)] |= ONE << np.uint64(i & 63)
     return value if sure else -1.0
+
+
+@bare
+def _write_design(table, scratch, count):
+    """Write what the rays that were gathered put out."""
+    samples, outputs = table.columns.shape[1], table.readouts.shape[1]
+    for i in range(count):
+        ray, owner = scratch.rays[i], scratch.owners[i]
+        for sample in range(samples):
+            for output in range(outputs):
+                entry = table.columns[ray, sample] * table.readouts[owner, output]
+                scratch.design[i, sample * outputs + output] = entry
 
 
 @bare
