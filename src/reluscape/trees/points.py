@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from reluscape.compiled import bare, counted, unlocked
+from reluscape.compiled import counted, unlocked
 from reluscape.trees.deepest import deepest
 from reluscape.trees.orthogonal import (
     orthogonalise,
