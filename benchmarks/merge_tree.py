@@ -46,6 +46,7 @@ from reluscape.landscape import Block
 from reluscape.trees.layer import Layer
 from reluscape.trees.problem import Problem
 from reluscape.trees.sweep import table_of
+from reluscape.trees.threads import Threads
 from reluscape.trees.values import Chunk, least_values, solve_chunk
 
 
@@ -128,8 +129,9 @@ def against_nnls(shape: Shape, repeats: int) -> dict[str, Any]:
     """Problems a second of the sweep and of the other solver."""
     problem = Problem.of(Layer.of(block(shape)), None)
     table = table_of(problem)
-    solved = least_values(problem, table).solved
-    spent = median(seconds(lambda: least_values(problem, table)) for _ in range(repeats))
+    with Threads.start(1) as one:
+        solved = least_values(problem, table, one).solved
+        spent = median(seconds(lambda: least_values(problem, table, one)) for _ in range(repeats))
     cells = np.random.default_rng(1).choice(problem.num_cells, SAMPLE).tolist()
     given = [small_problem(problem, cell) for cell in cells]
     found: list[float] = []
@@ -153,8 +155,13 @@ def threads(shape: Shape, turns: bool, repeats: int) -> dict[str, Any]:
     own = block(shape, turns)
     problem = Problem.of(Layer.of(own), None)
     table = table_of(problem)
+
+    def sweep(jobs: int) -> None:
+        with Threads.start(jobs) as those:
+            least_values(problem, table, those)
+
     works: dict[str, Callable[[int], Any]] = {
-        "sweep": lambda jobs: least_values(problem, table, jobs=jobs),
+        "sweep": sweep,
         "whole": lambda jobs: merge_tree(own, jobs=jobs),
     }
     minima = len(merge_tree(own).losses)

@@ -256,6 +256,16 @@ class Rational:
             raise InputError(f"exact numbers must be written as 'p/q': {error}") from error
         return out
 
+    def whole(self, vector: Array) -> tuple[Any, Any]:
+        """A vector as a matrix of one row of integers, and what they are divided by, for `product`."""
+        row, divisor = self._matrix(vector[None]).numer_denom()
+        return row, divisor
+
+    def product(self, one: tuple[Any, Any], other: tuple[Any, Any]) -> Any:
+        """Of two vectors of integers: many times as fast as a sum of rationals in lowest terms."""
+        total = (one[0] * other[0].transpose())[0, 0]
+        return self._flint.fmpq(total, one[1] * other[1])
+
     def shortened(self, values: Array) -> Array:
         """Rationals without what is beyond `DIGITS` binary digits after the point."""
         whole, out = 2**DIGITS, np.empty(np.shape(values), dtype=object)

@@ -45,10 +45,11 @@ class ExactColumns:
         self._slope = self.numbers.array(np.array([layer.slope]))[0]
         self._readouts = self.numbers.array(layer.weights[:, problem.units.order].T)
         self._mixing = self._readouts @ self._readouts.T
-        self._mixed = self._readouts @ residual.T
+        self._mixed = [self.numbers.whole(row) for row in self._readouts @ residual.T]
         self._outside = self.numbers.complement(self.features).T
         self._rays: dict[int, tuple[Array, Array]] = {}
         self._columns: dict[int, Array] = {}
+        self._whole: dict[int, tuple[Any, Any]] = {}
         self._products: dict[tuple[int, int], Any] = {}
         self._right: dict[tuple[int, int], Any] = {}
 
@@ -103,7 +104,7 @@ class ExactColumns:
         found = np.empty(len(rays), dtype=object)
         for place, (unit, ray) in enumerate(zip(owners.tolist(), rays.tolist(), strict=True)):
             if (unit, ray) not in self._right:
-                self._right[unit, ray] = self._mixed[unit] @ self.column(ray)
+                self._right[unit, ray] = self.numbers.product(self._mixed[unit], self._in_whole(ray))
             found[place] = self._right[unit, ray]
         return found
 
@@ -136,5 +137,11 @@ class ExactColumns:
         """The product of two rays' columns; of all rays, most are never in one cell."""
         pair = (one, other) if one < other else (other, one)
         if pair not in self._products:
-            self._products[pair] = self.column(one) @ self.column(other)
+            self._products[pair] = self.numbers.product(*map(self._in_whole, pair))
         return self._products[pair]
+
+    def _in_whole(self, ray: int) -> tuple[Any, Any]:
+        """A ray's column, as `Rational.whole`."""
+        if ray not in self._whole:
+            self._whole[ray] = self.numbers.whole(self.column(ray))
+        return self._whole[ray]

@@ -6,13 +6,14 @@ import heapq
 from collections import defaultdict
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from reluscape.trees.problem import Problem
+from reluscape.trees.threads import Threads
 from reluscape.trees.values import Values
 
 Floats = NDArray[np.float64]
@@ -55,12 +56,14 @@ class Flats:
         points: Finds the least points.
         ranks: Least losses, or their places in the order of all.
         highest: The level up to which cells are joined at all.
+        threads: What looks at points.
     """
 
     problem: Problem
     points: LeastPoints
     ranks: Values
     highest: float
+    threads: Threads
     _doors: dict[int, list[tuple[int, int]]] = field(default_factory=lambda: defaultdict(list))
 
     def __post_init__(self) -> None:
@@ -78,9 +81,11 @@ class Flats:
         Cost: some small least squares and linear programs, in up to `CELLS` cells of each.
         """
         points, places = np.empty((len(cells), len(self.problem.layer.theta))), cells.copy()
+        same = ROUNDING * self.problem.layer.zero_loss
         for start in range(0, len(cells), TOGETHER):
             searches = [
-                self._search(cell, slack) for cell in cells[start : start + TOGETHER].tolist()
+                self._search(cell, slack, same)
+                for cell in cells[start : start + TOGETHER].tolist()
             ]
             for k, (_, _, place, point) in enumerate(self._together(searches), start):
                 points[k], places[k] = point, place
@@ -101,11 +106,11 @@ class Flats:
             answers = {k: list(islice(seen, len(cells))) for k, cells in asked.items()}
         return [found[k] for k in range(len(searches))]
 
-    def _search(self, cell: int, slack: float) -> Search:
+    def _search(self, cell: int, slack: float, same: float) -> Search:
         """The point of a minimum with the fewest active kinks; asks for cells."""
         level = min(self.ranks.cells[cell] + slack, self.highest)
         ((active, loss, point),) = yield [cell]
-        least = loss + ROUNDING * self.problem.layer.zero_loss
+        least = loss + same
         best = (active, 0, cell, point)
         known, open_ = [cell], [best]
         while open_ and best[0]:  # from where the fewest are active, on to the cells next to it
@@ -123,8 +128,14 @@ class Flats:
     def _seen(self, cells: list[int]) -> Iterable[Seen]:
         """Least points of cells: how many kinks are active there, their losses, and the points."""
         points = self.points.of_cells(cells)
-        losses = self.problem.layer.values(points)
-        return zip(self._active(points).tolist(), losses.tolist(), points, strict=True)
+
+        def look(start: int, stop: int) -> Iterator[tuple[int, float]]:
+            own = points[start:stop]
+            losses = self.problem.layer.values(own)
+            return zip(self._active(own).tolist(), losses.tolist(), strict=True)
+
+        told = chain.from_iterable(self.threads.over(len(points), look))
+        return ((*one, point) for one, point in zip(told, points, strict=True))
 
     def _active(self, thetas: Floats) -> Indices:
         """How many kinks are active at points."""

@@ -86,26 +86,16 @@ def cells_beside(problem: Problem, facets: Indices) -> Indices:
     return np.asarray(ends[:, :1] // count ** np.arange(units - 1, -1, -1) % count)
 
 
-def misplaced(
-    problem: Problem, minima: Floats, cells: Indices, losses: Floats,
-    saddles: Floats, facets: Indices, deaths: Floats,
-) -> int:  # fmt: skip
+def misplaced(problem: Problem, points: Floats, cells: Indices, losses: Floats) -> int:
     """How many points are not where they should be, or have not the losses that are told.
 
     Args:
         problem: The layer's.
-        minima: Of the given layer (minima, params).
-        cells: The units' cells at these (minima, units).
-        losses: As told (minima,).
-        saddles: Of the given layer (saddles, params).
-        facets: The facets whose they are (saddles,).
-        deaths: As told (saddles,).
+        points: Of the given layer (points, params).
+        cells: The units' cells at these (points, units).
+        losses: As told (points,).
     """
     slack = SAME * max(problem.layer.zero_loss, float(np.finfo(np.float64).tiny))
-    count = 0
-    told = (minima, losses, cells), (saddles, deaths, cells_beside(problem, facets))
-    for points, levels, places in told:
-        values, errors = attained(problem, points)
-        right = np.abs(values - levels) <= slack + errors
-        count += int((~(right & are_inside(problem, problem.inward(points), places))).sum())
-    return count
+    values, errors = attained(problem, points)
+    right = np.abs(values - losses) <= slack + errors
+    return int((~(right & are_inside(problem, problem.inward(points), cells))).sum())

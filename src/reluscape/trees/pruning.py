@@ -10,6 +10,7 @@ from reluscape.trees.bundles import ROUNDING, bundles
 from reluscape.trees.problem import Problem
 from reluscape.trees.proofs import Proofs
 from reluscape.trees.sweep import Scratch, Table, copy_cells, table_of
+from reluscape.trees.threads import Threads
 from reluscape.trees.values import Chunk, solve_chunk
 
 
@@ -26,14 +27,14 @@ class Pruned:
     proofs: Proofs
 
 
-def pruned(problem: Problem, below: float) -> Pruned:
+def pruned(problem: Problem, below: float, threads: Threads | None = None) -> Pruned:
     """Leave out what is shown to have no loss of at most `below`.
 
     A unit whose weights may be any sum of rays of several cells can do all that it can do in each of
     them, and more: so the least loss over bundles of cells, one bundle for each unit, is a lower bound on
     those of all cells in them.
     """
-    table = table_of(problem)
+    table = table_of(problem, threads)
     if not np.isfinite(below):
         return Pruned(table, Proofs.none(problem))
     bundle, coarse = bundles(problem)

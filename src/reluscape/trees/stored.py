@@ -15,7 +15,7 @@ import numpy as np
 
 from reluscape.errors import AnalysisError, InputError, OtherStudyError
 from reluscape.progress import Progress
-from reluscape.study.study import Study, workers
+from reluscape.study.study import Study
 from reluscape.trees import values
 from reluscape.trees.layer import Layer
 from reluscape.trees.problem import Problem
@@ -38,13 +38,15 @@ def stored_values(
     problem: Problem,
     table: Table,
     path: Path,
+    threads: Threads,
     *,
     below: float = math.inf,
-    jobs: int = 1,
     dask: str | None = None,
     progress: Progress | None = None,
 ) -> Values:
     """The least loss of all cells and facets; what the study at `path` lacks is solved.
+
+    As many processes solve them as there are threads.
 
     Raises:
         InputError: As `Study.run`; the file is of another layer, data or `below`.
@@ -55,7 +57,7 @@ def stored_values(
     told = {"layer": layer} | ({"below": below} if math.isfinite(below) else {})
     work = [told | chunk._asdict() for chunk in chunks(problem, values.CHUNK)]
     try:
-        standing = study.run(solve_trial, work, jobs=jobs, dask=dask, progress=progress)
+        standing = study.run(solve_trial, work, jobs=threads.count, dask=dask, progress=progress)
     except OtherStudyError:
         raise InputError(
             f"{path} keeps another tree: of another layer, other data or another `below`, or begun by"
@@ -66,8 +68,7 @@ def stored_values(
             f"{len(work) - standing.done} of {len(work)} chunks of the tree failed:"
             f" see `reluscape study show {path}`"
         )
-    with Threads.start(workers(jobs)) as threads:
-        return gathered(problem, table, _read(study), room_for(problem), threads)
+    return gathered(problem, table, _read(study), room_for(problem), threads)
 
 
 def solve_trial(parameters: dict[str, Any], seed: int) -> dict[str, Any]:

@@ -13,7 +13,7 @@ Indices = NDArray[np.int64]
 
 
 def multiplicities(
-    problem: Problem, cells: Indices, losses: Floats, slack: float, joins: Indices, levels: Floats
+    problem: Problem, cells: Indices, losses: Floats, slack: float, joins: Indices, facets: Floats
 ) -> Indices:
     """How many of the minima are exchanges of each, itself among them (minima,).
 
@@ -28,7 +28,7 @@ def multiplicities(
         losses: Their losses.
         slack: Levels this much above a loss still join what is one minimum, as in `join`.
         joins: Facets of the spanning tree of all cells, by ascending level.
-        levels: Their levels.
+        facets: Levels of all facets.
 
     Returns:
         Their numbers.
@@ -39,6 +39,7 @@ def multiplicities(
     if len(np.unique(groups)) == len(groups) or not len(cells):
         return found
     shape, parent, digits = np.array(problem.shape), np.arange(problem.num_cells), groups.copy()
+    levels = facets.take(joins)
     starts = np.flatnonzero(np.diff(losses, prepend=-np.inf) > 0)
     done = 0
     for start, stop in zip(starts, np.append(starts[1:], len(cells)), strict=True):

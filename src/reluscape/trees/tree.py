@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import os
 from dataclasses import fields, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 from reluscape.arithmetic import arithmetic_called
 from reluscape.errors import InputError
@@ -21,7 +22,7 @@ from reluscape.trees.flat import SAME, Flats, LeastPoints
 from reluscape.trees.joining import Joined, join_cells
 from reluscape.trees.layer import Layer
 from reluscape.trees.minimisers import Minimisers
-from reluscape.trees.placed import misplaced
+from reluscape.trees.placed import cells_beside, misplaced
 from reluscape.trees.problem import Problem
 from reluscape.trees.proofs import Proofs
 from reluscape.trees.pruning import pruned
@@ -143,16 +144,22 @@ def merge_tree(
     check_apart(problem.layer.weights)
     tolerance = TOLERANCE if tolerance is None else tolerance
     slack = tolerance * problem.layer.zero_loss
-    with threadpool_limits(1, user_api="blas"):  # the matrices are small: threads would only wait
-        known = pruned(problem, below)
-        values = _values(problem, known.table, jobs, store, dask, below, progress)
-        with Threads.start(workers(jobs)) as threads:
-            joined = join_cells(problem, values, slack, below, threads)
-            return _tree(
-                problem, values, joined, Minimisers.of(problem, known.table, threads), values, slack,
-                threads, tolerance=tolerance, below=below, arithmetic="float64", block=block.layer,
-                **known.proofs.fields("bundle"),
-            )  # fmt: skip
+    # the matrices are small: threads of BLAS would only wait
+    with _libraries().limit(limits=1, user_api="blas"), Threads.start(workers(jobs)) as threads:
+        known = pruned(problem, below, threads)
+        values = _values(problem, known.table, threads, store, dask, below, progress)
+        joined = join_cells(problem, values, slack, below, threads)
+        return _tree(
+            problem, values, joined, Minimisers.of(problem, known.table, threads), values, slack,
+            threads, tolerance=tolerance, below=below, arithmetic="float64", block=block.layer,
+            **known.proofs.fields("bundle"),
+        )  # fmt: skip
+
+
+@cache
+def _libraries() -> ThreadpoolController:
+    """Those whose threads can be told, found once: that takes milliseconds."""
+    return ThreadpoolController()
 
 
 def _exact_tree(problem: Problem, layer: str, progress: Progress | None) -> MergeTree:
@@ -179,7 +186,7 @@ def _exact_tree(problem: Problem, layer: str, progress: Progress | None) -> Merg
 def _values(
     problem: Problem,
     table: Table,
-    jobs: int,
+    threads: Threads,
     store: str | os.PathLike[str] | None,
     dask: str | None,
     below: float,
@@ -190,11 +197,11 @@ def _values(
         from reluscape.trees.stored import stored_values
 
         return stored_values(
-            problem, table, Path(store), below=below, jobs=jobs, dask=dask, progress=progress
+            problem, table, Path(store), threads, below=below, dask=dask, progress=progress
         )
     if dask is not None:
         raise InputError("dask needs store, the file in which chunks are kept: give both")
-    return least_values(problem, table, jobs=workers(jobs), progress=progress)
+    return least_values(problem, table, threads, progress)
 
 
 def _tree(
@@ -225,8 +232,9 @@ def _tree(
     cells, losses = cells[order], values.cells[cells[order]]
     counting = threads.pool.submit(
         multiplicities, problem, cells, ranks.cells[cells], slack, joined.joins,
-        ranks.facets[joined.joins],
+        ranks.facets,
     )  # fmt: skip
+    levels = threads.pool.submit(values.facets.take, joined.joins)
     whose = dict(zip(cells.tolist(), range(len(cells)), strict=True))
     deaths, parents = np.full(len(cells), np.inf), np.full(len(cells), -1, dtype=np.int64)
     saddles = np.full((len(cells), len(problem.layer.theta)), np.nan)
@@ -235,13 +243,15 @@ def _tree(
     parents[ending] = [whose[cell] for cell in joined.ended[:, 2].tolist()]
     edges = joined.ended[:, 1]
     saddles[ending] = problem.outward(minimisers.of_facets(edges))
-    flats = Flats(problem, minimisers, ranks, problem.layer.limit(told["below"]))
+    flats = Flats(problem, minimisers, ranks, problem.layer.limit(told["below"]), threads)
     alike = min(slack, SAME * problem.layer.zero_loss)
     minima, places = flats.inside(cells, alike)
     minima = problem.outward(minima)
     units, unit_cells, _ = problem.shape
     places = places[:, None] // unit_cells ** np.arange(units - 1, -1, -1) % unit_cells
-    lost = misplaced(problem, minima, places, losses, saddles[ending], edges, deaths[ending])
+    beside = cells_beside(problem, edges)
+    lost = threads.over(len(cells), _misplaced, problem, minima, places, losses)
+    lost += threads.over(len(edges), _misplaced, problem, saddles[ending], beside, deaths[ending])
     return MergeTree(
         minima=minima,
         losses=losses,
@@ -254,12 +264,19 @@ def _tree(
         num_cells=problem.num_cells,
         num_facets=problem.num_facets,
         num_solved=values.solved,
-        num_failed=values.failed + lost + problem.doubts,
-        num_pruned=int(np.isinf(values.cells).sum()),
+        num_failed=values.failed + sum(lost) + problem.doubts,
+        num_pruned=int(np.count_nonzero(np.isinf(values.cells))),
         joins=joined.joins,
-        levels=values.facets[joined.joins],
+        levels=levels.result(),
         **values.cell_proofs.fields("cell"),
         **values.facet_proofs.fields("facet"),
         **told,
         **{part.name: getattr(problem.given, part.name) for part in fields(Layer)},
     )
+
+
+def _misplaced(
+    start: int, stop: int, problem: Problem, points: Floats, cells: Indices, losses: Floats
+) -> int:
+    """`misplaced` of some points."""
+    return misplaced(problem, points[start:stop], cells[start:stop], losses[start:stop])

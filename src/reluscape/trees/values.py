@@ -108,9 +108,9 @@ def solve_chunk(problem: Problem, table: Table, chunk: Chunk, room: Floats | Non
 
 
 def least_values(
-    problem: Problem, table: Table, *, jobs: int = 1, progress: Progress | None = None
+    problem: Problem, table: Table, threads: Threads, progress: Progress | None = None
 ) -> Values:
-    """The least loss of all cells and facets, in so many threads."""
+    """The least loss of all cells and facets."""
     size = min(SHARE, (problem.num_cells + problem.num_facets) // PARTS + 1)
     work = list(chunks(problem, size))
     sums = room_for(problem)
@@ -118,9 +118,8 @@ def least_values(
     def solved(chunk: Chunk) -> Solved:
         return solve_chunk(problem, table, chunk, sums[chunk.kind][chunk.start : chunk.stop])
 
-    with Threads.start(jobs) as threads:
-        found = zip(work, threads.pool.map(solved, work), strict=True)
-        return gathered(problem, table, found, sums, threads, progress)
+    found = zip(work, threads.pool.map(solved, work), strict=True)
+    return gathered(problem, table, found, sums, threads, progress)
 
 
 def room_for(problem: Problem) -> dict[str, Floats]:
@@ -150,9 +149,14 @@ def gathered(
         for copy, values in ((copy_cells, sums["cells"]), (copy_facets, sums["facets"])):
             threads.over(len(values), _copied, problem, table, copy, values)
     for values in sums.values():
-        values *= problem.layer.scale
+        threads.over(len(values), _scale, values, problem.layer.scale)
     cells, facets = (proofs[kind].whole() for kind in ("cells", "facets"))
     return Values(sums["cells"], sums["facets"], cells, facets, failed)
+
+
+def _scale(start: int, stop: int, values: Floats, factor: float) -> None:
+    """Multiply some."""
+    values[start:stop] *= factor
 
 
 def _copied(
