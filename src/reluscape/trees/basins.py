@@ -170,30 +170,33 @@ def find_lowest_between(start, stop, edges, ends, levels, lowest):
 
 
 @bare
-def link_basins(lowest, edges, ends, levels, values, tolerance, bottom, parent, met):
+def link_basins(lowest, edges, ends, levels, values, tolerance, bottom, parent, live, met):
     """Link basins across their lowest facets where no minimum can end, as `link` does for cells.
 
     Args:
-        lowest: From each thread the place in `edges` of a basin's lowest facet, or -1 (threads, basins).
+        lowest: From each thread the place in `edges` of a basin's lowest facet, or -1; written: -1
+            (threads, basins).
         edges: Facets between basins, by their numbers.
         ends: The basins on their sides (facets, 2).
         levels: Minimum of each facet (facets,).
         values: Minimum of each cell (cells,).
         tolerance: As for `join`.
         bottom: The lowest cell of each basin (basins,).
-        parent: Whom each basin has joined, or itself; written: the last of these (basins,).
-        met: Written: facets of the links (basins,).
+        parent: Whom each basin has joined, or itself; written (basins,).
+        live: Basins that have joined none; written: those that have not then, in front (live,).
+        met: Written: facets of the links (live,).
 
     Returns:
         Number of links.
     """
     links = 0
-    for own in range(len(parent)):
-        best = lowest[0, own]
-        for thread in range(1, len(lowest)):
+    for own in live:
+        best = np.int64(-1)
+        for thread in range(len(lowest)):
             known = lowest[thread, own]
             if best < 0 or (known >= 0 and levels[edges[known]] < levels[edges[best]]):
                 best = known
+            lowest[thread, own] = -1
         if best < 0 or levels[edges[best]] - values[bottom[own]] > tolerance:
             continue
         other = ends[best, 0] + ends[best, 1] - own
@@ -204,8 +207,12 @@ def link_basins(lowest, edges, ends, levels, values, tolerance, bottom, parent, 
         bottom[root] = lower_of(bottom[root], bottom[own], values)
         met[links] = edges[best]
         links += 1
-    for own in range(len(parent)):
+    left = 0
+    for own in live:
         parent[own] = root_of(parent, own)
+        if parent[own] == own:
+            live[left] = own
+            left += 1
     return links
 
 

@@ -63,7 +63,7 @@ def check_merge_tree(tree: MergeTree, landscape: Landscape) -> str:
     )
     untold = f"{tree.num_failed:,} least losses or points are not told, as it says"
     require(not tree.num_failed, untold)
-    require(not problem.doubts, f"float64 does not tell its samples' cells: {NEARLY}")
+    require(not problem.doubts(), f"float64 does not tell its samples' cells: {NEARLY}")
     cells, facets, exact = _values(tree, problem)
     require(int(np.isinf(cells).sum()) == tree.num_pruned, "another number of cells is left out")
     slack = SAME * max(tree.layer.zero_loss, np.finfo(np.float64).tiny)

@@ -104,7 +104,9 @@ class ExactColumns:
         found = np.empty(len(rays), dtype=object)
         for place, (unit, ray) in enumerate(zip(owners.tolist(), rays.tolist(), strict=True)):
             if (unit, ray) not in self._right:
-                self._right[unit, ray] = self.numbers.product(self._mixed[unit], self._in_whole(ray))
+                self._right[unit, ray] = self.numbers.product(
+                    self._mixed[unit], self._in_whole(ray)
+                )
             found[place] = self._right[unit, ray]
         return found
 

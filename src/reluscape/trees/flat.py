@@ -84,8 +84,7 @@ class Flats:
         same = ROUNDING * self.problem.layer.zero_loss
         for start in range(0, len(cells), TOGETHER):
             searches = [
-                self._search(cell, slack, same)
-                for cell in cells[start : start + TOGETHER].tolist()
+                self._search(cell, slack, same) for cell in cells[start : start + TOGETHER].tolist()
             ]
             for k, (_, _, place, point) in enumerate(self._together(searches), start):
                 points[k], places[k] = point, place

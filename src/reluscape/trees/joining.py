@@ -130,15 +130,16 @@ def _merged(
 ) -> tuple[Indices, tuple[Indices, Indices]]:  # fmt: skip
     """Facets of links between basins, and what is left between the basins that these make."""
     (edges, ends), levels, found, links = between, values.facets, [np.empty(0, np.int64)], 1
-    met, lowest = np.empty(len(parent), np.int64), np.empty((threads.count, len(parent)), np.int64)
+    live = np.flatnonzero(parent == np.arange(len(parent)))
+    met, lowest = np.empty(len(live), np.int64), np.full((threads.count, len(parent)), -1)
     while links:
-        lowest.fill(-1)
         parts = threads.cut(len(edges))
         told = [(*part, edges, ends, levels, own) for part, own in zip(parts, lowest, strict=True)]
         threads.each(find_lowest_between, told)
         links = link_basins(
-            lowest, edges, ends, levels, values.cells, tolerance, bottom, parent, met
+            lowest, edges, ends, levels, values.cells, tolerance, bottom, parent, live, met
         )
+        live = live[: len(live) - links]
         found.append(met[:links].copy())
         left = threads.each(drop_inner, [(*part, edges, ends, parent) for part in parts])
         place = 0

@@ -67,8 +67,6 @@ class Problem:
         narrow: Rays at which a sample is nearly zero, but not quite: next to its hyperplane, or short
             (rays,). That is where float64 may take what is nearly dependent for dependent.
         exact: The cells, where they were found in rational arithmetic.
-        doubts: How often float64 takes samples as equal, or as on one hyperplane with others, that are so
-            only nearly (`doubtful`).
     """
 
     layer: Layer
@@ -84,7 +82,6 @@ class Problem:
     columns: Floats
     narrow: Bools
     exact: ExactCells | None
-    doubts: int
 
     @classmethod
     def of(
@@ -128,8 +125,12 @@ class Problem:
         columns = np.where(values > 0, values, layer.slope * values).T
         return cls(
             layer, given, balance, units, cones, contacts.cells, starts, rays, facet_starts,
-            facet_rays, columns, narrow, seen, 0 if exact else doubtful(features, cones),
+            facet_rays, columns, narrow, seen,
         )  # fmt: skip
+
+    def doubts(self) -> int:
+        """How often float64 takes samples as equal, or as on one hyperplane, that are so only nearly."""
+        return 0 if self.exact else doubtful(self.layer.features, self.cones)
 
     @property
     def reach(self) -> float:

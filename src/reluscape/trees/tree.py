@@ -146,8 +146,9 @@ def merge_tree(
     slack = tolerance * problem.layer.zero_loss
     # the matrices are small: threads of BLAS would only wait
     with _libraries().limit(limits=1, user_api="blas"), Threads.start(workers(jobs)) as threads:
-        known = pruned(problem, below, threads)
+        known, doubts = pruned(problem, below, threads), threads.pool.submit(problem.doubts)
         values = _values(problem, known.table, threads, store, dask, below, progress)
+        values = replace(values, failed=values.failed + doubts.result())
         joined = join_cells(problem, values, slack, below, threads)
         return _tree(
             problem, values, joined, Minimisers.of(problem, known.table, threads), values, slack,
@@ -231,9 +232,8 @@ def _tree(
     order = np.lexsort((cells, ends, ranks.cells[cells]))
     cells, losses = cells[order], values.cells[cells[order]]
     counting = threads.pool.submit(
-        multiplicities, problem, cells, ranks.cells[cells], slack, joined.joins,
-        ranks.facets,
-    )  # fmt: skip
+        multiplicities, problem, cells, ranks.cells[cells], slack, joined.joins, ranks.facets
+    )
     levels = threads.pool.submit(values.facets.take, joined.joins)
     whose = dict(zip(cells.tolist(), range(len(cells)), strict=True))
     deaths, parents = np.full(len(cells), np.inf), np.full(len(cells), -1, dtype=np.int64)
@@ -264,7 +264,7 @@ def _tree(
         num_cells=problem.num_cells,
         num_facets=problem.num_facets,
         num_solved=values.solved,
-        num_failed=values.failed + sum(lost) + problem.doubts,
+        num_failed=values.failed + sum(lost),
         num_pruned=int(np.count_nonzero(np.isinf(values.cells))),
         joins=joined.joins,
         levels=levels.result(),

@@ -69,7 +69,7 @@ class Values:
         cell_proofs: What proves those that were solved.
         facet_proofs: The same of the facets.
         failed: Those that neither float64 nor rational arithmetic tells: their values are attained, and
-            not shown to be least.
+            not shown to be least. And `Problem.doubts`.
     """
 
     cells: Floats
