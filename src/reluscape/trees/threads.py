@@ -47,4 +47,14 @@ class Threads:
 
     def each(self, work: Callable[..., Any], told: list[tuple[Any, ...]]) -> list[Any]:
         """What `work` returns for each of these, in order."""
-        return list(self.pool.map(lambda own: work(*own), told))
+        found, left = [None] * len(told), iter(range(len(told)))
+
+        def go_on() -> None:
+            for place in left:  # the next one that no thread has taken
+                found[place] = work(*told[place])
+
+        # one task for each thread: handing out every part would cost as much as a small part
+        tasks = [self.pool.submit(go_on) for _ in range(min(self.count, len(told)))]
+        for task in tasks:
+            task.result()
+        return found
