@@ -45,7 +45,7 @@ from reluscape import Landscape, count_cells, merge_tree
 from reluscape.landscape import Block
 from reluscape.trees.layer import Layer
 from reluscape.trees.problem import Problem
-from reluscape.trees.sweep import table_of
+from reluscape.trees.products import table_of
 from reluscape.trees.threads import Threads
 from reluscape.trees.values import Chunk, least_values, solve_chunk
 

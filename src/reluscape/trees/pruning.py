@@ -8,8 +8,9 @@ import numpy as np
 
 from reluscape.trees.bundles import ROUNDING, bundles
 from reluscape.trees.problem import Problem
+from reluscape.trees.products import table_of
 from reluscape.trees.proofs import Proofs
-from reluscape.trees.sweep import Scratch, Table, copy_cells, table_of
+from reluscape.trees.sweep import Scratch, Table, copy_cells
 from reluscape.trees.threads import Threads
 from reluscape.trees.values import Chunk, solve_chunk
 

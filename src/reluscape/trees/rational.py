@@ -21,8 +21,9 @@ from reluscape.trees.exact_columns import ExactColumns
 from reluscape.trees.exact_squares import Least, checked_squares, exact_squares
 from reluscape.trees.inside import exact_middle
 from reluscape.trees.problem import Problem
+from reluscape.trees.products import table_of
 from reluscape.trees.proofs import Proofs, Words, bits_of, words_of
-from reluscape.trees.sweep import Scratch, Table, digits_of, gather, others_of, solve, table_of
+from reluscape.trees.sweep import Scratch, Table, digits_of, gather, others_of, solve
 
 __all__ = ["Exact", "alike", "ranked"]
 

@@ -229,7 +229,7 @@ def _least_points(problem: Problem, facets: Indices) -> Floats:
 
         return Exact(problem).of_facets(facets.tolist())
     from reluscape.trees.minimisers import Minimisers  # solves; what only reads need not
-    from reluscape.trees.sweep import table_of
+    from reluscape.trees.products import table_of
     from reluscape.trees.threads import Threads
 
     with Threads.start(1) as threads:

@@ -12,7 +12,7 @@ from reluscape.landscape import Block
 from reluscape.results import Result
 from reluscape.trees.layer import Layer
 from reluscape.trees.problem import Problem
-from reluscape.trees.sweep import table_of
+from reluscape.trees.products import table_of
 from reluscape.trees.values import SHARE, Chunk, solve_chunk
 
 #: Cells and facets that are tried, in so many places.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import combinations_with_replacement, pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -13,7 +12,6 @@ from reluscape.trees.absolute import least_absolute
 from reluscape.trees.by_columns import least_by_columns
 from reluscape.trees.nonnegative import is_least, least_squares
 from reluscape.trees.problem import Problem
-from reluscape.trees.threads import Threads
 
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
@@ -22,8 +20,6 @@ Words = NDArray[np.uint64]
 ONE = np.uint64(1)
 #: No unit or facet. A literal in its place would be a type of its own, compiled for once more.
 NONE = np.int64(-1)
-#: Into how many parts rays are cut, for the products of each two parts to be found side by side.
-PARTS = 4
 #: Share of the target up to which the sign of a residual is told: some times more than that up to which
 #: who checks a proof reads it.
 NEAR = 4e-9
@@ -109,40 +105,6 @@ class Scratch(NamedTuple):
             np.empty(max(1, units), dtype=np.int64), np.empty((most, rows)), np.empty(rows),
             np.empty((most, rows)), np.empty(rows), np.empty(rows), np.empty(rows, dtype=np.int64),
         )  # fmt: skip
-
-
-def table_of(problem: Problem, threads: Threads | None = None) -> Table:
-    """The products that all least squares problems are made of, the same ones from any threads."""
-    columns, readouts = problem.columns, problem.units.readouts
-    products = _products(columns, threads) if problem.holds_products else np.empty((0, 0))
-    return Table(
-        np.array(problem.shape), problem.units.groups, problem.starts, problem.rays,
-        problem.facet_starts, problem.facet_rays, problem.pairs, products,
-        readouts @ readouts.T, readouts @ problem.layer.residual.T @ columns,
-        float((problem.layer.residual**2).sum()), np.ascontiguousarray(columns.T), readouts,
-        np.ascontiguousarray(problem.layer.residual).ravel(), problem.layer.is_l1,
-        1, np.zeros(problem.shape[1], dtype=np.int64), np.ones(1, dtype=np.bool_), problem.narrow,
-        problem.reach,
-    )  # fmt: skip
-
-
-def _products(columns: Floats, threads: Threads | None) -> Floats:
-    """Products of columns (rays, rays), in blocks."""
-    count = columns.shape[1]
-    found, ends = np.empty((count, count)), np.linspace(0, count, PARTS + 1).astype(int)
-    parts = [slice(*part) for part in pairwise(ends.tolist())]
-
-    def multiply(one: slice, other: slice) -> None:
-        found[one, other] = columns[:, one].T @ columns[:, other]
-        found[other, one] = found[one, other].T
-
-    pairs = list(combinations_with_replacement(parts, 2))
-    if threads is None:
-        for pair in pairs:
-            multiply(*pair)
-    else:
-        threads.each(multiply, pairs)
-    return found
 
 
 @unlocked
