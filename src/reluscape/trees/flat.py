@@ -27,6 +27,8 @@ Search = Generator[list[int], list[Seen], Found]
 
 #: Cells of a minimum that are looked at, and minima that are gone through at once.
 CELLS, TOGETHER = 32, 256
+#: Points that are looked at below which threads are not worth it.
+FEW = 64
 #: Levels that differ by less are the same, in the loss of zero weights; so are losses of points.
 SAME, ROUNDING = 1e-12, 1e-14
 #: Switching values below this share of their terms are zero.
@@ -133,7 +135,7 @@ class Flats:
             losses = self.problem.layer.values(own)
             return zip(self._active(own).tolist(), losses.tolist(), strict=True)
 
-        told = chain.from_iterable(self.threads.over(len(points), look))
+        told = chain.from_iterable(self.threads.over(len(points), look, least=FEW))
         return ((*one, point) for one, point in zip(told, points, strict=True))
 
     def _active(self, thetas: Floats) -> Indices:

@@ -29,7 +29,7 @@ Indices = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
 #: Most facets that are sorted at once if that can be, and into how many parts each thread cuts its share.
-SORTED, PARTS = 20_000, 8
+SORTED, PARTS = 20_000, 2
 
 
 class Joined(NamedTuple):
@@ -132,8 +132,8 @@ def _merged(
     (edges, ends), levels, found, links = between, values.facets, [np.empty(0, np.int64)], 1
     live = np.flatnonzero(parent == np.arange(len(parent)))
     met, lowest = np.empty(len(live), np.int64), np.full((threads.count, len(parent)), -1)
+    parts = threads.cut(len(edges))
     while links:
-        parts = threads.cut(len(edges))
         told = [(*part, edges, ends, levels, own) for part, own in zip(parts, lowest, strict=True)]
         threads.each(find_lowest_between, told)
         links = link_basins(
@@ -142,12 +142,8 @@ def _merged(
         live = live[: len(live) - links]
         found.append(met[:links].copy())
         left = threads.each(drop_inner, [(*part, edges, ends, parent) for part in parts])
-        place = 0
-        for (start, _), own in zip(parts, left, strict=True):
-            for all_ in (edges, ends):
-                all_[place : place + own] = all_[start : start + own]
-            place += own
-        edges, ends = edges[:place], ends[:place]
+        parts = [(start, start + own) for (start, _), own in zip(parts, left, strict=True)]
+    edges, ends = (np.concatenate([all_[slice(*part)] for part in parts]) for all_ in (edges, ends))
     return np.concatenate(found), (edges, ends)
 
 

@@ -22,6 +22,8 @@ Bools = NDArray[np.bool_]
 #: Share of the loss of zero weights that rounding a point's coordinates may change, and share of lengths
 #: by which it may lie outside its cell, up to which it is not solved for in rational arithmetic.
 BLUR, AWAY = 1e-11, 1e-12
+#: Points below which threads are not worth it.
+FEW = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +70,7 @@ class Minimisers:
             thetas[start:stop] = self.problem.thetas(rays, owners, lengths)
             blurred[start:stop] = self._blurred(kind, own, thetas[start:stop])
 
-        self.threads.over(len(codes), find)
+        self.threads.over(len(codes), find, least=FEW)
         for place in np.flatnonzero(~told).tolist():
             thetas[place] = self.stubborn.theta(kind, int(codes[place]))
         for place in np.flatnonzero(told & blurred).tolist():

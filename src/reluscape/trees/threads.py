@@ -41,8 +41,14 @@ class Threads:
         ends = [count * k // (parts * self.count) for k in range(parts * self.count + 1)]
         return list(pairwise(ends))
 
-    def over(self, count: int, work: Callable[..., Any], *told: Any) -> list[Any]:
-        """What `work(start, stop, *told)` returns for parts of a range, in order."""
+    def over(self, count: int, work: Callable[..., Any], *told: Any, least: int = 1) -> list[Any]:
+        """What `work(start, stop, *told)` returns for parts of a range, in order.
+
+        Where threads would have fewer than `least` each, which is not worth their waiting for each other,
+        this one does all.
+        """
+        if count < least * self.count:
+            return [work(0, count, *told)]
         return self.each(work, [(*part, *told) for part in self.cut(count, PARTS)])
 
     def each(self, work: Callable[..., Any], told: list[tuple[Any, ...]]) -> list[Any]:

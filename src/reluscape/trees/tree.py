@@ -21,7 +21,7 @@ from reluscape.study.study import workers
 from reluscape.trees.flat import SAME, Flats, LeastPoints
 from reluscape.trees.joining import Joined, join_cells
 from reluscape.trees.layer import Layer
-from reluscape.trees.minimisers import Minimisers
+from reluscape.trees.minimisers import FEW, Minimisers
 from reluscape.trees.placed import cells_beside, misplaced
 from reluscape.trees.problem import Problem
 from reluscape.trees.proofs import Proofs
@@ -250,8 +250,10 @@ def _tree(
     units, unit_cells, _ = problem.shape
     places = places[:, None] // unit_cells ** np.arange(units - 1, -1, -1) % unit_cells
     beside = cells_beside(problem, edges)
-    lost = threads.over(len(cells), _misplaced, problem, minima, places, losses)
-    lost += threads.over(len(edges), _misplaced, problem, saddles[ending], beside, deaths[ending])
+    lost = threads.over(len(cells), _misplaced, problem, minima, places, losses, least=FEW)
+    lost += threads.over(
+        len(edges), _misplaced, problem, saddles[ending], beside, deaths[ending], least=FEW
+    )
     return MergeTree(
         minima=minima,
         losses=losses,
