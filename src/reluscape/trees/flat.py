@@ -28,7 +28,7 @@ Search = Generator[list[int], list[Seen], Found]
 #: Cells of a minimum that are looked at, and minima that are gone through at once.
 CELLS, TOGETHER = 32, 256
 #: Points that are looked at below which threads are not worth it.
-FEW = 64
+FEW = 256
 #: Levels that differ by less are the same, in the loss of zero weights; so are losses of points.
 SAME, ROUNDING = 1e-12, 1e-14
 #: Switching values below this share of their terms are zero.

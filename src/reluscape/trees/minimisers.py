@@ -22,8 +22,8 @@ Bools = NDArray[np.bool_]
 #: Share of the loss of zero weights that rounding a point's coordinates may change, and share of lengths
 #: by which it may lie outside its cell, up to which it is not solved for in rational arithmetic.
 BLUR, AWAY = 1e-11, 1e-12
-#: Points below which threads are not worth it.
-FEW = 32
+#: Points below which threads are not worth it: where they are compiled, and where they wait for Python.
+FEW, MANY = 32, 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,18 +59,23 @@ class Minimisers:
         thetas = np.empty((len(codes), len(self.problem.layer.theta)))
         told, blurred = np.empty((2, len(codes)), dtype=np.bool_)
 
+        size = len(codes), self.problem.most_rays
+        rays, owners, lengths = np.full(size, -1), np.full(size, -1), np.zeros(size)
+
         def find(start: int, stop: int) -> None:
-            own, size = codes[start:stop], (stop - start, self.problem.most_rays)
-            rays, owners, lengths = np.full(size, -1), np.full(size, -1), np.zeros(size)
             least_points(
-                self.table, Scratch.of(self.problem), own, kind == "facets",
-                np.empty(self.problem.proof_words, dtype=np.uint64), rays, owners, lengths,
-                told[start:stop],
+                self.table, Scratch.of(self.problem), codes[start:stop], kind == "facets",
+                np.empty(self.problem.proof_words, dtype=np.uint64), rays[start:stop],
+                owners[start:stop], lengths[start:stop], told[start:stop],
             )  # fmt: skip
-            thetas[start:stop] = self.problem.thetas(rays, owners, lengths)
-            blurred[start:stop] = self._blurred(kind, own, thetas[start:stop])
+
+        def look(start: int, stop: int) -> None:
+            own = slice(start, stop)
+            thetas[own] = self.problem.thetas(rays[own], owners[own], lengths[own])
+            blurred[own] = self._blurred(kind, codes[own], thetas[own])
 
         self.threads.over(len(codes), find, least=FEW)
+        self.threads.over(len(codes), look, least=MANY)
         for place in np.flatnonzero(~told).tolist():
             thetas[place] = self.stubborn.theta(kind, int(codes[place]))
         for place in np.flatnonzero(told & blurred).tolist():

@@ -21,7 +21,7 @@ from reluscape.study.study import workers
 from reluscape.trees.flat import SAME, Flats, LeastPoints
 from reluscape.trees.joining import Joined, join_cells
 from reluscape.trees.layer import Layer
-from reluscape.trees.minimisers import FEW, Minimisers
+from reluscape.trees.minimisers import MANY, Minimisers
 from reluscape.trees.placed import cells_beside, misplaced
 from reluscape.trees.problem import Problem
 from reluscape.trees.proofs import Proofs
@@ -103,7 +103,7 @@ def merge_tree(
     Cost: one to three microseconds for each cell with two units, its facets included (`benchmarks/
     merge_tree.py`), three to seven times that for the absolute loss of up to 300 samples; 80 to 150 bytes
     for each cell of one or two inputs, 110 to 230 for the absolute loss, and more with more inputs and
-    where residuals tie (`tree_size`). Two threads take half to four fifths of the time of one: what finds
+    where residuals tie (`tree_size`). Two threads take some three fifths of the time of one: what finds
     the units' cells is serial, as joins are in part. The very first call compiles for half a minute.
 
     Raises:
@@ -250,9 +250,9 @@ def _tree(
     units, unit_cells, _ = problem.shape
     places = places[:, None] // unit_cells ** np.arange(units - 1, -1, -1) % unit_cells
     beside = cells_beside(problem, edges)
-    lost = threads.over(len(cells), _misplaced, problem, minima, places, losses, least=FEW)
+    lost = threads.over(len(cells), _misplaced, problem, minima, places, losses, least=MANY)
     lost += threads.over(
-        len(edges), _misplaced, problem, saddles[ending], beside, deaths[ending], least=FEW
+        len(edges), _misplaced, problem, saddles[ending], beside, deaths[ending], least=MANY
     )
     return MergeTree(
         minima=minima,
