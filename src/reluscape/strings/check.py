@@ -18,7 +18,7 @@ from reluscape.strings.check_values import SAME, TIERS, String
 from reluscape.strings.connection import Connection
 from reluscape.strings.ends import NORMED, has_statistics, on_own_statistics
 from reluscape.strings.judging import COARSE
-from reluscape.strings.surface import Metric
+from reluscape.strings.surface import Metric, suited_threads
 
 __all__ = ["check_connection"]
 
@@ -55,13 +55,14 @@ def check_connection(
         judge, metric = metric, None
     metric = metric if callable(metric) else None
     try:
-        _shapes(found, judge)
-        _measures(found, judge)
-        string = String.of(*widened(found, judge, trained_on), metric)
-        string.check_values()
-        _check_models(found, judge, trained_on, string)
-        string.check_segments()
-        string.check_straight()
+        with suited_threads(landscape):
+            _shapes(found, judge)
+            _measures(found, judge)
+            string = String.of(*widened(found, judge, trained_on), metric)
+            string.check_values()
+            _check_models(found, judge, trained_on, string)
+            string.check_segments()
+            string.check_straight()
     except RejectedError as rejection:
         return Verification(False, str(rejection))
     except (TypeError, ValueError, IndexError, AttributeError) as error:  # a field of another type

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from contextlib import nullcontext
 from time import perf_counter
 from typing import Any
 
@@ -21,9 +20,8 @@ from reluscape.strings.judging import Judge
 from reluscape.strings.keeping import Keeper, Unfinished, check_keep
 from reluscape.strings.maximum import check_gap
 from reluscape.strings.pair import Pair
-from reluscape.strings.surface import Metric
+from reluscape.strings.surface import Metric, suited_threads
 from reluscape.strings.training import Schedule
-from reluscape.train import one_thread
 from reluscape.validation import check_number, check_share, check_told, check_whole
 
 #: What `tried` says where Ctrl-C ended a search.
@@ -131,33 +129,33 @@ def connect(
     file = None if keep is None else check_keep(keep)
     schedule = schedule or Schedule()
     _check(method, spring, progress, relative_gap, start, schedule)
-    pair = Pair.of(landscape, theta_a, theta_b, metric=metric, match_units=match_units)
-    beads = pair.first_beads(start)
-    surface = pair.surface(batched, seed)
-    judge = Judge(surface, level, relative_gap)
-    highest = pair.check_level(judge)
-    tried = pair.remarks()
-    if start is not None:  # its cost is this one's, too
-        surface.gradients += start.gradients
-        surface.losses += start.losses
-        began -= start.seconds
-        tried.append(f"gone on from a string of {len(start.beads)} beads that was there before")
-    work = Work(
-        surface=surface,
-        judge=judge,
-        beads=beads,
-        goal=min(max(check_share(alpha, "alpha") * level, highest), level),
-        schedule=schedule,
-        max_depth=check_whole(max_depth, "max_depth", 1),
-        middle=middle,
-        spring=spring,
-        draws=check_whole(draws, "draws", 1),
-        seed=check_whole(seed, "seed", 0),
-        progress=progress,
-        keeper=None if file is None else Keeper(file, surface, level, method, seed, began),
-        tried=tried,
-    )
-    with one_thread() if surface.small else nullcontext():
+    with suited_threads(landscape):
+        pair = Pair.of(landscape, theta_a, theta_b, metric=metric, match_units=match_units)
+        beads = pair.first_beads(start)
+        surface = pair.surface(batched, seed)
+        judge = Judge(surface, level, relative_gap)
+        highest = pair.check_level(judge)
+        tried = pair.remarks()
+        if start is not None:  # its cost is this one's, too
+            surface.gradients += start.gradients
+            surface.losses += start.losses
+            began -= start.seconds
+            tried.append(f"gone on from a string of {len(start.beads)} beads that was there before")
+        work = Work(
+            surface=surface,
+            judge=judge,
+            beads=beads,
+            goal=min(max(check_share(alpha, "alpha") * level, highest), level),
+            schedule=schedule,
+            max_depth=check_whole(max_depth, "max_depth", 1),
+            middle=middle,
+            spring=spring,
+            draws=check_whole(draws, "draws", 1),
+            seed=check_whole(seed, "seed", 0),
+            progress=progress,
+            keeper=None if file is None else Keeper(file, surface, level, method, seed, began),
+            tried=tried,
+        )
         try:
             METHODS[method](work)
         except KeyboardInterrupt:  # Stop is one

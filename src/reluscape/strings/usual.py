@@ -15,7 +15,7 @@ from reluscape.landscape import Landscape
 from reluscape.strings.carried import Carried
 from reluscape.strings.ends import has_statistics, on_own_statistics, own_value, read_end
 from reluscape.strings.pair import matched
-from reluscape.strings.surface import Metric, Surface
+from reluscape.strings.surface import Metric, Surface, suited_threads
 
 #: Of what the straight line rises above the worse end, and of that end's own value.
 SHARE, ABOVE = 0.1, 1.1
@@ -44,6 +44,17 @@ def usual_level(
     Raises:
         InputError: A model of another shape, forward or buffers.
     """
+    with suited_threads(landscape):
+        return _level(landscape, models, metric, match_units)
+
+
+def _level(
+    landscape: Landscape,
+    models: Sequence[nn.Module],
+    metric: str | Metric | None,
+    match_units: bool,
+) -> tuple[float, tuple[float, ...]]:
+    """`usual_level` in whatever threads there are."""
     read = [read_end(landscape, model, "model") for model in models]
     carried = Carried.between([landscape], [end.state for end in read])
     points = np.stack([carried.at(end.theta, end.state) for end in read])
