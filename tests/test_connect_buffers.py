@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from itertools import combinations
+from itertools import combinations, product
 from pathlib import Path
 from typing import Any
 
@@ -220,8 +220,13 @@ def moving_pair(kind: str) -> tuple[nn.Module, nn.Module, rs.Landscape, float]:
     return a, b, landscape, low + 0.3 * (high - low)
 
 
-@pytest.mark.parametrize("method", ["greedy", "constrained", "bezier", "band"])
-@pytest.mark.parametrize("kind", MOVING)
+@pytest.mark.parametrize(
+    ("kind", "method"),
+    [
+        *((kind, "greedy") for kind in MOVING),
+        *product(["in layers", "all"], ["constrained", "bezier", "band"]),
+    ],
+)
 def test_buffers_that_outputs_read_move_along(kind: str, method: str) -> None:
     a, b, landscape, level = moving_pair(kind)
     schedule = rs.Schedule(max_steps=20)
