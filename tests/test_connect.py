@@ -919,7 +919,9 @@ def test_strings_of_metrics_and_statistics_are_verified() -> None:
     assert "give verify that metric" in rs.verify(own, landscape).reason
     assert rs.verify(own, landscape, metric=largest).valid
     certificate = rs.certify(landscape.block(-1))
-    with pytest.raises(InputError, match="metric is for a Connection; received one with a certif"):
+    with pytest.raises(
+        InputError, match="metric is for a Connection or a tree of them; received one with a certif"
+    ):
         rs.verify(certificate, landscape, metric=largest)
 
 

@@ -21,6 +21,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 import reluscape as rs
 from reluscape.errors import InputError
+from reluscape.strings import check_values, surface
 from reluscape.strings import ends as ends_module
 from reluscape.strings.check_ends import begins_at, why_other_end
 from reluscape.strings.models import Models
@@ -562,6 +563,61 @@ def test_buffers_that_are_changed_in_every_pass(method: str) -> None:
     a, b = made(partial(Assigning, 0.0), 0), made(partial(Assigning, 1.0), 1)
     with pytest.raises(InputError, match=r"same buffers mean: .* does not run"):
         rs.connect(rs.Landscape(a, X, Y), a, b, HIGH, method=method)
+
+
+class Clamping(nn.Module):
+    """Writes into its weights in forward, as embeddings with a largest norm do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(3, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            self.first.weight.clamp_(-0.1, 0.1)
+        return self.first(x)
+
+
+@pytest.mark.parametrize("metric", [None, "largest"])
+def test_ends_whose_forward_writes_into_weights_stay_as_they_are(metric: str | None) -> None:
+    def largest(outputs: Any, _: Any) -> float:
+        return float(np.abs(outputs).max())
+
+    ends = [torch.full((4,), size).numpy().astype(float) for size in (1.0, -1.0)]
+    landscape, how = rs.Landscape(Clamping(), X, Y), largest if metric else None
+    found = rs.connect(landscape, *ends, 1e3, metric=how)
+    before = found.beads.copy()
+    rs.verify(found, landscape, metric=how)
+    np.testing.assert_array_equal(found.beads, before)
+    np.testing.assert_array_equal(found.beads[[0, -1]], ends)
+
+
+class Single(Centred):
+    """Computes in single precision: a batch of models rounds otherwise."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x).float()
+
+
+def test_single_precision_inside_is_no_other_model() -> None:
+    a, b = made(partial(Single, 0.0), 0), made(partial(Single, 1.0), 1)
+    landscape = rs.Landscape(a, X, Y)
+    assert rs.connect(landscape, a, b, HIGH, metric=rs.Landscape(a, X + 0.1, Y)).num_beads == 2
+
+
+def test_units_are_matched_beside_buffers_that_are_infinite() -> None:
+    a, b = made(partial(shifted, 0.0), 0), made(partial(shifted, 1.0), 1)
+    for end in (a, b):
+        end[0].register_buffer("best", torch.tensor(float("inf")))
+    landscape = rs.Landscape(a, X, Y)
+    found = rs.connect(landscape, a, b, HIGH, match_units=True)
+    assert rs.verify(found, landscape).valid
+
+
+def test_outputs_that_are_no_numbers_are_wrong_answers() -> None:
+    outputs = np.array([[1.0, 0.0], [np.nan, np.nan], [0.0, np.nan], [0.0, 1.0]])
+    for rate in (surface.error_rate, check_values._error_rate):
+        assert rate(outputs, np.array([0, 0, 0, 0])) == 0.75
 
 
 @pytest.mark.filterwarnings("ignore:.torch.nn.utils.spectral_norm. is deprecated")

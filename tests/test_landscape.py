@@ -647,6 +647,44 @@ def test_modules_and_weights_that_are_there_twice_are_left_as_they_were() -> Non
     assert landscape.gradient(theta) @ step == pytest.approx(slope, rel=1e-6)
 
 
+class Hooked(nn.Module):
+    """A hook that holds the module it was made with, of which a copy has a copy of the hook."""
+
+    def __init__(self, bound: bool) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 1)
+        self.register_buffer("mean", torch.ones(3, dtype=torch.float64))
+        self.layer.register_forward_pre_hook(
+            self.moved if bound else lambda _, given: (given[0] - self.mean,)
+        )
+
+    def moved(self, _: nn.Module, given: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
+        return (given[0] - self.mean,)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layer(x)
+
+
+def test_models_whose_copies_read_the_original_are_refused() -> None:
+    data = np.ones((5, 3)), np.ones((5, 1))
+    assert np.isfinite(Landscape(Hooked(bound=True), *data).loss())
+    with pytest.raises(InputError, match="forward of a copy read 'mean' of the model"):
+        Landscape(Hooked(bound=False), *data)
+
+
+def test_modules_that_are_none_of_their_own_are_refused() -> None:
+    data, landscape = (np.ones((5, 3)), np.ones((5, 1))), linear_landscape()
+    with pytest.raises(InputError, match=r"received a DataParallel: give its \.module"):
+        Landscape(nn.DataParallel(nn.Linear(3, 1)), *data)
+    for use in (lambda lazy: Landscape(lazy, *data), landscape.state_of):
+        with pytest.raises(InputError, match="'weight' is not initialised yet: run"):
+            use(nn.LazyLinear(1))
+
+
+def linear_landscape() -> Landscape:
+    return Landscape(nn.Linear(3, 1), np.ones((5, 3)), np.ones((5, 1)))
+
+
 @pytest.mark.filterwarnings("ignore")  # PyTorch warns of its own scripted modules
 def test_models_that_are_compiled_as_a_whole_are_refused() -> None:
     model = nn.Linear(3, 1)

@@ -29,12 +29,14 @@ from reluscape.validation import (
     as_array,
     check_decay,
     check_inputs,
+    check_kind,
     check_targets,
     check_theta,
     is_index,
     private_copy,
     tied_names,
 )
+from reluscape.watching import Watched
 
 if TYPE_CHECKING:
     from reluscape.cell import Cell
@@ -100,6 +102,7 @@ class Landscape:
         self.weight_decay = check_decay(weight_decay)
         self._given = private_copy(model, device)  # never run: a forward may keep or change things
         self._module = copy.deepcopy(self._given)
+        watched = Watched(_state(model))
         self._inputs = check_inputs(inputs, self._module).to(device)
         self._tied = tied_names(self._module)
         self._parameters = {name: p.detach() for name, p in self._module.named_parameters()}
@@ -110,7 +113,14 @@ class Landscape:
         self._moved = {
             name for name, p in self._module.named_parameters() if isinstance(p, MovedBuffer)
         }
-        outputs = self._probe()
+        with watched:
+            outputs = self._probe()
+        if watched.seen:
+            raise InputError(
+                "model must read its parameters and buffers from its own modules, so that a copy has its"
+                f" own; the forward of a copy read {min(watched.seen)!r} of the model that was given: a"
+                " function that was made with that model, such as a hook, holds it"
+            )
         self.targets = check_targets(loss, as_array(targets), outputs.shape)
         self._torch_targets = torch.from_numpy(self.targets).to(device)
         self.reading: Reading | None = None
@@ -250,6 +260,7 @@ class Landscape:
         Raises:
             InputError: A model with other names or shapes than this landscape's.
         """
+        check_kind(model)
         own, found = _state(self._given), _state(model)
         if [(n, v.shape) for n, v in own.items()] != [(n, v.shape) for n, v in found.items()]:
             raise InputError(

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from reluscape.errors import InputError
 
@@ -101,11 +102,7 @@ def private_copy(model: nn.Module, device: str) -> nn.Module:
             f"model must be a torch.nn.Module; received {type(model).__name__}: pass the module"
             " itself, not its class or weights"
         )
-    if isinstance(model, torch.jit.ScriptModule):
-        raise InputError(
-            "model must be a module of Python code; received one that torch.jit has compiled as a whole:"
-            " give the module that was compiled"
-        )
+    check_kind(model)
     module = copied(model).double().eval().to(device)
     for name, parameter in module.named_parameters():
         if not torch.isfinite(parameter).all():
@@ -115,6 +112,24 @@ def private_copy(model: nn.Module, device: str) -> nn.Module:
             )
         check_sizes(parameter.detach().cpu().numpy(), f"parameters in {name!r}")
     return module
+
+
+def check_kind(model: nn.Module) -> None:
+    """Refuse modules whose parameters cannot be given from outside."""
+    if isinstance(model, torch.jit.ScriptModule):
+        raise InputError(
+            "model must be a module of Python code; received one that torch.jit has compiled as a whole:"
+            " give the module that was compiled"
+        )
+    if isinstance(model, nn.DataParallel):
+        raise InputError("model must be a single module; received a DataParallel: give its .module")
+    tensors = (*model.named_parameters(), *model.named_buffers())
+    lazy = [name for name, tensor in tensors if is_lazy(tensor)]
+    if lazy:
+        raise InputError(
+            f"model must have all of its parameters and buffers; {lazy[0]!r} is not initialised yet: run"
+            " the module once on some data"
+        )
 
 
 def copied(model: nn.Module) -> nn.Module:

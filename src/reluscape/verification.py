@@ -79,8 +79,8 @@ def verify(
             another algorithm.
         landscape: The network, data, loss and weight decay that it is about, or the network's output
             with its bounds.
-        metric: For a `Connection`, as `connect` was given it; needed where it was a function or another
-            landscape.
+        metric: For a `Connection` or a tree of them, as `connect` was given it; needed where it was a
+            function or another landscape.
 
     Returns:
         Whether it is valid, and the reason. A file that is not a certificate is not valid either. An
@@ -142,14 +142,16 @@ def verify(
 def _refuse_metric(metric: object, what: str) -> None:
     """Only paths are about one."""
     if metric is not None:
-        raise InputError(f"metric is for a Connection; received one with {what}: leave it out")
+        raise InputError(
+            f"metric is for a Connection or a tree of them; received one with {what}: leave it out"
+        )
 
 
 def _of_result(
     found: Claim, landscape: Landscape | NetworkOutput, metric: str | Metric | Landscape | None
 ) -> Verification:
     """Check a result that claims something."""
-    if not isinstance(found, Connection):
+    if not isinstance(found, Connection | SpanningTree):
         _refuse_metric(metric, f"a {type(found).__name__}")
     if isinstance(landscape, NetworkOutput):
         return Verification(False, "it is about a landscape, not about a network's output")
@@ -158,7 +160,7 @@ def _of_result(
     if isinstance(found, Connection):
         return check_connection(found, landscape, metric)
     if isinstance(found, SpanningTree):
-        return check_tree(found, landscape)
+        return check_tree(found, landscape, metric)
     if isinstance(found, MergeTree):
         return _of_tree(found, landscape)
     if landscape.weight_decay > 0:

@@ -10,10 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.overrides import TorchFunctionMode
-from torch.utils import _pytree
 
 from reluscape.landscape import Landscape
+from reluscape.watching import Watched
 
 __all__ = [
     "State", "buffers_of", "flat_buffers", "is_in_script", "module_of", "norms_of", "numbers_of",
@@ -23,8 +22,6 @@ __all__ = [
 Floats = NDArray[np.float64]
 State = dict[str, torch.Tensor]
 
-#: What a tensor is, whatever its numbers.
-FORM = ("shape", "dtype", "device", "layout", "ndim")
 #: Buffers of a batch norm.
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
@@ -128,7 +125,7 @@ def read_buffers(landscape: Landscape) -> frozenset[str]:
     module = landscape.module_at()
     named = dict(module.named_buffers())
     device = landscape.flat_objective()[0].device
-    with torch.no_grad(), _Watched(named) as watched:
+    with torch.no_grad(), Watched(named) as watched:
         module(torch.as_tensor(landscape.inputs, device=device))
     hidden = {name for name in named if is_in_script(module, name)}
     return frozenset(watched.seen | hidden)
@@ -139,32 +136,3 @@ def is_in_script(module: nn.Module, name: str) -> bool:
     path = name.split(".")[:-1]
     owners = [module.get_submodule(".".join(path[:depth])) for depth in range(len(path) + 1)]
     return any(isinstance(owner, torch.jit.ScriptModule) for owner in owners)
-
-
-class _Watched(TorchFunctionMode):
-    """Sees which tensors PyTorch's functions and methods are called with.
-
-    Args:
-        tensors: By name.
-
-    Attributes:
-        seen: Names of those that were looked at.
-    """
-
-    def __init__(self, tensors: State) -> None:
-        super().__init__()
-        self._names = {id(tensor): name for name, tensor in tensors.items()}
-        self.seen: set[str] = set()
-
-    def __torch_function__(
-        self,
-        func: Any,
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        """Note what is given to a function, and call it."""
-        leaves = _pytree.tree_leaves((args, kwargs))
-        if getattr(getattr(func, "__self__", None), "__name__", "") not in FORM:
-            self.seen |= {self._names[id(leaf)] for leaf in leaves if id(leaf) in self._names}
-        return func(*args, **(kwargs or {}))

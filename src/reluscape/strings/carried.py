@@ -164,10 +164,10 @@ def over_buffers(landscape: Landscape, names: frozenset[str]) -> Landscape:
     if not names:
         return landscape
     module = landscape.module_at()
-    for name, buffer in list(module.named_buffers()):  # in the same order everywhere
-        if name in names:
-            _move(module, buffer)
     try:
+        for name, buffer in list(module.named_buffers()):  # in the same order everywhere
+            if name in names:
+                _move(module, buffer)
         wide = with_module(landscape, module)
         wide.loss()
     except Exception as error:  # forward may do anything with its module's buffers

@@ -17,11 +17,14 @@ from reluscape.strings.check_values import ROUNDING, SAME, TIERS
 from reluscape.strings.connection import Connection
 from reluscape.strings.ends import on_own_statistics
 from reluscape.strings.spanning import SpanningTree
+from reluscape.strings.surface import Metric
 
 __all__ = ["check_tree"]
 
 
-def check_tree(tree: SpanningTree, landscape: Landscape) -> Verification:
+def check_tree(
+    tree: SpanningTree, landscape: Landscape, metric: str | Metric | Landscape | None = None
+) -> Verification:
     """Measure every string again (`check_connection`), and see that the tree is the least of them.
 
     A tree is one of least heights exactly if no pair's string is lower than the highest edge on the way
@@ -33,7 +36,7 @@ def check_tree(tree: SpanningTree, landscape: Landscape) -> Verification:
         _shapes(tree, landscape)
         for (a, b), found in zip(_pairs(tree), tree.strings, strict=True):
             where = f"string {a}-{b}"
-            checked = check_connection(found, landscape)
+            checked = check_connection(found, landscape, metric)
             require(checked.valid, f"{where}: {checked.reason}")
             _ends(tree, found, landscape, a, b)
             require(

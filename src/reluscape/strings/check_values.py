@@ -231,7 +231,7 @@ def _by_outputs(landscape: Landscape, metric: Metric) -> Callable[[Floats], floa
     """A metric of a landscape's outputs and targets."""
 
     def height(theta: Floats) -> float:
-        outputs = landscape.outputs_of(torch.as_tensor(theta)).detach().cpu().numpy()
+        outputs = landscape.outputs_of(torch.tensor(theta)).detach().cpu().numpy()
         return float(metric(outputs, landscape.targets))
 
     return height
@@ -239,4 +239,5 @@ def _by_outputs(landscape: Landscape, metric: Metric) -> Callable[[Floats], floa
 
 def _error_rate(outputs: Floats, targets: NDArray[np.generic]) -> float:
     """The share of samples whose largest output is another class's."""
-    return float(np.mean(np.argmax(outputs, axis=1) != targets))
+    wrong = np.argmax(outputs, axis=1) != targets
+    return float(np.mean(wrong | np.isnan(outputs).any(axis=1)))

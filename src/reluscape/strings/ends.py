@@ -20,7 +20,7 @@ from reluscape.strings.surface import Metric, Surface
 from reluscape.validation import check_theta, tied_names
 
 Floats = NDArray[np.float64]
-#: Outputs of one function differ by no more, relative to the largest or to 1.
+#: Outputs of one function differ by no more, relative to the largest.
 SAME = 1e-9
 #: The same by two ways to batch norm's statistics: rounding shows where means are large.
 NORMED = 1e-6
@@ -101,7 +101,7 @@ def _apart(one: Landscape, other: Landscape, share: float = SAME) -> float:
 def _off(found: Floats, outputs: Floats, share: float = SAME) -> float:
     """The same of two matrices of outputs."""
     apart = float(np.abs(found - outputs).max())
-    return 0.0 if apart <= share * max(1.0, float(np.abs(outputs).max())) else apart
+    return 0.0 if apart <= share * float(np.abs(outputs).max()) else apart
 
 
 def check_norms(landscape: Landscape, theta: Floats, name: str) -> None:
@@ -111,7 +111,7 @@ def check_norms(landscape: Landscape, theta: Floats, name: str) -> None:
     is not called with what is normalised: it changes its input first, or is called by `forward`.
     """
     try:
-        vector = torch.as_tensor(theta, device=landscape.flat_objective()[0].device)
+        vector = torch.tensor(theta, device=landscape.flat_objective()[0].device)
         with torch.no_grad():
             apart = statistics_apart(landscape, theta, Statistics(landscape)(vector))
     except InputError as error:
@@ -162,7 +162,7 @@ def outputs_off(landscape: Landscape, point: Floats, own: Landscape) -> float:
     """How far outputs at a point are from those of that point's own model; 0 for rounding."""
     device = landscape.flat_objective()[0].device
     with torch.no_grad():
-        found = landscape.outputs_of(torch.as_tensor(point, device=device)).numpy(force=True)
+        found = landscape.outputs_of(torch.tensor(point, device=device)).numpy(force=True)
     return _off(found, own.outputs())
 
 
@@ -235,4 +235,4 @@ def statistics_between(landscape: Landscape, thetas: Floats) -> list[State]:
     """Running means and variances at all points of a string but its ends."""
     statistics, device = Statistics(landscape), landscape.flat_objective()[0].device
     with torch.no_grad():
-        return [statistics(torch.as_tensor(theta, device=device)) for theta in thetas[1:-1]]
+        return [statistics(torch.tensor(theta, device=device)) for theta in thetas[1:-1]]

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import linear_sum_assignment
 from torch import nn
 
-from reluscape.errors import UnsupportedModelError
+from reluscape.errors import InputError, UnsupportedModelError
 from reluscape.landscape import Landscape
 from reluscape.results import Result
 from reluscape.strings.units import Units, units_of
@@ -100,7 +100,7 @@ def match_units(
     Cost: for a hidden layer of K units O(K^2 * weights of a unit + K^3) in each round.
 
     Raises:
-        InputError: Points or buffers of the wrong shape or not finite.
+        InputError: Points of the wrong shape or not finite, buffers of the wrong shape.
         UnsupportedModelError: Models that are no such chain: branches, shared weights, normalisation of
             other kinds, attention.
 
@@ -173,7 +173,9 @@ def _load_buffers(module: nn.Module, buffers: ArrayLike | None) -> None:
     if buffers is None:
         return
     own = list(module.buffers())
-    vector, start = check_theta(buffers, sum(buffer.numel() for buffer in own)), 0
+    size, vector, start = sum(buffer.numel() for buffer in own), np.asarray(buffers, float), 0
+    if vector.shape != (size,):
+        raise InputError(f"buffers must have shape ({size},); received {vector.shape}")
     for buffer in own:
         part = torch.from_numpy(vector[start : start + buffer.numel()])
         buffer.copy_(part.reshape(buffer.shape))

@@ -138,7 +138,7 @@ class Pair:
         """The higher end's value; ends that are above the level, or not proved below it, are refused."""
         surface, level = judge.surface, judge.level
         values = surface.values(self.points)
-        self._check_models(surface, values)
+        self._check_models(surface)
         named = zip(("theta_a", "theta_b"), self.ends, self.points, values, strict=True)
         for name, end, point, value in named:
             top = float(value)
@@ -153,13 +153,12 @@ class Pair:
                 )
         return float(values.max())
 
-    def _check_models(self, surface: Surface, values: Floats) -> None:
+    def _check_models(self, surface: Surface) -> None:
         """Refuse ends whose numbers, put in the landscape's model by their names, make another model.
 
         So it is where forward reads parameters or buffers from a list or a view of its own.
         """
-        named = zip(("theta_a", "theta_b"), self.ends, self.points, values, strict=True)
-        for name, end, point, value in named:
+        for name, end, point in zip(("theta_a", "theta_b"), self.ends, self.points, strict=True):
             own = module_of_end(self.landscape, end)
             judged = self.metric
             if isinstance(judged, Landscape):
@@ -167,6 +166,7 @@ class Pair:
             other = self._surface(own, judged, False, 0)
             apart = outputs_off(surface.landscape, point, other.landscape)
             if not apart and isinstance(judged, Landscape):
+                value = float(surface.values(point[None])[0])
                 right = float(other.values(end.theta[None])[0])
                 apart = (
                     0.0 if np.isclose(value, right, rtol=SAME, atol=SAME) else abs(value - right)

@@ -31,13 +31,14 @@ KEPT = 2**22 - 2**12
 
 
 def error_rate(outputs: Floats, targets: NDArray[np.generic]) -> float:
-    """Share of samples whose largest output is not that of their class index."""
+    """Share of samples whose largest output is not that of their class index; NaN is none."""
     if targets.ndim > 1:
         raise InputError(
             "error_rate needs class indices as targets, those of loss 'cross_entropy'; received"
             f" targets of shape {targets.shape}: give metric a function of outputs and targets"
         )
-    return float((outputs.argmax(axis=1) != targets).mean())
+    wrong = outputs.argmax(axis=1) != targets
+    return float((wrong | np.isnan(outputs).any(axis=1)).mean())
 
 
 class Surface:
@@ -181,7 +182,7 @@ class Surface:
         return losses.detach(), torch.nan_to_num(gradients, 0.0, 0.0, 0.0)
 
     def _tensor(self, thetas: Floats) -> torch.Tensor:
-        return torch.as_tensor(thetas, device=self.device)
+        return torch.tensor(thetas, device=self.device)  # forward may write into it
 
     def _objective_of(self, rows: slice) -> Callable[[torch.Tensor], torch.Tensor]:
         """The mean loss of some samples, weight decay included."""
