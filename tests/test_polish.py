@@ -15,7 +15,7 @@ from torch import nn
 from typer.testing import CliRunner
 
 import reluscape as rs
-from reluscape import cli
+from reluscape import cli, cli_descend
 from reluscape.descent.polish import MAX_SWEEPS
 from reluscape.weights import read_state
 
@@ -270,5 +270,5 @@ def test_command_takes_several_layers(
 def test_the_command_sweeps_as_often_as_the_library() -> None:
     from inspect import signature
 
-    for function in (rs.polish, cli.descend):
+    for function in (rs.polish, cli_descend.descend):
         assert signature(function).parameters["max_sweeps"].default == MAX_SWEEPS
