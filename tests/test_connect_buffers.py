@@ -25,7 +25,6 @@ from reluscape.strings import check_values, surface
 from reluscape.strings import ends as ends_module
 from reluscape.strings.check_ends import begins_at, why_other_end
 from reluscape.strings.models import Models
-from reluscape.strings.pair import Pair
 from reluscape.strings.usual import usual_level
 
 X = np.random.default_rng(0).normal(size=(40, 3))
@@ -514,8 +513,9 @@ def test_strings_do_not_depend_on_how_python_hashes_names(tmp_path: Path) -> Non
     """The coordinates' order is that of the module, in every process."""
     code = (
         "import sys; sys.path.insert(0, sys.argv[1]); import test_connect_buffers as t;"
+        "from reluscape.strings.pair import Pair;"
         "a, b = (t.made(t.generator, seed) for seed in (0, 1));"
-        "found = t.Pair.of(t.rs.Landscape(a, t.X, t.Y), a, b, metric=None, match_units=False);"
+        "found = Pair.of(t.rs.Landscape(a, t.X, t.Y), a, b, metric=None, match_units=False);"
         "print(found.carried.names, found.points.tobytes().hex())"
     )
     run = [sys.executable, "-c", code, str(Path(__file__).parent)]
