@@ -593,6 +593,18 @@ def test_ends_whose_forward_writes_into_weights_stay_as_they_are(metric: str | N
     np.testing.assert_array_equal(found.beads[[0, -1]], ends)
 
 
+@pytest.mark.filterwarnings("ignore")  # PyTorch's own, of compiling
+def test_modules_of_torch_compile_with_batch_norm() -> None:
+    def make() -> Any:
+        return torch.compile(shifted(0.5), backend="eager")
+
+    a, b = made(make, 0), made(make, 1)
+    landscape = rs.Landscape(a, X, Y)
+    found = rs.connect(landscape, a, b, HIGH, method="bezier")
+    assert rs.verify(found, landscape).valid
+    check_ends(found, landscape, make, (a, b))
+
+
 class Single(Centred):
     """Computes in single precision: a batch of models rounds otherwise."""
 

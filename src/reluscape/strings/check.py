@@ -18,7 +18,7 @@ from reluscape.strings.check_values import SAME, TIERS, String
 from reluscape.strings.connection import Connection
 from reluscape.strings.ends import NORMED, has_statistics, on_own_statistics
 from reluscape.strings.judging import COARSE
-from reluscape.strings.surface import Metric, suited_threads
+from reluscape.strings.surface import Metric, suited
 
 __all__ = ["check_connection"]
 
@@ -55,7 +55,7 @@ def check_connection(
         judge, metric = metric, None
     metric = metric if callable(metric) else None
     try:
-        with suited_threads(landscape):
+        with suited(landscape):
             _shapes(found, judge)
             _measures(found, judge)
             string = String.of(*widened(found, judge, trained_on), metric)

@@ -20,7 +20,7 @@ from reluscape.strings.judging import Judge
 from reluscape.strings.keeping import Keeper, Unfinished, check_keep
 from reluscape.strings.maximum import check_gap
 from reluscape.strings.pair import Pair
-from reluscape.strings.surface import Metric, suited_threads
+from reluscape.strings.surface import Metric, suited
 from reluscape.strings.training import Schedule
 from reluscape.validation import check_number, check_share, check_told, check_whole
 
@@ -129,7 +129,7 @@ def connect(
     file = None if keep is None else check_keep(keep)
     schedule = schedule or Schedule()
     _check(method, spring, progress, relative_gap, start, schedule)
-    with suited_threads(landscape):
+    with suited(landscape):
         pair = Pair.of(landscape, theta_a, theta_b, metric=metric, match_units=match_units)
         beads = pair.first_beads(start)
         surface = pair.surface(batched, seed)

@@ -251,12 +251,19 @@ def _one(value: object) -> float:
 
 
 @contextmanager
-def suited_threads(landscape: Landscape) -> Iterator[None]:
+def suited(landscape: Landscape) -> Iterator[None]:
     """As many of PyTorch's threads as are fastest: where there is little to do, they wait for each other.
 
     On a machine with other work a pass of a small batch norm takes thirty times as long in two threads.
+    Parts that torch.compile has wrapped run as they are written: compiled ones do not tell hooks.
     """
-    with one_thread() if _work(landscape) <= SMALL else nullcontext():
+    parts = landscape.module_at().modules()
+    compiled = any(type(part).__name__ == "OptimizedModule" for part in parts)
+    small = _work(landscape) <= SMALL
+    with (
+        torch.compiler.set_stance("force_eager") if compiled else nullcontext(),
+        one_thread() if small else nullcontext(),
+    ):
         yield
 
 

@@ -15,7 +15,7 @@ from reluscape.landscape import Landscape
 from reluscape.strings.carried import Carried
 from reluscape.strings.ends import has_statistics, on_own_statistics, own_value, read_end
 from reluscape.strings.pair import matched
-from reluscape.strings.surface import Metric, Surface, suited_threads
+from reluscape.strings.surface import Metric, Surface, suited
 
 #: Of what the straight line rises above the worse end, and of that end's own value.
 SHARE, ABOVE = 0.1, 1.1
@@ -44,7 +44,7 @@ def usual_level(
     Raises:
         InputError: A model of another shape, forward or buffers.
     """
-    with suited_threads(landscape):
+    with suited(landscape):
         return _level(landscape, models, metric, match_units)
 
 
