@@ -75,8 +75,15 @@ CASES: list[dict[str, Any]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("arithmetic", ["float64", "rational"])
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    ("case", "arithmetic"),
+    [
+        (case, arithmetic)
+        for arithmetic in ("float64", "rational")
+        for k, case in enumerate(CASES)
+        if (k, arithmetic) != (2, "rational")  # seven seconds
+    ],
+)
 def test_multiplicity_counts_the_minima_that_exchanges_get_to(
     case: dict[str, Any], arithmetic: str
 ) -> None:
