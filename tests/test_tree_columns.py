@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from gauss import solved
 from torch import nn
 
 from reluscape import Landscape, merge_tree, verify
@@ -17,21 +18,6 @@ from reluscape.trees.nonnegative import is_least, least_squares
 from reluscape.trees.stubborn import Stubborn
 
 Exact = list[Fraction]
-
-
-def solved(matrix: list[Exact], right: Exact) -> Exact | None:
-    """The solution of linear equations by elimination; None where there is none or many."""
-    rows = [[*row, value] for row, value in zip(matrix, right, strict=True)]
-    for k in range(len(rows)):
-        pivot = next((i for i in range(k, len(rows)) if rows[i][k]), None)
-        if pivot is None:
-            return None
-        rows[k], rows[pivot] = rows[pivot], rows[k]
-        rows[k] = [value / rows[k][k] for value in rows[k]]
-        for i in range(len(rows)):
-            if i != k:
-                rows[i] = [a - rows[i][k] * b for a, b in zip(rows[i], rows[k], strict=True)]
-    return [row[-1] for row in rows]
 
 
 def least(design: np.ndarray, target: np.ndarray) -> Fraction:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from gauss import solved
 from test_merge_tree import layer
 
 from reluscape import Landscape, MergeTree, merge_tree, verify
@@ -34,21 +35,6 @@ def block_of(x: list[float], y: list[float], readouts: list[float], loss: str = 
 
 
 # ---- the oracle: one input and a bias, so that a unit's rays lie around a circle ----------------------
-
-
-def solved(matrix: list[Row], right: Row) -> Row | None:
-    """Gauss's elimination; None for a singular matrix."""
-    rows = [[*row, value] for row, value in zip(matrix, right, strict=True)]
-    for k in range(len(rows)):
-        pivot = next((i for i in range(k, len(rows)) if rows[i][k]), None)
-        if pivot is None:
-            return None
-        rows[k], rows[pivot] = rows[pivot], rows[k]
-        rows[k] = [value / rows[k][k] for value in rows[k]]
-        for i in range(len(rows)):
-            if i != k and rows[i][k]:
-                rows[i] = [a - rows[i][k] * b for a, b in zip(rows[i], rows[k], strict=True)]
-    return [row[-1] for row in rows]
 
 
 def dot(a: Row, b: Row) -> Fraction:

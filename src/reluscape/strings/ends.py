@@ -153,7 +153,7 @@ def on_own_statistics(landscape: Landscape) -> Landscape:
     return with_module(landscape, module)
 
 
-def module_of_end(landscape: Landscape, end: Model) -> Landscape:
+def landscape_of_end(landscape: Landscape, end: Model) -> Landscape:
     """The landscape of an end's own model."""
     return landscape.at(end.theta) if end.state is None else with_state(landscape, end.state)
 
@@ -179,7 +179,7 @@ def with_state(landscape: Landscape, state: State) -> Landscape:
 def own_value(landscape: Landscape, end: Model, metric: str | Metric | Landscape | None) -> float:
     """An end's judged value with its own running statistics."""
     judge, metric = (metric, None) if isinstance(metric, Landscape) else (landscape, metric)
-    own = module_of_end(judge, end)
+    own = landscape_of_end(judge, end)
     return float(Surface(own, metric, batched=False).values(end.theta[None])[0])
 
 

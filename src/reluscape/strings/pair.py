@@ -17,7 +17,7 @@ from reluscape.strings.ends import (
     Model,
     Statistics,
     has_statistics,
-    module_of_end,
+    landscape_of_end,
     on_own_statistics,
     outputs_off,
     own_value,
@@ -159,10 +159,10 @@ class Pair:
         So it is where forward reads parameters or buffers from a list or a view of its own.
         """
         for name, end, point in zip(("theta_a", "theta_b"), self.ends, self.points, strict=True):
-            own = module_of_end(self.landscape, end)
+            own = landscape_of_end(self.landscape, end)
             judged = self.metric
             if isinstance(judged, Landscape):
-                judged = module_of_end(judged, end)
+                judged = landscape_of_end(judged, end)
             other = self._surface(own, judged, False, 0)
             apart = outputs_off(surface.landscape, point, other.landscape)
             if not apart and isinstance(judged, Landscape):
