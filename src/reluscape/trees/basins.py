@@ -116,7 +116,7 @@ def settle(basin, number, values, lowest, marks, bottom):
 
 
 @unlocked
-def between(start, stop, levels, highest, shape, pairs, basin, starts, kept, ends):
+def between(start, stop, levels, highest, shape, pairs, basin, starts, edges, own, ends):
     """Count or write the facets between two basins.
 
     Args:
@@ -127,58 +127,66 @@ def between(start, stop, levels, highest, shape, pairs, basin, starts, kept, end
         shape: Units, cells of a unit, facets of a unit.
         pairs: Cells of a unit's facets (facets, 2).
         basin: Of each cell (cells,).
-        starts: Where those of each of a unit's facets begin in `kept`; written where that is empty: at
+        starts: Where those of each of a unit's facets begin in `edges`; written where that is empty: at
             the place behind, how many they are (units * unit facets + 1,).
-        kept: Written: their numbers, ascending.
-        ends: Written: the basins on their sides (kept, 2).
+        edges: Written: their numbers, ascending.
+        own: Written: their levels (edges,).
+        ends: Written: the basins on their sides (edges, 2).
     """
     units, cells, facets = shape[0], shape[1], shape[2]
     rest = cells ** (units - 1)
     for row in range(start, stop):
         facet, low = row % facets, cells ** (units - 1 - row // facets)
         one, other = pairs[facet, 0] * low, pairs[facet, 1] * low
-        edge, place = row * rest, starts[row] if len(kept) else 0
+        edge, place = row * rest, starts[row] if len(edges) else 0
         for base in range(0, rest * cells, low * cells):
             for cell in range(base, base + low):
                 first, second = basin[cell + one], basin[cell + other]
                 if first != second and levels[edge] <= highest:
-                    if len(kept):
-                        kept[place], ends[place, 0], ends[place, 1] = edge, first, second
+                    if len(edges):
+                        edges[place], own[place] = edge, levels[edge]
+                        ends[place, 0], ends[place, 1] = first, second
                     place += 1
                 edge += 1
-        if not len(kept):
+        if not len(edges):
             starts[row + 1] = place
 
 
+@bare
+def _lower(place, level, ends, lowest, least):
+    """Make a facet the lowest around its basins, where it is."""
+    for side in range(2):
+        basin = ends[place, side]
+        if lowest[basin] < 0 or level < least[basin]:
+            lowest[basin], least[basin] = place, level
+
+
 @unlocked
-def find_lowest_between(start, stop, edges, ends, levels, lowest):
+def find_lowest_between(start, stop, levels, ends, lowest, least):
     """Write the lowest of facets `start .. stop` around each basin, of equal levels the first.
 
     Args:
         start: The first facet.
         stop: Behind the last.
-        edges: Facets between basins, by their numbers.
+        levels: Their levels (facets,).
         ends: The basins on their sides (facets, 2).
-        levels: Minimum of each facet (facets,).
-        lowest: Written: its place in `edges`; at first -1 (basins,).
+        lowest: Written: its place; at first -1 (basins,).
+        least: Written: its level (basins,).
     """
-    for k in range(start, stop):
-        for side in range(2):
-            known = lowest[ends[k, side]]
-            if known < 0 or levels[edges[k]] < levels[edges[known]]:
-                lowest[ends[k, side]] = k
+    for place in range(start, stop):
+        _lower(place, levels[place], ends, lowest, least)
 
 
 @bare
-def link_basins(lowest, edges, ends, levels, values, tolerance, bottom, parent, live, met):
+def link_basins(lowest, least, edges, ends, values, tolerance, bottom, parent, live, met):
     """Link basins across their lowest facets where no minimum can end, as `link` does for cells.
 
     Args:
         lowest: From each thread the place in `edges` of a basin's lowest facet, or -1; written: -1
             (threads, basins).
+        least: The level of that facet (threads, basins).
         edges: Facets between basins, by their numbers.
         ends: The basins on their sides (facets, 2).
-        levels: Minimum of each facet (facets,).
         values: Minimum of each cell (cells,).
         tolerance: As for `join`.
         bottom: The lowest cell of each basin (basins,).
@@ -191,13 +199,13 @@ def link_basins(lowest, edges, ends, levels, values, tolerance, bottom, parent, 
     """
     links = 0
     for own in live:
-        best = np.int64(-1)
+        best, level = np.int64(-1), np.inf
         for thread in range(len(lowest)):
             known = lowest[thread, own]
-            if best < 0 or (known >= 0 and levels[edges[known]] < levels[edges[best]]):
-                best = known
+            if known >= 0 and (best < 0 or least[thread, own] < level):
+                best, level = known, least[thread, own]
             lowest[thread, own] = -1
-        if best < 0 or levels[edges[best]] - values[bottom[own]] > tolerance:
+        if best < 0 or level - values[bottom[own]] > tolerance:
             continue
         other = ends[best, 0] + ends[best, 1] - own
         root = root_of(parent, other)
@@ -217,13 +225,18 @@ def link_basins(lowest, edges, ends, levels, values, tolerance, bottom, parent, 
 
 
 @unlocked
-def drop_inner(start, stop, edges, ends, parent):
-    """Of facets `start .. stop` move those between two basins still to the front; how many."""
+def drop_inner(start, stop, edges, levels, ends, parent, lowest, least):
+    """Of facets `start .. stop` move those between two basins still to the front; how many.
+
+    Of these, the lowest around each basin are found, as by `find_lowest_between`.
+    """
     left = start
-    for k in range(start, stop):
-        first, second = parent[ends[k, 0]], parent[ends[k, 1]]
+    for place in range(start, stop):
+        first, second = parent[ends[place, 0]], parent[ends[place, 1]]
         if first != second:
-            edges[left], ends[left, 0], ends[left, 1] = edges[k], first, second
+            edges[left], levels[left] = edges[place], levels[place]
+            ends[left, 0], ends[left, 1] = first, second
+            _lower(left, levels[left], ends, lowest, least)
             left += 1
     return left - start
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,6 +44,26 @@ class Joined(NamedTuple):
     joins: Indices
     ended: Indices
     roots: Indices
+
+
+class Between(NamedTuple):
+    """Facets between two basins.
+
+    Attributes:
+        edges: Their numbers (facets,).
+        levels: Their levels (facets,).
+        ends: The basins on their sides (facets, 2).
+    """
+
+    edges: Indices
+    levels: Floats
+    ends: NDArray[Any]
+
+    @classmethod
+    def none(cls, problem: Problem) -> Between:
+        """None yet."""
+        kind = np.int32 if problem.num_cells < 2**31 else np.int64
+        return cls(np.empty(0, np.int64), np.empty(0), np.empty((0, 2), kind))
 
 
 def join_cells(
@@ -110,41 +130,41 @@ def _basins(
 
 def _between(
     problem: Problem, values: Values, highest: float, basin: Indices, threads: Threads
-) -> tuple[Indices, Indices]:
-    """Facets between two basins, by their numbers, and these basins."""
-    rows = problem.shape[0] * problem.shape[2]
+) -> Between:
+    """Facets between two basins."""
+    rows, found = problem.shape[0] * problem.shape[2], Between.none(problem)
     told = values.facets, highest, problem.shape, problem.pairs, basin
-    starts, edges = np.zeros(rows + 1, dtype=np.int64), np.empty(0, dtype=np.int64)
-    ends = np.empty((0, 2), dtype=np.int32 if problem.num_cells < 2**31 else np.int64)
-    threads.over(rows, between, *told, starts, edges, ends)
+    starts = np.zeros(rows + 1, dtype=np.int64)
+    threads.over(rows, between, *told, starts, *found)
     starts = np.cumsum(starts)
-    edges, ends = np.empty(starts[-1], edges.dtype), np.empty((starts[-1], 2), ends.dtype)
-    if len(edges):
-        threads.over(rows, between, *told, starts, edges, ends)
-    return edges, ends
+    found = Between(*(np.empty((starts[-1], *own.shape[1:]), own.dtype) for own in found))
+    if starts[-1]:
+        threads.over(rows, between, *told, starts, *found)
+    return found
 
 
 def _merged(
-    between: tuple[Indices, Indices], values: Values, tolerance: float, bottom: Indices,
-    parent: Indices, threads: Threads,
-) -> tuple[Indices, tuple[Indices, Indices]]:  # fmt: skip
+    between: Between, values: Values, tolerance: float, bottom: Indices, parent: Indices,
+    threads: Threads,
+) -> tuple[Indices, Between]:  # fmt: skip
     """Facets of links between basins, and what is left between the basins that these make."""
-    (edges, ends), levels, found, links = between, values.facets, [np.empty(0, np.int64)], 1
-    live = np.flatnonzero(parent == np.arange(len(parent)))
+    edges, levels, ends = between
+    live, found = np.flatnonzero(parent == np.arange(len(parent))), [np.empty(0, np.int64)]
     met, lowest = np.empty(len(live), np.int64), np.full((threads.count, len(parent)), -1)
-    parts = threads.cut(len(edges))
-    while links:
-        told = [(*part, edges, ends, levels, own) for part, own in zip(parts, lowest, strict=True)]
-        threads.each(find_lowest_between, told)
-        links = link_basins(
-            lowest, edges, ends, levels, values.cells, tolerance, bottom, parent, live, met
-        )
+    least = np.empty(lowest.shape)
+    parts, around = threads.cut(len(edges)), list(zip(lowest, least, strict=True))
+    both = zip(parts, around, strict=True)
+    threads.each(find_lowest_between, [(*part, levels, ends, *own) for part, own in both])
+    while links := link_basins(
+        lowest, least, edges, ends, values.cells, tolerance, bottom, parent, live, met
+    ):
         live = live[: len(live) - links]
         found.append(met[:links].copy())
-        left = threads.each(drop_inner, [(*part, edges, ends, parent) for part in parts])
+        told = [(*part, *between, parent, *own) for part, own in zip(parts, around, strict=True)]
+        left = threads.each(drop_inner, told)
         parts = [(start, start + own) for (start, _), own in zip(parts, left, strict=True)]
-    edges, ends = (np.concatenate([all_[slice(*part)] for part in parts]) for all_ in (edges, ends))
-    return np.concatenate(found), (edges, ends)
+    kept = (np.concatenate([own[slice(*part)] for part in parts]) for own in between)
+    return np.concatenate(found), Between(*kept)
 
 
 def ascending(edges: Indices, levels: Floats, threads: Threads | None = None) -> Indices:
