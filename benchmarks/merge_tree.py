@@ -174,13 +174,13 @@ def threads(shape: Shape, turns: bool, repeats: int) -> dict[str, Any]:
                 spent.append(seconds(lambda work=work, jobs=jobs: work(jobs), time.perf_counter))
         row[name] = median(times[1]) / median(times[2])
         row[f"{name}_least"] = min(times[1]) / min(times[2])
-    row["serial"] = median(serial_share(lambda: works["whole"](1)) for _ in range(repeats))
+    row["serial"] = median(serial_share(lambda: works["whole"](2)) for _ in range(repeats))
     row["whole_idle"] = 1 / (row["serial"] + (1 - row["serial"]) / row["sweep_least"])
     return row
 
 
 def serial_share(work: Callable[[], Any]) -> float:
-    """Share of a call's CPU time that its own thread takes."""
+    """Share of a call's CPU time that its own thread takes, beside those that it starts."""
     own, whole = time.thread_time(), time.process_time()
     work()
     return (time.thread_time() - own) / (time.process_time() - whole)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import product
+from threading import get_ident
 from typing import Any
 
 import numpy as np
@@ -126,12 +127,20 @@ def test_three_threads_give_the_tree_of_one(shape: dict[str, Any]) -> None:
         np.testing.assert_array_equal(getattr(three, name), getattr(one, name))
 
 
-def test_an_error_in_a_thread_is_told() -> None:
+@pytest.mark.parametrize("count", [1, 2])
+def test_an_error_in_a_thread_is_told(count: int) -> None:
     def fails(start: int, _: int) -> None:
         raise ZeroDivisionError
 
-    with pytest.raises(ZeroDivisionError), Threads.start(2) as threads:
+    with pytest.raises(ZeroDivisionError), Threads.start(count) as threads:
         threads.over(100, fails)
+
+
+def test_one_thread_is_the_caller() -> None:
+    with Threads.start(1) as threads:
+        ran = threads.over(100, lambda *_: get_ident())
+        ran += threads.pool.map(lambda _: get_ident(), range(3))
+    assert set(ran) == {get_ident()}
 
 
 # ---- rays -------------------------------------------------------------------------------------------

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
@@ -11,6 +11,23 @@ from typing import Any
 
 #: Into how many parts each thread's share is cut.
 PARTS = 4
+
+
+class Here(Executor):
+    """Runs functions at once in the thread that asks: with one thread, nothing runs beside it."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """What the function returns or raises."""
+        future: Future[Any] = Future()
+        try:
+            future.set_result(fn(*args, **kwargs))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+    def map(self, fn: Callable[..., Any], *iterables: Iterable[Any], **_: Any) -> Iterator[Any]:
+        """What the function returns, one after the other as they are asked for."""
+        return map(fn, *iterables)
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,14 +39,14 @@ class Threads:
         count: How many side by side.
     """
 
-    pool: ThreadPoolExecutor
+    pool: Executor
     count: int
 
     @classmethod
     @contextmanager
     def start(cls, count: int) -> Iterator[Threads]:
         """So many threads; where an error stops the work, what has not begun is left."""
-        with ThreadPoolExecutor(count) as pool:
+        with Here() if count == 1 else ThreadPoolExecutor(count) as pool:
             try:
                 yield cls(pool, count)
             except BaseException:

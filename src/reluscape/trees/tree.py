@@ -74,7 +74,8 @@ def merge_tree(
     Args:
         block: The layer; any input dimension, any number of outputs.
         max_cells: Most cells of the layer that are gone through.
-        jobs: Threads, or processes with `store`; -1 for one per core. The tree is the same.
+        jobs: Threads, or processes with `store`; -1 for one per core. The tree is the same. With one,
+            the default, no other thread is started.
         tolerance: Minima whose basins join a lower one within this of their loss, relative to the loss of
             a layer that puts out zero, are none. By default 1e-9; none with rational arithmetic, where
             every difference is exact.
