@@ -38,12 +38,12 @@ from threadpoolctl import threadpool_limits
 from torch import nn
 
 from reluscape import Descent, Landscape, descend
+from reluscape.block import Block
 from reluscape.certificate import MINIMA
 from reluscape.data import load_data
 from reluscape.descent import batches, loop, path
 from reluscape.descent.path import BATCH
 from reluscape.descent.problem import Problem
-from reluscape.landscape import Block
 from reluscape.train import mlp, train
 
 GOAL = 3.0

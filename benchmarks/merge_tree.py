@@ -42,7 +42,7 @@ from threadpoolctl import threadpool_limits
 from torch import nn
 
 from reluscape import Landscape, count_cells, merge_tree
-from reluscape.landscape import Block
+from reluscape.block import Block
 from reluscape.trees.layer import Layer
 from reluscape.trees.problem import Problem
 from reluscape.trees.products import table_of

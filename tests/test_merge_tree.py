@@ -19,8 +19,8 @@ from scipy.sparse.csgraph import minimum_spanning_tree
 from torch import nn
 
 from reluscape import Landscape, Study, merge_tree, path_maximum
+from reluscape.block import Block
 from reluscape.errors import InputError, UnsupportedModelError
-from reluscape.landscape import Block
 from reluscape.train import mlp
 from reluscape.trees import values
 from reluscape.trees.absolute import least_absolute

@@ -11,8 +11,9 @@ from nets import LOSSES, Layer, dense, sample
 from torch import nn
 
 from reluscape.affine import AffineMap, fold
+from reluscape.block import Block
 from reluscape.errors import InputError
-from reluscape.landscape import Block, Landscape
+from reluscape.landscape import Landscape
 from reluscape.network import Affine, Rectifier, Scale
 
 

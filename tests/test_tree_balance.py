@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from test_tree_refused import block_of
 
 from reluscape import Landscape, MergeTree, merge_tree, verify
+from reluscape.block import Block
 from reluscape.errors import AnalysisError, InputError
-from reluscape.landscape import Block
 from reluscape.trees.balance import Balance
 
 LOSSES = ["squared", "l1"]

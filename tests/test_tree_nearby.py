@@ -14,8 +14,8 @@ from test_tree_rational import block_of
 from torch import nn
 
 from reluscape import Landscape, MergeTree, certify, merge_tree, verify
+from reluscape.block import Block
 from reluscape.errors import AnalysisError, InputError
-from reluscape.landscape import Block
 
 pytest.importorskip("flint", reason="rational arithmetic needs python-flint")
 

@@ -16,7 +16,7 @@ from scipy.sparse.csgraph import breadth_first_order, minimum_spanning_tree
 from test_merge_tree import layer, minimax
 
 from reluscape import certify, descend, merge_tree
-from reluscape.landscape import Block
+from reluscape.block import Block
 from reluscape.trees.tree import MergeTree
 
 # ---- the loss, and its maximum on segments -----------------------------------------------------------

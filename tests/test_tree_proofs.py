@@ -12,7 +12,7 @@ from scipy.optimize import linprog
 from test_merge_tree import layer
 
 from reluscape import Landscape, MergeTree, merge_tree, tree_size, verify
-from reluscape.landscape import Block
+from reluscape.block import Block
 from reluscape.trees.layer import Layer
 from reluscape.trees.problem import Problem
 from reluscape.trees.proofs import Proofs, Stack, bits_of, words_of

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from reluscape import Landscape, MergeTree, merge_tree, verify
+from reluscape.block import Block
 from reluscape.errors import AnalysisError, InputError
-from reluscape.landscape import Block
 
 
 def block_of(x, y, readouts, loss: str = "squared", bias: bool = True) -> Block:

@@ -9,7 +9,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "Landscape": "landscape",
-    "Block": "landscape",
+    "Block": "block",
     "NetworkOutput": "network_output",
     "Cell": "cell",
     "Facets": "cell",

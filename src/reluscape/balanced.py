@@ -13,7 +13,8 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from reluscape.landscape import Block, Landscape
+from reluscape.block import Block
+from reluscape.landscape import Landscape
 from reluscape.network import Affine, Network, Reading, Rectifier, Scale
 
 Floats = NDArray[np.float64]

@@ -9,8 +9,8 @@ import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import ArrayLike, NDArray
 
+from reluscape.block import Block
 from reluscape.errors import InputError
-from reluscape.landscape import Block
 from reluscape.polyhedron import (
     coincident_with,
     facet_point,

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from reluscape.arithmetic import Float64, Rational
 from reluscape.balanced import balanced
+from reluscape.block import Block
 from reluscape.certificate import (
     MINIMA,
     Certificate,
@@ -24,7 +25,7 @@ from reluscape.certificate import (
 from reluscape.dependent import Cells, exact_cells, falls_in_all_patterns, margins
 from reluscape.enclosure import NEGLIGIBLE
 from reluscape.errors import InputError
-from reluscape.landscape import Block, Landscape
+from reluscape.landscape import Landscape
 from reluscape.local import DOUBT, Local
 from reluscape.tolerances import TOLERANCES
 

@@ -30,7 +30,7 @@ from reluscape.cli_options import (
 from reluscape.errors import InputError
 
 if TYPE_CHECKING:
-    from reluscape.landscape import Block
+    from reluscape.block import Block
     from reluscape.report.branches import Grown
     from reluscape.trees.tree import MergeTree
 

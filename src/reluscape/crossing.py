@@ -7,10 +7,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from reluscape.block import Block
 from reluscape.breakpoints import refined
 from reluscape.deep_crossing import changes_along, check_affine
 from reluscape.errors import InputError
-from reluscape.landscape import Block, Landscape
+from reluscape.landscape import Landscape
 from reluscape.network import Network, Rectifier
 from reluscape.piecewise import Piecewise
 from reluscape.tolerances import TOLERANCES

@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from reluscape.block import Block
 from reluscape.errors import InputError, UnsupportedModelError
-from reluscape.landscape import Block, Landscape
+from reluscape.landscape import Landscape
 from reluscape.minima.find import cell_minimum, check_whole
 from reluscape.minima.result import SIGNS, CellMinimum, Signs
 from reluscape.progress import Progress

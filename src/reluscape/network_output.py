@@ -19,9 +19,10 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
+from reluscape.block import Block
 from reluscape.errors import InputError, UnsupportedModelError
 from reluscape.fences import Layers, above, fenced, fences_of, lifted, normal_form
-from reluscape.landscape import Block, Landscape
+from reluscape.landscape import Landscape
 from reluscape.network import Affine, Network, Rectifier, Scale, read_network
 from reluscape.validation import LARGEST, as_array, check_theta, private_copy
 

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reluscape.arithmetic import Float64, multiplier_errors
+from reluscape.block import Block
 from reluscape.exactly import zero_slopes
-from reluscape.landscape import Block
 from reluscape.singular import svd
 from reluscape.tolerances import TOLERANCES
 

@@ -22,6 +22,7 @@ from reluscape.arithmetic import (
     meeting_point,
 )
 from reluscape.balanced import balanced
+from reluscape.block import Block
 from reluscape.certificate import (
     MINIMA,
     Certificate,
@@ -38,7 +39,7 @@ from reluscape.certificate import (
 from reluscape.errors import InputError
 from reluscape.exactly import rest_is_zero
 from reluscape.integers import kinks_meet, outputs_span_at_most
-from reluscape.landscape import Block, Landscape
+from reluscape.landscape import Landscape
 from reluscape.nearby import distance_to_stationary, radius_of
 from reluscape.network_output import NetworkOutput
 from reluscape.point import Point, resolved

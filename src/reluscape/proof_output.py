@@ -8,8 +8,8 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from reluscape.block import Block
 from reluscape.certificate import Certificate
-from reluscape.landscape import Block
 from reluscape.network_output import NetworkOutput
 from reluscape.point import Point
 from reluscape.proof import write

@@ -23,12 +23,13 @@ from torch import nn
 
 from reluscape import __version__
 from reluscape.arithmetic import arithmetic_called
+from reluscape.block import Block
 from reluscape.certificate import Certificate
 from reluscape.check_convexity import check_found
 from reluscape.convex import Convexity
 from reluscape.data import Data
 from reluscape.errors import AnalysisError, InputError, ReluscapeError, UnsupportedModelError
-from reluscape.landscape import Block, Landscape
+from reluscape.landscape import Landscape
 from reluscape.minima.result import CellMinimum
 from reluscape.minima_files import Question, questions, why_not_whole
 from reluscape.models import num_outputs, takes_flat_inputs

@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from reluscape.block import Block
 from reluscape.certificate import Certificate
 from reluscape.convex import Convexity, convexity
 from reluscape.errors import AnalysisError, InputError
-from reluscape.landscape import Block, Landscape
+from reluscape.landscape import Landscape
 from reluscape.network import Affine, Reading, Rectifier, read_network
 from reluscape.proof import certify
 from reluscape.train import Training

@@ -7,8 +7,8 @@ from math import comb
 import numpy as np
 from numpy.typing import NDArray
 
+from reluscape.block import Block
 from reluscape.errors import AnalysisError, InputError
-from reluscape.landscape import Block
 from reluscape.progress import Progress
 from reluscape.report.grown import TreeSurvey
 from reluscape.tree_files import drawn, standing

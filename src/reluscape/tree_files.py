@@ -12,8 +12,9 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
+from reluscape.block import Block
 from reluscape.errors import InputError
-from reluscape.landscape import Block, Landscape
+from reluscape.landscape import Landscape
 from reluscape.report.branches import FILE, LISTED, MINIMA, Grown, minimum_name, render_tree
 from reluscape.report.wording import number
 from reluscape.results import check_writable, write_then_rename

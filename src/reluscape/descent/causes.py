@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from reluscape.block import Block
 from reluscape.descent.result import Descent, Status
-from reluscape.landscape import Block
 from reluscape.network import Affine, Rectifier
 from reluscape.network_output import NetworkOutput
 from reluscape.piecewise import Piecewise

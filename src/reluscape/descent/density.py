@@ -24,7 +24,7 @@ from reluscape.validation import as_array, check_whole
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-    from reluscape.landscape import Block
+    from reluscape.block import Block
 
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]

@@ -14,6 +14,7 @@ from threadpoolctl import threadpool_limits
 
 from reluscape.adjacent import examine, way_out
 from reluscape.balanced import balanced
+from reluscape.block import Block
 from reluscape.certificate import MINIMA, Certificate
 from reluscape.descent.batches import follow
 from reluscape.descent.output import OutputProblem, descent_ways, falling_ray
@@ -31,7 +32,6 @@ from reluscape.descent.path import (
 from reluscape.descent.problem import Problem
 from reluscape.descent.result import Descent, Status
 from reluscape.errors import InputError
-from reluscape.landscape import Block
 from reluscape.network_output import NetworkOutput
 from reluscape.point import Point
 from reluscape.proof import certify

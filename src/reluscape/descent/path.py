@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reluscape.balanced import balanced
+from reluscape.block import Block
 from reluscape.certificate import MINIMA, Certificate
 from reluscape.descent.causes import causes_of
 from reluscape.descent.forecast import forecast_descent
@@ -17,7 +18,6 @@ from reluscape.descent.output import Ray, falling_ray
 from reluscape.descent.problem import Problem
 from reluscape.descent.result import LEAST, Descent, Status
 from reluscape.descent.segment import way_down
-from reluscape.landscape import Block
 from reluscape.network_output import NetworkOutput
 from reluscape.progress import UNKNOWN, Stop
 from reluscape.proof import certify

@@ -17,6 +17,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from reluscape.arithmetic import arithmetic_called
+from reluscape.block import Block
 from reluscape.certificate import MINIMA, Certificate, fields_from_json, to_json
 from reluscape.descent.density import Density
 from reluscape.descent.forecast import Forecast, forecast_at
@@ -25,7 +26,7 @@ from reluscape.descent.path import certified_end
 from reluscape.descent.phases import Phases, find_phases
 from reluscape.descent.result import Descent, Status
 from reluscape.errors import InputError, ReluscapeError
-from reluscape.landscape import Block, Landscape
+from reluscape.landscape import Landscape
 from reluscape.progress import UNKNOWN
 from reluscape.proof import certify
 from reluscape.results import Result, write_then_rename

@@ -21,8 +21,8 @@ from reluscape.results import Result
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
+    from reluscape.block import Block
     from reluscape.descent.phases import Phases
-    from reluscape.landscape import Block
     from reluscape.network_output import NetworkOutput
 
 Floats = NDArray[np.float64]

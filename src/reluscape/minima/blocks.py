@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import softmax
 
+from reluscape.block import Block
 from reluscape.errors import InputError
-from reluscape.landscape import Block
 from reluscape.losses import CrossEntropyLoss
 from reluscape.minima.check import block_distance
 from reluscape.minima.deepest import SHALLOW, Deepest, Sides, deepest

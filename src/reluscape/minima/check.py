@@ -7,9 +7,10 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from reluscape.block import Block
 from reluscape.certificate import Verification
 from reluscape.check_block import RejectedError, require
-from reluscape.landscape import Block, Landscape
+from reluscape.landscape import Landscape
 from reluscape.minima.depth import LEFT_OPEN, REACH, depth_left, is_least
 from reluscape.minima.frozen_cell import FrozenCell
 from reluscape.minima.result import SIGNS, CellMinimum, Infeasibility

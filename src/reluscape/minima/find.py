@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from reluscape.block import Block
 from reluscape.errors import InputError, UnsupportedModelError
-from reluscape.landscape import Block, Landscape
+from reluscape.landscape import Landscape
 from reluscape.minima.blocks import block_minimum, settled
 from reluscape.minima.check import block_distance, checked, unit_distance
 from reluscape.minima.closed import Closed

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reluscape.affine import AffineMap
-from reluscape.landscape import Block
+from reluscape.block import Block
 from reluscape.piecewise import Piecewise
 from reluscape.tolerances import TOLERANCES
 

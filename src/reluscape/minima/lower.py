@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 from threadpoolctl import threadpool_limits
 
-from reluscape.landscape import Block, Landscape
+from reluscape.block import Block
+from reluscape.landscape import Landscape
 from reluscape.minima.result import CellMinimum
 from reluscape.minima.told import SAME, loss_size
 from reluscape.minima.units import RANK, row_space

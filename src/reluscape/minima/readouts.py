@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from reluscape.landscape import Block
+from reluscape.block import Block
 from reluscape.minima.check import block_distance
 from reluscape.minima.closed import Closed
 from reluscape.minima.depth import LEFT_OPEN, depth_left

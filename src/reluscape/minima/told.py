@@ -9,8 +9,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from reluscape.block import Block
 from reluscape.check_block import require
-from reluscape.landscape import Block
 from reluscape.minima.depth import is_least
 from reluscape.minima.frozen_cell import FrozenCell
 from reluscape.minima.result import METHODS, CellMinimum

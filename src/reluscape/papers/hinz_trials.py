@@ -10,12 +10,13 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from reluscape.block import Block
 from reluscape.certificate import MINIMA
 from reluscape.data import load_data
 from reluscape.descent import Descent, descend
 from reluscape.descent.forecast import Forecast, forecast_losses
 from reluscape.descent.phases import Phases, running_mean
-from reluscape.landscape import Block, Landscape
+from reluscape.landscape import Landscape
 from reluscape.train import mlp
 
 Floats = NDArray[np.float64]

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from reluscape.block import Block
 from reluscape.errors import InputError, UnsupportedModelError
-from reluscape.landscape import Block
 
 Floats = NDArray[np.float64]
 

@@ -8,7 +8,7 @@ from time import perf_counter
 import numpy as np
 import plotly.graph_objects as go
 
-from reluscape.landscape import Block
+from reluscape.block import Block
 from reluscape.results import Result
 from reluscape.trees.layer import Layer
 from reluscape.trees.problem import Problem

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 
 from reluscape.arithmetic import arithmetic_called
+from reluscape.block import Block
 from reluscape.errors import InputError
-from reluscape.landscape import Block
 from reluscape.progress import Progress
 from reluscape.study.study import workers
 from reluscape.trees.flat import SAME, Flats, LeastPoints
