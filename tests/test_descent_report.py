@@ -30,7 +30,9 @@ from reluscape.certificate import to_json
 from reluscape.descent.loop import RULES
 from reluscape.descent.path import BATCH
 from reluscape.descent.polish import loss_float32
-from reluscape.report.polished import SHARES, About, polish_sections, render_polish
+from reluscape.report.about import About
+from reluscape.report.paths import SHARES
+from reluscape.report.polished import polish_sections, render_polish
 from reluscape.report.section import Section
 from reluscape.train import mlp
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from reluscape.descent import Polish
     from reluscape.landscape import Landscape
-    from reluscape.report.polished import About
+    from reluscape.report.about import About
 
 __all__ = ["descend"]
 
@@ -156,7 +156,7 @@ def _about_descent(
 ) -> About:
     """What the page of a descent says of model and data."""
     from reluscape.descent_files import WEIGHTS
-    from reluscape.report.polished import About
+    from reluscape.report.about import About
     from reluscape.results import certificate_name, options_from
     from reluscape.subjects import loaded
 

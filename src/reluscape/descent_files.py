@@ -9,7 +9,8 @@ from pathlib import Path
 
 from reluscape.descent.polish import Polish
 from reluscape.landscape import Landscape
-from reluscape.report.polished import About, render_polish
+from reluscape.report.about import About
+from reluscape.report.polished import render_polish
 from reluscape.results import check_writable, write_then_rename
 from reluscape.weights import write_state
 
