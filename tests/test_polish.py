@@ -196,6 +196,7 @@ def test_command_keeps_what_was_done_before_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1))
     torch.save(model.state_dict(), "mlp.pt")
     inputs = np.random.default_rng(2).normal(size=(40, 2))

@@ -25,6 +25,13 @@ def cluster():
 
 
 @pytest.fixture(scope="module")
+def restarting():
+    """A cluster whose nanny starts a worker anew."""
+    with Cluster(workers=1, nanny=True, allowed_failures=0) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """The digest of a run in one process."""
     study = Study(tmp_path_factory.mktemp("whole") / "runs.sqlite")
@@ -87,18 +94,16 @@ def test_killed_workers_cost_nothing(cluster, path, whole):
     assert Study(path).digest() == whole
 
 
-def test_a_trial_that_kills_its_workers_is_lost_alone(path, tmp_path, monkeypatch):
-    """With a nanny, which starts a worker anew."""
+def test_a_trial_that_kills_its_workers_is_lost_alone(restarting, path, tmp_path, monkeypatch):
     monkeypatch.setattr(execution, "LOSSES", 2)
     (tmp_path / "marks").mkdir()
     points = [{"deaths": deaths, "folder": str(tmp_path / "marks")} for deaths in (0, 99)]
-    with Cluster(workers=1, nanny=True, allowed_failures=0) as own:
-        standing = Study(path).run(experiments.lethal, points, dask=own.address)
+    standing = Study(path).run(experiments.lethal, points, dask=restarting.address)
     assert (standing.done, standing.failed, standing.lost) == (1, 0, 1)
 
 
 def test_short_trials_share_tasks_and_the_lethal_one_among_them_is_lost_alone(
-    path, tmp_path, monkeypatch
+    restarting, path, tmp_path, monkeypatch
 ):
     """The first task has one trial and tells that they are short; the worker dies in the second."""
     monkeypatch.setattr(execution, "LOSSES", 2)
@@ -112,8 +117,7 @@ def test_short_trials_share_tasks_and_the_lethal_one_among_them_is_lost_alone(
     (tmp_path / "marks").mkdir()
     points = [{"n": n, "folder": str(tmp_path / "marks")} for n in range(60)]
     points[20]["deaths"] = 99
-    with Cluster(workers=1, nanny=True, allowed_failures=0) as own:
-        standing = Study(path).run(experiments.lethal, points, dask=own.address)
+    standing = Study(path).run(experiments.lethal, points, dask=restarting.address)
     assert (standing.done, standing.failed, standing.lost) == (59, 0, 1)
     records = Study(path).records().set_index("n")
     assert records.loc[20, "status"] == "lost"
