@@ -1,6 +1,7 @@
 """Reading modules: the chain found is the module, and what cannot be read says why."""
 
 import copy
+import math
 from itertools import pairwise
 
 import numpy as np
@@ -420,6 +421,22 @@ def test_an_untraceable_submodule_is_one_black_box_and_its_siblings_are_read():
     assert reading.opaque == ("0.before", "0.switch")
     assert "'0.switch' (Switch) has a forward that cannot be traced" in reading.reason
     assert "control flow" in reading.reason
+
+
+def test_a_function_of_math_belongs_to_the_body():
+    """As in attention, which divides by the root of a width that the trace does not know."""
+
+    class Divided(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = nn.Linear(3, 4), nn.Linear(4, 2)
+
+        def forward(self, x):
+            entering = self.first(x)
+            return self.last(torch.relu(entering / math.sqrt(entering.shape[1])))
+
+    module, inputs = prepared(Divided()), points(3)
+    assert read_back(module, inputs).network.names == ("last",)
 
 
 def test_a_parameter_touched_by_a_failed_trace_can_still_be_used():

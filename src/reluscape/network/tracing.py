@@ -1,5 +1,6 @@
 """Traces a module with ``torch.fx`` and runs the graph once to learn every shape."""
 
+import math
 import operator
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -47,8 +48,8 @@ class _Entry(nn.Module):
 class _Tracer(fx.Tracer):
     """Traces into every module but the built-in layers; what fails inside becomes a leaf."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, *, with_math: bool) -> None:
+        super().__init__(autowrap_modules=(math,) if with_math else ())  # type: ignore[arg-type]
         self.failures: dict[str, str] = {}
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
@@ -117,8 +118,8 @@ class Trace:
 
 def trace_module(module: nn.Module, inputs: torch.Tensor) -> Trace:
     """Traces the module, runs the graph once and checks that it gives one tensor of outputs."""
-    entry, tracer = _Entry(module), _Tracer()
-    graph = tracer.trace(entry)
+    entry = _Entry(module)
+    tracer, graph = _traced(entry)
     if "model" in tracer.failures:
         raise UnsupportedModelError(_untraceable_message(module, tracer.failures["model"]))
     modules = dict(entry.named_modules())
@@ -134,6 +135,16 @@ def trace_module(module: nn.Module, inputs: torch.Tensor) -> Trace:
     uses = _parameter_uses(entry, graph, modules)
     shapes, dtypes = recorder.shapes, recorder.dtypes
     return Trace(returned, result, len(inputs), modules, shapes, dtypes, uses, tracer.failures)
+
+
+def _traced(entry: nn.Module) -> tuple[_Tracer, fx.Graph]:
+    """The graph; first without wrapping the functions of `math`: that takes longer than a small trace."""
+    tracer = _Tracer(with_math=False)
+    graph = tracer.trace(entry)
+    if tracer.failures:  # one of them may be a function of `math` that met a symbol
+        tracer = _Tracer(with_math=True)
+        graph = tracer.trace(entry)
+    return tracer, graph
 
 
 def _parameter_uses(
