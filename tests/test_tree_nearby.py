@@ -201,7 +201,7 @@ def drawn(seed: int) -> Block:
 
 def test_what_is_certified_is_accepted_and_exact_where_the_cells_are() -> None:
     tiers = []
-    for seed in range(24):
+    for seed in range(16):
         block = drawn(seed)
         exact = merge_tree(block, arithmetic="rational")
         found = verify(exact, block.landscape)
@@ -217,7 +217,7 @@ def test_what_is_certified_is_accepted_and_exact_where_the_cells_are() -> None:
         if tree.tier == "certified" and tree.num_cells == exact.num_cells:
             ours, theirs = (np.sort(lasting(one, 1e-7 * unit), axis=0) for one in (tree, exact))
             np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-9 * unit)
-    assert tiers.count("certified") > 10
+    assert tiers.count("certified") > 7
     assert "sampled" in tiers
 
 
