@@ -69,7 +69,13 @@ def test_what_is_told_is_least_among_all_sets_of_columns(seed: int, gap: float) 
     design, target = nearly_parallel(seed, gap)
     exact, size = float(least(design, target)), float(target @ target)
     reach = float(np.linalg.norm(design))
-    for start in (np.zeros(4), np.ones(4), np.array([0.0, 1e3, 0.0, 1.0])):
+    starts = (
+        np.zeros(4),
+        np.ones(4),
+        np.array([0.0, 1e3, 0.0, 1.0]),
+        np.array([1e11, 1.0, 1e10, 0.0]),
+    )
+    for start in starts:
         lengths, free = start.copy(), np.empty(4, dtype=np.int64)
         found, used, told = least_by_columns(design, target, reach, lengths, free)
         if not told:

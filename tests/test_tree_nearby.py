@@ -322,3 +322,39 @@ def test_multiples_but_for_rounding_are_multiples(seed: int, loss: str) -> None:
     np.testing.assert_allclose(tree.deaths, known.deaths[kept], atol=1e-9)
     assert np.abs(tree.minima).max() < 1e6
     assert verify(tree, block.landscape).valid
+
+
+def nearly_dependent(kind: str, seed: int) -> Block:
+    """A layer whose units put out what is nearly dependent: for their output weights, or their slope."""
+    rng = np.random.default_rng(seed)
+    gap, across = 10.0 ** -rng.uniform(4, 8.5), 10.0 ** -rng.uniform(0, 5)
+    one = rng.normal(size=2)
+    one /= np.linalg.norm(one)
+    other, count, slope = np.array([-one[1], one[0]]), 3, 0.0
+    weights = np.column_stack([one, -one - gap * other])
+    if kind == "float32":
+        weights = np.column_stack([one, -3.3 * one]).astype(np.float32).astype(np.float64)
+    targets = np.outer(rng.normal(size=3), one) + across * np.outer(rng.normal(size=3), other)
+    if kind == "three":
+        weights, count = np.array([[1.0, 0.0, 1.0], [0.0, 1.0, 1.0], [0.0, 0.0, gap**1.4]]), 2
+        weights *= rng.choice([1.0, -1.0], size=3)
+        targets = rng.normal(size=(2, 3)) * [1.0, 1.0, across]
+    if kind == "slope":
+        weights, count = rng.normal(size=(1, 2)), 4
+        slope, targets = float(rng.choice([1, -1]) * (1 - gap)), rng.normal(size=(4, 1))
+    model = nn.Sequential(
+        nn.Linear(1, weights.shape[1]), nn.LeakyReLU(slope) if slope else nn.ReLU(),
+        nn.Linear(weights.shape[1], len(weights)),
+    ).double()  # fmt: skip
+    model[2].weight.data = torch.from_numpy(weights)
+    nn.init.zeros_(model[2].bias)
+    return Landscape(model, rng.normal(size=(count, 1)), targets).block(0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "seed"),
+    [("pair", 5), ("pair", 15), ("float32", 23), ("float32", 37), ("three", 1), ("three", 20),
+     ("slope", 4), ("slope", 28)],
+)  # fmt: skip
+def test_units_that_put_out_what_is_nearly_dependent(kind: str, seed: int) -> None:
+    assert_exact(nearly_dependent(kind, seed))

@@ -39,7 +39,7 @@ def least_by_columns(design, target, reach, lengths, free):
         design: What the rays put out, none of them narrow (rays, rows).
         target: What is to be put out (rows,).
         reach: Length of the samples (`Problem.reach`).
-        lengths: Where the search begins; written: the minimiser (rays,).
+        lengths: Where the search begins, unless they are huge; written: the minimiser (rays,).
         free: Written: the rays in use, and behind them the others (rays,).
 
     Returns:
@@ -52,6 +52,9 @@ def least_by_columns(design, target, reach, lengths, free):
     write_units(design, sizes, units)
     work, upper = np.empty((count + 1, rows)), np.empty((count, count + 1))
     order, change = np.arange(count + 1), np.empty(count)
+    for k in range(count):  # from so far away, steps keep too few digits
+        if reach * lengths[k] > FAR * size:
+            lengths[k] = 0.0
     barred, entering = np.zeros(count, dtype=np.bool_), -1
     used = _gathered(lengths, order, count)
     for _ in range(10 * count + 10):

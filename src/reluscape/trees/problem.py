@@ -16,7 +16,7 @@ from reluscape.tolerances import TOLERANCES
 from reluscape.trees.balance import Balance
 from reluscape.trees.layer import Layer
 from reluscape.trees.sharp_rays import doubtful, sharp_rays
-from reluscape.trees.units import Units
+from reluscape.trees.units import Units, least_angle
 
 if TYPE_CHECKING:
     from reluscape.trees.exact_cells import ExactCells
@@ -30,7 +30,8 @@ HELD = 16_000
 #: Bytes that the columns of a unit's rays may take.
 MAX_BYTES = 2**31
 
-#: Rays are narrow if a sample that is not zero there is within this share of the longest sample's length.
+#: Rays are narrow if a sample that is not zero there is within this share of the longest sample's length,
+#: times what nearly dependent units make of it (`least_angle`).
 NARROW = 1e-6
 #: Values at rays that the search calls zero are rounding errors up to this share of a sample's length.
 ZERO = 1e-12
@@ -64,8 +65,9 @@ class Problem:
         facet_starts: Of each facet in `facet_rays` (facets + 1,).
         facet_rays: Rays of each facet.
         columns: What a unit of output weight one puts out at each ray (samples, rays).
-        narrow: Rays at which a sample is nearly zero, but not quite: next to its hyperplane, or short
-            (rays,). That is where float64 may take what is nearly dependent for dependent.
+        narrow: Rays at which a sample is nearly zero, but not quite: next to its hyperplane, or short;
+            all of them where what units put out is nearly dependent (rays,). That is where float64 may
+            take what is nearly dependent for dependent.
         exact: The cells, where they were found in rational arithmetic.
     """
 
@@ -120,7 +122,8 @@ class Problem:
         starts, rays = _grouped(cones.corners, len(cones.cells))
         facet_starts, facet_rays = _shared(contacts.cells, starts, rays)
         values = _values(features, cones) if seen is None else seen.floats()
-        nearby = np.abs(values) < NARROW * np.linalg.norm(features, axis=1).max(initial=0.0)
+        longest = np.linalg.norm(features, axis=1).max(initial=0.0)
+        nearby = np.abs(values) * least_angle(units.readouts, layer.slope) < NARROW * longest
         narrow = (nearby & (cones.signs != 0)).any(axis=1)
         columns = np.where(values > 0, values, layer.slope * values).T
         return cls(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import combinations
+from math import comb
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +16,9 @@ Indices = NDArray[np.int64]
 
 #: Distance of directions of output weights, or of one and another's opposite, that float64 tells apart.
 APART = 1e-9
+
+#: Most sets of units of which it is told how nearly their output weights depend on each other.
+SUBSETS = 50_000
 
 _EPS = float(np.finfo(np.float64).eps)
 
@@ -72,6 +77,36 @@ def check_apart(weights: Floats) -> None:
             f" {gaps[tuple(near[0])]:.1g} of their length, which float64 does not tell apart: use"
             " arithmetic='rational', or make them parallel"
         )
+
+
+def least_angle(readouts: Floats, slope: float) -> float:
+    """How nearly what units put out may depend on each other without doing so; 1 where that is not near.
+
+    Columns may depend on each other for what samples there are, and for what the units make of them:
+    where some output weights nearly lie in the span of others, or where a rectifier is nearly linear,
+    nearly an absolute value, or nearly zero on one side.
+
+    Args:
+        readouts: Output weights, of length one (units, outputs).
+        slope: The rectifier's slope on the negative side.
+
+    Returns:
+        The least singular value of some units' output weights that is not zero but for rounding, times
+        that slope's distance from 0, 1 and -1 if it is none of them; zero where there are too many units
+        and outputs to tell.
+    """
+    bends = [abs(abs(slope) - exact) for exact in (0.0, 1.0)]
+    distinct = np.unique(readouts, axis=0)
+    count, outputs = distinct.shape
+    sizes = range(2, min(count, outputs) + 1)
+    if sum(comb(count, size) for size in sizes) > SUBSETS:
+        return 0.0
+    least = 1.0
+    for size in sizes:
+        some = distinct[list(combinations(range(count), size))]
+        values = np.linalg.svd(some, compute_uv=False)[:, -1]
+        least = float(values[values > _rounding(readouts.T)].min(initial=least))
+    return least * (min(bends) if all(bends) else 1.0)
 
 
 def _gaps(ones: Floats, others: Floats) -> Floats:
