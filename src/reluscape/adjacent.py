@@ -19,14 +19,16 @@ any split, concave kinks may be paid for by convex ones through the relations be
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
 
 from reluscape.arithmetic import Float64, left_inverse, rounded_sizes, split_errors
-from reluscape.certificate import AT_CEILING
+from reluscape.certificate import AT_CEILING, IN_FAN
 from reluscape.coincident import Coincident
 from reluscape.dependent import (
     ceilings,
@@ -38,6 +40,8 @@ from reluscape.dependent import (
 from reluscape.errors import AnalysisError
 from reluscape.exactly import gradient_is_spanned, zero_slopes
 from reluscape.falls import falling_directions
+from reluscape.fan_weights import fan_weights
+from reluscape.fans import Fan, fans_of, loss_stays, past_rays
 from reluscape.integers import FrozenForms
 from reluscape.point import Point
 from reluscape.shares import find_shares
@@ -270,12 +274,13 @@ class _Search:
         zero: Bools,
         relations: Floats | None = None,
         top: Bools | None = None,
+        fans: Sequence[Fan] = (),
     ) -> tuple[Floats, float, Sides] | None:
         """Weights corrected to write the gradient, their least margin, if that is positive, and sides."""
         point, weights = self.point, np.where(zero, 0.0, weights)
         silent = np.zeros_like(zero)
         top = silent if top is None else top
-        if relations is None:  # what is left out pays for nothing
+        if relations is None and not fans:  # what is left out pays for nothing
             silent = self.same.left_out(weights[None], self.sizes, self.jumps, self.bends)[0]
             weights = np.where(silent, self.same.balanced_weights(), weights)
         top = top & ~silent
@@ -296,7 +301,10 @@ class _Search:
             if shift is None:
                 return None
             errors += relation_errors(relations, shift, self.bends)
-        asked = np.column_stack([sides <= 0, sides >= 0])
+        asked = np.column_stack([sides <= 0, sides >= 0]) & (sides != IN_FAN)[:, None]
+        rays = self._along_rays(fans, margins, errors, kept)
+        if rays is None:
+            return None
         level = silent[:, None] | np.column_stack([np.zeros_like(top), top])
         if asked.all() and relations is None and Float64().independent(point.normals):
             at = point.pattern, point.active
@@ -309,7 +317,40 @@ class _Search:
             holds |= margins[asked] >= -TOLERANCES.interior * self.size
         if not holds.all() or not self._spans((kept, silent, top), normals, (gradient, error)):
             return None
-        return weights, float(past.min()), sides + np.int8(AT_CEILING) * (top & (sides >= 0))
+        least = float(min(past.min(initial=np.inf), rays.min(initial=np.inf)))
+        return weights, least, sides + np.int8(AT_CEILING) * (top & (sides >= 0))
+
+    def _along_rays(
+        self, fans: Sequence[Fan], margins: Floats, errors: Floats, kept: Bools
+    ) -> Floats | None:
+        """Slopes along the rays of fans past their errors; None where one may be negative."""
+        point = self.point
+        if self.exact:  # for exact arithmetic to decide
+            slopes = [fan.slopes(margins) for fan in fans]
+            return None if any((own < -TOLERANCES.interior * self.size).any() for own in slopes) else np.zeros(0)
+        at = point.pattern, point.active
+        args = at, self.ones[1], kept, list(fans)
+        stays = partial(loss_stays, point.block.landscape, point.block.layer, *args)
+        return past_rays(list(fans), margins, errors, 1.0, stays)
+
+    def by_fans(self) -> Leaves | None:
+        """All directions in one part, the kinks of each unit taken together along its cells' rays."""
+        point = self.point
+        frozen = FrozenForms(point.block.landscape, point.block.layer, point.pattern)
+        levels = frozen.levels(point.active)[1]
+        fans = fans_of(frozen.kinks(point.active), levels, point.normals, self.bends)
+        if not fans:
+            return None
+        ways = [fan.unit_ways(bias=frozen.bias) for fan in fans]
+        weights = fan_weights(
+            point.gradient, point.normals, self.jumps, self.bends, list(zip(fans, ways, strict=True))
+        )
+        if weights is None:
+            return None
+        sides = np.zeros(len(weights), dtype=np.int8)
+        sides[np.concatenate([fan.kinks for fan in fans])] = IN_FAN
+        proved = self._checked(weights, sides, np.zeros_like(self.idle), fans=fans)
+        return self.leaves([proved[2]], [proved[0]], proved[1], None) if proved else None
 
     def _error(self, top: Bools, normals: Floats) -> Floats:
         """Bounds on the errors of the gradient where some kinks are crossed."""
@@ -478,7 +519,7 @@ def examine(point: Point, *, exact: bool = False) -> tuple[Leaves | None, Floats
             fewer = search.without_groups(none)
             if fewer is not None:
                 return search.leaves([none], [fewer[0]], fewer[1], None), None
-            shared = search.shared()
+            shared = search.by_fans() or search.shared()
             if shared is not None:
                 return shared, None
             search.fall()

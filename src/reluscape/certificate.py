@@ -110,7 +110,9 @@ class Certificate(Result):
             and u_k <= C_k where it may be positive, C_k its slope jump plus the bends of the deeper
             kinks times their weights (Farkas); else shape (0, k).
         sides: The kinks' sides in each part, a text of k signs "+", "-" or "0" for both; ">" and "^" are
-            "+" and "0" where u_k is exactly C_k, which directions without a slope ask for.
+            "+" and "0" where u_k is exactly C_k, which directions without a slope ask for. In a single
+            part, "*" is "0" for kinks of one unit each that ask for no bounds: together the terms of a
+            unit's are non-negative along all rays of its cells (`fans.py`).
         shares: Where one part has kinks beyond their bounds, relations `sum_i r_i a_i = 0` with `r_q < 0`
             that make others pay for kink q (`shares.py`), as rows (q, i, r_i), ascending; else (0, 3).
         gradient_norm: Length of the adjacent cell's gradient.
@@ -355,18 +357,20 @@ def unpack_pattern(text: str, count: int) -> Bools:
 
 #: Sides 0 and 1 with this much more are those of kinks whose weights are exactly at their ceilings.
 AT_CEILING = 2
-_SIGNS = "0+^>-"
+#: Stands for both sides of kinks that are taken together with others of their unit (`fans.py`).
+IN_FAN = 4
+_SIGNS = "0+^>*-"
 
 
 def pack_sides(sides: NDArray[np.signedinteger[Any]]) -> tuple[str, ...]:
-    """Rows of 1, -1 and 0, and 3 and 2 for kinks at their ceilings, as texts of "+-0>^"."""
+    """Rows of 1, -1, 0, 3 and 2 for kinks at their ceilings, and 4 for those of fans, as "+-0>^*"."""
     return tuple("".join(_SIGNS[side] for side in row) for row in sides.tolist())
 
 
 def unpack_sides(texts: Sequence[str], count: int) -> NDArray[np.int8]:
     """Inverse of `pack_sides`; raises InputError for texts of another length or other signs."""
     if any(len(text) != count or set(text) - set(_SIGNS) for text in texts):
-        raise InputError(f"sides must be texts of {count} signs '+', '-', '0', '>' or '^'")
+        raise InputError(f"sides must be texts of {count} signs '+', '-', '0', '>', '^' or '*'")
     values = [[_SIGNS.index(sign) for sign in text] for text in texts]
     found = np.array(values, dtype=np.int8).reshape(len(texts), count)
     found[found == _SIGNS.index("-")] = -1
@@ -375,8 +379,8 @@ def unpack_sides(texts: Sequence[str], count: int) -> NDArray[np.int8]:
 
 def split_sides(sides: NDArray[np.int8]) -> tuple[NDArray[np.int8], NDArray[np.bool_]]:
     """Sides 1, -1 and 0, and which kinks are at their ceilings."""
-    top = sides >= AT_CEILING
-    return sides - AT_CEILING * top.astype(np.int8), top
+    top = (sides >= AT_CEILING) & (sides != IN_FAN)
+    return np.where(sides == IN_FAN, 0, sides - AT_CEILING * top).astype(np.int8), top
 
 
 def pack_shares(relations: Floats | None) -> Floats:

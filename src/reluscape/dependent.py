@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
@@ -22,9 +23,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reluscape.arithmetic import Float64, Rational, left_inverse_sizes, split_errors
-from reluscape.certificate import Claim, cover_all, split_sides
+from reluscape.certificate import IN_FAN, Claim, cover_all, split_sides
 from reluscape.coincident import Coincident
 from reluscape.exactly import gradient_is_spanned, zero_slopes
+from reluscape.fans import Fan, fans_of, loss_stays, past_rays
 from reluscape.integers import FrozenForms, rank_at_most
 from reluscape.tolerances import TOLERANCES
 
@@ -181,18 +183,26 @@ def margins(local: Local, cells: Cells, scale: float = 1.0) -> Array | None:
     local, cells, same, sizes = merged
     jumps, bends = local.jumps_and_bends()
     weights, silent = cells.weights, np.zeros(cells.weights.shape, dtype=np.bool_)
-    if cells.relations is None and not local.numbers.exact:  # what is left out pays for nothing
+    fans = _fans(local, cells)
+    if fans is None:
+        return None
+    plain = cells.relations is None and not fans
+    if plain and not local.numbers.exact:  # what is left out pays for nothing
         silent = same.left_out(weights, sizes, jumps, bends)
         weights = np.where(silent, same.balanced_weights(), weights)
     sides, top = split_sides(cells.sides)
     top = top & ~silent
     found = coefficients(weights, jumps, bends, cells.relations)
-    asked = np.stack([sides <= 0, sides >= 0], axis=2)
+    asked = np.stack([sides <= 0, sides >= 0], axis=2) & (cells.sides != IN_FAN)[:, :, None]
     if local.numbers.exact:
         gaps = local.gradient + weights @ local.normals
         if cells.relations is not None:
             gaps = np.vstack([gaps, combined(cells.relations, local.normals)])
-        return None if any(bool(entry != 0) for entry in gaps.ravel()) else found[asked]
+        if any(bool(entry != 0) for entry in gaps.ravel()):
+            return None
+        bias = local.block.bias
+        along = [fan.exact(found[0], local.normals, bias=bias) for fan in fans]
+        return np.concatenate([found[asked], *along])
     if top.any() and cells.relations is not None:
         return None
     noise = TOLERANCES.rounding * local.block.terms * np.finfo(float).eps
@@ -218,11 +228,34 @@ def margins(local: Local, cells: Cells, scale: float = 1.0) -> Array | None:
     exactly = (found == 0) & (errors == 0) & (weights == 0)[:, :, None]
     left = np.where(exactly | (found > scale * errors), found - scale * errors, -np.inf)
     level = silent[:, :, None] | np.stack([np.zeros_like(top), top], axis=2)
+    at = local.block.vector_of(local.bits), local.active
+    args = at, same.members(ones)[1], weights[0] != 0, fans
+    stays = partial(loss_stays, local.landscape, local.layer, *args)
+    rays = past_rays(fans, found[0], errors[0], scale, stays)
+    if rays is None:
+        return None
     if asked.all() and cells.relations is None and local.numbers.independent(local.normals):
-        at = local.block.vector_of(local.bits), local.active
         slopes = found[0], max(1.0, scale) * errors[0], same.members(ones)
         level = level | zero_slopes(local.landscape, local.layer, at, *slopes)
-    return np.asarray(np.where(level, 0.0, left)[asked])
+    return np.concatenate([np.where(level, 0.0, left)[asked], rays])
+
+
+def _fans(local: Local, cells: Cells) -> list[Fan] | None:
+    """The fans whose kinks are taken together; None where these are not whole fans of a single part."""
+    marked = (cells.sides == IN_FAN).any(axis=0)
+    if not marked.any():
+        return []
+    if len(cells.sides) > 1 or cells.relations is not None or (cells.sides % IN_FAN).any():
+        return None
+    pattern = local.block.vector_of(local.bits)
+    frozen = FrozenForms(local.landscape, local.layer, pattern)
+    levels = frozen.levels(local.active)[1]
+    normals = local.numbers.floats(local.normals)
+    bends = local.jumps_and_bends()[1]
+    every = fans_of(frozen.kinks(local.active), levels, normals, bends)
+    fans = [fan for fan in every if marked[fan.kinks].all()]
+    whole = sum(len(fan.kinks) for fan in fans) == int(marked.sum())
+    return fans if whole else None
 
 
 def _coincident(local: Local) -> Coincident:
@@ -353,6 +386,7 @@ def exact_cells(local: Local, cells: Cells) -> Cells | None:
     jumps, bends = local.jumps_and_bends()
     rank = numbers.independent_rank(local.normals)
     deepest_first = np.argsort(-local.block.place(local.active)[1], kind="stable")
+    together = (cells.sides == IN_FAN).any(axis=0)
     for side, weights in zip(split_sides(cells.sides)[0], cells.weights, strict=True):
         exact, tiny = numbers.array(weights), 1e-12 * np.abs(weights).max(initial=0.0)
         none, top = np.zeros(len(weights), dtype=np.bool_), np.zeros(len(weights), dtype=np.bool_)
@@ -360,7 +394,8 @@ def exact_cells(local: Local, cells: Cells) -> Cells | None:
             ceiling = jumps[k] + bends[:, k] @ exact
             for bound, open_side, which in ((0 * exact[k], 1, none), (ceiling, -1, top)):
                 off = numbers.floats(np.array([bound - exact[k]], dtype=object))[0]
-                if side[k] != open_side and abs(off) <= tiny and not (none[k] or top[k]):
+                free = side[k] == open_side or (which is top and together[k])
+                if not free and abs(off) <= tiny and not (none[k] or top[k]):
                     exact[k], which[k] = bound, True
         kept = np.flatnonzero(~none & ~top)
         gradient, normals = crossed(local.gradient, local.normals, jumps, bends, top)

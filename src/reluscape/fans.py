@@ -1,0 +1,264 @@
+"""Fans: the cells around a point in the weights of one unit, by their rays.
+
+Kinks whose rates depend on one unit's weights alone, and linearly, cut the directions of these weights
+into cones, a fan. To first order a loss is linear on each cone, so it is non-negative on all of them if and
+only if it is on their rays: lines in which `rank - 1` independent hyperplanes meet, for each of two sides.
+Weights u that write the gradient leave `f'(d) = sum_k u_k max(-t_k, 0) + (C_k - u_k) max(t_k, 0)`
+(`adjacent.py`). Each unit's own sum is non-negative where it is so on the rays, however many of its kinks
+are concave, and then so is the sum of all units. Rays are found in integers: kinks that a ray does
+not move are known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import combinations
+from math import comb, gcd, isqrt
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reluscape.integers import (
+    MAX_PRODUCTS,
+    Forms,
+    FrozenForms,
+    dependent_rows,
+    rank_at_most,
+)
+from reluscape.landscape import Landscape
+from reluscape.tolerances import TOLERANCES
+
+Array = NDArray[Any]
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+Indices = NDArray[np.intp]
+
+#: Sets of hyperplanes whose lines are looked at for one unit: some tenths of a second.
+MAX_LINES = 5000
+
+
+@dataclass(frozen=True, slots=True)
+class Fan:
+    """The rays of one unit's cells around a point.
+
+    Attributes:
+        kinks: Places of its kinks among the active ones (m,).
+        ways: The rays' directions, integers (rays, units, inputs), a bias among the inputs.
+        rates: Rates of its kinks along the rays, per unit of length (rays, m): zeros are exact.
+    """
+
+    kinks: Indices
+    ways: Array
+    rates: Floats
+
+    def slopes(self, coefficients: Array) -> Array:
+        """`sum_k low_k max(-t_k, 0) + high_k max(t_k, 0)` along the rays, from (k, 2) of all kinks."""
+        low, high = coefficients[self.kinks].T
+        return np.maximum(-self.rates, 0.0) @ low + np.maximum(self.rates, 0.0) @ high
+
+    def exact(self, coefficients: Array, normals: Array, *, bias: bool) -> Array:
+        """`slopes` in rational arithmetic, in which the normals are given; not per unit of length."""
+        low, high = coefficients[self.kinks].T
+        rates = self.directions(bias=bias) @ normals[self.kinks].T
+        up, zero = rates > 0, 0 * rates
+        return np.asarray(np.where(up, zero, -rates) @ low + np.where(up, rates, zero) @ high)
+
+    def directions(self, *, bias: bool) -> Array:
+        """The rays' directions in theta's order, integers (rays, params)."""
+        count = len(self.ways)
+        if not bias:
+            return self.ways.reshape(count, -1)
+        return np.hstack([self.ways[:, :, :-1].reshape(count, -1), self.ways[:, :, -1]])
+
+    def unit_ways(self, *, bias: bool) -> Floats:
+        """`directions` of length one."""
+        ways = self.directions(bias=bias)
+        found = (ways / np.abs(ways).max(axis=1, keepdims=True)).astype(np.float64)
+        return np.asarray(found / np.linalg.norm(found, axis=1, keepdims=True))
+
+    def errors(self, coefficients: Floats, errors: Floats) -> Floats:
+        """Bounds on the errors of `slopes`."""
+        unit = TOLERANCES.rounding * len(self.kinks) * float(np.finfo(np.float64).eps)
+        return np.asarray(self.slopes(errors) + unit * self.slopes(np.abs(coefficients)))
+
+
+def fans_of(forms: Forms, levels: Indices, normals: Floats, bends: Array) -> list[Fan]:
+    """The fans of all units that have one of at most `MAX_LINES` lines.
+
+    Args:
+        forms: Of the active kinks, in integers.
+        levels: Rectifiers that these belong to.
+        normals: Their normals in float64 (k, params).
+        bends: c.
+
+    Cost: a determinant of `rank - 1` rows for each line.
+    """
+    straight = (levels == 0) & ~bends.astype(bool).any(axis=1)
+    single = forms.units.astype(bool).sum(axis=1) == 1
+    owner = forms.units.astype(bool).argmax(axis=1)
+    found = []
+    for unit in np.unique(owner[straight & single]).tolist():
+        kinks = np.flatnonzero(straight & single & (owner == unit))
+        rows = forms.inputs[forms.owners[kinks]] * np.sign(forms.units[kinks, unit])[:, None]
+        lines = _lines(rows)
+        if lines is None:
+            continue
+        ways = np.zeros((len(lines), forms.units.shape[1], rows.shape[1]), dtype=object)
+        ways[:, unit] = lines
+        longest = np.argmax((rows * rows).sum(axis=1))
+        length = _length(rows[longest])
+        size = float(np.linalg.norm(normals[kinks[longest]]))
+        products, lengths = lines @ rows.T, [_length(line) for line in lines]
+        rates = [
+            [size * ((product << 128) / (length * own)) for product in line]
+            for line, own in zip(products.tolist(), lengths, strict=True)
+        ]
+        found.append(Fan(kinks, ways, np.array(rates)))
+    return found
+
+
+def _length(row: Array) -> int:
+    """Length of a row of integers, times 2^64."""
+    return isqrt(int((row * row).sum()) << 128)
+
+
+def _lines(rows: Array) -> Array | None:
+    """Directions of all rays, both ways, of the hyperplanes of some rows; None where they are too many."""
+    rows = _different(rows)
+    columns = _independent_columns(rows)
+    rank = len(columns)
+    if comb(len(rows), rank - 1) > MAX_LINES:
+        return None
+    chosen = np.array(list(combinations(range(len(rows)), rank - 1)), dtype=np.intp)
+    minors = _cross(rows[:, columns][chosen])
+    lines = _different(minors[minors.astype(bool).any(axis=1)])
+    wide = np.zeros((2 * len(lines), rows.shape[1]), dtype=object)
+    wide[:, columns] = np.vstack([lines, -lines])
+    return wide
+
+
+def _different(rows: Array) -> Array:
+    """Different rows up to factors, of either sign, without common ones."""
+    found: dict[tuple[int, ...], None] = {}
+    for row in rows.tolist():
+        common = gcd(*row) * (1 if next(entry for entry in row if entry) > 0 else -1)
+        found[tuple(entry // common for entry in row)] = None
+    return np.array(list(found), dtype=object).reshape(len(found), rows.shape[1])
+
+
+def _independent_columns(rows: Array) -> list[int]:
+    """Columns that span all, exactly."""
+    left, found = [[Fraction(entry) for entry in row] for row in rows.tolist()], []
+    for column in range(rows.shape[1]):
+        pivot = next((row for row in left if row[column]), None)
+        if pivot is None:
+            continue
+        left = [
+            [a - row[column] / pivot[column] * b for a, b in zip(row, pivot, strict=True)]
+            for row in left
+            if row is not pivot
+        ]
+        found.append(column)
+    return found
+
+
+def _cross(rows: Array) -> Array:
+    """Of sets of n - 1 rows of length n, what is orthogonal to them: their minors (sets, n)."""
+    size = rows.shape[2]
+    keep = [np.delete(np.arange(size), column) for column in range(size)]
+    signs = [-1 if column % 2 else 1 for column in range(size)]
+    minors = [sign * _determinants(rows[:, :, own]) for sign, own in zip(signs, keep, strict=True)]
+    return np.stack(minors, axis=1)
+
+
+def _determinants(matrices: Array) -> Array:
+    """Determinants (sets,) of small matrices of integers, along their first rows."""
+    size = matrices.shape[1]
+    if size == 0:
+        return np.ones(len(matrices), dtype=np.intp).astype(object)
+    found: Array = np.zeros(len(matrices), dtype=np.intp).astype(object)
+    for column in range(size):
+        rest = _determinants(np.delete(matrices[:, 1:], column, axis=2))
+        found = found + (-1) ** column * matrices[:, 0, column] * rest
+    return found
+
+
+def past_rays(
+    fans: list[Fan],
+    coefficients: Floats,
+    errors: Floats,
+    scale: float,
+    stays: Callable[[list[Bools]], bool],
+) -> Floats | None:
+    """Slopes along all rays past `scale` rounding errors, zero where the loss stays for certain.
+
+    Args:
+        fans: The fans.
+        coefficients: Of `max(-t_k, 0)` and `max(t_k, 0)` (k, 2).
+        errors: Bounds on their errors.
+        scale: Factor on these.
+        stays: Whether the slope along some rays of each fan is exactly zero.
+
+    Returns:
+        None where along a ray the loss may fall.
+    """
+    margins, doubtful = [np.zeros(0)], []
+    for fan in fans:
+        slopes, noise = fan.slopes(coefficients), fan.errors(coefficients, errors)
+        if (slopes < -max(1.0, scale) * noise).any():
+            return None
+        clear = (slopes > scale * noise) | ((slopes == 0) & (noise == 0))
+        margins.append(np.where(clear, slopes - scale * noise, 0.0))
+        doubtful.append(~clear)
+    if any(one.any() for one in doubtful) and not stays(doubtful):
+        return None
+    return np.concatenate(margins)
+
+
+def loss_stays(
+    landscape: Landscape,
+    layer: str,
+    at: tuple[Bools, Indices],
+    members: list[Indices],
+    kept: Bools,
+    fans: list[Fan],
+    which: list[Bools],
+) -> bool:
+    """Whether the slopes of f' along some rays are exactly zero, decided in integers.
+
+    A unit's sum along a ray r is what the loss's slopes by the outputs, and the weights of the kinks that
+    are in no fan, make of the changes along r. Where some direction d changes these by as much, in the
+    cell on the negative side of all kinks, and moves no kink of a fan that has a weight, it is
+    `g . d + sum_k u_k a_k . d = 0`.
+
+    Args:
+        landscape: The landscape.
+        layer: The block's layer.
+        at: Pattern and active kinks.
+        members: The numbers of all kinks that each of these is.
+        kept: Which of them have weights, that write the gradient exactly.
+        fans: The fans.
+        which: Their rays.
+    """
+    pattern, active = at
+    base = FrozenForms(landscape, layer, pattern)
+    if base.work() > MAX_PRODUCTS or landscape.weight_decay > 0:
+        return False
+    forms = base.outputs_and(active[kept]).matrix()
+    outputs, wanted = len(forms) - int(kept.sum()), []
+    still = np.zeros(len(active), dtype=np.bool_)
+    still[np.concatenate([fan.kinks for fan in fans])] = True
+    for fan, rays in zip(fans, which, strict=True):
+        for ray in np.flatnonzero(rays):
+            there = pattern.copy()
+            for kink in fan.kinks[fan.rates[ray] > 0]:
+                there[members[kink]] = True
+            rows = FrozenForms(landscape, layer, there).outputs_and(active[kept])
+            change = rows.matrix() @ fan.ways[ray].ravel()
+            change[outputs:][still[kept]] = 0
+            wanted.append(change)
+    rank = dependent_rows(forms)[1]
+    return rank_at_most(np.column_stack([forms, *wanted]), rank)
