@@ -247,8 +247,7 @@ def loss_stays(
     base = FrozenForms(landscape, layer, pattern)
     if base.work() > MAX_PRODUCTS or landscape.weight_decay > 0:
         return False
-    forms = base.outputs_and(active[kept]).matrix()
-    outputs, wanted = len(forms) - int(kept.sum()), []
+    forms, wanted = _told(base, landscape, active[kept]), []
     still = np.zeros(len(active), dtype=np.bool_)
     still[np.concatenate([fan.kinks for fan in fans])] = True
     for fan, rays in zip(fans, which, strict=True):
@@ -256,9 +255,20 @@ def loss_stays(
             there = pattern.copy()
             for kink in fan.kinks[fan.rates[ray] > 0]:
                 there[members[kink]] = True
-            rows = FrozenForms(landscape, layer, there).outputs_and(active[kept])
-            change = rows.matrix() @ fan.ways[ray].ravel()
-            change[outputs:][still[kept]] = 0
+            frozen = FrozenForms(landscape, layer, there)
+            change = _told(frozen, landscape, active[kept]) @ fan.ways[ray].ravel()
+            change[len(forms) - int(kept.sum()) :][still[kept]] = 0
             wanted.append(change)
     rank = dependent_rows(forms)[1]
     return rank_at_most(np.column_stack([forms, *wanted]), rank)
+
+
+def _told(frozen: FrozenForms, landscape: Landscape, kinks: Indices) -> Array:
+    """Derivatives, in integers, of all that the loss and the weights depend on, the kinks last.
+
+    The L1 loss's slopes by the outputs are known; of the others all outputs are taken.
+    """
+    if landscape.loss_name != "l1":
+        return frozen.outputs_and(kinks).matrix()
+    none = np.zeros(0, dtype=np.intp)
+    return np.vstack([frozen.gradient(none), frozen.kinks(kinks).matrix()])
