@@ -302,7 +302,7 @@ class _Search:
                 return None
             errors += relation_errors(relations, shift, self.bends)
         asked = np.column_stack([sides <= 0, sides >= 0]) & (sides != IN_FAN)[:, None]
-        rays = self._along_rays(fans, margins, errors, kept)
+        rays = self._along_rays(fans, margins, errors, (kept, top))
         if rays is None:
             return None
         level = silent[:, None] | np.column_stack([np.zeros_like(top), top])
@@ -321,17 +321,24 @@ class _Search:
         return weights, least, sides + np.int8(AT_CEILING) * (top & (sides >= 0))
 
     def _along_rays(
-        self, fans: Sequence[Fan], margins: Floats, errors: Floats, kept: Bools
+        self, fans: Sequence[Fan], margins: Floats, errors: Floats, kinds: tuple[Bools, Bools]
     ) -> Floats | None:
         """Slopes along the rays of fans past their errors; None where one may be negative."""
-        point = self.point
         if self.exact:  # for exact arithmetic to decide
-            slopes = [fan.slopes(margins) for fan in fans]
-            return None if any((own < -TOLERANCES.interior * self.size).any() for own in slopes) else np.zeros(0)
-        at = point.pattern, point.active
+            slopes = np.concatenate([np.zeros(0), *(fan.slopes(margins) for fan in fans)])
+            return None if (slopes < -TOLERANCES.interior * self.size).any() else np.zeros(0)
+        (kept, top), point = kinds, self.point
+        at = self._crossing(top), point.active
         args = at, self.ones[1], kept, list(fans)
         stays = partial(loss_stays, point.block.landscape, point.block.layer, *args)
         return past_rays(list(fans), margins, errors, 1.0, stays)
+
+    def _crossing(self, top: Bools) -> Bools:
+        """The pattern with some kinks on their positive sides."""
+        pattern = self.point.pattern.copy()
+        for kink in np.flatnonzero(top):
+            pattern[self.ones[1][kink]] = True
+        return pattern
 
     def by_fans(self) -> Leaves | None:
         """All directions in one part, the kinks of each unit taken together along its cells' rays."""
@@ -342,14 +349,15 @@ class _Search:
         if not fans:
             return None
         ways = [fan.unit_ways(bias=frozen.bias) for fan in fans]
-        weights = fan_weights(
+        found = fan_weights(
             point.gradient, point.normals, self.jumps, self.bends, list(zip(fans, ways, strict=True))
         )
-        if weights is None:
+        if found is None:
             return None
+        weights, top = found
         sides = np.zeros(len(weights), dtype=np.int8)
         sides[np.concatenate([fan.kinks for fan in fans])] = IN_FAN
-        proved = self._checked(weights, sides, np.zeros_like(self.idle), fans=fans)
+        proved = self._checked(weights, sides, np.zeros_like(self.idle), top=top, fans=fans)
         return self.leaves([proved[2]], [proved[0]], proved[1], None) if proved else None
 
     def _error(self, top: Bools, normals: Floats) -> Floats:
@@ -402,13 +410,10 @@ class _Search:
         (kept, silent, top), point = kinds, self.point
         key = kept.tobytes() + silent.tobytes() + top.tobytes()
         if key not in self.spanned:
-            pattern = point.pattern.copy()
-            for kink in np.flatnonzero(top):
-                pattern[self.ones[1][kink]] = True
             self.spanned[key] = self.exact or gradient_is_spanned(
                 point.block.landscape,
                 point.block.layer,
-                (pattern, point.active),
+                (self._crossing(top), point.active),
                 normals,
                 (kept, np.flatnonzero(self.same.samples_of(silent))),
                 gradient,

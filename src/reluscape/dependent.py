@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reluscape.arithmetic import Float64, Rational, left_inverse_sizes, split_errors
-from reluscape.certificate import IN_FAN, Claim, cover_all, split_sides
+from reluscape.certificate import AT_CEILING, IN_FAN, Claim, cover_all, split_sides
 from reluscape.coincident import Coincident
 from reluscape.exactly import gradient_is_spanned, zero_slopes
 from reluscape.fans import Fan, fans_of, loss_stays, past_rays
@@ -229,7 +229,8 @@ def margins(local: Local, cells: Cells, scale: float = 1.0) -> Array | None:
     left = np.where(exactly | (found > scale * errors), found - scale * errors, -np.inf)
     level = silent[:, :, None] | np.stack([np.zeros_like(top), top], axis=2)
     at = local.block.vector_of(local.bits), local.active
-    args = at, same.members(ones)[1], weights[0] != 0, fans
+    members = same.members(ones)[1]
+    args = (_crossing(at[0], members, top[0]), at[1]), members, (weights != 0)[0] & ~top[0], fans
     stays = partial(loss_stays, local.landscape, local.layer, *args)
     rays = past_rays(fans, found[0], errors[0], scale, stays)
     if rays is None:
@@ -245,7 +246,9 @@ def _fans(local: Local, cells: Cells) -> list[Fan] | None:
     marked = (cells.sides == IN_FAN).any(axis=0)
     if not marked.any():
         return []
-    if len(cells.sides) > 1 or cells.relations is not None or (cells.sides % IN_FAN).any():
+    if len(cells.sides) > 1 or cells.relations is not None:
+        return None
+    if not np.isin(cells.sides, [0, AT_CEILING, IN_FAN]).all():
         return None
     pattern = local.block.vector_of(local.bits)
     frozen = FrozenForms(local.landscape, local.layer, pattern)
@@ -336,14 +339,21 @@ def _spread(
             split += float(np.linalg.norm(split_errors(row, normals)))
             if not np.linalg.norm(gap) <= max(1.0, scale) * split:
                 return None
-        at = local.block.vector_of(local.bits), np.flatnonzero(same.samples_of(out))
-        for kink in np.flatnonzero(up):
-            at[0][members[kink]] = True
+        pattern = _crossing(local.block.vector_of(local.bits), members, up)
+        at = pattern, np.flatnonzero(same.samples_of(out))
         if not _is_spanned(local, at, (kept, normals), (gradient, error)):
             return None
         errors = error + split_errors(some, normals) + np.abs(gaps)
         spread[np.ix_(here, kept)] = errors @ left_inverse_sizes(normals[kept]).T
     return spread
+
+
+def _crossing(pattern: Bools, members: list[Indices], top: Bools) -> Bools:
+    """A pattern with some kinks, each of several that are one, on their positive sides."""
+    across = pattern.copy()
+    for kink in np.flatnonzero(top):
+        across[members[kink]] = True
+    return across
 
 
 def _is_spanned(

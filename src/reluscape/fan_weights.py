@@ -28,7 +28,7 @@ def fan_weights(
     jumps: Floats,
     bends: Floats,
     fans: list[tuple[Fan, Floats]],
-) -> Floats | None:
+) -> tuple[Floats, Bools] | None:
     """Weights u (k,) that write the gradient and leave no ray a negative slope, but for rounding.
 
     Variables are the weights of kinks in no fan and the least margin, which is maximised. What the kinks
@@ -44,7 +44,7 @@ def fan_weights(
         fans: Fans, and the directions of their rays, of length one (rays, params).
 
     Returns:
-        None where there are none.
+        The weights, and which are exactly at their ceilings (k,); None where there are none.
     """
     program = _Program.of(gradient, normals, jumps, bends, fans)
     none = np.zeros(len(program.lower), dtype=np.bool_)
@@ -60,7 +60,9 @@ def fan_weights(
         if not more.any():
             break
         flat = flat | more
-    return program.weights(solution.point[:-1], flat, gradient, normals)
+    weights, top = program.weights(solution.point[:-1], flat, gradient, normals)
+    top &= ~bends.any(axis=0)  # those of kinks that bend others are not known
+    return np.where(top, jumps, weights), top
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,12 +141,16 @@ class _Program:
             return None
         return solution if solution.status == "optimal" else None
 
-    def weights(self, point: Floats, flat: Bools, gradient: Floats, normals: Floats) -> Floats:
-        """All weights: those of a fan are only of kinks that no flat ray on their negative sides moves."""
-        rays = sum(len(fan.rates) for fan in self.fans)
-        found, start = np.zeros(len(normals)), 0
-        held = flat[rays : rays + len(self.free)]
-        found[self.free] = np.where(held, 0.0, point * self.units)
+    def weights(
+        self, point: Floats, flat: Bools, gradient: Floats, normals: Floats
+    ) -> tuple[Floats, Bools]:
+        """All weights, and which are to be at their ceilings.
+
+        Those of a fan are only of kinks that no flat ray on their negative sides moves.
+        """
+        found, start, top = np.zeros(len(normals)), 0, np.zeros(len(normals), dtype=np.bool_)
+        none, top[self.free] = np.split(flat[len(flat) - 2 * len(self.free) :], 2)
+        found[self.free] = np.where(none, 0.0, point * self.units)
         for fan in self.fans:
             rates, level = fan.rates, flat[start : start + len(fan.rates)]
             start += len(rates)
@@ -155,4 +161,4 @@ class _Program:
             moved = normals[fan.kinks].any(axis=0)
             if np.abs(wanted[moved]).max() > ZERO * self.size:
                 found[kinks] = np.linalg.lstsq(own.T, np.where(moved, wanted, 0.0), rcond=None)[0]
-        return found
+        return found, top
