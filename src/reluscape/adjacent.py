@@ -524,7 +524,7 @@ def examine(point: Point, *, exact: bool = False) -> tuple[Leaves | None, Floats
             fewer = search.without_groups(none)
             if fewer is not None:
                 return search.leaves([none], [fewer[0]], fewer[1], None), None
-            shared = search.by_fans() or search.shared()
+            shared = search.shared() or search.by_fans()
             if shared is not None:
                 return shared, None
             search.fall()
@@ -542,6 +542,11 @@ def examine(point: Point, *, exact: bool = False) -> tuple[Leaves | None, Floats
         weights.append(found[0])
         margin = min(margin, found[1])
     return (None if failed else search.leaves(sides, weights, float(margin), None)), None
+
+
+def by_fans(point: Point) -> Leaves | None:
+    """A leaf that shows a minimum to first order along the rays of each unit's cells, or None."""
+    return _Search(point, False).by_fans()
 
 
 def way_out(point: Point) -> tuple[Floats, float] | None:

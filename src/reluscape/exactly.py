@@ -137,14 +137,15 @@ def zero_slopes(
     residuals = frozen.residuals(active) & alone & (slopes > errors).all(axis=1)
     simple, values = _simple_slopes(slopes, errors, residuals)
     put = dict(zip(active[residuals].tolist(), values, strict=True))
-    inputs, found = frozen.inputs_from_commonest(), np.zeros(len(near), dtype=np.bool_)
-    for crossed in (np.zeros(len(near), dtype=np.bool_), _shallowest(near[:, 1], (groups, levels))):
+    inputs, exact = frozen.inputs_from_commonest(), landscape.loss_name == "l1"
+    left, vanishing = near[:, 1], np.zeros(len(near), dtype=np.bool_)
+    crossed = vanishing
+    while True:
         there = pattern.copy()
         there[[kink for k in np.flatnonzero(crossed) for kink in members[k]]] = True
         frozen = FrozenForms(landscape, layer, there)
-        asked, known = near[:, 0] | crossed | simple, found & ~crossed
+        asked, known = near[:, 0] | crossed | simple, vanishing & ~crossed
         gradient, units = frozen.sums(inputs, put), frozen.kinks(active).units
-        exact = landscape.loss_name == "l1"
         found = _certain(asked, known, units, inputs[samples], gradient, exact)
         if exact and ones is None and not crossed.any():
             idle = simple & found & np.isin(active, [kink for kink in put if put[kink] == 0])
@@ -152,7 +153,11 @@ def zero_slopes(
             zero[_left_alone((samples, levels), idle, found & ~simple, outputs), 1] = True
         zero[found & crossed, 1] = True
         zero[found & ~crossed & near[:, 0], 0] = True
-    return zero
+        vanishing = vanishing | (found & ~crossed)  # in all these cells
+        left = left & ~crossed & ~zero[:, 1]
+        crossed = _shallowest(left, (groups, levels))
+        if not crossed.any():
+            return zero
 
 
 def _left_alone(places: tuple[Indices, Indices], idle: Bools, still: Bools, outputs: int) -> Bools:

@@ -392,7 +392,7 @@ class Local:
         self, multipliers: Array, scale: float, cells: Cells | None
     ) -> tuple[Claim, float, Array]:
         """The claim where the rest vanishes: by slopes, or by cells where the normals are dependent."""
-        if not self.numbers.independent(self.normals):
+        if cells is not None or not self.numbers.independent(self.normals):
             claim, curvature = claim_of_cells(self, multipliers, scale, cells)
             return claim, curvature, _NO_SLOPES
         slopes, errors = self._decided(multipliers, scale)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from reluscape.adjacent import common_descent, examine
+from reluscape.adjacent import Leaves, by_fans, common_descent, examine
 from reluscape.arithmetic import (
     Float64,
     Rational,
@@ -24,6 +24,7 @@ from reluscape.arithmetic import (
 from reluscape.balanced import balanced
 from reluscape.block import Block
 from reluscape.certificate import (
+    IN_FAN,
     MINIMA,
     Certificate,
     Claim,
@@ -162,7 +163,7 @@ def _float64_certificate(point: Point, moved: float) -> Certificate:
     ]
     claim = claim_of_slopes(signs, strict=False, constant=False)
     if claim == "undecided":
-        return write(point, claim, _why_undecided(signs), moved, slopes=slopes)
+        return _level(point, signs, slopes, moved)
     radius = 0.0 if claim == "not_stationary" else _stationary_radius(point)
     if radius is None:
         reason = (
@@ -199,24 +200,7 @@ def _dependent(point: Point, moved: float) -> Certificate:
         return write(point, "undecided", reason, moved)
     leaves, _ = examine(point)
     if leaves is not None:
-        strict, curvature = _is_strict_all_round(point) if leaves.strict else (False, float("nan"))
-        claim: Claim = "strict_local_minimum" if strict else "local_minimum"
-        margin = min(leaves.margin, curvature if strict else np.inf)
-        parts = "" if len(leaves.sides) == 1 else f" (in {len(leaves.sides)} parts)"
-        if leaves.relations is not None:
-            parts = " (the concave ones paid for by the others)"
-        how = "rises" if leaves.strict else "does not fall"
-        reason = f"{failing}, but along all directions that move a kink{parts} the loss {how}"
-        return write(
-            point,
-            claim,
-            reason,
-            moved,
-            margin=margin,
-            cells=leaves,
-            curvature=curvature,
-            radius=radius,
-        )
+        return _resting(point, leaves, failing, moved, radius)
     few = len(point.active) <= TOLERANCES.max_active
     descent = common_descent(point) if few else None
     if descent is not None:
@@ -225,6 +209,37 @@ def _dependent(point: Point, moved: float) -> Certificate:
         return write(point, "not_stationary", reason, moved, margin=-slope, direction=direction)
     reason = f"{failing}, and neither a minimum nor a descent is shown"
     return write(point, "undecided", reason, moved)
+
+
+def _level(point: Point, signs: Signs, slopes: Floats, moved: float) -> Certificate:
+    """Certificate where float64 does not tell the signs of some slopes: flat ones may be shown in fans."""
+    leaves, radius = by_fans(point), _stationary_radius(point)
+    if leaves is None or radius is None:
+        return write(point, "undecided", _why_undecided(signs), moved, slopes=slopes)
+    return _resting(point, leaves, "some slopes are zero up to rounding", moved, radius)
+
+
+def _resting(
+    point: Point, leaves: Leaves, failing: str, moved: float, radius: float
+) -> Certificate:
+    """Certificate of a minimum by weights; `failing` is what slopes do not show it for."""
+    strict, curvature = _is_strict_all_round(point) if leaves.strict else (False, float("nan"))
+    parts = "" if len(leaves.sides) == 1 else f" (in {len(leaves.sides)} parts)"
+    if leaves.relations is not None:
+        parts = " (the concave ones paid for by the others)"
+    if (leaves.sides == IN_FAN).any():
+        parts = " (by the rays of each unit's cells)"
+    how = "rises" if leaves.strict else "does not fall"
+    return write(
+        point,
+        "strict_local_minimum" if strict else "local_minimum",
+        f"{failing}, but along all directions that move a kink{parts} the loss {how}",
+        moved,
+        margin=min(leaves.margin, curvature if strict else np.inf),
+        cells=leaves,
+        curvature=curvature,
+        radius=radius,
+    )
 
 
 def _is_strict_all_round(point: Point) -> tuple[bool, float]:

@@ -100,6 +100,9 @@ def _improve(columns, readouts, targets, rays, owners, absolute, fitted, inside,
 def refine(columns, target, lengths):
     """Solve for a least point anew from the columns: their products, or pivots, have lost digits.
 
+    Lengths that put out no more than rounding errors of the target are zero: at a unit of nearly no
+    weights kinks would not be where they meet.
+
     Args:
         columns: What the rays put out (rays, rows).
         target: What is to be put out (rows,).
@@ -117,11 +120,13 @@ def refine(columns, target, lengths):
             used += 1
     order[used] = count
     rank = orthogonalise(work, order, 0, used, used + 1, upper, LEFT * max(work.shape[1], count))
-    change = np.empty(count)
+    change, size = np.empty(count), np.sqrt(product_of(target, target))
     solve_upper(upper, order, rank, count, change)
     for k in range(rank):
         ray = order[k]
         lengths[ray] = max(lengths[ray] + change[k] / sizes[ray], 0.0)
+        if lengths[ray] * sizes[ray] <= LEFT * size:
+            lengths[ray] = 0.0
 
 
 @counted
