@@ -349,16 +349,15 @@ class _Search:
         if not fans:
             return None
         ways = [fan.unit_ways(bias=frozen.bias) for fan in fans]
-        found = fan_weights(
-            point.gradient, point.normals, self.jumps, self.bends, list(zip(fans, ways, strict=True))
-        )
-        if found is None:
-            return None
-        weights, top = found
-        sides = np.zeros(len(weights), dtype=np.int8)
+        sides = np.zeros(len(self.idle), dtype=np.int8)
         sides[np.concatenate([fan.kinks for fan in fans])] = IN_FAN
-        proved = self._checked(weights, sides, np.zeros_like(self.idle), top=top, fans=fans)
-        return self.leaves([proved[2]], [proved[0]], proved[1], None) if proved else None
+        both, none = list(zip(fans, ways, strict=True)), np.zeros_like(self.idle)
+        found = fan_weights(point.gradient, point.normals, self.jumps, self.bends, both)
+        for weights, top in found:
+            proved = self._checked(weights, sides, none, top=top, fans=fans)
+            if proved is not None:
+                return self.leaves([proved[2]], [proved[0]], proved[1], None)
+        return None
 
     def _error(self, top: Bools, normals: Floats) -> Floats:
         """Bounds on the errors of the gradient where some kinks are crossed."""

@@ -28,7 +28,7 @@ def fan_weights(
     jumps: Floats,
     bends: Floats,
     fans: list[tuple[Fan, Floats]],
-) -> tuple[Floats, Bools] | None:
+) -> list[tuple[Floats, Bools]]:
     """Weights u (k,) that write the gradient and leave no ray a negative slope, but for rounding.
 
     Variables are the weights of kinks in no fan and the least margin, which is maximised. What the kinks
@@ -44,7 +44,8 @@ def fan_weights(
         fans: Fans, and the directions of their rays, of length one (rays, params).
 
     Returns:
-        The weights, and which are exactly at their ceilings (k,); None where there are none.
+        Weights, and which are exactly at their ceilings (k,): those that are zero to rounding once as
+        zeros and once as they are. None where a slope is negative.
     """
     program = _Program.of(gradient, normals, jumps, bends, fans)
     none = np.zeros(len(program.lower), dtype=np.bool_)
@@ -52,7 +53,7 @@ def fan_weights(
     while True:
         solution = program.solve(flat)
         if solution is None or solution.point[-1] < -TOLERANCES.interior:
-            return None
+            return []
         if solution.point[-1] > TOLERANCES.interior:
             break
         prices = solution.multipliers[len(program.wanted) :]
@@ -60,9 +61,12 @@ def fan_weights(
         if not more.any():
             break
         flat = flat | more
-    weights, top = program.weights(solution.point[:-1], flat, gradient, normals)
-    top &= ~bends.any(axis=0)  # those of kinks that bend others are not known
-    return np.where(top, jumps, weights), top
+    found = []
+    for sparse in (True, False):
+        weights, top = program.weights(solution.point[:-1], flat, gradient, normals, sparse=sparse)
+        top &= ~bends.any(axis=0)  # those of kinks that bend others are not known
+        found.append((np.where(top, jumps, weights), top))
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,11 +146,11 @@ class _Program:
         return solution if solution.status == "optimal" else None
 
     def weights(
-        self, point: Floats, flat: Bools, gradient: Floats, normals: Floats
+        self, point: Floats, flat: Bools, gradient: Floats, normals: Floats, *, sparse: bool
     ) -> tuple[Floats, Bools]:
         """All weights, and which are to be at their ceilings.
 
-        Those of a fan are only of kinks that no flat ray on their negative sides moves.
+        With `sparse`, those of a fan are only of kinks that no flat ray on their negative sides moves.
         """
         found, start, top = np.zeros(len(normals)), 0, np.zeros(len(normals), dtype=np.bool_)
         none, top[self.free] = np.split(flat[len(flat) - 2 * len(self.free) :], 2)
@@ -155,10 +159,10 @@ class _Program:
             rates, level = fan.rates, flat[start : start + len(fan.rates)]
             start += len(rates)
             dead = level & (rates <= 0).all(axis=1)
-            kinks = fan.kinks[(rates[dead] == 0).all(axis=0)]
+            kinks = fan.kinks[(rates[dead] == 0).all(axis=0)] if sparse else fan.kinks
             own = normals[kinks]
             wanted = -(gradient + found[self.free] @ normals[self.free])
             moved = normals[fan.kinks].any(axis=0)
-            if np.abs(wanted[moved]).max() > ZERO * self.size:
+            if np.abs(wanted[moved]).max() > sparse * ZERO * self.size:
                 found[kinks] = np.linalg.lstsq(own.T, np.where(moved, wanted, 0.0), rcond=None)[0]
         return found, top

@@ -1,8 +1,8 @@
 """Fans: the cells around a point in the weights of one unit, by their rays.
 
 Kinks whose rates depend on one unit's weights alone, and linearly, cut the directions of these weights
-into cones, a fan. To first order a loss is linear on each cone, so it is non-negative on all of them if and
-only if it is on their rays: lines in which `rank - 1` independent hyperplanes meet, for each of two sides.
+into cones, a fan. To first order a loss is linear on each cone, so it is non-negative on all of them if
+and only if it is on their rays: lines in which `rank - 1` independent hyperplanes meet, both ways.
 Weights u that write the gradient leave `f'(d) = sum_k u_k max(-t_k, 0) + (C_k - u_k) max(t_k, 0)`
 (`adjacent.py`). Each unit's own sum is non-negative where it is so on the rays, however many of its kinks
 are concave, and then so is the sum of all units. Rays are found in integers: kinks that a ray does
@@ -57,7 +57,7 @@ class Fan:
     def slopes(self, coefficients: Array) -> Array:
         """`sum_k low_k max(-t_k, 0) + high_k max(t_k, 0)` along the rays, from (k, 2) of all kinks."""
         low, high = coefficients[self.kinks].T
-        return np.maximum(-self.rates, 0.0) @ low + np.maximum(self.rates, 0.0) @ high
+        return np.asarray(np.maximum(-self.rates, 0.0) @ low + np.maximum(self.rates, 0.0) @ high)
 
     def exact(self, coefficients: Array, normals: Array, *, bias: bool) -> Array:
         """`slopes` in rational arithmetic, in which the normals are given; not per unit of length."""
@@ -126,7 +126,7 @@ def _length(row: Array) -> int:
 
 
 def _lines(rows: Array) -> Array | None:
-    """Directions of all rays, both ways, of the hyperplanes of some rows; None where they are too many."""
+    """Directions of all rays, both ways, of some rows' hyperplanes; None where they are too many."""
     rows = _different(rows)
     columns = _independent_columns(rows)
     rank = len(columns)
@@ -229,10 +229,11 @@ def loss_stays(
 ) -> bool:
     """Whether the slopes of f' along some rays are exactly zero, decided in integers.
 
-    A unit's sum along a ray r is what the loss's slopes by the outputs, and the weights of the kinks that
-    are in no fan, make of the changes along r. Where some direction d changes these by as much, in the
-    cell on the negative side of all kinks, and moves no kink of a fan that has a weight, it is
-    `g . d + sum_k u_k a_k . d = 0`.
+    A unit's sum along a ray r is what the loss's slopes e by the outputs, and the weights of the kinks
+    that are in no fan, make of the changes along r. Where some direction d changes these by as much, in
+    the cell on the negative side of all kinks, and moves no kink of a fan that has a weight, it is
+    `g . d + sum_k u_k a_k . d = 0`. The L1 loss's e are known; those of squared losses are outputs less
+    targets, linear in theta, on which the active kinks are zero: what vanishes by that counts, too.
 
     Args:
         landscape: The landscape.
@@ -247,7 +248,7 @@ def loss_stays(
     base = FrozenForms(landscape, layer, pattern)
     if base.work() > MAX_PRODUCTS or landscape.weight_decay > 0:
         return False
-    forms, wanted = _told(base, landscape, active[kept]), []
+    changes, wanted = _changes(base, landscape.loss_name, active[kept]), []
     still = np.zeros(len(active), dtype=np.bool_)
     still[np.concatenate([fan.kinks for fan in fans])] = True
     for fan, rays in zip(fans, which, strict=True):
@@ -256,19 +257,42 @@ def loss_stays(
             for kink in fan.kinks[fan.rates[ray] > 0]:
                 there[members[kink]] = True
             frozen = FrozenForms(landscape, layer, there)
-            change = _told(frozen, landscape, active[kept]) @ fan.ways[ray].ravel()
-            change[len(forms) - int(kept.sum()) :][still[kept]] = 0
+            change = _changes(frozen, landscape.loss_name, active[kept]) @ fan.ways[ray].ravel()
+            change[len(changes) - int(kept.sum()) :][still[kept]] = 0
             wanted.append(change)
-    rank = dependent_rows(forms)[1]
-    return rank_at_most(np.column_stack([forms, *wanted]), rank)
+    told, vanishing = np.column_stack([changes, *wanted]), np.zeros((0, len(changes)), dtype=object)
+    if (
+        landscape.loss_name in ("squared", "half_squared")
+        and changes.size * base.num_params <= MAX_PRODUCTS
+    ):
+        told, vanishing = _by_parameters(base, told, active)
+    known, wanted_there = told[:, : base.num_params], told[:, base.num_params :]
+    span = np.column_stack([known, vanishing.T])
+    return rank_at_most(np.column_stack([span, wanted_there]), dependent_rows(span)[1])
 
 
-def _told(frozen: FrozenForms, landscape: Landscape, kinks: Indices) -> Array:
-    """Derivatives, in integers, of all that the loss and the weights depend on, the kinks last.
+def _changes(frozen: FrozenForms, loss: str, kinks: Indices) -> Array:
+    """Derivatives, in integers, of what the loss depends on and of some kinks, these last.
 
-    The L1 loss's slopes by the outputs are known; of the others all outputs are taken.
+    Those of the L1 loss itself, whose slopes by the outputs are known; of other losses all outputs.
     """
-    if landscape.loss_name != "l1":
+    if loss == "l1":
+        none = np.zeros(0, dtype=np.intp)
+        return np.vstack([frozen.gradient(none), frozen.kinks(kinks).matrix()])
+    if loss == "cross_entropy":
         return frozen.outputs_and(kinks).matrix()
-    none = np.zeros(0, dtype=np.intp)
-    return np.vstack([frozen.gradient(none), frozen.kinks(kinks).matrix()])
+    return np.vstack([frozen.residuals_of_all().matrix(), frozen.kinks(kinks).matrix()])
+
+
+def _by_parameters(base: FrozenForms, told: Array, active: Indices) -> tuple[Array, Array]:
+    """Sums over residuals and weights (residuals + weights, sums) as sums over parameters and weights.
+
+    And, in rows, those that vanish because the active kinks are zero.
+    """
+    residuals, kinks = base.residuals_of_all(), base.kinks(active)
+    affine, zero = (
+        np.column_stack([forms.matrix(), forms.constants]) for forms in (residuals, kinks)
+    )
+    count = len(affine)
+    none = np.zeros((len(zero), len(told) - count), dtype=np.intp).astype(object)
+    return np.vstack([affine.T @ told[:count], told[count:]]), np.hstack([zero, none])

@@ -194,6 +194,18 @@ class FrozenForms:
             np.vstack([units, kinks.units]), np.append(owners, kink_owners), inputs, constants
         )
 
+    def residuals_of_all(self) -> Forms:
+        """Forms of all outputs less their targets, with their constants."""
+        samples = np.arange(len(self._block.features))
+        *_, last = self._levels(samples)
+        columns = np.zeros(last.whole.shape)
+        columns[:, :, -1] = -self._targets
+        rows, inputs = (last + Dyadic.of(columns)).whole, self._inputs(samples)
+        rows = rows.reshape(-1, rows.shape[2])
+        owners = np.repeat(samples, self._block.outputs)
+        constants = rows[:, -1] * (1 << -inputs.exponent)
+        return Forms(rows[:, :-1], owners, inputs.whole, constants)
+
     def gradient(self, silent: Indices) -> Array:
         """Gradient of the L1 loss, up to a factor, a row of integers (1, params).
 

@@ -212,7 +212,7 @@ def _dependent(point: Point, moved: float) -> Certificate:
 
 
 def _level(point: Point, signs: Signs, slopes: Floats, moved: float) -> Certificate:
-    """Certificate where float64 does not tell the signs of some slopes: flat ones may be shown in fans."""
+    """Certificate where float64 does not tell the signs of slopes: flat ones may be shown in fans."""
     leaves, radius = by_fans(point), _stationary_radius(point)
     if leaves is None or radius is None:
         return write(point, "undecided", _why_undecided(signs), moved, slopes=slopes)
