@@ -40,7 +40,7 @@ from reluscape.dependent import (
 from reluscape.errors import AnalysisError
 from reluscape.exactly import gradient_is_spanned, zero_slopes
 from reluscape.falls import falling_directions
-from reluscape.fan_weights import fan_weights
+from reluscape.fan_weights import TINY, fan_weights
 from reluscape.fans import Fan, fans_of, loss_stays, past_rays
 from reluscape.integers import FrozenForms
 from reluscape.point import Point
@@ -289,6 +289,7 @@ class _Search:
         inverse = self._inverse(kept, top, normals)
         some = np.where(top, 0.0, weights)
         some[kept] -= inverse @ (gradient + normals.T @ some)
+        some[kept & (some == 0)] = TINY  # a weight of zero would be known to be that
         weights = ceilings(some, self.jumps, self.bends, top)
         error = self._error(top, normals)
         spread = np.zeros(len(weights))

@@ -20,6 +20,8 @@ Indices = NDArray[np.intp]
 
 #: What a unit has to write of the gradient is zero but for rounding below this share of the jumps.
 ZERO = 1e-11
+#: A weight that is zero to rounding, but not known to be exactly that.
+TINY = float(np.finfo(np.float64).tiny)
 
 
 def fan_weights(
@@ -165,4 +167,6 @@ class _Program:
             moved = normals[fan.kinks].any(axis=0)
             if np.abs(wanted[moved]).max() > sparse * ZERO * self.size:
                 found[kinks] = np.linalg.lstsq(own.T, np.where(moved, wanted, 0.0), rcond=None)[0]
+            if not sparse:
+                found[kinks] += np.where(found[kinks] == 0, TINY, 0.0)
         return found, top
