@@ -14,7 +14,7 @@ half of the condition is enough: `u_k <= C_k` where t_k >= 0, `u_k >= 0` where t
 are split by the sides of concave kinks until every part, a *leaf*, has its weights. At the end of all
 splits this is Farkas' lemma: a leaf without weights holds a direction along which the loss falls. Before
 any split, concave kinks may be paid for by convex ones through the relations between the normals
-(`shares.py`).
+(`shares.py`), or the kinks of one unit be taken together along the rays of its cells (`fans.py`).
 """
 
 from __future__ import annotations

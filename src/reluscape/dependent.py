@@ -4,6 +4,7 @@ With g, a_k, s_k, c_qk as there, weights u that write the gradient, `g + sum_k u
 and `C_k = s_k + sum_q c_qk u_q`, show that the loss falls in no direction; in a part of the directions in
 which kink k has one side only, one of its two bounds is enough. In one part of all directions, kinks
 beyond their bounds may be paid for by others through relations between the normals (`shares.py`).
+Or only the sum of one unit's terms is non-negative, along all rays of its cells (`fans.py`).
 Where directions without a slope move a kink to its negative side only, u_k is exactly zero; to its
 positive side only, exactly C_k: then the kink is crossed, and the others' weights write the gradient
 of the cell across it.
