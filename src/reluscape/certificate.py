@@ -14,9 +14,10 @@ loss is to first order separable in bent edge coordinates, one per active kink, 
     undecided             a needed sign lies within float64's margin, or LIKQ fails
 
 Where LIKQ fails, a minimum is shown by weights between which and their slope jumps the loss cannot fall
-(`cells`), the directions split by the sides of concave kinks (`sides`), concave kinks paid for by
-convex ones (`shares`), or the kinks of one unit taken together along the rays of its cells; samples that are fitted exactly, and that nothing pulls at, may be left out of the
-loss. A descent is shown by a direction along which the loss falls in all patterns of the active kinks.
+(`cells`), the directions split by the sides of concave kinks (`sides`), concave kinks paid for by convex
+ones (`shares`), or the kinks of one unit taken together along the rays of its cells; samples that are
+fitted exactly, and that nothing pulls at, may be left out of the loss. A descent is shown by a direction
+along which the loss falls in all patterns of the active kinks.
 
 For all layers at once the claims rest on the gradient and Hessian at a differentiable point. A
 certificate never says more than its `claim`; `verify` recomputes all of it from the network and data.
