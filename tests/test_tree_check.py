@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -106,7 +107,7 @@ def test_a_tolerance_is_told_and_kept(grown: tuple[MergeTree, Landscape]) -> Non
     zero = tree.layer.zero_loss
     lasting = np.sort(tree.deaths - tree.losses) / zero
     assert "end within 1e-09 of the loss" in verify(tree, landscape).reason
-    coarse = merge_tree(landscape.block(0), tolerance=float(lasting[:2].mean()))
+    coarse = merge_tree(landscape.block(0), tolerance=lasting[:2].mean())  # NumPy's own float
     told = verify(coarse, landscape)
     assert told.valid, told.reason
     assert f"end within {coarse.tolerance:g} of the loss" in told.reason
@@ -218,6 +219,41 @@ def test_a_saddle_elsewhere_at_its_level_is_rejected(grown: tuple[MergeTree, Lan
     saddles[last] = start + brentq(rise, 0.0, 1e3, xtol=1e-15, rtol=1e-15) * along
     reason = verify(replace(tree, saddles=saddles), landscape).reason
     assert reason == f"minimum {last} has a saddle elsewhere"
+
+
+@pytest.mark.parametrize("loss", ["squared", "l1"])
+@pytest.mark.parametrize("signs", [[1.0, -1.0], [1.0, 1.0]])
+def test_every_other_parent_is_rejected(signs: list[float], loss: str) -> None:
+    """Also one that has itself joined a lower minimum before, and lies in the basin by then."""
+    block = layer(9, 1, 2, 4, signs=signs, loss=loss)
+    tree, tried = merge_tree(block), 0
+    for minimum, parent in enumerate(tree.parents.tolist()):
+        for other in {*range(-1, len(tree.losses))} - {parent}:
+            parents = tree.parents.copy()
+            parents[minimum] = other
+            found = verify(replace(tree, parents=parents), block.landscape)
+            assert not found.valid, (minimum, parent, other)
+            tried += tree.deaths[other] < tree.deaths[minimum] < np.inf
+    assert tried
+
+
+def test_a_saddle_of_another_minimum_at_the_same_level_is_rejected(
+    grown: tuple[MergeTree, Landscape],
+) -> None:
+    """Exchanges of units end at one level, each across a facet of its own."""
+    tree, landscape = grown
+    twins = [
+        (one, other)
+        for one, other in combinations(range(1, len(tree.losses)), 2)
+        if abs(tree.deaths[one] - tree.deaths[other]) < 1e-9
+        and np.abs(tree.saddles[one] - tree.saddles[other]).max() > 1e-3
+    ]
+    assert twins
+    for one, other in twins[:10]:
+        saddles = tree.saddles.copy()
+        saddles[[one, other]] = saddles[[other, one]]
+        reason = verify(replace(tree, saddles=saddles), landscape).reason
+        assert reason.endswith("has a saddle elsewhere")
 
 
 @pytest.mark.parametrize("far", [1e6, 1e12, 1e15, 1e16, 1e17])

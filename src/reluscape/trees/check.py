@@ -8,7 +8,6 @@ by a minimum spanning tree. The cells themselves are enumerated again.
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import fields
 from itertools import product
 from typing import TYPE_CHECKING
@@ -25,7 +24,7 @@ from reluscape.trees.bundles import ROUNDING, bundles
 from reluscape.trees.check_sums import checked_values
 from reluscape.trees.check_symmetry import check_multiplicity
 from reluscape.trees.layer import Layer
-from reluscape.trees.placed import SAME, are_inside, attained, fits
+from reluscape.trees.placed import SAME, are_inside, attained
 from reluscape.trees.problem import NEARLY, Problem
 from reluscape.trees.proofs import Proofs
 from reluscape.trees.result import MergeTree
@@ -75,10 +74,11 @@ def check_merge_tree(tree: MergeTree, landscape: Landscape) -> str:
     else:
         exact.check_multiplicity(tree)
     short = f" (those that end within {tree.tolerance:g} of the loss of zero weights are left out)"
+    short = short if tree.tolerance > 0 else ""
     follow = "1 minimum that follows" if len(tree.losses) == 1 else "{} minima that follow"
     return (
         f"the least losses of {len(tree.cell_proofs):,} cells and {len(tree.facet_proofs):,} facets, and"
-        f" {follow.format(len(tree.losses))} from them{short * (tree.tolerance > 0)}"
+        f" {follow.format(len(tree.losses))} from them{short}"
     )
 
 
@@ -202,11 +202,20 @@ def _check_joins(
     least = _least_levels(problem, facets, tree.layer.limit(tree.below))
     require(_same(least, tree.levels, slack), "its facets are no minimum spanning tree")
     ends = _ends(problem, tree.joins)
-    basins = _Basins(tree, problem, cells, ends, slack)
-    for level, (one, other) in zip(tree.levels.tolist(), ends.tolist(), strict=True):
-        basins.settle(level)
-        basins.join(level, one, other)
+    basins = _Basins(tree, problem, cells, slack)
+    met = zip(tree.levels.tolist(), *ends.T.tolist(), strict=True)
+    ended = np.array([basins.join(*facet) for facet in met], dtype=np.int64)
     basins.finish()
+    _check_saddles(tree, problem, ended[ended >= 0], ends[ended >= 0])
+
+
+def _check_saddles(tree: MergeTree, problem: Problem, minima: Indices, ends: Indices) -> None:
+    """Saddles of minima lie on the facets at which these end, between two cells (minima, 2)."""
+    points, (units, count, _) = problem.inward(tree.saddles[minima]), problem.shape
+    for side in ends.T:
+        cells = side[:, None] // count ** np.arange(units - 1, -1, -1) % count
+        for minimum in minima[~are_inside(problem, points, cells)].tolist():
+            raise RejectedError(f"minimum {minimum} has a saddle elsewhere")
 
 
 def _least_levels(problem: Problem, facets: Floats, highest: float) -> Floats:
@@ -236,21 +245,17 @@ def _ends(problem: Problem, edges: Indices) -> Indices:
 class _Basins:
     """Cells that are joined so far, and the first of the tree's minima in each basin."""
 
-    def __init__(
-        self, tree: MergeTree, problem: Problem, cells: Floats, ends: Indices, slack: float
-    ) -> None:
-        self.tree, self.problem, self.ends, self.slack = tree, problem, ends, slack
+    def __init__(self, tree: MergeTree, problem: Problem, cells: Floats, slack: float) -> None:
+        self.tree, self.slack = tree, slack
         self.none = len(tree.losses)
         self.limit = tree.tolerance * problem.layer.zero_loss + slack
         self.above = list(range(len(cells)))
         self.lowest = cells.tolist()
         self.oldest = [self.none] * len(cells)
-        self.codes = _codes(tree, problem).tolist()
-        for minimum, cell in enumerate(self.codes):
+        for minimum, cell in enumerate(_codes(tree, problem).tolist()):
             require(self.oldest[cell] == self.none, "two minima lie in one cell")
             self.oldest[cell] = minimum
         self.left = set(range(self.none))
-        self.open: deque[tuple[float, int]] = deque()
 
     def root(self, cell: int) -> int:
         """The cell that stands for a basin."""
@@ -259,49 +264,35 @@ class _Basins:
             cell = self.above[cell]
         return cell
 
-    def join(self, level: float, one: int, other: int) -> None:
-        """Two basins meet: the one with the later minimum of the tree, or with none, ends."""
+    def join(self, level: float, one: int, other: int) -> int:
+        """Two basins meet: the one with the later minimum of the tree, or with none, ends.
+
+        Returns:
+            That minimum, or -1.
+        """
         first, second = sorted((self.root(one), self.root(other)), key=lambda c: self.oldest[c])
         require(first != second, "its facets do not join all cells")
         minimum, older = self.oldest[second], self.oldest[first]
         higher = max(self.lowest[first], self.lowest[second])
         self.above[second] = first
         self.lowest[first] = min(self.lowest[first], self.lowest[second])
+        missing = minimum == self.none and level - higher > self.limit
+        require(not missing, "a minimum is missing")
+        if older < self.none:
+            self._is_bottom(older, first)
         if minimum == self.none:
-            require(level - higher <= self.limit, "a minimum is missing")
-            if older < self.none:
-                self._is_bottom(older, first)
-            return
-        self._is_bottom(older, first)
-        told = self.tree.deaths[minimum]
+            return -1
+        self._ends(minimum, level, older)
+        return minimum
+
+    def _ends(self, minimum: int, level: float, lower: int) -> None:
+        """What is told of a minimum's end is that it joins a lower one at a level."""
+        told, parent = self.tree.deaths[minimum], self.tree.parents[minimum]
         require(abs(told - level) <= self.slack, f"minimum {minimum} joins a lower one elsewhere")
+        require(parent == lower, f"minimum {minimum} does not join the one that is told")
         lasts = float(told - self.tree.losses[minimum]) + 2.0 * self.slack
         require(lasts >= self.limit, f"minimum {minimum} does not last for the tree's tolerance")
         self.left.discard(minimum)
-        self.open.append((level, minimum))
-
-    def settle(self, level: float) -> None:
-        """Minima that ended clearly below a level are joined with their parents by now."""
-        while self.open and self.open[0][0] < level - self.slack:
-            _, minimum = self.open.popleft()
-            parent = int(self.tree.parents[minimum])
-            require(0 <= parent < minimum, f"minimum {minimum} joins none that is lower")
-            same = self.root(self.codes[parent]) == self.root(self.codes[minimum])
-            require(same, f"minimum {minimum} does not join the one that is told")
-            require(self._has_saddle(minimum), f"minimum {minimum} has a saddle elsewhere")
-
-    def _has_saddle(self, minimum: int) -> bool:
-        """Whether a minimum's saddle lies on a facet of its level, but for rounding, in its basin."""
-        death, units = self.tree.deaths[minimum], self.problem.shape[0]
-        first, last = np.searchsorted(
-            self.tree.levels, [death - self.slack, np.nextafter(death + self.slack, np.inf)]
-        )
-        sides = self.ends[first:last]
-        digits = sides[..., None] // self.problem.shape[1] ** np.arange(units - 1, -1, -1)
-        near = fits(self.problem, self.problem.inward(self.tree.saddles[minimum]))
-        on = [own[digits[..., k] % len(own)].all(axis=1) for k, own in enumerate(near)]
-        basin = self.root(self.codes[minimum])
-        return any(self.root(cell) == basin for cell in sides[np.all(on, axis=0), 0].tolist())
 
     def _is_bottom(self, minimum: int, basin: int) -> None:
         rise = float(self.tree.losses[minimum]) - self.lowest[basin]
@@ -309,7 +300,6 @@ class _Basins:
 
     def finish(self) -> None:
         """Those that are left join none."""
-        self.settle(np.inf)
         for minimum in self.left:
             alone = self.tree.deaths[minimum] == np.inf and self.tree.parents[minimum] == -1
             require(bool(alone), f"minimum {minimum} joins no lower one")

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from reluscape.trees.kruskal import write_ends
 from reluscape.trees.problem import Problem
 
-__all__ = ["SAME", "are_inside", "attained", "cells_beside", "fits", "misplaced"]
+__all__ = ["SAME", "are_inside", "attained", "cells_beside", "misplaced"]
 
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
@@ -34,16 +34,6 @@ def attained(problem: Problem, points: Floats) -> tuple[Floats, Floats]:
         parts = [(layer.values(own), layer.rounding(own)) for own in _parts(points)]
     values, errors = (np.concatenate(found) for found in zip(*parts, strict=True))
     return values, errors if problem.exact else np.minimum(errors, SHOWN * layer.zero_loss)
-
-
-def fits(problem: Problem, theta: Floats) -> list[Bools]:
-    """Of each unit that is read, the closed cells that hold a point of the balanced layer (cells,)."""
-    values, errors = _values(problem, theta, SAME)
-    signs = problem.cones.cells.unpack()
-    return [
-        (signs[:, sure] == (own[sure] > 0)).all(axis=1)
-        for own, sure in zip(values, np.abs(values) > errors, strict=True)
-    ]
 
 
 def are_inside(problem: Problem, thetas: Floats, cells: Indices, share: float = SAME) -> Bools:
