@@ -249,6 +249,23 @@ def test_class_labels_are_fitted_as_numbers(tmp_path: Path) -> None:
     assert losses[0] == losses[1]
 
 
+def test_what_an_interrupted_search_has_kept_is_told(
+    grown: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object, store: Path, **__: object) -> None:
+        if kept:
+            store.write_bytes(b"")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("reluscape.cli_tree.KEPT", 0.0)
+    monkeypatch.setattr("reluscape.trees.tree.merge_tree", interrupted)
+    for kept in (False, True):
+        result = tree(grown, "--out", tmp_path)
+        assert result.exit_code == 130
+        written = tmp_path / "chunks.sqlite" if kept else "nothing"
+        assert f"interrupted; written by then: {written}\n" in result.stderr
+
+
 def test_losses_that_have_no_tree_are_not_offered(grown: Path, tmp_path: Path) -> None:
     told = refusal("tree", *subject(grown), "--loss", "cross_entropy", "--out", tmp_path / "t")
     assert "half_squared" in told

@@ -115,7 +115,7 @@ def test_class_names_in_the_file_are_used(tmp_path: Path) -> None:
         ({"a": X}, "lacks x and y"),
         ({"x": X, "y": Y[:5]}, "6 samples in x but 5 in y"),
         ({"x": X[:0], "y": Y[:0]}, "0 samples"),
-        ({"x": X[:1], "y": Y[:1]}, "1 samples"),
+        ({"x": X[:1], "y": Y[:1]}, "1 sample of"),
         ({"x": X[:, :0], "y": Y}, "at least 1 feature"),
         ({"x": np.float64(3), "y": Y}, "got a scalar"),
         ({"x": X * 1j, "y": Y}, "complex"),
@@ -247,7 +247,7 @@ def test_csv_note_on_a_row_index(tmp_path: Path) -> None:
         ("\n \n", "is empty"),
         ("a,b\n", "no samples"),
         ("a\n1\n2\n", "one column"),
-        ("a,b\n1,2\n", "1 samples"),
+        ("a,b\n1,2\n", "1 sample of"),
         ("a,b\n1,2\n3\n", "line 3 has 1 cells, the first line 2"),
         ("a,b,c\n1,x,0\n2,3,1\n", "column 'b', line 2: expected a number, got 'x'"),
         ("a,b,c\n1,,0\n2,3,1\n", "column 'b', line 2: expected a number, got ''"),
@@ -378,12 +378,27 @@ def test_standardise_refuses_overflow(tmp_path: Path) -> None:
     assert "input column 0 is too large to standardise" in refusal(path, standardise=True)
 
 
+def test_whole_numbers_are_fitted_where_one_is_written_with_a_point(tmp_path: Path) -> None:
+    """As the error about their classes says."""
+    path, rows = tmp_path / "a.csv", ["0.1,3", "0.2,1", "0.3,2", "0.4,0"]
+    path.write_text("\n".join(rows))
+    with pytest.raises(InputError, match=r"as floats: 3\.0, not 3$"):
+        load_data(str(path)).targets_for("squared", 1)
+    path.write_text("\n".join([rows[0] + ".0", *rows[1:]]))
+    targets = load_data(str(path)).targets_for("squared", 1)
+    np.testing.assert_array_equal(targets, [[3.0], [1.0], [2.0], [0.0]])
+
+
 # --- targets for a loss -------------------------------------------------------------------------
 
 
 def classes(*labels: int, count: int) -> Data:
     names = tuple(str(k) for k in range(count))
     return Data(np.zeros((len(labels), 1)), np.array(labels), "d", names)
+
+
+def named(*names: str) -> Data:
+    return Data(np.zeros((len(names), 1)), np.arange(len(names)), "d", names)
 
 
 def test_targets_for_class_labels() -> None:
@@ -409,6 +424,9 @@ def test_targets_for_regression() -> None:
         (classes(0, 4, count=5), "cross_entropy", 4, "the class label 4 but the model has 4"),
         (classes(0, 4, count=5), "squared", 3, "renumber the labels from 0"),
         (classes(0, 1, 2, count=3), "squared", 1, "has 3 classes"),
+        (classes(1, 1, 1, count=3), "squared", 1, "has 1 class;"),
+        (classes(0, 1, 2, count=3), "l1", 1, "store numbers to fit as floats: 3.0, not 3$"),
+        (named("a", "b", "c"), "squared", 1, "a model with one output per class$"),
         (classes(0, 1, count=2), "hinge", 2, "expected a loss among squared"),
         (Data(np.zeros((2, 1)), np.ones((2, 1)), "d"), "cross_entropy", 2, "regression targets"),
         (Data(np.zeros((2, 1)), np.ones((2, 1)), "d"), "squared", 2, "2 outputs but d has 1"),

@@ -38,6 +38,34 @@ def test_levels_are_logarithmic_where_losses_differ_by_factors(tree: MergeTree) 
     assert kind(1e-30 + steps) is None
 
 
+def test_dots_of_many_minima_stand_apart_on_a_phone(tree: MergeTree) -> None:
+    many = merge_tree(layer(12, 1, 3, 2, signs=[1.0, 1.0, -1.0]))
+    assert len(many.losses) > 2 * len(tree.losses)
+    for shown in (tree, many):
+        lines, dots = disconnectivity(shown).data
+        assert dots.marker.size[1:].sum() < 320
+        assert dots.marker.size[0] == 7
+        assert 0.5 <= lines.line.width < 0.25 * dots.marker.size.min()
+
+
+@pytest.mark.parametrize(
+    ("worst", "top", "told"),
+    [
+        (0.49711, 0.49719, "the worst 0.4971. All are joined at 0.4972."),
+        (0.4, 0.6, "the worst 0.400. All are joined at 0.600."),
+        (0.5, 0.5 + 1e-9, "the worst 0.5000000. All are joined at 0.5000000."),
+    ],
+)
+def test_the_worst_loss_and_the_highest_level_are_told_apart(
+    tree: MergeTree, worst: float, top: float, told: str
+) -> None:
+    losses, deaths = np.linspace(0.1, worst, len(tree.losses)), tree.deaths.copy()
+    deaths[1:] = top
+    about = Grown("0", "data", "", "", "", "", 0)
+    shown = replace(tree, losses=losses, births=losses, deaths=deaths)
+    assert tree_section([(shown, about)]).verdict.endswith(told)
+
+
 def test_one_of_all_that_are_exchanges_is_distinct(tree: MergeTree) -> None:
     assert len(distinct(tree)) == round(float((1.0 / tree.multiplicity).sum())) < len(tree.losses)
     again = np.array([1, 2, 2, 1, 2, 2])

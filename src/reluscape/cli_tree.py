@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -121,7 +123,7 @@ def tree(
     typer.echo(size.summary(), err=True)
     exact = arithmetic is Arithmetic.rational
     long = dask is not None or (size.seconds > KEPT and not exact)
-    with shown() as progress:
+    with shown() as progress, _told(out / CHUNKS, ctx.obj):
         found = merge_tree(
             block,
             max_cells=max_cells,
@@ -147,6 +149,16 @@ def tree(
     else:
         told = [f"layer {name!r}: {found.summary()}", f"  {about.where}", f"  written: {out}"]
         typer.echo("\n".join(told))
+
+
+@contextmanager
+def _told(chunks: Path, written: list[str]) -> Iterator[None]:
+    """Chunks that an interrupted search leaves are among what was written."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        written += [str(chunks)] if chunks.exists() else []
+        raise
 
 
 def _about(

@@ -121,9 +121,12 @@ class Data:
     def _signs(self) -> np.ndarray:
         present = np.unique(self.targets)
         if len(self.classes) != 2 and len(present) != 2:
+            numbered = self.classes == tuple(map(str, range(len(self.classes))))
+            told = ", or store numbers to fit as floats: 3.0, not 3" if numbered else ""
+            classes = f"{len(present)} class{'es' * (len(present) != 1)}"
             raise InputError(
-                f"the model has 1 output but {self.name} has {len(present)} classes; one output "
-                "can tell two apart: use a model with one output per class"
+                f"the model has 1 output but {self.name} has {classes}; one output "
+                f"can tell two apart: use a model with one output per class{told}"
             )
         upper = 1 if len(self.classes) == 2 else present[-1]
         return np.where(self.targets == upper, 1.0, -1.0)[:, None]
@@ -211,7 +214,7 @@ def _check(raw: RawData) -> Data:
         )
     if len(raw.x) < 2 or raw.x.size == 0:
         raise InputError(
-            f"{raw.name} has {len(raw.x)} samples of shape {raw.x.shape[1:]}: "
+            f"{raw.name} has {len(raw.x)} sample{'s' * (len(raw.x) != 1)} of shape {raw.x.shape[1:]}: "
             "expected at least 2 samples with at least 1 feature"
         )
     inputs = _as_float(raw.x, f"{raw.name}: x", raw.features)

@@ -119,15 +119,23 @@ def _verdict(tree: Drawn) -> str:
         return f"Every local minimum is global: loss {best}."
     worse = tree.losses > tree.losses[0] + tree.tolerance * tree.layer.zero_loss
     ends = tree.deaths[np.isfinite(tree.deaths)]
-    joined = (
-        f" All are joined below {number(float(ends.max()))}." if len(ends) and not within else ""
-    )
+    worst, top = _apart(float(tree.losses[-1]), float(ends.max(initial=-math.inf)))
+    joined = f" All are joined at {top}." if len(ends) and not within else ""
     alike = "" if found == len(tree.losses) else f", {found} but for exchanges of units"
     return (
         f"{several(len(tree.losses), 'local minimum', 'local minima')}{within}{alike}. The global one "
         f"has loss {best}; {share(float(worse.mean()))} are worse, the worst "
-        f"{number(float(tree.losses[-1]))}.{joined}"
+        f"{worst}.{joined}"
     )
+
+
+def _apart(one: float, other: float) -> tuple[str, str]:
+    """Two numbers with as many digits as tell one from the other, up to those of the table."""
+    for digits in range(3, DIGITS + 1):
+        told = number(one, digits), number(other, digits)
+        if told[0] != told[1]:
+            break
+    return told
 
 
 def _figures(tree: Drawn, about: Grown, suffix: str) -> tuple[Figure, ...]:

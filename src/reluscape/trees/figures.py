@@ -17,6 +17,8 @@ Floats = NDArray[np.float64]
 
 #: Minima beyond which the least persistent are left out of the branches.
 BRANCHES = 200
+#: Width of the branches on a phone, and most and least of a dot, in pixels.
+WIDTH, LARGEST, SMALLEST = 300.0, 7.0, 3.0
 #: Networks that are drawn.
 NETWORKS = 6
 #: Barriers below this share of the highest one are off the axis.
@@ -45,15 +47,17 @@ def disconnectivity(tree: Drawn) -> go.Figure:
         x.append(None)
         y.append(None)
     lines = {"type": "scatter", "mode": "lines", "x": x, "y": y, "hoverinfo": "skip"}
+    size = min(LARGEST, max(SMALLEST, WIDTH / max(len(shown), 1)))  # as wide as there is room
     dots = {
         "type": "scatter", "mode": "markers",
         "x": [places[k] for k in shown.tolist()], "y": tree.losses[shown],
-        "marker": {"color": np.where(shown == 0, COLOURS[1], COLOURS[0]), "size": 7},
+        "marker": {"color": np.where(shown == 0, COLOURS[1], COLOURS[0]),
+                   "size": np.where(shown == 0, LARGEST, size)},
         "text": [f"minimum {k}" for k in shown.tolist()],
         "hovertemplate": "%{text}: loss %{y:.6g}<extra></extra>",
     }  # fmt: skip
     across = x_axis("") | {"showticklabels": False, "ticks": "", "showgrid": False}
-    line = {"color": COLOURS[0], "width": 1.4}
+    line = {"color": COLOURS[0], "width": 0.2 * size}
     up = y_axis("loss") | _levels_axis(tree.losses[shown], top)
     return figure([lines | {"line": line}, dots], {"xaxis": across, "yaxis": up}, 420, 1)
 
