@@ -18,6 +18,10 @@ Array = NDArray[Any]
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
 
+#: Numbers of columns that are kept at least, of some 60 bytes each (200 for the absolute loss); as many
+#: as half of the layer's cells, where these are more.
+HELD = 5_000_000
+
 
 class ExactColumns:
     """Rays of one unit's cells and their columns in rationals; the floats of the layer are exact.
@@ -47,7 +51,7 @@ class ExactColumns:
         self._mixing = self._readouts @ self._readouts.T
         self._mixed = [self.numbers.whole(row) for row in self._readouts @ residual.T]
         self._outside = self.numbers.complement(self.features).T
-        self._rays: dict[int, tuple[Array, Array]] = {}
+        self._rays: dict[int, Array] = {}
         self._columns: dict[int, Array] = {}
         self._whole: dict[int, tuple[Any, Any]] = {}
         self._products: dict[tuple[int, int], Any] = {}
@@ -67,28 +71,33 @@ class ExactColumns:
         Raises:
             AnalysisError: Float64 does not tell which hyperplanes it lies on.
         """
-        return self._seen(ray)[0]
-
-    def values(self, ray: int) -> Array:
-        """The samples' values at a ray (samples,)."""
-        return self._seen(ray)[1]
+        if ray not in self._rays:
+            self._rays[ray] = self._seen(ray)[0]
+        return self._rays[ray]
 
     def column(self, ray: int) -> Array:
         """What a unit of output weight one puts out at a ray (samples,)."""
         if ray not in self._columns:
-            values = self.values(ray)
-            self._columns[ray] = np.where(values > 0, values, self._slope * values)
+            self._make_room(self._columns)
+            self._columns[ray] = self._rectified(ray)
         return self._columns[ray]
 
+    def _rectified(self, ray: int) -> Array:
+        _, values = self._seen(ray)
+        return np.where(values > 0, values, self._slope * values)
+
     def _seen(self, ray: int) -> tuple[Array, Array]:
+        """A ray, and the samples' values there."""
         exact = self.problem.exact
         if exact is not None:
             return exact.rays[ray], exact.values[:, ray]
-        if ray not in self._rays:
-            self._rays[ray] = exact_ray(
-                self.problem, ray, self.features, self._outside, self.numbers
-            )
-        return self._rays[ray]
+        return exact_ray(self.problem, ray, self.features, self._outside, self.numbers)
+
+    def _make_room(self, kept: dict[int, Any]) -> None:
+        """Forget all columns where there would be too many."""
+        most = max(HELD, self.problem.num_cells // 2)
+        if (len(kept) + 1) * len(self.features) > most:
+            kept.clear()
 
     def gram(self, rays: Indices, owners: Indices) -> Array:
         """Products of what the rays of some units put out (rays, rays)."""
@@ -145,5 +154,6 @@ class ExactColumns:
     def _in_whole(self, ray: int) -> tuple[Any, Any]:
         """A ray's column, as `Rational.whole`."""
         if ray not in self._whole:
-            self._whole[ray] = self.numbers.whole(self.column(ray))
+            self._make_room(self._whole)
+            self._whole[ray] = self.numbers.whole(self._rectified(ray))
         return self._whole[ray]

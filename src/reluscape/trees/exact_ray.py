@@ -58,8 +58,9 @@ def exact_ray(
     if (away > ZERO * sizes[zero]).any():
         raise AnalysisError("float64 does not tell the rays of these samples' cells apart")
     exact[zero] = 0 * exact[zero]
-    if sum(int(sign) * value for sign, value in zip(signs, exact, strict=True)) < 0:
+    nothing, farthest = 0 * exact[0], int(np.abs(values).argmax())
+    if signs[farthest] * exact[farthest] < nothing:
         vector, exact = -vector, -exact
-    if [int(value > 0) - int(value < 0) for value in exact] != signs.tolist():
+    if not np.array_equal((exact > nothing).astype(int) - (exact < nothing), signs):
         raise AnalysisError("float64 does not tell the cells of these samples apart")
     return vector, exact

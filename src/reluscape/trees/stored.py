@@ -21,6 +21,7 @@ from reluscape.trees.layer import Layer
 from reluscape.trees.problem import Problem
 from reluscape.trees.proofs import Proofs
 from reluscape.trees.pruning import pruned
+from reluscape.trees.stubborn import Stubborn
 from reluscape.trees.sweep import Table
 from reluscape.trees.threads import Threads
 from reluscape.trees.values import (
@@ -73,9 +74,9 @@ def stored_values(
 
 def solve_trial(parameters: dict[str, Any], seed: int) -> dict[str, Any]:
     """One chunk; nothing is drawn at random."""
-    problem, table = _problem(parameters["layer"], parameters.get("below", math.inf))
+    problem, table, stubborn = _problem(parameters["layer"], parameters.get("below", math.inf))
     chunk = Chunk(parameters["kind"], parameters["start"], parameters["stop"])
-    found = solve_chunk(problem, table, chunk)
+    found = solve_chunk(problem, table, chunk, stubborn=stubborn)
     proofs = {"bases": found.proofs.bases, "signs": found.proofs.signs}
     return {"sums": found.sums, "failed": found.failed} | proofs
 
@@ -97,10 +98,11 @@ def unpacked(text: str) -> Layer:
 
 
 @lru_cache(maxsize=1)
-def _problem(layer: str, below: float) -> tuple[Problem, Table]:
+def _problem(layer: str, below: float) -> tuple[Problem, Table, Stubborn]:
     """The problem of a process's trials, which are all of one layer."""
     problem = Problem.of(unpacked(layer), None)
-    return problem, pruned(problem, below).table
+    table = pruned(problem, below).table
+    return problem, table, Stubborn(problem, table)
 
 
 def _read(study: Study) -> Iterator[tuple[Chunk, Solved]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
+from threading import Lock
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,15 +25,12 @@ class Stubborn:
     """Solves cells and facets exactly, or takes the search's word where that cannot be.
 
     It cannot without python-flint, and where samples are so close that float64 sees other cells than
-    there are.
-
-    Attributes:
-        failed: Those that were not.
+    there are. What rays put out is found in rational arithmetic once and kept. One thread is served after
+    the other: rational arithmetic lets none run beside it anyway.
     """
 
     def __init__(self, problem: Problem, table: Table) -> None:
-        self.failed = 0
-        self._problem, self._table = problem, table
+        self._problem, self._table, self._lock = problem, table, Lock()
         self._scratch = Scratch.of(problem)
 
     @cached_property
@@ -44,20 +42,23 @@ class Stubborn:
         except InputError:  # python-flint is not installed
             return None
 
-    def solve(self, kind: str, code: int) -> tuple[float, Words]:
-        """The least sum of a cell or facet, and what proves it."""
+    def solve(self, kind: str, code: int) -> tuple[float, Words, bool]:
+        """The least sum of a cell or facet, what proves it, and whether it does."""
+        with self._lock:
+            return self._solved(kind, code)
+
+    def _solved(self, kind: str, code: int) -> tuple[float, Words, bool]:
         if self._exact is not None:
             try:
                 found = self._exact.least(kind, code)
                 value = self._exact.numbers.floats(np.array([found.value]))[0]
-                return float(value), self._exact.proof(found)
+                return float(value), self._exact.proof(found), True
             except AnalysisError:  # other cells
                 pass
-        self.failed += 1
         layer, (design, lengths) = self._problem.layer, self._rough(kind, code)
         rest = layer.residual.ravel() - design @ lengths
         proof = np.zeros(self._problem.proof_words, dtype=np.uint64)
-        return float((np.abs(rest) if layer.is_l1 else rest**2).sum()), proof
+        return float((np.abs(rest) if layer.is_l1 else rest**2).sum()), proof, False
 
     def exactly(self, kind: str, code: int) -> Floats | None:
         """The layer's parameters at the least point, rounded once; None where that cannot be."""

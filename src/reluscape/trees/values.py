@@ -91,20 +91,28 @@ def chunks(problem: Problem, size: int) -> Iterator[Chunk]:
             yield Chunk(kind, start, min(start + size, count))
 
 
-def solve_chunk(problem: Problem, table: Table, chunk: Chunk, room: Floats | None = None) -> Solved:
-    """The least sums of a chunk, written to `room` if there is any (stop - start,)."""
+def solve_chunk(
+    problem: Problem,
+    table: Table,
+    chunk: Chunk,
+    room: Floats | None = None,
+    stubborn: Stubborn | None = None,
+) -> Solved:
+    """The least sums of a chunk, written to `room` if there is any (stop - start,).
+
+    Where float64 does not decide on some, `stubborn` does, which keeps what it knows of rays: chunks of
+    one problem should share it.
+    """
     count = chunk.stop - chunk.start
     sums = np.empty(count) if room is None else room
     words = np.empty((count, problem.proof_words), dtype=np.uint64)
     sweep = solve_cells if chunk.kind == "cells" else solve_facets
     sweep(table, Scratch.of(problem), chunk.start, chunk.stop, sums, words)
-    failed = np.flatnonzero(sums < 0)
-    if len(failed):
-        again = Stubborn(problem, table)
-        for place in failed.tolist():
-            sums[place], words[place] = again.solve(chunk.kind, chunk.start + place)
-    proofs = Proofs.kept(problem, words[np.isfinite(sums)])
-    return Solved(sums, proofs, again.failed if len(failed) else 0)
+    stubborn, failed = stubborn or Stubborn(problem, table), 0
+    for place in np.flatnonzero(sums < 0).tolist():
+        sums[place], words[place], told = stubborn.solve(chunk.kind, chunk.start + place)
+        failed += not told
+    return Solved(sums, Proofs.kept(problem, words[np.isfinite(sums)]), failed)
 
 
 def least_values(
@@ -113,10 +121,11 @@ def least_values(
     """The least loss of all cells and facets."""
     size = min(SHARE, (problem.num_cells + problem.num_facets) // PARTS + 1)
     work = list(chunks(problem, size))
-    sums = room_for(problem)
+    sums, stubborn = room_for(problem), Stubborn(problem, table)
 
     def solved(chunk: Chunk) -> Solved:
-        return solve_chunk(problem, table, chunk, sums[chunk.kind][chunk.start : chunk.stop])
+        room = sums[chunk.kind][chunk.start : chunk.stop]
+        return solve_chunk(problem, table, chunk, room, stubborn)
 
     found = zip(work, threads.pool.map(solved, work), strict=True)
     return gathered(problem, table, found, sums, threads, progress)
