@@ -17,7 +17,8 @@ from pages import assert_nothing_overflows
 from safetensors.torch import load_file, save_file
 from test_cli import files, invoke, refusal
 
-from reluscape import MergeTree
+from reluscape import Landscape, MergeTree, Study, merge_tree
+from reluscape.errors import InputError
 from reluscape.train import mlp
 
 
@@ -129,9 +130,20 @@ def test_what_is_kept_on_the_way(
 ) -> None:
     monkeypatch.setattr("reluscape.cli_tree.KEPT", 0.0)
     out = tmp_path / "t"
+    run = Study.run
+
+    def cut(self: Study, function: Any, work: Any, **options: Any) -> Any:
+        run(self, function, work, **options)
+        raise InputError("cut")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Study, "run", cut)
+        assert tree(grown, "--samples", 12, "--jobs", 1, "--out", out).exit_code == 2
+    names = {"chunks.sqlite", "chunks.sqlite.arrays", "chunks.sqlite.lock"}
+    assert {file.name for file in out.iterdir()} == names
     result = tree(grown, "--samples", 12, "--jobs", 1, "--out", out)
     assert result.exit_code == 0, result.output
-    assert (out / "chunks.sqlite").exists()
+    assert not list(out.glob("chunks*"))
     first, second = (MergeTree.load(folder / "merge_tree.nc") for folder in (grown / "t", out))
     np.testing.assert_array_equal(first.minima, second.minima)
 
@@ -196,14 +208,83 @@ def test_chunks_of_another_tree_are_named_in_one_line(
 ) -> None:
     monkeypatch.setattr("reluscape.cli_tree.KEPT", 0.0)
     out = tmp_path / "t"
-    assert tree(grown, "--samples", 8, "--jobs", 1, "--out", out).exit_code == 0
+    keep_chunks(out / "chunks.sqlite")
     result = tree(grown, "--samples", 9, "--jobs", 1, "--out", out)
     assert result.exit_code == 2
     told = result.stderr.splitlines()[-1]
     assert f"{out / 'chunks.sqlite'} keeps another tree: of another layer, other data" in told
+    assert "remove chunks.sqlite, chunks.sqlite.arrays, chunks.sqlite.lock" in told
     assert "give another `store` (--out)" in told
     assert "fork" not in told
     assert len(told) < 400 + len(str(out))
+
+
+def test_after_one_tree_the_folder_takes_another(
+    grown: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("reluscape.cli_tree.KEPT", 0.0)
+    out = tmp_path / "t"
+    for options in (("--samples", 8), ("--samples", 9), ("--samples", 9, "--loss", "l1")):
+        result = tree(grown, *options, "--jobs", 1, "--out", out)
+        assert result.exit_code == 0, result.output
+
+
+def test_a_short_tree_removes_the_chunks_of_another_but_no_other_study(
+    grown: Path, tmp_path: Path
+) -> None:
+    keep_chunks(tmp_path / "t" / "chunks.sqlite")
+    assert tree(grown, "--samples", 8, "--out", tmp_path / "t").exit_code == 0
+    assert not list((tmp_path / "t").glob("chunks*"))
+    mine = tmp_path / "u" / "chunks.sqlite"
+    Study(mine).run(nothing_of, {"a": [1, 2]})
+    assert tree(grown, "--samples", 8, "--out", tmp_path / "u").exit_code == 0
+    assert Study(mine).standing().done == 2
+
+
+@pytest.mark.parametrize("harm", ["cut file", "no file", "cut arrays", "lost arrays"])
+def test_damaged_chunks_say_what_to_remove_and_lost_ones_are_solved_again(
+    grown: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, harm: str
+) -> None:
+    monkeypatch.setattr("reluscape.cli_tree.KEPT", 0.0)
+    out = tmp_path / "t"
+    store, options = out / "chunks.sqlite", ("--samples", 12, "--jobs", 1, "--out", out)
+    with monkeypatch.context() as patched:
+        patched.setattr("reluscape.trees.stored.remove_chunks", lambda path: None)
+        assert tree(grown, *options).exit_code == 0
+    arrays = next(iter(sorted((out / "chunks.sqlite.arrays").iterdir())))
+    if harm == "cut file":
+        store.write_bytes(store.read_bytes()[: store.stat().st_size // 2])
+    elif harm == "no file":
+        store.write_bytes(b"no database" * 1000)
+    elif harm == "cut arrays":
+        arrays.write_bytes(arrays.read_bytes()[:100])
+    else:
+        arrays.unlink()
+    result = tree(grown, *options)
+    if harm != "lost arrays":
+        assert result.exit_code == 2
+        told = result.stderr.splitlines()[-1]
+        assert f"{store} is damaged" in told
+        assert "remove chunks.sqlite, chunks.sqlite.arrays, chunks.sqlite.lock from" in told
+        assert "--retry" not in told
+        shutil.rmtree(out / "chunks.sqlite.arrays")
+        (out / "chunks.sqlite").unlink()
+        (out / "chunks.sqlite.lock").unlink()
+        result = tree(grown, *options)
+    assert result.exit_code == 0, result.output
+    whole = MergeTree.load(grown / "t" / "merge_tree.nc")
+    np.testing.assert_array_equal(MergeTree.load(out / "merge_tree.nc").minima, whole.minima)
+
+
+def nothing_of(parameters: dict[str, Any], seed: int) -> dict[str, Any]:
+    """An experiment of no tree."""
+    return {"a": parameters["a"]}
+
+
+def keep_chunks(path: Path) -> None:
+    """What a tree that has been cut off leaves."""
+    x = np.linspace(-1.0, 1.0, 5)[:, None]
+    merge_tree(Landscape(mlp((1, 2, 1), seed=0), x, x**2).block(0), store=path)
 
 
 def test_rational_arithmetic(grown: Path, tmp_path: Path) -> None:

@@ -95,8 +95,9 @@ def tree(
     cell and every facet between two is gone through, so nothing is missed. OUT holds merge_tree.nc,
     which `reluscape verify` checks, report.html, the lowest minima as weights, minima/000.safetensors and
     so on, and samples.npz where the samples are not all. What takes longer than ten seconds is kept in
-    OUT/chunks.sqlite on the way: the same command goes on from there. What an earlier tree has left
-    in OUT is written over or removed. The very first tree on a machine waits half a minute for compiling.
+    OUT/chunks.sqlite until the tree is written: the same command goes on from there. What an earlier
+    tree has left in OUT is written over or removed. The very first tree on a machine waits half a minute
+    for compiling.
     """
     objective = LossName(loss.value)
     landscape = landscape_from(data, target, standardise, weights, model, objective, 0.0)
@@ -104,6 +105,7 @@ def tree(
     from reluscape.results import options_from
     from reluscape.tree_files import SAMPLES, TreeFolder, drawn
     from reluscape.trees.size import tree_size
+    from reluscape.trees.stored import remove_chunks
     from reluscape.trees.tree import merge_tree
 
     some = samples is not None and samples < landscape.num_samples
@@ -144,6 +146,7 @@ def tree(
     search += ["--arithmetic", arithmetic.value] if exact else []
     about = _about(found, block, subject, search, Path(str(data)).name, seed)
     ctx.obj.extend(map(str, folder.write(found, landscape, name, about, some)))
+    remove_chunks(out / CHUNKS)
     if as_json:
         typer.echo(json.dumps(_record(found, name) | {"files": ctx.obj}))
     else:

@@ -5,7 +5,8 @@ All are one-line messages that say what was expected, what was received and how 
     ReluscapeError
     ├── InputError             bad data, shapes, options or files (also a ValueError)
     │   ├── UnsupportedModelError   a module that cannot be read as affine and ReLU layers
-    │   └── OtherStudyError         a study's file holds another study
+    │   ├── OtherStudyError         a study's file holds another study
+    │   └── DamagedStudyError       a study's file, or one of its arrays, cannot be read
     └── AnalysisError          a computation broke down; carries the evidence
 
 Expected outcomes (infeasible, limit reached, undecided) are statuses, never exceptions.
@@ -26,6 +27,10 @@ class UnsupportedModelError(InputError):
 
 class OtherStudyError(InputError):
     """A study's file holds a study of other parameters, seed or code."""
+
+
+class DamagedStudyError(InputError):
+    """A study's file is no SQLite file any more, or a file of its arrays cannot be read."""
 
 
 class AnalysisError(ReluscapeError):

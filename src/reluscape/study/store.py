@@ -21,13 +21,16 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reluscape.errors import InputError
+from reluscape.errors import DamagedStudyError, InputError
 from reluscape.study.trial import Outcome, Record, Trial
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 FORMAT = 1
+
+#: What SQLite says of a file that was cut or written over.
+DAMAGED = ("malformed", "not a database")
 
 #: Columns that every trial has beside its parameters and its record.
 COLUMNS = (
@@ -81,6 +84,13 @@ class Plan:
                 f" {example})"
             )
         return "; ".join(found)
+
+
+def files_of(path: Path) -> list[Path]:
+    """All that there is of a store: its file, then its log, its folder of arrays and its lock."""
+    real = path.resolve()
+    parts = (f"{real.name}{part}" for part in ("", "-wal", "-shm", ".arrays", ".lock"))
+    return [file for file in map(real.with_name, parts) if file.exists()]
 
 
 class NoPlanError(InputError):
@@ -272,7 +282,7 @@ class Store:
                 }
         except (OSError, ValueError, LookupError, RuntimeError, TypeError) as error:
             why = str(error).splitlines()[0]
-            raise InputError(
+            raise DamagedStudyError(
                 f"expected the arrays of a trial in {path}; could not read them: {why}. Restore the"
                 " file, or remove what is left of it and run the study with --retry (retry=True)"
             ) from error
@@ -444,7 +454,8 @@ def _explained(path: Path) -> Iterator[None]:
         yield
     except (sqlite3.Error, OSError) as error:
         why = getattr(error, "strerror", None) or str(error)
-        raise InputError(f"{path}: {why}: {_mend(why)}") from error
+        kind = DamagedStudyError if any(word in why for word in DAMAGED) else InputError
+        raise kind(f"{path}: {why}: {_mend(why)}") from error
 
 
 def _mend(why: str) -> str:
