@@ -65,6 +65,11 @@ class ExactColumns:
                 factor = self.features[sample, at] / self.features[other, at]
                 self.features[sample] = factor * self.features[other]
 
+    @property
+    def known(self) -> int:
+        """Rays whose columns are kept."""
+        return max(len(self._whole), len(self._columns))
+
     def ray(self, ray: int) -> Array:
         """A ray (params,).
 

@@ -42,6 +42,11 @@ class Stubborn:
         except InputError:  # python-flint is not installed
             return None
 
+    @property
+    def known(self) -> int:
+        """Rays of which it is known what they put out."""
+        return self._exact.columns.known if self._exact is not None else 0
+
     def solve(self, kind: str, code: int) -> tuple[float, Words, bool]:
         """The least sum of a cell or facet, what proves it, and whether it does."""
         with self._lock:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from reluscape.progress import Progress
 from reluscape.trees.problem import Problem
-from reluscape.trees.proofs import Proofs, Stack
+from reluscape.trees.proofs import Proofs, Stack, Words
 from reluscape.trees.stubborn import Stubborn
 from reluscape.trees.sweep import (
     Scratch,
@@ -103,16 +103,21 @@ def solve_chunk(
     Where float64 does not decide on some, `stubborn` does, which keeps what it knows of rays: chunks of
     one problem should share it.
     """
-    count = chunk.stop - chunk.start
-    sums = np.empty(count) if room is None else room
-    words = np.empty((count, problem.proof_words), dtype=np.uint64)
-    sweep = solve_cells if chunk.kind == "cells" else solve_facets
-    sweep(table, Scratch.of(problem), chunk.start, chunk.stop, sums, words)
+    sums = np.empty(chunk.stop - chunk.start) if room is None else room
+    words = swept(problem, table, chunk, sums)
     stubborn, failed = stubborn or Stubborn(problem, table), 0
     for place in np.flatnonzero(sums < 0).tolist():
         sums[place], words[place], told = stubborn.solve(chunk.kind, chunk.start + place)
         failed += not told
     return Solved(sums, Proofs.kept(problem, words[np.isfinite(sums)]), failed)
+
+
+def swept(problem: Problem, table: Table, chunk: Chunk, sums: Floats) -> Words:
+    """What float64 tells of a chunk: writes its least sums, -1 where it does not decide; their proofs."""
+    words = np.empty((len(sums), problem.proof_words), dtype=np.uint64)
+    sweep = solve_cells if chunk.kind == "cells" else solve_facets
+    sweep(table, Scratch.of(problem), chunk.start, chunk.stop, sums, words)
+    return words
 
 
 def least_values(
