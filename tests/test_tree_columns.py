@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from fractions import Fraction
 from itertools import combinations
 from typing import Any
@@ -13,9 +14,16 @@ from gauss import solved
 from torch import nn
 
 from reluscape import Landscape, merge_tree, verify
+from reluscape.trees import exact_columns, size, values
 from reluscape.trees.by_columns import least_by_columns
+from reluscape.trees.exact_ray import exact_ray
+from reluscape.trees.layer import Layer
 from reluscape.trees.nonnegative import is_least, least_squares
+from reluscape.trees.problem import Problem
+from reluscape.trees.products import table_of
 from reluscape.trees.stubborn import Stubborn
+from reluscape.trees.threads import Threads
+from reluscape.trees.values import least_values
 
 Exact = list[Fraction]
 
@@ -25,8 +33,8 @@ def least(design: np.ndarray, target: np.ndarray) -> Fraction:
     columns = [[Fraction(value) for value in row] for row in design.tolist()]
     wanted = [Fraction(value) for value in target.tolist()]
     best = sum((value * value for value in wanted), Fraction(0))
-    for size in range(1, len(columns) + 1):
-        for chosen in combinations(columns, size):
+    for used in range(1, len(columns) + 1):
+        for chosen in combinations(columns, used):
             gram = [[product(one, other) for other in chosen] for one in chosen]
             lengths = solved(gram, [product(one, wanted) for one in chosen])
             if lengths is not None and min(lengths) >= 0:
@@ -124,3 +132,66 @@ def test_no_cell_of_a_layer_with_many_minima_needs_rational_arithmetic(
     assert len(tree.losses) > 20
     assert tree.num_failed == 0
     assert verify(tree, block.landscape).valid
+
+
+def nearly_equal() -> Problem:
+    """A layer of two units and eight samples, two of them nearly equal."""
+    rng = np.random.default_rng(5)
+    inputs = rng.normal(size=(8, 1))
+    inputs[1] = inputs[0] + 1e-9
+    model = nn.Sequential(nn.Linear(1, 2), nn.ReLU(), nn.Linear(2, 1)).double()
+    model[2].weight.data = torch.tensor([[1.0, -1.5]], dtype=torch.float64)
+    return Problem.of(Layer.of(Landscape(model, inputs, rng.normal(size=(8, 1))).block(0)), None)
+
+
+def test_what_a_ray_puts_out_is_found_once_for_all_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    problem, found = nearly_equal(), list[int]()
+
+    def counted(problem: Problem, ray: int, *told: Any) -> Any:
+        found.append(ray)
+        return exact_ray(problem, ray, *told)
+
+    monkeypatch.setattr(exact_columns, "exact_ray", counted)
+    monkeypatch.setattr(values, "SHARE", 20)
+    with Threads.start(1) as threads:
+        least_values(problem, table_of(problem), threads)
+    assert len(found) > 5
+    assert len(found) == len(set(found))
+
+
+def test_columns_that_are_forgotten_are_found_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    problem = nearly_equal()
+    with Threads.start(1) as threads:
+        known = least_values(problem, table_of(problem), threads)
+        monkeypatch.setattr(exact_columns, "HELD", 0)
+        again = least_values(problem, table_of(problem), threads)
+    np.testing.assert_array_equal(again.cells, known.cells)
+    np.testing.assert_array_equal(again.facets, known.facets)
+
+
+def test_what_float64_does_not_decide_is_counted_for_the_estimate(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    problem, solved = nearly_equal(), Counter[str]()
+    table, solve = table_of(problem), Stubborn.solve
+
+    def counted(self: Stubborn, kind: str, code: int) -> Any:
+        solved[kind] += 1
+        return solve(self, kind, code)
+
+    monkeypatch.setattr(Stubborn, "solve", counted)
+    with Threads.start(1) as threads:
+        least_values(problem, table, threads)
+    for kind, count in (("cells", problem.num_cells), ("facets", problem.num_facets)):
+        seen = size._seen(problem, table, kind, count, 1e-9)
+        assert seen.undecided == len(seen.codes) == solved[kind] > 0
+
+
+@pytest.mark.parametrize(("count", "places"), [(5, 3), (100, 7), (10**9, 12)])
+def test_places_of_an_estimate_are_apart(count: int, places: int) -> None:
+    parts = size._parts("cells", count, places, 4)
+    ends = [end for part in parts for end in (part.start, part.stop)]
+    assert ends == sorted(ends)
+    assert ends[0] >= 0
+    assert ends[-1] <= count
+    assert len(parts) == (1 if count <= 4 * places else places)

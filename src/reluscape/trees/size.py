@@ -73,7 +73,7 @@ def tree_size(block: Block) -> TreeSize:
     whose share is counted in many more places: they are few, and a thousand times as slow. About half to
     twice of what it will be.
 
-    Cost: that of the cells of one unit, and up to a second.
+    Cost: that of the cells of one unit, and a second or two.
 
     Raises:
         InputError: As `merge_tree`, but for the number of cells.
