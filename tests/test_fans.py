@@ -245,3 +245,41 @@ def test_only_what_outputs_show_stays() -> None:
         which = [ways == way]
         told = loss_stays(landscape, "0", (pattern, active), members, kept, fans, which)
         assert told == stays
+
+
+def lowest_slope(model: nn.Module, x: np.ndarray, y: np.ndarray, loss: str) -> float:
+    """The least slope at zero weights of two parameters, by small steps all round."""
+    angles = np.linspace(0.0, 2.0 * np.pi, 4001)
+    ways = 1e-5 * np.stack([np.cos(angles), np.sin(angles)])
+    head, tail = (model[k].weight.detach().numpy() for k in (1, 3))
+    hidden = np.maximum(head[None, :, :] * (x @ ways)[:, None, :], 0.0)
+    rest = np.einsum("ok,nkd->nod", tail, hidden) - y[:, :, None]
+    values = (np.abs(rest) if loss == "l1" else rest**2).sum(axis=1).mean(axis=0)
+    at = np.abs(y).sum(axis=1).mean() if loss == "l1" else (y**2).sum(axis=1).mean()
+    return float((values - at).min() / 1e-5)
+
+
+@pytest.mark.parametrize("loss", ["squared", "l1"])
+def test_kinks_of_one_unit_may_have_normals_of_different_lengths(loss: str) -> None:
+    """A unit that feeds several rectifiers with factors of its own."""
+    fans = 0
+    for seed in (*range(60), 167):
+        rng = np.random.default_rng(seed)
+        factors = rng.choice([1.0, -1, 8, -8], size=(2, 1))
+        last = rng.choice([1.0, -1.0], size=(1, 2))
+        x = rng.integers(-3, 4, size=(3, 2)).astype(float)
+        y = rng.integers(-2, 3, size=(3, 1)).astype(float)
+        model = nn.Sequential(
+            nn.Linear(2, 1, bias=False), nn.Linear(1, 2, bias=False), nn.ReLU(),
+            nn.Linear(2, 1, bias=False),
+        ).double()  # fmt: skip
+        with torch.no_grad():
+            model[1].weight.copy_(torch.tensor(factors))
+            model[3].weight.copy_(torch.tensor(last))
+        landscape = rs.Landscape(model, x, y, loss=loss)
+        found = rs.certify(landscape.block(0), np.zeros(2))
+        assert rs.verify(found, landscape).valid
+        if found.claim in MINIMA:
+            assert lowest_slope(model, x, y, loss) > -1e-3, seed
+            fans += "*" in "".join(found.sides)
+    assert fans > 0

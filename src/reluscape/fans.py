@@ -26,6 +26,7 @@ from reluscape.integers import (
     Forms,
     FrozenForms,
     dependent_rows,
+    kinks_meet,
     rank_at_most,
 )
 from reluscape.landscape import Landscape
@@ -102,7 +103,7 @@ def fans_of(forms: Forms, levels: Indices, normals: Floats, bends: Array) -> lis
     found = []
     for unit in np.unique(owner[straight & single]).tolist():
         kinks = np.flatnonzero(straight & single & (owner == unit))
-        rows = forms.inputs[forms.owners[kinks]] * np.sign(forms.units[kinks, unit])[:, None]
+        rows = forms.inputs[forms.owners[kinks]] * forms.units[kinks, unit][:, None]
         lines = _lines(rows)
         if lines is None:
             continue
@@ -264,11 +265,17 @@ def loss_stays(
     if (
         landscape.loss_name in ("squared", "half_squared")
         and changes.size * base.num_params <= MAX_PRODUCTS
+        and kinks_meet(landscape, layer, pattern, active, _rank(base.kinks(active).matrix()))
     ):
         told, vanishing = _by_parameters(base, told, active)
     known, wanted_there = told[:, : base.num_params], told[:, base.num_params :]
     span = np.column_stack([known, vanishing.T])
-    return rank_at_most(np.column_stack([span, wanted_there]), dependent_rows(span)[1])
+    return rank_at_most(np.column_stack([span, wanted_there]), _rank(span))
+
+
+def _rank(matrix: Array) -> int:
+    """A lower bound of a rank."""
+    return dependent_rows(matrix)[1]
 
 
 def _changes(frozen: FrozenForms, loss: str, kinks: Indices) -> Array:
