@@ -259,7 +259,9 @@ def _fans(local: Local, cells: Cells) -> list[Fan] | None:
     every = fans_of(frozen.kinks(local.active), levels, normals, bends)
     fans = [fan for fan in every if marked[fan.kinks].all()]
     whole = sum(len(fan.kinks) for fan in fans) == int(marked.sum())
-    return fans if whole else None
+    bias = local.block.bias
+    fits = all(fan.fits(normals, bias=bias) for fan in fans)
+    return fans if whole and fits else None
 
 
 def _coincident(local: Local) -> Coincident:

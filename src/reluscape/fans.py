@@ -39,6 +39,8 @@ Indices = NDArray[np.intp]
 
 #: Sets of hyperplanes whose lines are looked at for one unit: some tenths of a second.
 MAX_LINES = 5000
+#: Share of a normal's length that rounding may make of a rate along a ray of length one.
+CLOSE = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +81,12 @@ class Fan:
         ways = self.directions(bias=bias)
         found = (ways / np.abs(ways).max(axis=1, keepdims=True)).astype(np.float64)
         return np.asarray(found / np.linalg.norm(found, axis=1, keepdims=True))
+
+    def fits(self, normals: Floats, *, bias: bool) -> bool:
+        """Whether the rates are those of the normals, as far as float64 tells."""
+        own = normals[self.kinks]
+        apart = np.abs(self.unit_ways(bias=bias) @ own.T - self.rates)
+        return bool((apart <= CLOSE * np.linalg.norm(own, axis=1)).all())
 
     def errors(self, coefficients: Floats, errors: Floats) -> Floats:
         """Bounds on the errors of `slopes`."""
