@@ -16,6 +16,7 @@ from torch import nn
 from reluscape import Landscape, MergeTree, certify, merge_tree, verify
 from reluscape.block import Block
 from reluscape.errors import AnalysisError, InputError
+from reluscape.trees.units import least_angle
 
 pytest.importorskip("flint", reason="rational arithmetic needs python-flint")
 
@@ -358,3 +359,15 @@ def nearly_dependent(kind: str, seed: int) -> Block:
 )  # fmt: skip
 def test_units_that_put_out_what_is_nearly_dependent(kind: str, seed: int) -> None:
     assert_exact(nearly_dependent(kind, seed))
+
+
+def test_how_nearly_units_depend_on_each_other() -> None:
+    one, other = np.array([1.0, 0.0]), np.array([np.cos(1e-3), np.sin(1e-3)])
+    least = np.sqrt(1.0 - np.cos(1e-3))  # of the matrix [[1, cos], [cos, 1]]
+    assert least_angle(np.array([one, other]), 0.0) == pytest.approx(least, rel=1e-6)
+    assert least_angle(np.array([one, -other]), 1.0) == pytest.approx(least, rel=1e-6)
+    assert least_angle(np.array([one, other]), -0.75) == pytest.approx(0.25 * least, rel=1e-6)
+    assert least_angle(np.array([one, one, -one]), 0.0) == 1.0
+    assert least_angle(np.eye(3), 0.01) == pytest.approx(0.01)
+    many = np.random.default_rng(0).normal(size=(24, 12))
+    assert least_angle(many / np.linalg.norm(many, axis=1, keepdims=True), 0.0) == 0.0
