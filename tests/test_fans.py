@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from fractions import Fraction
 from functools import cache
-from itertools import product
+from itertools import combinations, product
 
 import numpy as np
 import pytest
 import torch
 from scipy.optimize import linprog
+from sympy import Matrix
 from torch import nn
 
 import reluscape as rs
 from reluscape.fan_weights import fan_weights
-from reluscape.fans import fans_of, loss_stays
+from reluscape.fans import _lines, fans_of, loss_stays
 from reluscape.integers import Forms
 
 MINIMA = ("strict_local_minimum", "local_minimum", "plateau")
@@ -283,3 +285,30 @@ def test_kinks_of_one_unit_may_have_normals_of_different_lengths(loss: str) -> N
             assert lowest_slope(model, x, y, loss) > -1e-3, seed
             fans += "*" in "".join(found.sides)
     assert fans > 0
+
+
+@pytest.mark.parametrize(("count", "size"), [(1, 1), (4, 2), (6, 3), (6, 4), (7, 6), (10, 10)])
+def test_lines_are_those_of_a_null_space_and_found_without_going_through_permutations(
+    count: int, size: int
+) -> None:
+    """Each set of one hyperplane less than there are dimensions, by SymPy's exact elimination."""
+    rng = np.random.default_rng(count)
+    rows = rng.integers(-4, 5, size=(count, size)).astype(object)
+    rows[0, 0] = 3
+    found = _lines(rows)
+    assert found is not None
+    seen = {tuple(Fraction(int(entry), max(map(abs, line))) for entry in line) for line in found}
+    wanted = set()
+    for chosen in combinations(range(count), size - 1):
+        null = Matrix(size - 1, size, lambda i, j, own=chosen: int(rows[own[i], j])).nullspace()
+        if len(null) == 1:
+            line = [Fraction(int(entry.p), int(entry.q)) for entry in null[0]]
+            longest = max(map(abs, line))
+            wanted |= {tuple(sign * entry / longest for entry in line) for sign in (1, -1)}
+    assert seen == wanted
+
+
+def test_too_many_lines_are_not_looked_at() -> None:
+    rng = np.random.default_rng(0)
+    for shape in ((200, 3), (30, 30), (40, 8)):
+        assert _lines(rng.integers(-99, 99, size=shape).astype(object)) is None

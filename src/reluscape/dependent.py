@@ -256,7 +256,7 @@ def _fans(local: Local, cells: Cells) -> list[Fan] | None:
     levels = frozen.levels(local.active)[1]
     normals = local.numbers.floats(local.normals)
     bends = local.jumps_and_bends()[1]
-    every = fans_of(frozen.kinks(local.active), levels, normals, bends)
+    every = fans_of(frozen.kinks(local.active), levels, normals, bends, marked)
     fans = [fan for fan in every if marked[fan.kinks].all()]
     whole = sum(len(fan.kinks) for fan in fans) == int(marked.sum())
     bias = local.block.bias

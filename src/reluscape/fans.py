@@ -37,8 +37,9 @@ Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 Indices = NDArray[np.intp]
 
-#: Sets of hyperplanes whose lines are looked at for one unit: some tenths of a second.
-MAX_LINES = 5000
+#: Lines of one unit, in which hyperplanes meet, and products of integers that are made to find them: some
+#: tenths of a second.
+MAX_LINES, MAX_WORK = 5000, 2_000_000
 #: Share of a normal's length that rounding may make of a rate along a ray of length one.
 CLOSE = 1e-9
 
@@ -94,25 +95,29 @@ class Fan:
         return np.asarray(self.slopes(errors) + unit * self.slopes(np.abs(coefficients)))
 
 
-def fans_of(forms: Forms, levels: Indices, normals: Floats, bends: Array) -> list[Fan]:
-    """The fans of all units that have one of at most `MAX_LINES` lines.
+def fans_of(
+    forms: Forms, levels: Indices, normals: Floats, bends: Array, among: Bools | None = None
+) -> list[Fan]:
+    """The fans of units whose lines are at most `MAX_LINES`, from at most `MAX_WORK` products.
 
     Args:
         forms: Of the active kinks, in integers.
         levels: Rectifiers that these belong to.
         normals: Their normals in float64 (k, params).
         bends: c.
+        among: Only units that have one of these kinks (k,).
 
-    Cost: a determinant of `rank - 1` rows for each line.
+    Cost: minors of `rank - 1` rows for each line, `rank 2^rank` products.
     """
     straight = (levels == 0) & ~bends.astype(bool).any(axis=1)
     single = forms.units.astype(bool).sum(axis=1) == 1
     owner = forms.units.astype(bool).argmax(axis=1)
     found = []
-    for unit in np.unique(owner[straight & single]).tolist():
+    asked = straight & single if among is None else straight & single & among
+    for unit in np.unique(owner[asked]).tolist():
         kinks = np.flatnonzero(straight & single & (owner == unit))
         rows = forms.inputs[forms.owners[kinks]] * forms.units[kinks, unit][:, None]
-        lines = _lines(rows)
+        lines = _lines(rows) if rows.astype(bool).any() else None
         if lines is None:
             continue
         ways = np.zeros((len(lines), forms.units.shape[1], rows.shape[1]), dtype=object)
@@ -135,11 +140,12 @@ def _length(row: Array) -> int:
 
 
 def _lines(rows: Array) -> Array | None:
-    """Directions of all rays, both ways, of some rows' hyperplanes; None where they are too many."""
+    """Directions of all rays, both ways, of some rows' hyperplanes; None where they take too long."""
     rows = _different(rows)
     columns = _independent_columns(rows)
     rank = len(columns)
-    if comb(len(rows), rank - 1) > MAX_LINES:
+    count = comb(len(rows), rank - 1)
+    if count > MAX_LINES or count * rank * 2**rank > MAX_WORK:
         return None
     chosen = np.array(list(combinations(range(len(rows)), rank - 1)), dtype=np.intp)
     minors = _cross(rows[:, columns][chosen])
@@ -150,9 +156,9 @@ def _lines(rows: Array) -> Array | None:
 
 
 def _different(rows: Array) -> Array:
-    """Different rows up to factors, of either sign, without common ones."""
+    """Different rows up to factors, of either sign, without common ones; none of zeros."""
     found: dict[tuple[int, ...], None] = {}
-    for row in rows.tolist():
+    for row in rows[rows.astype(bool).any(axis=1)].tolist():
         common = gcd(*row) * (1 if next(entry for entry in row if entry) > 0 else -1)
         found[tuple(entry // common for entry in row)] = None
     return np.array(list(found), dtype=object).reshape(len(found), rows.shape[1])
@@ -175,24 +181,24 @@ def _independent_columns(rows: Array) -> list[int]:
 
 
 def _cross(rows: Array) -> Array:
-    """Of sets of n - 1 rows of length n, what is orthogonal to them: their minors (sets, n)."""
-    size = rows.shape[2]
-    keep = [np.delete(np.arange(size), column) for column in range(size)]
-    signs = [-1 if column % 2 else 1 for column in range(size)]
-    minors = [sign * _determinants(rows[:, :, own]) for sign, own in zip(signs, keep, strict=True)]
-    return np.stack(minors, axis=1)
+    """Of sets of n - 1 rows of length n, what is orthogonal to them: their minors (sets, n).
 
-
-def _determinants(matrices: Array) -> Array:
-    """Determinants (sets,) of small matrices of integers, along their first rows."""
-    size = matrices.shape[1]
-    if size == 0:
-        return np.ones(len(matrices), dtype=np.intp).astype(object)
-    found: Array = np.zeros(len(matrices), dtype=np.intp).astype(object)
-    for column in range(size):
-        rest = _determinants(np.delete(matrices[:, 1:], column, axis=2))
-        found = found + (-1) ** column * matrices[:, 0, column] * rest
-    return found
+    Minors of the first rows are found from those of one row less, for all sets of columns.
+    """
+    sets, count, size = rows.shape
+    minors: dict[tuple[int, ...], Array] = {(): np.ones(sets, dtype=np.intp).astype(object)}
+    for row in range(count):
+        minors = {
+            own: sum(
+                (-1) ** (row + place)
+                * rows[:, row, column]
+                * minors[own[:place] + own[place + 1 :]]
+                for place, column in enumerate(own)
+            )
+            for own in combinations(range(size), row + 1)
+        }
+    rest = [tuple(column for column in range(size) if column != left) for left in range(size)]
+    return np.stack([(-1) ** left * minors[own] for left, own in enumerate(rest)], axis=1)
 
 
 def past_rays(

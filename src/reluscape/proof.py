@@ -37,6 +37,7 @@ from reluscape.certificate import (
     sign,
     strictly_curved,
 )
+from reluscape.check_block import RejectedError, check_block
 from reluscape.errors import InputError
 from reluscape.exactly import rest_is_zero
 from reluscape.integers import kinks_meet, outputs_span_at_most
@@ -227,10 +228,11 @@ def _resting(
     parts = "" if len(leaves.sides) == 1 else f" (in {len(leaves.sides)} parts)"
     if leaves.relations is not None:
         parts = " (the concave ones paid for by the others)"
-    if (leaves.sides == IN_FAN).any():
+    fans = bool((leaves.sides == IN_FAN).any())
+    if fans:
         parts = " (by the rays of each unit's cells)"
     how = "rises" if leaves.strict else "does not fall"
-    return write(
+    found = write(
         point,
         "strict_local_minimum" if strict else "local_minimum",
         f"{failing}, but along all directions that move a kink{parts} the loss {how}",
@@ -240,6 +242,18 @@ def _resting(
         curvature=curvature,
         radius=radius,
     )
+    if fans and not _holds(found, point):
+        return write(point, "undecided", f"{failing}, and a ray is flat up to rounding", moved)
+    return found
+
+
+def _holds(certificate: Certificate, point: Point) -> bool:
+    """Whether `verify` will say the same: it bounds errors along rays in another way."""
+    try:
+        check_block(certificate, point.block.landscape, certificate.theta, Float64())
+    except RejectedError:
+        return False
+    return True
 
 
 def _is_strict_all_round(point: Point) -> tuple[bool, float]:
