@@ -312,3 +312,21 @@ def test_too_many_lines_are_not_looked_at() -> None:
     rng = np.random.default_rng(0)
     for shape in ((200, 3), (30, 30), (40, 8)):
         assert _lines(rng.integers(-99, 99, size=shape).astype(object)) is None
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("size", [4, 10])
+def test_what_is_written_by_rays_is_accepted(size: int, seed: int) -> None:
+    """One unit that fits a sample, one of zeros: flat slopes at up to twenty kinks."""
+    rng = np.random.default_rng(seed)
+    x, y = rng.normal(size=(size, size)), -rng.uniform(0.1, 1.0, size=(size, 1))
+    weights = np.linalg.solve(x, np.where(np.arange(size) < 1, 1.0, -1.0))
+    y[0] = (x @ weights)[0]
+    model = nn.Sequential(
+        nn.Linear(size, 2, bias=False), nn.ReLU(), nn.Linear(2, 1, bias=False)
+    ).double()
+    nn.init.ones_(model[2].weight)
+    landscape = rs.Landscape(model, x, y)
+    found = rs.certify(landscape.block(0), np.append(weights, 0.0 * weights))
+    assert rs.verify(found, landscape).valid
+    assert found.claim in (*MINIMA, "undecided")

@@ -214,7 +214,8 @@ def _dependent(point: Point, moved: float) -> Certificate:
 
 def _level(point: Point, signs: Signs, slopes: Floats, moved: float) -> Certificate:
     """Certificate where float64 does not tell the signs of slopes: flat ones may be shown in fans."""
-    leaves, radius = by_fans(point), _stationary_radius(point)
+    radius = _stationary_radius(point)
+    leaves = None if radius is None else by_fans(point)
     if leaves is None or radius is None:
         return write(point, "undecided", _why_undecided(signs), moved, slopes=slopes)
     return _resting(point, leaves, "some slopes are zero up to rounding", moved, radius)
