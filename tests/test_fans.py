@@ -329,4 +329,4 @@ def test_what_is_written_by_rays_is_accepted(size: int, seed: int) -> None:
     landscape = rs.Landscape(model, x, y)
     found = rs.certify(landscape.block(0), np.append(weights, 0.0 * weights))
     assert rs.verify(found, landscape).valid
-    assert found.claim in (*MINIMA, "undecided")
+    assert found.claim in (MINIMA if size == 4 else (*MINIMA, "undecided"))
