@@ -76,7 +76,9 @@ def landscape(
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_cells_join_as_in_a_plain_kruskal(seed: int) -> None:
+def test_cells_join_as_in_a_plain_kruskal(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    if seed % 8 > 5:  # as where there are more facets than four bytes number
+        monkeypatch.setattr(joining, "_kind", lambda problem: np.int64)
     rng = np.random.default_rng(seed)
     units = int(rng.integers(1, 4))
     own = problem_of(

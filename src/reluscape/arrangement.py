@@ -335,7 +335,7 @@ def _search(frame: Frame) -> rays.Search:
 
 def _table(words: Words, sums: Floats, lines: int = 0, rows: int = 0) -> rays.Table:
     """A table whose cells have their place in `words`; its slots are empty."""
-    slots = np.full(1 << (2 * len(words)).bit_length(), -1, dtype=np.int64)
+    slots = np.full(1 << (4 * len(words)).bit_length(), -1, dtype=np.int64)
     key, rank = np.zeros(words.shape[1], dtype=np.uint64), sums.shape[1]
     corners = np.empty((lines << max(rank - 1, 0), 2), dtype=np.int64)
     used, kept = np.zeros(1, dtype=np.int64), np.zeros(2, dtype=np.int64)
@@ -362,20 +362,16 @@ def _unit_cells(matrix: Floats, frame: Frame, words: Words, sums: Floats) -> Uni
             np.packbits(~signs & moving, axis=1),
         )
         points[part], points[there] = inside, -inside
-        margins[part] = margins[there] = _margins(matrix[moving], inside, signs[:, moving])
+        rows = matrix[moving]
+        sizes = np.abs(inside) @ np.abs(rows).T
+        rays.least_margins(inside @ rows.T, sizes, signs[:, moving], margins[part])
+        margins[there] = margins[part]
     narrow = cells - int((margins > TOLERANCES.rounding * params * _EPS).sum())
     if narrow:
         raise AnalysisError(_TOO_CLOSE.format(f"{narrow} of {cells} cells narrower than rounding"))
     if not moving.any():
         packed[:] = 0
     return UnitCells(packed, points, margins, frame.first)
-
-
-def _margins(rows: Floats, points: Floats, signs: Bools) -> Floats:
-    """Margins of points; not positive where a sign is not the one that is claimed."""
-    values, sizes = points @ rows.T, np.abs(points) @ np.abs(rows).T
-    right = np.where(signs, values, -values)
-    return np.asarray((right / np.where(sizes > 0, sizes, 1.0)).min(axis=1))
 
 
 def _samples_signs(frame: Frame, bits: Bools) -> Bools:

@@ -236,7 +236,7 @@ def _enter(table, hyperplanes, rays, place):
         rest = hyperplanes & 63
         if rest:
             key[len(key) - 1] &= ALL >> np.uint64(64 - rest)
-    slot = _slot(table)
+    slot = _slot(table, _code(key))
     cell = table.slots[slot]
     if cell < 0:
         cell = table.used[0]
@@ -270,13 +270,27 @@ def _keep_line(table, signs, rays, place):
 
 
 @bare
-def _slot(table):
-    """The key's slot, or the empty one where it belongs."""
-    key, words, slots = table.key, table.words, table.slots
+def _factor(word):
+    """What a word of a key is multiplied by: odd, and of no simple relation to those of others."""
+    mixed = np.uint64(word + 1) * _MULTIPLIER
+    return (mixed ^ mixed >> _SHIFT) * _MULTIPLIER | ONE
+
+
+@bare
+def _code(key):
+    """A sum over the key's words: where one hyperplane changes, so does one term."""
     code = np.uint64(0)
     for i in range(len(key)):
-        code = (code ^ key[i]) * _MULTIPLIER
-        code ^= code >> _SHIFT
+        code += key[i] * _factor(i)
+    return code
+
+
+@bare
+def _slot(table, code):
+    """The slot of the key with this code, or the empty one where it belongs."""
+    key, words, slots = table.key, table.words, table.slots
+    code = (code ^ code >> _SHIFT) * _MULTIPLIER
+    code ^= code >> _SHIFT
     mask = np.uint64(len(slots) - 1)
     slot = code & mask
     while True:
@@ -299,7 +313,7 @@ def fill_slots(table):
     for cell in range(len(table.words)):
         for i in range(len(table.key)):
             table.key[i] = table.words[cell, i]
-        table.slots[_slot(table)] = cell
+        table.slots[_slot(table, _code(table.key))] = cell
 
 
 @bare
@@ -309,14 +323,38 @@ def adjacent_cells(table, hyperplanes, pairs, kinks):
     for cell in range(len(table.words)):
         for i in range(len(key)):
             key[i] = table.words[cell, i]
+        code = _code(key)
         for j in range(hyperplanes):
             bit = ONE << np.uint64(j & 63)
             if key[j >> 6] & bit:
                 continue
             key[j >> 6] |= bit
-            other = table.slots[_slot(table)]
+            other = table.slots[_slot(table, code + bit * _factor(j >> 6))]
             if other >= 0:
                 pairs[found, 0], pairs[found, 1], kinks[found] = cell, other, j
                 found += 1
             key[j >> 6] ^= bit
     return found
+
+
+@bare
+def least_margins(values, sizes, signs, margins):
+    """Write each point's least value over its size, on the side that is claimed.
+
+    Args:
+        values: Rows' values at points (points, rows).
+        sizes: Of their terms (points, rows).
+        signs: The claimed signs of the values (points, rows).
+        margins: Written: not positive where a sign is not the one that is claimed, NaN where one of them
+            is (points,).
+    """
+    for point in range(len(values)):
+        least = np.inf
+        for row in range(values.shape[1]):
+            value, size = values[point, row], sizes[point, row]
+            share = (value if signs[point, row] else -value) / (size if size > 0.0 else 1.0)
+            if not share >= least:
+                least = share
+                if np.isnan(share):
+                    break
+        margins[point] = least

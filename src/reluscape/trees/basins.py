@@ -242,6 +242,50 @@ def drop_inner(start, stop, edges, levels, ends, parent, lowest, least):
 
 
 @unlocked
+def count_between(start, stop, levels, cuts, counts):
+    """Count of edges `start .. stop` those between levels.
+
+    Args:
+        start: The first edge.
+        stop: Behind the last.
+        levels: Of the edges (edges,).
+        cuts: Least levels of all parts but the first, ascending (parts - 1,).
+        counts: Written: how many are in each part (parts,).
+    """
+    for place in range(start, stop):
+        counts[_part_of(levels[place], cuts)] += 1
+
+
+@unlocked
+def spread(start, stop, edges, levels, cuts, places, into, keys):
+    """Write edges `start .. stop` and their levels where those of their part begin.
+
+    Args:
+        start: The first edge.
+        stop: Behind the last.
+        edges: Numbers (edges,).
+        levels: Of the edges (edges,).
+        cuts: As for `count_between`.
+        places: Where those of each part begin; written (parts,).
+        into: Written: their numbers (edges,).
+        keys: Written: their levels (edges,).
+    """
+    for place in range(start, stop):
+        part = _part_of(levels[place], cuts)
+        into[places[part]], keys[places[part]] = edges[place], levels[place]
+        places[part] += 1
+
+
+@bare
+def _part_of(level, cuts):
+    """Number of cuts up to a level; there are few."""
+    part = 0
+    for cut in cuts:
+        part += level >= cut
+    return part
+
+
+@unlocked
 def sort_ties(keys, order, runs):
     """Sort the places of equal keys, but for those of more than `FEW`, which are told.
 

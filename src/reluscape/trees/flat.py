@@ -26,7 +26,7 @@ Found = tuple[int, int, int, Floats]
 Search = Generator[list[int], list[Seen], Found]
 
 #: Cells of a minimum that are looked at, and minima that are gone through at once.
-CELLS, TOGETHER = 32, 256
+CELLS, TOGETHER = 32, 1024
 #: Points that are looked at below which threads are not worth it.
 FEW = 256
 #: Levels that differ by less are the same, in the loss of zero weights; so are losses of points.

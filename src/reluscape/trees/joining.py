@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from reluscape.trees.basins import (
     FEW,
     between,
+    count_between,
     drop_inner,
     find_lowest,
     find_lowest_between,
@@ -18,6 +20,7 @@ from reluscape.trees.basins import (
     link_basins,
     settle,
     sort_ties,
+    spread,
 )
 from reluscape.trees.kruskal import join
 from reluscape.trees.problem import Problem
@@ -29,7 +32,7 @@ Indices = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
 #: Most facets that are sorted at once if that can be, and into how many parts each thread cuts its share.
-SORTED, PARTS = 20_000, 2
+SORTED, PARTS = 20_000, 4
 
 
 class Joined(NamedTuple):
@@ -62,8 +65,7 @@ class Between(NamedTuple):
     @classmethod
     def none(cls, problem: Problem) -> Between:
         """None yet."""
-        kind = np.int32 if problem.num_cells < 2**31 else np.int64
-        return cls(np.empty(0, np.int64), np.empty(0), np.empty((0, 2), kind))
+        return cls(np.empty(0, np.int64), np.empty(0), np.empty((0, 2), _kind(problem)))
 
 
 def join_cells(
@@ -84,6 +86,11 @@ def join_cells(
     ended, roots = _joined(problem, values, tolerance, highest, marks, threads)
     joins = ascending(np.flatnonzero(marks), values.facets, threads)
     return Joined(joins, ended, roots[values.cells[roots] <= highest])
+
+
+def _kind(problem: Problem) -> type[np.integer[Any]]:
+    """What holds numbers of cells and facets: joining waits for memory more than for anything else."""
+    return np.int32 if problem.num_facets < 2**31 else np.int64
 
 
 def _joined(
@@ -111,7 +118,7 @@ def _basins(
     """The basin that each cell is linked into, and the lowest cell of each basin."""
     cells, shape, pairs = problem.num_cells, problem.shape, problem.pairs
     least = np.empty(cells)
-    lowest, basin, further = (np.empty(cells, dtype=np.int64) for _ in range(3))
+    lowest, basin, further = (np.empty(cells, dtype=_kind(problem)) for _ in range(3))
     if shape[0]:
         threads.over(
             shape[1], find_lowest, values.facets, highest, shape, pairs, least, lowest, basin
@@ -179,14 +186,21 @@ def ascending(edges: Indices, levels: Floats, threads: Threads | None = None) ->
     if len(edges) <= SORTED or threads is None:
         return np.asarray(edges[_order(known)])
     parts = min(PARTS * threads.count, len(edges) // SORTED + 1)
-    cuts = np.quantile(known[:: len(known) // SORTED], np.linspace(0, 1, parts + 1))
-    cuts[0], cuts[-1] = -np.inf, np.inf
+    cuts = np.quantile(known[:: len(known) // SORTED], np.arange(1, parts) / parts)
+    slices = threads.cut(len(edges))
+    counts = np.zeros((len(slices), parts), dtype=np.int64)
+    told = list(zip(slices, counts, strict=True))
+    threads.each(count_between, [(*part, known, cuts, own) for part, own in told])
+    ends = np.cumsum(counts.T).reshape(counts.T.shape)  # part by part, in each as the slices come
+    into, keys = np.empty_like(edges), np.empty_like(known)
+    told = list(zip(slices, (ends - counts.T).T.copy(), strict=True))
+    threads.each(spread, [(*part, edges, known, cuts, own, into, keys) for part, own in told])
 
-    def part(low: float, high: float) -> Indices:
-        own = np.flatnonzero((known >= low) & (known < high))
-        return np.asarray(edges[own[_order(known[own])]])
+    def sort(start: int, stop: int) -> None:
+        into[start:stop] = into[start:stop][_order(keys[start:stop])]
 
-    return np.concatenate(list(threads.pool.map(part, cuts[:-1], cuts[1:])))
+    threads.each(sort, list(pairwise([0, *ends[:, -1].tolist()])))
+    return into
 
 
 def _order(keys: Floats) -> Indices:

@@ -85,8 +85,11 @@ def _moved(features: Floats, cones: Cones) -> Floats:
     rays, lengths = cones.rays[:count].copy(), np.linalg.norm(features, axis=1, keepdims=True)
     normals = features / np.where(lengths > 0, lengths, 1.0)
     zero = (cones.signs[:count] == 0) & (lengths > 0).ravel()
-    away, terms = np.abs(rays @ normals.T), np.abs(rays) @ np.abs(normals).T
-    off, meeting = (zero & (away > PLACED * terms)).any(axis=1), zero.sum(axis=1)
+    on, of = np.nonzero(zero)
+    products = rays[on] * normals[of]
+    away, terms = np.abs(products.sum(axis=1)), np.abs(products).sum(axis=1)
+    off, meeting = np.zeros(count, dtype=np.bool_), zero.sum(axis=1)
+    off[on[away > PLACED * terms]] = True
     for size in np.unique(meeting[off]).tolist():
         own = np.flatnonzero(off & (meeting == size))
         planes = normals[np.nonzero(zero[own])[1].reshape(-1, size)]
