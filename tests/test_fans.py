@@ -17,7 +17,7 @@ from torch import nn
 import reluscape as rs
 from reluscape.fan_weights import fan_weights
 from reluscape.fans import _lines, fans_of, loss_stays
-from reluscape.integers import Forms
+from reluscape.integers import Forms, FrozenForms
 
 MINIMA = ("strict_local_minimum", "local_minimum", "plateau")
 
@@ -226,7 +226,7 @@ def test_the_same_in_rational_arithmetic(seed: int) -> None:
         assert rs.verify(found, block.landscape).valid
 
 
-def test_only_what_outputs_show_stays() -> None:
+def test_only_what_outputs_show_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two units of output weight one: at zero, one can take over the other's part, or it cannot."""
     model = nn.Sequential(
         nn.Linear(1, 2, bias=False), nn.ReLU(), nn.Linear(2, 1, bias=False)
@@ -245,8 +245,13 @@ def test_only_what_outputs_show_stays() -> None:
     ways = fans[0].unit_ways(bias=False)[:, 1]
     for way, stays in ((1.0, True), (-1.0, False)):
         which = [ways == way]
-        told = loss_stays(landscape, "0", (pattern, active), members, kept, fans, which)
-        assert told == stays
+        told = landscape, "0", (pattern, active), members, kept, fans, which
+        assert loss_stays(*told) == stays
+        if stays:  # the layer's forms are made once for the point and once for each ray
+            work = FrozenForms(landscape, "0", pattern).work()
+            monkeypatch.setattr("reluscape.fans.MAX_PRODUCTS", 2 * work - 1)
+            assert not loss_stays(*told)
+            monkeypatch.undo()
 
 
 def lowest_slope(model: nn.Module, x: np.ndarray, y: np.ndarray, loss: str) -> float:

@@ -34,6 +34,7 @@ from reluscape.dependent import (
     ceilings,
     coefficients,
     crossed,
+    crossed_normals,
     relation_errors,
     relation_shift,
 )
@@ -100,6 +101,7 @@ class _Search:
         idle: Kinks whose crossing changes nothing.
         same: Which kinks are one.
         ones: For each, the numbers of all kinks that are it, and their groups (`zero_slopes`).
+        rounded: Bounds on the errors of the normals.
         sizes: Sums of the absolute jumps of kinks that are one.
         ways: Columns that span the normals' span, in which these are orthonormal columns (params, rank):
             nearly dependent normals would cost the solver its accuracy.
@@ -124,6 +126,7 @@ class _Search:
     idle: Bools = field(init=False)
     same: Coincident = field(init=False)
     ones: tuple[Indices, list[Indices]] = field(init=False)
+    rounded: Floats = field(init=False)
     sizes: Floats = field(init=False)
     ways: Floats = field(init=False)
     units: Floats = field(init=False)
@@ -146,6 +149,9 @@ class _Search:
         normals = self.point.normals[same.first]
         self.point = point = replace(
             self.point, active=self.point.active[same.first], normals=normals
+        )
+        self.rounded = point.block.piecewise.normal_errors(
+            point.active, point.pattern, TOLERANCES.rounding
         )
         self.idle = (self.jumps == 0) & (self.errors == 0) & ~self.bends.any(axis=0)
         count = len(normals)
@@ -292,8 +298,9 @@ class _Search:
         some[kept & (some == 0)] = TINY  # a weight of zero would be known to be that
         weights = ceilings(some, self.jumps, self.bends, top)
         error = self._error(top, normals)
-        spread = np.zeros(len(weights))
-        spread[kept] = rounded_sizes(inverse) @ (error + split_errors(some, normals))
+        rounded = crossed_normals(self.rounded, 2.0 * np.abs(self.bends), top)
+        spread, noise = np.zeros(len(weights)), split_errors(some, normals)
+        spread[kept] = rounded_sizes(inverse) @ (error + noise + np.abs(some) @ rounded)
         spread = ceilings(spread, self.errors, np.abs(self.bends), top)
         errors = np.column_stack([spread, self.errors + spread + np.abs(self.bends).T @ spread])
         margins = coefficients(weights, self.jumps, self.bends, relations)
@@ -373,8 +380,8 @@ class _Search:
         """Bounds on the distances of relations to exact ones, if those are certain to exist."""
         point = self.point
         frozen = FrozenForms(point.block.landscape, point.block.layer, point.pattern)
-        forms, none = frozen.kinks(point.active).matrix(), np.zeros(point.normals.shape)
-        return relation_shift(relations, point.normals, none, forms)
+        forms = frozen.kinks(point.active).matrix()
+        return relation_shift(relations, point.normals, self.rounded, forms)
 
     def shared(self) -> Leaves | None:
         """All directions in one part, concave kinks paid for by convex ones."""
@@ -426,10 +433,13 @@ class _Search:
         The solver leaves kinks that should be still in slow motion, which may cost more than the fall.
         """
         units = self.units[still]
+        with np.errstate(over="ignore"):
+            normals = self.point.normals[still] / units[:, None]
+        if not np.isfinite(normals).all():
+            return
         for _ in range(2):
             gap = self._rates(direction)[still] / units
-            off = np.linalg.lstsq(self.point.normals[still] / units[:, None], gap, rcond=None)[0]
-            direction = direction - off
+            direction = direction - np.linalg.lstsq(normals, gap, rcond=None)[0]
         length = float(np.linalg.norm(direction))
         if length > 0 and self.rate(direction / length) < -self._noise(direction / length):
             self.direction = direction / length

@@ -72,12 +72,18 @@ def crossed(
     gradient: Array, normals: Array, jumps: Array, bends: Array, top: Bools
 ) -> tuple[Array, Array]:
     """Gradient and normals where some of the kinks are on their positive sides."""
+    rows = crossed_normals(normals, bends, top)
+    return gradient + (jumps * top) @ rows, rows
+
+
+def crossed_normals(normals: Array, bends: Array, top: Bools) -> Array:
+    """Normals where some of the kinks are on their positive sides."""
     across, rows = bends * top, normals
     for _ in range(len(normals) if across.any() else 0):
         before, rows = rows, normals + across @ rows
         if (before == rows).all():
             break
-    return gradient + (jumps * top) @ rows, rows
+    return rows
 
 
 def ceilings(weights: Array, jumps: Array, bends: Array, top: Bools) -> Array:
@@ -208,6 +214,7 @@ def margins(local: Local, cells: Cells, scale: float = 1.0) -> Array | None:
         return None
     noise = TOLERANCES.rounding * local.block.terms * np.finfo(float).eps
     terms = sizes + np.abs(weights) @ (np.abs(bends) + np.eye(len(bends)))
+    rounded = noise * terms + local.jump_errors()
     spread = _spread(local, weights, (silent, top, same, same.members(ones)[1]), noise, scale)
     if spread is None:
         return None
@@ -215,11 +222,11 @@ def margins(local: Local, cells: Cells, scale: float = 1.0) -> Array | None:
         len(bends) if top.any() else 0
     ):  # what is at its ceiling has the ceiling's errors
         before = spread
-        off = np.abs(found[:, :, 1]) + spread @ np.abs(bends) + noise * terms
+        off = np.abs(found[:, :, 1]) + spread @ np.abs(bends) + rounded
         spread = np.where(top, off, spread)
         if (before == spread).all():
             break
-    wide = spread + spread @ np.abs(bends) + noise * terms
+    wide = spread + spread @ np.abs(bends) + rounded
     errors = np.stack([spread, wide], axis=2)
     if cells.relations is not None:
         shift = _shift(local, cells.relations)
@@ -291,7 +298,7 @@ def _merged(local: Local, cells: Cells) -> tuple[Local, Cells, Coincident, Array
         relations = relations[np.ix_(first, first)]
     if any(bool(entry != 0) for part in given for entry in part.ravel()):
         return None
-    crossed = same.sums(jumps), same.sums(bends[first])
+    crossed = same.sums(jumps), same.sums(bends[first]), same.sums(local.jump_errors())
     normals = local.normals[first]
     one = replace(local, active=local.active[first], normals=normals, crossed=[crossed], spreads={})
     return one, Cells(cells.sides[:, first], cells.weights[:, first], relations), same, sizes
@@ -326,7 +333,7 @@ def _spread(
     """
     silent, top, same, members = kinds
     jumps, bends = local.jumps_and_bends()
-    spread = np.zeros(weights.shape)
+    spread, plain = np.zeros(weights.shape), local.normal_errors()
     marks = np.hstack([(weights != 0) & ~silent & ~top, silent, top])
     for mark in np.unique(marks, axis=0):
         kept, out, up = np.split(mark, 3)
@@ -347,6 +354,8 @@ def _spread(
         if not _is_spanned(local, at, (kept, normals), (gradient, error)):
             return None
         errors = error + split_errors(some, normals) + np.abs(gaps)
+        # bends have errors of at most those of normals: twice their size stands for both
+        errors = errors + np.abs(some) @ crossed_normals(plain, 2.0 * np.abs(bends), up)
         spread[np.ix_(here, kept)] = errors @ left_inverse_sizes(normals[kept]).T
     return spread
 

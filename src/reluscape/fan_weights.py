@@ -22,6 +22,8 @@ Indices = NDArray[np.intp]
 ZERO = 1e-11
 #: A weight that is zero to rounding, but not known to be exactly that.
 TINY = float(np.finfo(np.float64).tiny)
+#: Most programs that are solved: each leaves more slopes at zero, mostly all that there are at once.
+ROUNDS = 20
 
 
 def fan_weights(
@@ -52,7 +54,7 @@ def fan_weights(
     program = _Program.of(gradient, normals, jumps, bends, fans)
     none = np.zeros(len(program.lower), dtype=np.bool_)
     flat = none
-    while True:
+    for _ in range(ROUNDS):
         solution = program.solve(flat)
         if solution is None or solution.point[-1] < -TOLERANCES.interior:
             return []
@@ -63,6 +65,8 @@ def fan_weights(
         if not more.any():
             break
         flat = flat | more
+    else:
+        return []
     found = []
     for sparse in (True, False):
         weights, top = program.weights(solution.point[:-1], flat, gradient, normals, sparse=sparse)

@@ -261,7 +261,8 @@ def loss_stays(
     """
     pattern, active = at
     base = FrozenForms(landscape, layer, pattern)
-    if base.work() > MAX_PRODUCTS or landscape.weight_decay > 0:
+    doubtful = sum(int(rays.sum()) for rays in which)
+    if base.work() * (1 + doubtful) > MAX_PRODUCTS or landscape.weight_decay > 0:
         return False
     changes, wanted = _changes(base, landscape.loss_name, active[kept]), []
     still = np.zeros(len(active), dtype=np.bool_)

@@ -68,12 +68,14 @@ class Local:
         errors: Bounds on their rounding errors; zero in exact arithmetic.
         normals: Normals of the active kinks (k, params).
         gradient: Gradient of the adjacent cell (params,).
-        gradient_error: Bound on its rounding error.
+        pull_errors: Bounds on the rounding errors of the loss's slopes by the outputs (samples, outputs);
+            none in exact arithmetic.
+        gradient_error: Bound on the gradient's rounding error.
         widest_error: The same for the gradient of any adjacent cell.
         flat: Whether the outputs do not depend on theta in this cell at all.
         sway: Largest change of any sample's outputs per unit of theta (float64 only).
         clearance: Distance to the nearest kink that is not listed, nor zero for certain (float64 only).
-        crossed: What `jumps_and_bends` has found, once it has been asked.
+        crossed: What `jumps_and_bends` and `jump_errors` tell, once that has been asked.
         spreads: Bounds on the errors of multipliers, once they have been asked for.
         spanned: Whether some normals span the gradient, once that has been asked for.
     """
@@ -89,12 +91,13 @@ class Local:
     errors: Array
     normals: Array
     gradient: Array
+    pull_errors: Array
     gradient_error: Array
     widest_error: Array
     flat: bool
     sway: float
     clearance: float
-    crossed: list[tuple[Array, Array]] = field(default_factory=list)
+    crossed: list[tuple[Array, Array, Array]] = field(default_factory=list)
     spreads: dict[bytes, Array] = field(default_factory=dict)
     spanned: dict[bytes, bool] = field(default_factory=dict)
 
@@ -115,7 +118,7 @@ class Local:
         size = len(theta)
         normals = arithmetic.array(np.zeros((len(active), size)))
         gradient = arithmetic.array(np.zeros(size))
-        errors, gradient_error, widest_error = _rounding(
+        errors, pull_errors, gradient_error, widest_error = _rounding(
             landscape, layer, arithmetic, theta, bits, active
         )
         listed = np.zeros(bits.shape, dtype=np.bool_)
@@ -148,6 +151,7 @@ class Local:
             errors,
             normals,
             gradient,
+            pull_errors,
             gradient_error,
             widest_error,
             flat,
@@ -243,12 +247,17 @@ class Local:
         """
         if not self.crossed:
             self.crossed.append(self._crossings())
-        return self.crossed[0]
+        return self.crossed[0][:2]
 
-    def _crossings(self) -> tuple[Array, Array]:
-        """Jumps and bends, computed."""
+    def jump_errors(self) -> Array:
+        """Bounds on what rounding the loss's slopes by the outputs makes of the jumps (k,)."""
+        self.jumps_and_bends()
+        return self.crossed[0][2]
+
+    def _crossings(self) -> tuple[Array, Array, Array]:
+        """Jumps, bends, and errors of jumps, computed."""
         count = len(self.active)
-        jumps = self.numbers.array(np.zeros(count))
+        jumps, errors = self.numbers.array(np.zeros((2, count)))
         bends = self.numbers.array(np.zeros((count, count)))
         samples, switches = self.block.place(self.active)
         for sample in np.unique(samples):
@@ -263,9 +272,12 @@ class Local:
                 change = self.sample_gradient(across, sample, flips)
                 change = change - self.sample_gradient(base, sample, before)
                 jumps[k] = normal @ change / square
+                pulls = (across.output_jacobians[0] - base.output_jacobians[0]) @ normal / square
+                if not self.numbers.exact:
+                    errors[k] = np.abs(pulls) @ self.pull_errors[sample]
                 bent = across.jacobians[0, switches[mine]] - base.jacobians[0, switches[mine]]
                 bends[mine, k] = bent @ normal / square
-        return jumps, bends
+        return jumps, bends, errors
 
     def _moving(self, sample: int, switch: int, others: Indices) -> tuple[list[int], Rows]:
         """The fewest flips of shallower active kinks with which a kink's normal is not zero."""
@@ -289,7 +301,8 @@ class Local:
         size = np.abs(multipliers)
         terms = size + np.abs(jumps) + np.abs(bends).T @ size
         noise = TOLERANCES.rounding * self.block.terms * np.finfo(float).eps
-        return np.column_stack([spread, spread + noise * terms + np.abs(bends).T @ spread])
+        wide = spread + noise * terms + self.jump_errors() + np.abs(bends).T @ spread
+        return np.column_stack([spread, wide])
 
     def _spread(self, multipliers: Array) -> Array:
         """Bounds on the multipliers' rounding errors."""
@@ -626,12 +639,11 @@ def _rounding(
     theta: Array,
     bits: Bools,
     active: Indices,
-) -> tuple[Array, Array, Array]:
-    """Bounds on the rounding errors of switching values, gradient and any adjacent gradient."""
-    shape = bits.shape
+) -> tuple[Array, Array, Array, Array]:
+    """Bounds on the errors of switching values, slopes by outputs, gradient and any adjacent gradient."""
     if arithmetic.exact:
-        zero = arithmetic.array(np.zeros(len(theta)))
-        return arithmetic.array(np.zeros(shape)), zero, zero
+        zero, none = arithmetic.array(np.zeros(len(theta))), np.zeros((len(bits), 0))
+        return arithmetic.array(np.zeros(bits.shape)), none, zero, zero
     block = FrozenBlock(landscape, layer, arithmetic, absolute=True)
     plain = FrozenBlock(landscape, layer, arithmetic)
     wide = bits.copy()
@@ -639,7 +651,7 @@ def _rounding(
     wide[samples, switches] = True
     unit = TOLERANCES.rounding * block.terms * float(np.finfo(np.float64).eps)
     size = np.abs(theta)
-    errors, gradient = [], unit * landscape.weight_decay * size
+    errors, pulls, gradient = [], [], unit * landscape.weight_decay * size
     widest = gradient
     for rows in block.chunks():
         part = block.evaluate(size, wide[rows], rows)
@@ -650,10 +662,11 @@ def _rounding(
         outputs = plain.evaluate(theta, bits[rows], rows).outputs
         slope = np.abs(plain.output_slope(outputs, bits[rows], rows))
         slope = unit * slope + _slope_error(plain, outputs, unit * part.outputs, len(bits))
+        pulls.append(slope)
         sides = block.evaluate(size, bits[rows], rows).output_jacobians
         gradient = gradient + block.spread(_pull(sides, slope), rows)
         widest = widest + block.spread(_pull(part.output_jacobians, slope), rows)
-    return np.concatenate(errors), gradient, widest
+    return np.concatenate(errors), np.concatenate(pulls), gradient, widest
 
 
 def _slope_error(block: FrozenBlock, outputs: Array, errors: Array, count: int) -> Array:

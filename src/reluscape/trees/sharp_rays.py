@@ -63,13 +63,14 @@ def doubtful(features: Floats, cones: Cones) -> int:
     gaps = np.minimum(np.abs(ones - others).max(axis=1), np.abs(ones + others).max(axis=1))
     count = int((gaps > ROUNDED).sum())
     own = np.flatnonzero(first == np.arange(len(first)))
-    right = svd(normals[own])[2]
     rank = frame_of(features).rows.shape[1]
+    read = svd(normals[own])[2][:rank]
+    unread = np.linalg.qr(read.T, mode="complete")[0][:, rank:].T
     zero = cones.signs[: len(cones.rays) // 2, own] == 0
     for ray in np.flatnonzero(zero.sum(axis=1) >= max(rank, 1)).tolist():
         meeting = own[zero[ray]]
         chosen = scipy.linalg.qr(normals[meeting].T, pivoting=True)[2][: rank - 1]
-        null = _null(np.vstack([features[meeting[chosen]], right[rank:]]))
+        null = _null(np.vstack([features[meeting[chosen]], unread]))
         if null is not None:
             count += bool((np.abs(normals[meeting] @ null) > ROUNDED).any())
     return count
