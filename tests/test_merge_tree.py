@@ -481,8 +481,15 @@ def test_what_cannot_be_done_is_refused() -> None:
     )
     with pytest.raises(UnsupportedModelError, match="cross_entropy"):
         merge_tree(labels.block(0))
-    with pytest.raises(InputError, match="tolerance"):
-        merge_tree(layer(4, 1, 1, 0), tolerance=-1.0)
+    with pytest.raises(InputError, match=r"block must be a layer .* received Landscape"):
+        merge_tree(decay)  # type: ignore[arg-type]
+    told: list[dict[str, Any]] = [
+        {"tolerance": -1.0}, {"tolerance": "a"}, {"tolerance": np.inf}, {"below": np.nan},
+        {"below": "x"}, {"below": None}, {"jobs": 1.5}, {"jobs": "2"}, {"jobs": 0},
+    ]  # fmt: skip
+    for options in told:
+        with pytest.raises(InputError, match=f"{next(iter(options))} must be a "):
+            merge_tree(layer(4, 1, 1, 0), **options)
 
 
 def test_the_readmes_example_runs(capsys: pytest.CaptureFixture[str]) -> None:

@@ -204,7 +204,7 @@ def test_ctrl_c_before_the_last_experiment_tells_what_was_done(
         ("nobody", {}, "expected one of the papers freeman, hinz, liu, milne"),
         ("milne", {"scale": "huge"}, "scale must be one of smoke, small, paper"),
         ("milne", {"trials": 0}, "trials must be at least 1"),
-        ("milne", {"jobs": 0}, "jobs must be at least 1"),
+        ("milne", {"jobs": 0}, "jobs must be a whole number of at least 1"),
     ],
 )
 def test_bad_options(name: str, options: dict[str, Any], expected: str, tmp_path: Path) -> None:

@@ -86,8 +86,7 @@ def test_rounded_normals_make_no_minimum_of_what_falls() -> None:
     assert falling > 5
 
 
-@pytest.mark.parametrize("scale", [1.0, 3.0, 7.0])
-def test_large_weights_on_normals_that_depend_but_for_rounding_are_rejected(scale: float) -> None:
+def test_large_weights_on_normals_that_depend_but_for_rounding_are_rejected() -> None:
     """The relation between two normals is rounded: weights of 1e9 write any gradient by it."""
     large, slope = 1e6 / 3, 0.25
     x = np.array([[1.0 + 1e-6], [1.0 + 3.3e-6]])
@@ -103,14 +102,15 @@ def test_large_weights_on_normals_that_depend_but_for_rounding_are_rejected(scal
     assert certificate.claim not in MINIMA
     at = Point.at(block, certificate.theta)
     weights = np.zeros((1, 4))
-    weights[0, 0] = scale * 1e9
+    weights[0, 0] = 1e9
     weights[0, 2] = -(at.gradient[0] + weights[0, 0] * at.normals[0, 0]) / at.normals[2, 0]
-    for sides in ("****", "0000"):
-        forged = replace(
-            certificate, claim="strict_local_minimum", direction=None, cells=weights,
-            sides=(sides,), shares=np.empty((0, 3)), slopes=np.empty((0, 2)), margin=1e-6, radius=0.0,
-        ).signed()  # fmt: skip
-        assert not rs.verify(forged, landscape).valid
+    forged = replace(
+        certificate, claim="strict_local_minimum", direction=None, cells=weights, sides=("****",),
+        shares=np.empty((0, 3)), slopes=np.empty((0, 2)), margin=0.006011, curvature=None, radius=0.0,
+    ).signed()  # fmt: skip
+    found = rs.verify(forged, landscape)
+    assert not found.valid
+    assert "recomputed: 'undecided'" in found.reason
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -118,7 +118,7 @@ def test_large_weights_on_normals_that_depend_but_for_rounding_are_rejected(scal
 def test_jumps_that_rounding_of_residuals_hides_show_no_strict_minimum(
     seed: int, mark: str
 ) -> None:
-    """Three samples alike whose residuals, of 1e-3 beside outputs of 1e7, sum to zero but for rounding."""
+    """Three samples alike: residuals of 1e-3, beside outputs of 1e7, sum to zero but for rounding."""
     rng = np.random.default_rng(seed)
     near, large = float(rng.uniform(0.05, 0.2)), 1e8 * float(rng.uniform(1, 2))
     x = np.array([[near], [near], [near], [-1.0], [-1.0]])

@@ -371,3 +371,18 @@ def test_how_nearly_units_depend_on_each_other() -> None:
     assert least_angle(np.eye(3), 0.01) == pytest.approx(0.01)
     many = np.random.default_rng(0).normal(size=(24, 12))
     assert least_angle(many / np.linalg.norm(many, axis=1, keepdims=True), 0.0) == 0.0
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("seed", range(4))
+def test_ties_among_samples_that_span_less_than_the_weights(seed: int, loss: str) -> None:
+    """Fewer samples than inputs, some of them on a line, or all of one more layer with little rank."""
+    rng = np.random.default_rng(seed)
+    x = np.zeros((5, 6))
+    x[1, 0], x[2, 0], x[3, 1] = 1.0, 2.0, 1.0
+    x[4] = x[1:4].sum(axis=0) if seed % 2 else x[3] * (1 + 1e-15)
+    x = x @ rng.integers(-2, 3, size=(6, 6)) if seed > 1 else x
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Linear(6, 1), nn.ReLU(), nn.Linear(1, 1)).double()
+    tree = assert_exact(Landscape(model, x, rng.normal(size=(5, 1)), loss=loss).block(0))
+    assert len(tree.losses)

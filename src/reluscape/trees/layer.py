@@ -50,6 +50,11 @@ class Layer:
             UnsupportedModelError: Another structure, or another loss.
             InputError: Weight decay.
         """
+        if not isinstance(block, Block):
+            raise InputError(
+                "block must be a layer of a landscape, landscape.block(layer); received"
+                f" {type(block).__name__}"
+            )
         piecewise = block.piecewise
         maps = piecewise.maps
         if len(maps) != 2 or maps[0].matrix is not None or maps[0].shift is not None:

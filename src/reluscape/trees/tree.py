@@ -32,7 +32,7 @@ from reluscape.trees.symmetry import multiplicities
 from reluscape.trees.threads import Threads
 from reluscape.trees.units import check_apart
 from reluscape.trees.values import Values, least_values
-from reluscape.validation import check_whole
+from reluscape.validation import check_number, check_whole
 
 __all__ = ["MergeTree", "merge_tree"]
 
@@ -129,12 +129,12 @@ def merge_tree(
         [-2.  1.] [0.5 2. ] [inf 2.5]
     """
     most = check_whole(max_cells, "max_cells", 1)
-    if not (tolerance is None or 0 <= tolerance < np.inf):
-        raise InputError(f"tolerance must be a number of at least zero; received {tolerance!r}")
+    if tolerance is not None:
+        check_number(tolerance, "tolerance", 0.0)
+    if not (isinstance(below, float) and below == math.inf):
+        check_number(below, "below")
     exact = arithmetic_called(arithmetic).exact
     problem = Problem.of(Layer.of(block), most, progress, exact=exact)
-    if math.isnan(below):
-        raise InputError("below must be a number; received NaN")
     if exact:
         if tolerance or store is not None or dask is not None or below < np.inf:
             raise InputError(
