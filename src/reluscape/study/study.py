@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import replace
 from itertools import product, takewhile
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,6 @@ from reluscape.study.code import code_version, load_function, name_of
 from reluscape.study.standing import COUNTED_EVERY, Standing, count, standing_of
 from reluscape.study.store import COLUMNS, NoPlanError, Plan, Store, decoded
 from reluscape.study.trial import Experiment, Parameters, canonical
-from reluscape.validation import is_index
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -295,13 +295,11 @@ def _repeated(texts: list[str]) -> str:
 
 def workers(jobs: int) -> int:
     """A number of workers; -1 is one per core."""
-    if is_index(jobs) and jobs == -1:
-        return os.cpu_count() or 1
-    if not is_index(jobs) or jobs < 1:
+    if not isinstance(jobs, Integral) or isinstance(jobs, bool) or (jobs < 1 and jobs != -1):
         raise InputError(
             f"jobs must be a whole number of at least 1, or -1 for one per core; received {jobs!r}"
         )
-    return int(jobs)
+    return (os.cpu_count() or 1) if jobs == -1 else int(jobs)
 
 
 def _forks(path: Path) -> Iterator[Path]:
