@@ -63,6 +63,29 @@ def test_what_is_written(grown: Path) -> None:
         torch.testing.assert_close(state["2.weight"], own["2.weight"].double())
 
 
+def test_a_full_disk_is_one_line_and_leaves_the_earlier_tree(
+    grown: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, full_disk: Any
+) -> None:
+    out, save = tmp_path / "t", MergeTree.save
+    shutil.copytree(grown / "t", out)
+
+    def save_without_room(found: MergeTree, path: Path) -> Path:
+        with full_disk(4096):
+            return save(found, path)
+
+    monkeypatch.setattr(MergeTree, "save", save_without_room)
+    result = tree(grown, "--samples", 12, "--out", out)
+    assert result.exit_code == 2
+    *_, last = result.stderr.splitlines()
+    assert last == (
+        f"error: {out / 'merge_tree.nc'}: File too large: choose another place or make room; "
+        f"written by then: {out / 'samples.npz'}"
+    )
+    assert files(out) == files(grown / "t")
+    for name in files(out) - {"samples.npz"}:
+        assert (out / name).read_bytes() == (grown / "t" / name).read_bytes()
+
+
 def test_verify_takes_its_file_and_no_other(grown: Path, tmp_path: Path) -> None:
     file = grown / "t" / "merge_tree.nc"
     result = invoke("verify", file, *subject(grown))

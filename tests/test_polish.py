@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -151,6 +152,18 @@ def test_an_error_on_the_way_keeps_what_was_done(
     assert f"an error ended it: {told}; go on from these weights" in result.summary()
     again = rs.Polish.load(result.save(tmp_path / "results.nc"))
     assert (again.failure, again.ending) == (told, "failed")
+
+
+def test_a_full_disk_leaves_what_was_there(tmp_path: Path, full_disk: Any) -> None:
+    result = rs.polish(landscape((1, 3, 1)), [0])
+    earlier = result.save(tmp_path / "results.nc").read_bytes()
+    with (
+        full_disk(len(earlier) // 2),
+        pytest.raises(OSError, match=r"File too large: .*results\.nc'"),
+    ):
+        result.save(tmp_path / "results.nc")
+    assert (tmp_path / "results.nc").read_bytes() == earlier
+    assert [path.name for path in tmp_path.iterdir()] == ["results.nc"]
 
 
 def test_an_error_before_anything_is_done_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -182,6 +182,18 @@ def test_a_survey_cut_off_at_once_reads_back(tmp_path: Path) -> None:
     assert "incomplete" in empty.summary()
 
 
+def test_a_full_disk_leaves_what_was_there(record: Survey, tmp_path: Path, full_disk: Any) -> None:
+    record.save(tmp_path / "results.nc")
+    earlier = (tmp_path / "results.nc").read_bytes()
+    with (
+        full_disk(len(earlier) // 2),
+        pytest.raises(OSError, match=r"File too large: .*results\.nc'"),
+    ):
+        record.save(tmp_path / "results.nc")
+    assert (tmp_path / "results.nc").read_bytes() == earlier
+    assert [path.name for path in tmp_path.iterdir()] == ["results.nc"]
+
+
 def test_loading_something_else_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"expected the results\.nc of a survey"):
         load_survey(tmp_path / "missing.nc")

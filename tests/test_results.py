@@ -194,6 +194,31 @@ def test_a_write_that_breaks_off_leaves_the_old_file(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["report.txt"]
 
 
+@pytest.mark.parametrize("room", [0, 1000, 10_000, 40_000])
+def test_a_full_disk_is_an_error_with_the_files_name_and_leaves_the_old_file(
+    tmp_path, full_disk, room
+):
+    target = chord().save(tmp_path / "result.nc")
+    with full_disk(room), pytest.raises(OSError, match="File too large") as error:
+        facets(1000).save(target)
+    assert error.value.filename == str(target)
+    assert_same(Chord.load(target), chord())
+    assert [file.name for file in tmp_path.iterdir()] == ["result.nc"]
+
+
+def test_an_error_without_a_number_keeps_its_message(tmp_path):
+    def break_off(temporary):
+        raise OSError("the medium is gone")
+
+    with pytest.raises(OSError, match=r"^the medium is gone$"):
+        write_then_rename(tmp_path / "report.txt", break_off)
+
+
+def test_the_same_result_is_the_same_bytes(tmp_path):
+    first, second = (facets().save(tmp_path / name).read_bytes() for name in ("1.nc", "2.nc"))
+    assert first == second
+
+
 @pytest.mark.parametrize("result", [mixed(), facets(), chord()], ids=lambda r: type(r).__name__)
 def test_repr_is_one_line_and_the_summary_has_a_line_for_each_field(result):
     name = type(result).__name__

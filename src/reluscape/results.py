@@ -72,8 +72,8 @@ class Result:
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the result to a NetCDF file and return its path."""
         target = Path(path)
-        dataset = self.to_dataset()
-        write_then_rename(target, lambda temporary: _write_signed(dataset, temporary))
+        content = netcdf(self.to_dataset())
+        write_then_rename(target, lambda temporary: _write_signed(content, temporary))
         return target
 
     @classmethod
@@ -108,12 +108,20 @@ def load_one_of(path: str | os.PathLike[str], kinds: Sequence[type[Result]]) -> 
     return named[kind].from_dataset(dataset)
 
 
-def _write_signed(dataset: xr.Dataset, path: Path) -> None:
-    """Write a dataset and, behind it, the digest of the file's bytes."""
-    dataset.to_netcdf(path, engine="h5netcdf")
-    digest = hashlib.sha256(path.read_bytes()).digest()
-    with open(path, "ab") as file:
-        file.write(digest)
+def netcdf(dataset: xr.Dataset | xr.DataTree) -> memoryview:
+    """A dataset as the bytes of a NetCDF file.
+
+    In memory, because HDF5 does not survive a full disk: where it fails to close a file, the process may
+    crash.
+    """
+    return dataset.to_netcdf(engine="h5netcdf")
+
+
+def _write_signed(content: memoryview, path: Path) -> None:
+    """Write bytes and, behind them, their digest."""
+    with open(path, "wb") as file:
+        file.write(content)
+        file.write(hashlib.sha256(content).digest())
 
 
 def _read_signed(path: str | os.PathLike[str], expected: str) -> xr.Dataset:
@@ -133,12 +141,20 @@ def _read_signed(path: str | os.PathLike[str], expected: str) -> xr.Dataset:
 
 
 def write_then_rename(target: Path, write: Any) -> None:
-    """Call `write(temporary path)` and rename the outcome to `target`; leave nothing half-written."""
+    """Call `write(temporary path)` and rename the outcome to `target`; leave nothing half-written.
+
+    Raises:
+        OSError: It cannot be written, as on a full disk; under the target's name.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
         write(temporary)
         os.replace(temporary, target)
+    except OSError as error:
+        if error.errno is not None:  # else the message is all that it has
+            error.filename = str(target)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

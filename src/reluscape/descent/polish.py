@@ -29,7 +29,7 @@ from reluscape.errors import InputError, ReluscapeError
 from reluscape.landscape import Landscape
 from reluscape.progress import UNKNOWN
 from reluscape.proof import certify
-from reluscape.results import Result, write_then_rename
+from reluscape.results import Result, netcdf, write_then_rename
 from reluscape.validation import check_told, check_whole
 
 if TYPE_CHECKING:
@@ -240,7 +240,8 @@ class Polish(Result):
         target = Path(path)
         groups = {f"/leg_{place}": leg.to_dataset() for place, leg in enumerate(self.legs)}
         tree = xr.DataTree.from_dict({"/": self.to_dataset()} | groups)
-        write_then_rename(target, lambda file: tree.to_netcdf(file, engine="h5netcdf"))
+        content = netcdf(tree)
+        write_then_rename(target, lambda file: file.write_bytes(content))
         return target
 
     @classmethod

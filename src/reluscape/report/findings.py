@@ -24,7 +24,7 @@ from reluscape.report.fields import a_number, a_series, no_values
 from reluscape.report.grown import TreeSurvey
 from reluscape.report.pairs import PairSurvey, StringSurvey
 from reluscape.report.wording import share, verdict_line
-from reluscape.results import write_then_rename
+from reluscape.results import netcdf, write_then_rename
 
 if TYPE_CHECKING:
     from reluscape.convex import Convexity
@@ -367,7 +367,8 @@ class Survey:
     def save(self, path: str | Path) -> None:
         """Write the records as one NetCDF file; :func:`load_survey` reads it back."""
         tree = xr.DataTree.from_dict(_groups(self, "/"))
-        write_then_rename(Path(path), lambda file: tree.to_netcdf(file, engine="h5netcdf"))
+        content = netcdf(tree)
+        write_then_rename(Path(path), lambda file: file.write_bytes(content))
 
 
 def load_survey(path: str | Path) -> Survey:

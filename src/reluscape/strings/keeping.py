@@ -135,7 +135,7 @@ class Keeper:
         )
         try:
             so_far.save(self._path)
-        except (OSError, RuntimeError) as error:  # h5py raises either on a full disk
+        except OSError as error:
             warnings.warn(
                 f"the string so far could not be kept in {self._path}: {error}", stacklevel=2
             )
