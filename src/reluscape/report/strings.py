@@ -198,7 +198,8 @@ def method(found: StringLike) -> tuple[str, ...]:
     )
     grid = (
         "A segment that is sampled was looked at on a grid of 257 points, or of 33 where these sufficed "
-        "to see it above the level. There is no proof for this network or for this value."
+        "to see it above the level, and searched beside the highest. There is no proof for this network "
+        "or for this value."
     )
     return (
         METHODS.get(found.method, f"Method: {found.method}."),

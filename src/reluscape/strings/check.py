@@ -34,13 +34,13 @@ def check_connection(
 
     Values come from single forward passes, not from the batches of the search; bounds of tier "exact"
     and "certified" from `path_maximum` of each segment, asked for no more than is stated. A sampled
-    segment is looked at on a grid of 257 points if it is said to be below the level, and else at the 33
-    of its curve. Values that are stated to have been seen are computed again where they are said to lie;
-    that of the straight line, whose place is not told, may be up to a thousandth above what is proved of
-    a certified line, and no more than rounding above others. What is told, not proved: `method`,
-    `depths` but for the ends, `gradients`, `losses`, `seconds`, `unbatched`, `seed`, `tried`, and for
-    `matched` units `unmatched_lower`. A statement that was made weaker, such as a higher level, is still
-    true.
+    segment is looked at on a grid of 257 points, and searched beside the highest, if it is said to be
+    below the level, and else at the 33 of its curve. Values that are stated to have been seen are
+    computed again where they are said to lie; that of the straight line, whose place is not told, may be
+    up to a thousandth above what is proved of a certified line, and no more than rounding above others.
+    What is told, not proved: `method`, `depths` but for the ends, `gradients`, `losses`, `seconds`,
+    `unbatched`, `seed`, `tried`, and for `matched` units `unmatched_lower`. A statement that was made
+    weaker, such as a higher level, is still true.
 
     Args:
         found: The connection.

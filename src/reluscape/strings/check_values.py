@@ -108,7 +108,9 @@ class String:
             require(seen <= lower + rounding + slack, f"segment {k} rises to {seen:.6g}")
             upper = float(found.upper[k])
             if tier == "sampled" and found.status == "connected":
-                self._look(start, stop, lower, upper, f"segment {k}")
+                values = self._look(start, stop, lower, upper, f"segment {k}")
+                top = self._searched(start, stop, int(values.argmax()))
+                require(top <= lower + self._slack(top), f"segment {k} rises to {top:.6g}")
             elif tier == "sampled":
                 require(upper == math.inf, f"segment {k} is bounded without a proof")
             else:
@@ -130,7 +132,8 @@ class String:
             values = self._look(start, stop, lower, found.straight_upper, "its straight line")
             top = highest(values)
             if lower > top:
-                top = max(top, self._searched(start, stop, values))
+                beside = (self._searched(start, stop, k) for k in _local_maxima(values))
+                top = max(top, *beside)
         else:
             top = self._prove(start, stop, lower, found.straight_upper, tier, "its straight line")
         if tier == "certified" and lower > seen:  # as far as was asked is too far to tell
@@ -154,13 +157,16 @@ class String:
         require(fine <= lower + self._slack(fine), f"{name} rises to {fine:.6g}")
         return values
 
-    def _searched(self, start: Floats, stop: Floats, values: Floats) -> float:
-        """The largest value around the best point of that grid."""
-        times, best = np.linspace(0.0, 1.0, POINTS), int(values.argmax())
-        around = times[max(best - 1, 0)], times[min(best + 1, POINTS - 1)]
-        near = minimize_scalar(
-            lambda t: -self._along(start, stop, np.array([t]))[0], bounds=around, method="bounded"
-        )
+    def _searched(self, start: Floats, stop: Floats, place: int) -> float:
+        """The largest value that a search finds between the neighbours of a point of that grid."""
+
+        def depth(steps: float) -> float:
+            t = min(max((place + steps) / (POINTS - 1), 0.0), 1.0)
+            return -highest(self._along(start, stop, np.array([t])))
+
+        bounds = (-float(place > 0), float(place < POINTS - 1))
+        with np.errstate(all="ignore"):  # it fits parabolas through infinite values, too
+            near = minimize_scalar(depth, bounds=bounds, method="bounded", options={"xatol": SAME})
         return -float(near.fun)
 
     def _prove(
@@ -201,6 +207,13 @@ class String:
             near = np.abs(stated - value) <= slack
         same = near | (stated == value) | (np.isnan(stated) & np.isnan(value))
         require(bool(same.all()), f"its {name} come out otherwise")
+
+
+def _local_maxima(values: Floats) -> list[int]:
+    """Points that are no lower than their neighbours."""
+    low = np.array([-np.inf])
+    before, after = np.concatenate([low, values[:-1]]), np.concatenate([values[1:], low])
+    return np.flatnonzero((values >= before) & (values >= after)).tolist()
 
 
 def highest(values: Floats) -> float:

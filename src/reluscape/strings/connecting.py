@@ -105,8 +105,9 @@ def connect(
 
     Cost: each step of training evaluates one gradient for each bead that is still above its goal, all of
     them as one batch; each new segment 33 losses and, once these are below the level, the proof that it
-    is (`path_maximum`), or a grid of 257 losses where there is none. A batch saves what a step costs
-    beside arithmetic: much for small models, nothing where one of them keeps the processor busy.
+    is (`path_maximum`), or a grid of 257 losses and up to three searches beside its highest, of 15 to 50
+    each, where there is none. A batch saves what a step costs beside arithmetic: much for small models,
+    nothing where one of them keeps the processor busy.
 
     Raises:
         InputError: Ends of another shape, with buffers that cannot move (masks and other whole numbers,

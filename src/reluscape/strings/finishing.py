@@ -81,14 +81,14 @@ class Work:
 def finish(work: Work, method: str, began: float, **extra: Any) -> Connection:
     """The result of a search, measured."""
     beads, judge, surface = work.beads, work.judge, work.surface
-    judge.settle(beads)
-    known = [one for one in beads.segments if one is not None]
     thetas = np.stack(beads.thetas)
-    connected = all(one.below(work.level) for one in known)
-    straight = known[0] if len(known) == 1 else judge.prove(thetas[0], thetas[-1])
     curves = judge.curves(
         np.vstack([thetas[:-1], thetas[:1]]), np.vstack([thetas[1:], thetas[-1:]])
     )
+    judge.settle(beads, curves)
+    known = [one for one in beads.segments if one is not None]
+    connected = all(one.below(work.level) for one in known)
+    straight = known[0] if len(known) == 1 else judge.prove(thetas[0], thetas[-1])
     length, length_weights = path_lengths(surface.landscape, thetas)
     fields: dict[str, Any] = {
         "status": "connected" if connected else "not_found",

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from reluscape.strings.maximum import path_maximum
 from reluscape.strings.moving import Moving, is_readable
 from reluscape.strings.one_hidden import is_one_hidden
+from reluscape.strings.peaks import highest_seen
 from reluscape.strings.surface import Surface
 from reluscape.train import one_thread
 
@@ -135,16 +136,21 @@ class Judge:
         """The same from a few points alone, which proves nothing."""
         self._look(beads)
 
-    def settle(self, beads: Beads) -> None:
-        """The same, and proofs also above the level where they are quick: with one hidden layer."""
+    def settle(self, beads: Beads, curves: Floats) -> None:
+        """The same, and proofs also above the level where they are quick: with one hidden layer.
+
+        Of other segments above the level, `curves` (segments, COARSE + 2) is searched for its highest.
+        """
         self._look(beads)
         for place, segment in enumerate(beads.segments):
-            if segment is None or segment.proved or not self.proves:
+            if segment is None or segment.proved:
                 continue
             ends = beads.thetas[place], beads.thetas[place + 1]
-            moving = Moving.of(self.surface.judge, *ends)
+            moving = Moving.of(self.surface.judge, *ends) if self.proves else None
             if moving is not None and is_one_hidden(moving):
                 beads.segments[place] = self.prove(*ends)
+            else:
+                beads.segments[place] = self._seen(*ends, _finite(curves[place]), proved=False)
 
     def seen_above(self, beads: Beads) -> list[int]:
         """Segments on which a value above the level was seen."""
@@ -175,8 +181,16 @@ class Judge:
             return Segment(found.lower, found.upper, found.position, found.tier, True)
         times = np.linspace(0.0, 1.0, DENSE)
         values = _finite(self.surface.along(start[None], stop[None], times)[0])
-        best = int(np.argmax(values))
-        return Segment(float(values[best]), np.inf, float(times[best]), "sampled", True)
+        return self._seen(start, stop, values, proved=True)
+
+    def _seen(self, start: Floats, stop: Floats, values: Floats, *, proved: bool) -> Segment:
+        """The highest value seen, from those at evenly spaced positions and searches beside them."""
+
+        def value(t: float) -> float:
+            return float(self.surface.along(start[None], stop[None], np.array([t]))[0, 0])
+
+        height, position = highest_seen(value, np.linspace(0.0, 1.0, len(values)), values)
+        return Segment(height, np.inf, position, "sampled", proved)
 
     def _look(self, beads: Beads) -> None:
         """A few points of every unknown segment, all as one batch."""

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import ArrayLike, NDArray
-from scipy.optimize import minimize_scalar
 
 from reluscape.crossing import cells_crossed
 from reluscape.digits import rounded_down, rounded_up
@@ -18,6 +17,7 @@ from reluscape.results import Result
 from reluscape.strings.bounding import can_bound, certified_peak
 from reluscape.strings.moving import Moving, at
 from reluscape.strings.one_hidden import Peak, exact_peak, is_one_hidden
+from reluscape.strings.peaks import highest_seen
 from reluscape.train import one_thread
 from reluscape.validation import check_number, check_theta
 
@@ -39,8 +39,8 @@ class PathMaximum(Result):
         position: t in [0, 1] where the largest loss was found.
         num_cells: Cells that the segment passes through, as `cells_crossed` counts them; -1 if unknown.
         tier: "exact": maximised on every piece, so that the bounds are apart by rounding errors only.
-            "certified": the bounds are proved, rounding errors included. "sampled": a grid and a search
-            around its best point, which show nothing about the points in between.
+            "certified": the bounds are proved, rounding errors included. "sampled": a grid and searches
+            beside its highest points, which prove nothing about the points in between.
         times: Where the loss was evaluated, ascending (points,).
         losses: What it is there (points,).
     """
@@ -103,8 +103,8 @@ def path_maximum(
         and parts are halved until the bounds are within the gap, or there are 10,000 of them: then the
         gap is larger than was asked for. Both include the rounding errors of float64, to first order, as
         if no unit were off: of large weights behind units that are, they may be most of the bound.
-        Tier "sampled", a grid of 257 points, for the rest: other activations, residual connections,
-        re-parametrised layers, and where numbers overflow.
+        Tier "sampled", a grid of 257 points and searches beside its highest, for the rest: other
+        activations, residual connections, re-parametrised layers, and where numbers overflow.
 
     Cost: exact, two forward passes and O(log) for each of the at most `samples * units` kinks: 0.1 s for
     1,000 samples and 50 units. Certified, O(samples * units^2 * depth^2) for a part of the segment: at
@@ -174,17 +174,14 @@ def _seen(landscape: Landscape, start: Floats, stop: Floats) -> PathMaximum:
 def _sampled(
     loss: Callable[[float], float], points: int, *, search: bool = True
 ) -> tuple[Floats, Floats, Peak]:
-    """Losses on a grid, and the largest value of it or of a search around its best point."""
+    """Losses on a grid, and the largest value of it or of searches beside its points."""
     times = np.linspace(0.0, 1.0, points)
     losses = np.array([loss(float(t)) for t in times])
     losses[np.isnan(losses)] = np.inf  # above every level
     best = int(losses.argmax())
-    candidates = [(losses[best], times[best])]
-    if search and losses[best] < np.inf:
-        around = times[max(best - 1, 0)], times[min(best + 1, points - 1)]
-        near = minimize_scalar(lambda t: -loss(float(t)), bounds=around, method="bounded")
-        candidates.append((-near.fun, near.x))
-    value, position = max((float(v), float(t)) for v, t in candidates)
+    value, position = float(losses[best]), float(times[best])
+    if search:
+        value, position = highest_seen(loss, times, losses)
     return times, losses, Peak(value, position, np.inf)
 
 
