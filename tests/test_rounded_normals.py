@@ -114,10 +114,7 @@ def test_large_weights_on_normals_that_depend_but_for_rounding_are_rejected() ->
 
 
 @pytest.mark.parametrize("seed", range(6))
-@pytest.mark.parametrize("mark", ["*", "0"])
-def test_jumps_that_rounding_of_residuals_hides_show_no_strict_minimum(
-    seed: int, mark: str
-) -> None:
+def test_jumps_that_rounding_of_residuals_hides_show_no_strict_minimum(seed: int) -> None:
     """Three samples alike: residuals of 1e-3, beside outputs of 1e7, sum to zero but for rounding."""
     rng = np.random.default_rng(seed)
     near, large = float(rng.uniform(0.05, 0.2)), 1e8 * float(rng.uniform(1, 2))
@@ -131,7 +128,7 @@ def test_jumps_that_rounding_of_residuals_hides_show_no_strict_minimum(
     at = landscape, "0", Float64(), found.theta, pattern, found.active_kinks
     local, count = Local.at(*at), len(found.active_kinks)
     sides = np.zeros((1, count), dtype=np.int8)
-    sides[0, _coincident(local).first] = IN_FAN if mark == "*" else 0
+    sides[0, _coincident(local).first] = IN_FAN
     left = margins(local, Cells(sides, np.zeros((1, count))))
     assert left is None or not (left > 0).all()
 

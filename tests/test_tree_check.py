@@ -30,6 +30,18 @@ def grown(request: pytest.FixtureRequest) -> tuple[MergeTree, Landscape]:
     return merge_tree(block), block.landscape
 
 
+def test_cells_without_proofs_of_their_own_are_told(grown: tuple[MergeTree, Landscape]) -> None:
+    tree, landscape = grown
+    others = f"(the others of {tree.num_cells:,} and {tree.num_facets:,} are exchanges of units"
+    assert others in verify(tree, landscape).reason
+    different = layer(9, 1, 2, 3, signs=[1.0, -1.0])
+    assert "others" not in verify(merge_tree(different), different.landscape).reason
+    below = merge_tree(different, below=0.9 * float(merge_tree(different).losses[0]))
+    assert below.num_pruned
+    others = f"(the others of {below.num_cells:,} and {below.num_facets:,} are above"
+    assert others in verify(below, different.landscape).reason
+
+
 def moved(values: np.ndarray, place: int, by: float = 1e-5) -> np.ndarray:
     changed = values.copy()
     changed.flat[place] += by

@@ -218,14 +218,7 @@ def margins(local: Local, cells: Cells, scale: float = 1.0) -> Array | None:
     spread = _spread(local, weights, (silent, top, same, same.members(ones)[1]), noise, scale)
     if spread is None:
         return None
-    for _ in range(
-        len(bends) if top.any() else 0
-    ):  # what is at its ceiling has the ceiling's errors
-        before = spread
-        off = np.abs(found[:, :, 1]) + spread @ np.abs(bends) + rounded
-        spread = np.where(top, off, spread)
-        if (before == spread).all():
-            break
+    spread = _at_ceilings(spread, np.abs(found[:, :, 1]) + rounded, bends, top)
     wide = spread + spread @ np.abs(bends) + rounded
     errors = np.stack([spread, wide], axis=2)
     if cells.relations is not None:
@@ -247,6 +240,15 @@ def margins(local: Local, cells: Cells, scale: float = 1.0) -> Array | None:
         slopes = found[0], max(1.0, scale) * errors[0], same.members(ones)
         level = level | zero_slopes(local.landscape, local.layer, at, *slopes)
     return np.concatenate([np.where(level, 0.0, left)[asked], rays])
+
+
+def _at_ceilings(spread: Array, off: Array, bends: Array, top: Bools) -> Array:
+    """Errors of weights (parts, k): those at their ceilings have the ceilings' and are `off` these."""
+    for _ in range(len(bends) if top.any() else 0):
+        before, spread = spread, np.where(top, off + spread @ np.abs(bends), spread)
+        if (before == spread).all():
+            break
+    return spread
 
 
 def _fans(local: Local, cells: Cells) -> list[Fan] | None:

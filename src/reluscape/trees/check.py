@@ -77,9 +77,21 @@ def check_merge_tree(tree: MergeTree, landscape: Landscape) -> str:
     short = short if tree.tolerance > 0 else ""
     follow = "1 minimum that follows" if len(tree.losses) == 1 else "{} minima that follow"
     return (
-        f"the least losses of {len(tree.cell_proofs):,} cells and {len(tree.facet_proofs):,} facets, and"
-        f" {follow.format(len(tree.losses))} from them{short}"
+        f"the least losses of {len(tree.cell_proofs):,} cells and {len(tree.facet_proofs):,} facets"
+        f"{_others(tree, problem)}, and {follow.format(len(tree.losses))} from them{short}"
     )
+
+
+def _others(tree: MergeTree, problem: Problem) -> str:
+    """Why cells have no proofs of their own, where some have none."""
+    groups, why = problem.units.groups, []
+    if len(np.unique(groups)) < len(groups):
+        why.append("exchanges of units that act alike")
+    if tree.num_pruned:
+        why.append(f"above {tree.below:g}")
+    if len(tree.cell_proofs) == tree.num_cells or not why:
+        return ""
+    return f" (the others of {tree.num_cells:,} and {tree.num_facets:,} are {' or '.join(why)})"
 
 
 def _values(tree: MergeTree, problem: Problem) -> tuple[Floats, Floats, ExactValues | None]:

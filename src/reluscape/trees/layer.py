@@ -48,7 +48,7 @@ class Layer:
 
         Raises:
             UnsupportedModelError: Another structure, or another loss.
-            InputError: Weight decay.
+            InputError: Weight decay, or something else than a block.
         """
         if not isinstance(block, Block):
             raise InputError(

@@ -94,8 +94,9 @@ def merge_tree(
         The tree. Losses and levels are least, but for rounding errors of 1e-10 of the loss of zero
         weights. Where samples are nearly equal and float64 does not tell a least loss, it is found in
         rational arithmetic. Samples that are equal or on one hyperplane but for rounding their features
-        (2e-15 of their size) are taken as equal, or as on it, and units whose output weights are positive
-        multiples of each other but for rounding as alike: rational arithmetic does neither. Where they
+        (2e-15 of their size) are taken as equal, or as on it, and output weights of units that are
+        multiples of each other but for rounding as exact ones (positive: alike): rational arithmetic
+        does neither, and may find lower losses at huge weights. Where they
         are not, but so nearly that float64 does not tell (up to some 1e-14), where points miss their
         losses by more than rounding their coordinates explains or by a hundredth of the loss of zero
         weights, or where python-flint is missing, `num_failed` counts it, and `tier` is "sampled".
