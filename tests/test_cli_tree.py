@@ -17,7 +17,8 @@ from pages import assert_nothing_overflows
 from safetensors.torch import load_file, save_file
 from test_cli import files, invoke, refusal
 
-from reluscape import Landscape, MergeTree, Study, merge_tree
+from reluscape import Certificate, Landscape, MergeTree, Study, merge_tree
+from reluscape.certificate import MINIMA
 from reluscape.errors import InputError
 from reluscape.train import mlp
 
@@ -50,7 +51,9 @@ def test_what_is_written(grown: Path) -> None:
     found = MergeTree.load(grown / "t" / "merge_tree.nc")
     assert found.features.shape == (12, 2)
     names = [f"minima/{k:03d}.safetensors" for k in range(len(found.losses))]
-    assert files(grown / "t") == {*names, "merge_tree.nc", "report.html", "samples.npz"}
+    certificates = [name.replace("safetensors", "json") for name in names]
+    others = {"merge_tree.nc", "report.html", "samples.npz"}
+    assert files(grown / "t") == {*names, *certificates, *others}
     own = load_file(grown / "mlp.safetensors")
     for k, name in enumerate(names):
         state = load_file(grown / "t" / name)
@@ -61,6 +64,23 @@ def test_what_is_written(grown: Path) -> None:
         loss = torch.nn.functional.mse_loss(model(x), y).item()
         assert loss == pytest.approx(found.losses[k], abs=1e-12)
         torch.testing.assert_close(state["2.weight"], own["2.weight"].double())
+
+
+def test_each_minimum_has_a_certificate_of_its_own(grown: Path) -> None:
+    found, data = MergeTree.load(grown / "t" / "merge_tree.nc"), grown / "t" / "samples.npz"
+    page = (grown / "t" / "report.html").read_text()
+    for k, theta in enumerate(found.minima):
+        file = grown / "t" / "minima" / f"{k:03d}.json"
+        certificate = Certificate.load(file)
+        assert certificate.claim in MINIMA
+        np.testing.assert_allclose(certificate.theta, theta, atol=1e-8)
+        told = invoke(
+            "verify", file, "--weights", file.with_suffix(".safetensors"), "--data", data, "--loss",
+            "squared",
+        )  # fmt: skip
+        assert told.exit_code == 0, told.output
+        claim = certificate.claim.replace("_", " ")
+        assert f'<a href="minima/{k:03d}.json">{claim}</a>' in page
 
 
 def test_a_full_disk_is_one_line_and_leaves_the_earlier_tree(
@@ -106,7 +126,7 @@ def test_the_pages_commands_run_in_its_folder(grown: Path, monkeypatch: pytest.M
     page = html.unescape((grown / "t" / "report.html").read_text())
     monkeypatch.chdir(grown / "t")
     commands = re.findall(r"<code>(reluscape (?:verify|tree) .*?)</code>", page)
-    assert len(commands) == 2
+    assert len(commands) == 3
     for command in commands:
         result = invoke(*shlex.split(command)[1:])
         assert result.exit_code == 0, result.output
@@ -182,7 +202,8 @@ def test_what_an_earlier_tree_has_left_is_removed(grown: Path, tmp_path: Path) -
     assert invoke("tree", *few, "--out", out).exit_code == 0
     left = len(MergeTree.load(out / "merge_tree.nc").losses)
     assert left < many
-    names = {f"minima/{k:03d}.safetensors" for k in range(left)}
+    endings = "safetensors", "json"
+    names = {f"minima/{k:03d}.{ending}" for k in range(left) for ending in endings}
     own = {"minima/notes.txt", "mine.safetensors"}
     assert files(out) == {*names, *own, "merge_tree.nc", "report.html"}
 

@@ -9,10 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from scipy.optimize import linprog, nnls
 from test_merge_tree import layer
+from torch import nn
 
-from reluscape import Block, Landscape, MergeTree, certify, merge_tree, verify
+from reluscape import Block, InputError, Landscape, MergeTree, certify, merge_tree, verify
+from reluscape.certificate import MINIMA
 from reluscape.trees.inside import exact_middle
 from reluscape.trees.points import move_inside, refine
 
@@ -38,6 +41,104 @@ def test_the_block_certificate_says_of_all_minima_that_they_are() -> None:
     )
     assert found["undecided"] <= 0.02 * found.total()
     assert found.total() > 100
+
+
+def block_of(x: Any, y: Any, weights: Any, loss: str = "squared") -> Block:
+    """The first layer of a network with these samples and output weights, and no output bias."""
+    x, y, weights = (np.array(numbers, dtype=float) for numbers in (x, y, weights))
+    model = nn.Sequential(
+        nn.Linear(x.shape[1], weights.shape[1]),
+        nn.ReLU(),
+        nn.Linear(*weights.shape[::-1], bias=False),
+    ).double()
+    model[2].weight.data = torch.from_numpy(weights)
+    return Landscape(model, x, y, loss=loss).block(0)
+
+
+#: Minima on grids at which a unit is zero, has weights far below the others, or slopes vanish.
+ON_GRIDS = [
+    (
+        [[0.5, 0], [-0.5, 2], [-0.5, 0.5], [0.5, 0.5], [0, 0.5], [0.5, 1.5], [-2, -0.5]],
+        [[1, -1], [-2, -1], [0, 0], [-1, 0], [-2, 1], [-1, -2], [-1, 0]],
+        [[-0.12282838369104884], [-0.02415328501819421]],
+    ),
+    (
+        [[-1.5], [-1.5], [-0.5], [0.0], [0.5], [-1.0]],
+        [[3.0], [1.0], [0.0], [2.0], [1.0], [0.0]],
+        [[-0.36772508877326127, -0.11667082976782113, 0.7877017035214982]],
+    ),
+    (
+        [[0.5], [0.0], [0.5], [0.0], [-1.0], [-0.5], [0.5], [1.0]],
+        [[0.0], [1.0], [0.0], [0.0], [0.0], [0.0], [0.0], [1.0]],
+        [[-0.6791867023609549, 0.7307578065137493, 0.6310651431789512]],
+    ),
+]
+
+
+@pytest.mark.parametrize("given", ON_GRIDS)
+def test_on_grids_each_minimum_has_a_certificate(given: Any) -> None:
+    pytest.importorskip("flint", reason="rational arithmetic needs python-flint")
+    block = block_of(*given)
+    tree = merge_tree(block)
+    found = tree.certificates(block)
+    assert len(found) == len(tree.losses) > 1
+    for certificate, theta in zip(found, tree.minima, strict=True):
+        assert certificate.claim in MINIMA, certificate.reason
+        np.testing.assert_allclose(certificate.theta, theta, atol=1e-8)
+        told = verify(certificate, block.landscape)
+        assert told.valid, told.reason
+
+
+def test_weights_far_below_the_others_are_as_exact() -> None:
+    block = block_of(*ON_GRIDS[0])
+    tree = merge_tree(block)
+    (row,) = tree.layer.unpack(tree.minima[1])
+    terms = tree.features[0] * row  # of the first sample, 4000 times below the largest weight
+    assert 0 < np.abs(terms).max() < np.abs(row).max() / 1000
+    assert abs(terms.sum()) <= 4e-16 * np.abs(terms).max()
+
+
+def test_a_unit_that_changes_no_residual_is_zero() -> None:
+    block = block_of(*ON_GRIDS[1])
+    tree = merge_tree(block)
+    for theta in tree.minima:
+        rows = tree.layer.unpack(theta)
+        assert not ((np.abs(rows) < 1e-15) & (rows != 0)).any()
+
+
+#: A unit that is zero, so that all its kinks are active, beside one whose weights are solved for.
+AT_ZERO = [
+    (
+        [[0.5, 1.5, 2], [1, 0, 0.5], [-0.5, 1, -1], [-0.5, 1, 0.5], [1, -2, 1], [1, 2, 0.5],
+         [0, 1, -0.5]],
+        [[-1], [-1], [1], [0], [0], [-1], [0]],
+        [[0.2551470019017936, 0.29182501623539653]],
+    ),
+    (
+        [[0, 0, 0.5], [-2, -1, 1], [0, 1, -1.5], [-1, 0.5, 0.5], [0, 0.5, -2], [-0.5, -0.5, 2.5],
+         [-0.5, 0.5, 1], [-0.5, -1.5, 0.5]],
+        [[-1], [0], [-1], [2], [0], [-1], [0], [-1]],
+        [[0.9039216837371716, 1.5046206461842302]],
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("given", AT_ZERO)
+def test_stationary_points_of_dependent_kinks_are_solved_for_exactly(given: Any) -> None:
+    pytest.importorskip("flint", reason="rational arithmetic needs python-flint")
+    block = block_of(*given)
+    theta = merge_tree(block).minima[0]
+    found = certify(block, theta, arithmetic="rational")
+    assert found.claim == "local_minimum", found.reason
+    assert 0 < found.moved < 1e-10 * np.abs(theta).max()
+    told = verify(found, block.landscape)
+    assert told.valid, told.reason
+
+
+def test_certificates_are_of_the_trees_own_layer() -> None:
+    block, other = (layer(5, 1, 2, seed) for seed in range(2))
+    with pytest.raises(InputError, match=r"its features is not the tree's: give the same network"):
+        merge_tree(block).certificates(other)
 
 
 @pytest.mark.parametrize("seed", range(4))

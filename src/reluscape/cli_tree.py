@@ -93,11 +93,11 @@ def tree(
 
     For the first layer of a network with one hidden layer, output weights held fixed: every activation
     cell and every facet between two is gone through, so nothing is missed. OUT holds merge_tree.nc,
-    which `reluscape verify` checks, report.html, the lowest minima as weights, minima/000.safetensors and
-    so on, and samples.npz where the samples are not all. What takes longer than ten seconds is kept in
-    OUT/chunks.sqlite until the tree is written: the same command goes on from there. What an earlier
-    tree has left in OUT is written over or removed. The very first tree on a machine waits half a minute
-    for compiling.
+    which `reluscape verify` checks, report.html, the lowest minima as weights with their block
+    certificates, minima/000.safetensors and 000.json and so on, and samples.npz where the samples are not
+    all. What takes longer than ten seconds is kept in OUT/chunks.sqlite until the tree is written: the
+    same command goes on from there. What an earlier tree has left in OUT is written over or removed. The
+    very first tree on a machine waits half a minute for compiling.
     """
     objective = LossName(loss.value)
     landscape = landscape_from(data, target, standardise, weights, model, objective, 0.0)
@@ -140,8 +140,9 @@ def tree(
     if some:
         ctx.obj.append(str(folder.write_samples(landscape, taken)))
         named = ["--data", str(out / SAMPLES)]
-    own = [*as_option("--weights", weights), *as_option("--model", model)]
-    subject = options_from([*own, *named, "--loss", landscape.loss_name], out)
+    own = options_from(as_option("--weights", weights), out)
+    others = [*as_option("--model", model), *named, "--loss", landscape.loss_name]
+    subject = own, options_from(others, out)
     search = ["--layer", name, *as_option("--below", below)]
     search += ["--arithmetic", arithmetic.value] if exact else []
     about = _about(found, block, subject, search, Path(str(data)).name, seed)
@@ -167,21 +168,24 @@ def _told(chunks: Path, written: list[str]) -> Iterator[None]:
 def _about(
     found: MergeTree,
     block: Block,
-    subject: list[str],
+    subject: tuple[list[str], list[str]],
     search: list[str],
     data: str,
     seed: int,
 ) -> Grown:
-    """What the page says besides the tree."""
-    from reluscape.report.branches import FILE, Grown
+    """What the page says besides the tree; `subject` is the model's weights, and all else."""
+    from reluscape.report.branches import FILE, Grown, minimum_name
     from reluscape.tree_files import standing
 
+    own, others = subject
+    first = [minimum_name(0, "json"), "--weights", minimum_name(0)]
     return Grown(
         layer=block.layer,
         data=data,
         where=standing(found, block),
-        check=shlex.join(["reluscape", "verify", FILE, *subject]),
-        again=shlex.join(["reluscape", "tree", *subject, *search, "--out", "again"]),
+        check=shlex.join(["reluscape", "verify", FILE, *own, *others]),
+        certificate=shlex.join(["reluscape", "verify", *first, *others]),
+        again=shlex.join(["reluscape", "tree", *own, *others, *search, "--out", "again"]),
         version=__version__,
         seed=seed,
     )

@@ -287,7 +287,7 @@ def _wants_minimiser(point: Point, local: Local, numbers: Rational) -> bool:
     quadratic = local.block.loss in ("squared", "half_squared") or (
         local.block.loss == "l1" and local.block.weight_decay > 0
     )
-    if not quadratic or not point.is_stationary or not numbers.independent(local.normals):
+    if not quadratic or not point.is_stationary:
         return False
     return any(bool(entry != 0) for entry in local.rest(_multipliers(local, numbers)))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from zipfile import BadZipFile
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from reluscape.block import Block
 from reluscape.errors import InputError
+from reluscape.further import certify_further
 from reluscape.landscape import Landscape
 from reluscape.report.branches import FILE, LISTED, MINIMA, Grown, minimum_name, render_tree
 from reluscape.report.wording import number
@@ -25,6 +26,8 @@ __all__ = ["SAMPLES", "TreeFolder", "drawn", "standing"]
 
 #: The samples that a tree is of, where these are not all.
 SAMPLES = "samples.npz"
+#: Endings of a minimum's files: its weights, and their certificate.
+ENDINGS = "safetensors", "json"
 #: Share of the loss of zero weights by which rounding may lift a way.
 ROUNDING = 1e-12
 
@@ -75,7 +78,8 @@ class TreeFolder:
             InputError: No such folder, or files under names of the tree's that no tree here has written.
         """
         minima, own = self.path / MINIMA, self.path / SAMPLES
-        others = set(minima.glob("[0-9]*.safetensors")) - set(self._minima())
+        named = {file for ending in ENDINGS for file in minima.glob(f"[0-9]*.{ending}")}
+        others = named - set(self._minima())
         lost = [file for file in self.given if file.resolve().parent == minima.resolve()]
         if samples and own.exists() and (self._is_given(own) or not _is_drawn(own)):
             lost.append(own)
@@ -98,32 +102,41 @@ class TreeFolder:
     def write(
         self, found: MergeTree, landscape: Landscape, layer: str, about: Grown, samples: bool
     ) -> list[Path]:
-        """Write the tree, its lowest minima and, last, the page that links them."""
-        count = min(len(found.losses), LISTED)
-        for file in self._minima()[count:]:
+        """Write the tree, its lowest minima and their certificates and, last, the page that links all."""
+        minima = range(min(len(found.losses), LISTED))
+        for file in set(self._minima()) - set(self._files(minima)):
             file.unlink(missing_ok=True)
         own = self.path / SAMPLES
         if not samples and not self._is_given(own) and _is_drawn(own):
             own.unlink()
-        files = [found.save(self.path / FILE)]
+        files, claims = [found.save(self.path / FILE)], []
         columns, theta = landscape.positions(layer), landscape.theta
-        for minimum in range(count):
+        for minimum in minima:
             theta[columns] = found.minima[minimum]
+            there = landscape.at(theta)
             files.append(self.path / minimum_name(minimum))
-            state = landscape.at(theta).state()
-            write_then_rename(files[-1], partial(write_state, state=state))
-        page = render_tree(found, about).encode()
+            write_then_rename(files[-1], partial(write_state, state=there.state()))
+            block = there.block(layer)
+            certificate = certify_further(block, block.theta)
+            claims.append(certificate.claim)
+            files.append(certificate.save(self.path / minimum_name(minimum, "json")))
+        page = render_tree(found, replace(about, claims=tuple(claims))).encode()
         files.append(self.path / "report.html")
         write_then_rename(files[-1], lambda file: file.write_bytes(page))
         return files
 
     def _minima(self) -> list[Path]:
-        """Weights of the tree that is here; none where there is none that can be read."""
+        """Files of the minima of the tree that is here; none where there is none that can be read."""
         try:
             count = len(MergeTree.load(self.path / FILE).losses)
         except InputError:
             return []
-        return [self.path / minimum_name(minimum) for minimum in range(min(count, LISTED))]
+        return self._files(range(min(count, LISTED)))
+
+    def _files(self, minima: range) -> list[Path]:
+        return [
+            self.path / minimum_name(minimum, ending) for minimum in minima for ending in ENDINGS
+        ]
 
     def _is_given(self, file: Path) -> bool:
         return file.resolve() in {one.resolve() for one in self.given}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from importlib.util import find_spec
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +17,7 @@ from reluscape.descent.output import Ray, falling_ray
 from reluscape.descent.problem import Problem
 from reluscape.descent.result import LEAST, Descent, Status
 from reluscape.descent.segment import way_down
+from reluscape.further import certify_further
 from reluscape.network_output import NetworkOutput
 from reluscape.progress import UNKNOWN, Stop
 from reluscape.proof import certify
@@ -44,8 +44,6 @@ FIT = 1e-10
 IDLE = 20
 #: Step, relative to the point, after which kinks that were zero have their sides.
 TINY_STEP = 1e-9
-#: Largest block that is certified in rationals where float64 is undecided.
-RATIONAL = 60
 #: Numbers kept of the path, 64 MB.
 PATH = 8 * 10**6
 
@@ -207,7 +205,7 @@ class Path:
         """What the end is; that of a branch, of which there are several, in float64."""
         if self.ray is not None:
             return self.ray.certificate
-        return (certify if self.given_up else certified_end)(self.function, end)
+        return (certify if self.given_up else certify_further)(self.function, end)
 
     @property
     def may_go_on(self) -> bool:
@@ -304,18 +302,6 @@ class Path:
 def idle_limit(size: int) -> int:
     """Pivots without progress, for this many parameters, after which batches count as rebuilds."""
     return IDLE * (size + BATCH)
-
-
-def certified_end(function: Function, theta: Floats) -> Certificate:
-    """Certificate of a descent's end: in rationals where float64 leaves a small block undecided.
-
-    Slopes of exactly zero (flat edges) are common at vertices, and only rationals see them.
-    """
-    certificate = certify(function, theta)
-    if certificate.claim != "undecided" or function.size > RATIONAL or find_spec("flint") is None:
-        return certificate
-    exact = certify(function, theta, arithmetic="rational")
-    return exact if exact.claim in MINIMA else certificate
 
 
 def polished(path: Path, theta: Floats) -> Floats:

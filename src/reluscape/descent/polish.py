@@ -22,10 +22,10 @@ from reluscape.certificate import MINIMA, Certificate, fields_from_json, to_json
 from reluscape.descent.density import Density
 from reluscape.descent.forecast import Forecast, forecast_at
 from reluscape.descent.loop import check_descent, descend
-from reluscape.descent.path import certified_end
 from reluscape.descent.phases import Phases, find_phases
 from reluscape.descent.result import Descent, Status
 from reluscape.errors import InputError, ReluscapeError
+from reluscape.further import certify_further
 from reluscape.landscape import Landscape
 from reluscape.progress import UNKNOWN
 from reluscape.proof import certify
@@ -391,7 +391,7 @@ def _certified(block: Block, arithmetic: str) -> Certificate:
             return certify(block, arithmetic=arithmetic)
         except InputError:  # too large for it
             return certify(block)
-    return certified_end(block, block.theta)
+    return certify_further(block, block.theta)
 
 
 @dataclass(slots=True)

@@ -27,6 +27,7 @@ LISTED = 50
 #: Digits of losses, many of which are close.
 DIGITS = 7
 COLUMNS = ("minimum", "loss", "joins", "at", "barrier", "exchanges of units")
+CERTIFICATE = "by its own certificate"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,8 @@ class Grown:
         version: Of reluscape.
         seed: Of the samples that were drawn.
         name: Of the model, on a page that has several.
+        claims: What the certificates of the lowest minima say, where these have files.
+        certificate: The command that checks the first of these, in the page's folder.
     """
 
     layer: str
@@ -52,11 +55,13 @@ class Grown:
     version: str
     seed: int
     name: str = ""
+    claims: tuple[str, ...] = ()
+    certificate: str = ""
 
 
-def minimum_name(minimum: int) -> str:
-    """File of a minimum's weights."""
-    return f"{MINIMA}/{minimum:03d}.safetensors"
+def minimum_name(minimum: int, ending: str = "safetensors") -> str:
+    """File of a minimum's weights, or of its certificate, which is "json"."""
+    return f"{MINIMA}/{minimum:03d}.{ending}"
 
 
 def render_tree(tree: MergeTree, about: Grown) -> str:
@@ -65,20 +70,17 @@ def render_tree(tree: MergeTree, about: Grown) -> str:
     return fill("merge_tree.html.j2", sections=[section], tree=tree, about=about)
 
 
-def tree_section(
-    trees: Sequence[tuple[Drawn, Grown]], *, files: bool = True, listed: int = LISTED
-) -> Section:
+def tree_section(trees: Sequence[tuple[Drawn, Grown]], *, listed: int = LISTED) -> Section:
     """One or more trees as a section of a page.
 
     Args:
         trees: Each with what there is to say besides.
-        files: Whether each of the lowest minima has a file of its own.
         listed: Minima of each tree beyond which the table leaves off.
     """
     weights = (
-        "Every minimum is a weights file of its own, for load_state_dict of the module; `reluscape "
-        "certify` says of nearly each by itself that it is one. Where it is undecided, slopes are within "
-        "its rounding errors of zero: what verify shows of the tree holds for that minimum too."
+        "Every minimum listed is a weights file of its own, for load_state_dict of the module, with its "
+        "block certificate: slopes at the point show what verify of the tree shows by all cells. Where "
+        "that is undecided, slopes are within rounding errors of zero; the tree shows that minimum, too."
     )
     return Section(
         key="tree",
@@ -90,16 +92,19 @@ def tree_section(
             for place, (tree, about) in enumerate(trees)
             for figure in _figures(tree, about, "" if place == 0 else f"-{place + 1}")
         ),
-        tables=tuple(_minima(tree, about, files, listed) for tree, about in trees),
+        tables=tuple(_minima(tree, about, listed) for tree, about in trees),
         method=tuple(line for tree, about in trees for line in _counts(tree, about))
         + _method(trees[0][0]),
         check=(
             "verify enumerates the cells again, shows the least loss of every cell and facet to be "
             "least, and finds the tree by another algorithm.",
-            *([weights] if files else []),
+            *([weights] if any(about.claims for _, about in trees) else []),
         ),
         commands=tuple(
-            command for _, about in trees for command in (about.check, about.again) if command
+            command
+            for _, about in trees
+            for command in (about.check, about.certificate if about.claims else "", about.again)
+            if command
         ),
     )
 
@@ -171,7 +176,7 @@ def _figures(tree: Drawn, about: Grown, suffix: str) -> tuple[Figure, ...]:
     return tuple(found)
 
 
-def _minima(tree: Drawn, about: Grown, files: bool, listed: int) -> Table:
+def _minima(tree: Drawn, about: Grown, listed: int) -> Table:
     """A line for each of the lowest minima."""
     rows = []
     for k in range(min(len(tree.losses), listed)):
@@ -179,17 +184,22 @@ def _minima(tree: Drawn, about: Grown, files: bool, listed: int) -> Table:
         barrier = float(tree.deaths[k] - tree.losses[k])
         rows.append(
             (
-                Cell(f"{k:03d}", file=minimum_name(k) if files else ""),
+                Cell(f"{k:03d}", file=minimum_name(k) if about.claims else ""),
                 Cell(number(float(tree.losses[k]), digits=DIGITS), tier=tree.tier, numeric=True),
                 Cell("" if last else f"{tree.parents[k]:03d}", numeric=True),
                 Cell("" if last else number(float(tree.deaths[k]), digits=DIGITS), numeric=True),
                 Cell("" if last else number(barrier), numeric=True),
                 Cell(count(int(tree.multiplicity[k])), numeric=True),
+                *(
+                    Cell(claim.replace("_", " "), file=minimum_name(k, "json"))
+                    for claim in about.claims[k : k + 1]
+                ),
             )
         )
     left = len(tree.losses) > listed
+    columns = (*COLUMNS, CERTIFICATE) if about.claims else COLUMNS
     some = f", the lowest {listed} of {count(len(tree.losses))}" if left else ""
-    return Table(f"{_named(about)}Local minima{some}", COLUMNS, tuple(rows))
+    return Table(f"{_named(about)}Local minima{some}", columns, tuple(rows))
 
 
 def _counts(tree: Drawn, about: Grown) -> tuple[str, ...]:

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from reluscape.tolerances import TOLERANCES
 from reluscape.trees.kruskal import write_ends
 from reluscape.trees.problem import Problem
 
-__all__ = ["SAME", "are_inside", "attained", "cells_beside", "misplaced"]
+__all__ = ["SAME", "are_inside", "attained", "cells_beside", "misplaced", "on_kinks"]
 
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
@@ -23,6 +24,8 @@ SAME = 1e-9
 #: Share of the loss of zero weights that rounding a point's coordinates may change at most in float64:
 #: what moves by more is no longer told by a point.
 SHOWN = 1e-2
+#: Share of lengths, or of terms, up to which switching values are rounding errors of zero.
+ROUNDED = TOLERANCES.rounding * float(np.finfo(np.float64).eps)
 #: Points that are looked at together.
 TOGETHER = 1000
 
@@ -51,6 +54,27 @@ def are_inside(problem: Problem, thetas: Floats, cells: Indices, share: float = 
         sides = problem.cones.cells.unpack(own.ravel()).reshape(values.shape)
         found.append((np.where(sides, values, -values) >= -errors).all(axis=(1, 2)))
     return np.concatenate(found)
+
+
+def on_kinks(problem: Problem, thetas: Floats) -> Floats:
+    """Points of the balanced layer, moved onto the kinks on which they lie but for rounding errors.
+
+    A point is a sum over rays, and has rounding errors of its largest weights. Where a sample has no part
+    in these, its switching value is of small weights, next to which such errors are no longer small.
+    """
+    if problem.exact:  # each coordinate is rounded once
+        return thetas
+    features, rows = problem.layer.features, problem.layer.unpack(thetas).copy()
+    for start, points in zip(range(0, len(thetas), TOGETHER), _parts(thetas), strict=False):
+        values, errors = _values(problem, points, ROUNDED)
+        own = np.abs(rows[start : start + TOGETHER, problem.units.order])
+        on = np.abs(values) <= errors
+        off = (on & (np.abs(values) > ROUNDED * (own @ np.abs(features).T))).any(axis=-1)
+        for point, place in np.argwhere(off).tolist():
+            row = rows[start + point, problem.units.order[place]]
+            kinks = features[on[point, place]]
+            row -= np.linalg.lstsq(kinks, kinks @ row, rcond=None)[0]
+    return problem.layer.pack(rows)
 
 
 def _parts(rows: NDArray[Any]) -> Iterator[NDArray[Any]]:

@@ -244,12 +244,14 @@ class Problem:
         """
         rows = np.tile(self.layer.unpack(self.layer.theta), (len(rays), 1, 1))
         columns = np.abs(self.layer.features).max(axis=0, initial=0.0)
+        least = _EPS * np.abs(self.layer.residual).max(initial=0.0)
         directions = np.vstack([self.cones.rays, np.zeros_like(columns)])[rays]
         for k, (unit, size) in enumerate(zip(self.units.order, self.units.sizes, strict=True)):
             part = np.where(owners == k, lengths, 0.0)[:, None]
             row, terms = (part @ directions)[:, 0], (part @ np.abs(directions))[:, 0] * columns
             terms = terms.sum(axis=1, keepdims=True)
             row[np.abs(row) * columns <= TOLERANCES.rounding * _EPS * terms] = 0.0
+            row[np.abs(row) @ columns <= least] = 0.0  # a unit whose outputs change no residual
             rows[:, unit] = row / size
         return self.layer.pack(rows)
 

@@ -11,6 +11,10 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import breadth_first_order
 
+from reluscape.block import Block
+from reluscape.certificate import Certificate
+from reluscape.errors import InputError
+from reluscape.further import certify_further
 from reluscape.report.wording import several
 from reluscape.results import Result
 from reluscape.trees.barrier import Barrier, shortened
@@ -39,9 +43,8 @@ class MergeTree(Result):
     Minima ascend by loss. They are those whose persistence, `deaths - births`, is above `tolerance` times
     the loss of a layer that puts out zero. A minimum may be a whole set of points (a plateau, a flat
     valley) across several cells. One of them is given, inside the set and with few kinks active, as far
-    as up to 32 of its cells show. There `certify` says of nearly all that they are minima
-    (docs/tree.md); where it is undecided, that is about its own margins, and the proofs of this tree
-    hold none the less.
+    as up to 32 of its cells show. There `certify` by itself says that it is a minimum (`certificates`;
+    docs/tree.md).
 
     Attributes:
         minima: A minimiser of each, shape (minima, params).
@@ -171,6 +174,34 @@ class MergeTree(Result):
         from reluscape.trees.figures import disconnectivity
 
         return disconnectivity(self)
+
+    def certificates(self, block: Block) -> list[Certificate]:
+        """What `certify` says of each minimum: the block certificate, by slopes at the point.
+
+        It has nothing to do with the tree's own proofs, which are about all cells. In float64, and where
+        that leaves it undecided in rational arithmetic (up to 60 parameters, with python-flint).
+
+        Args:
+            block: The layer that the tree is of.
+
+        Returns:
+            A certificate for each minimum, for `verify` with the block's landscape.
+
+        Cost: as `certify`, some milliseconds each; in rational arithmetic up to seconds.
+
+        Raises:
+            InputError: Another layer, or other samples.
+        """
+        own = Layer.of(block)
+        for part in fields(Layer):
+            if part.name != "theta" and not np.array_equal(
+                getattr(own, part.name), getattr(self, part.name)
+            ):
+                raise InputError(
+                    f"block must be the layer that the tree is of; its {part.name} is not the tree's:"
+                    " give the same network, samples and loss"
+                )
+        return [certify_further(block, theta) for theta in self.minima]
 
     def barrier(self, theta_a: ArrayLike, theta_b: ArrayLike) -> Barrier:
         """The least level below which two points are joined.

@@ -22,7 +22,7 @@ from reluscape.trees.flat import SAME, Flats, LeastPoints
 from reluscape.trees.joining import Joined, join_cells
 from reluscape.trees.layer import Layer
 from reluscape.trees.minimisers import MANY, Minimisers
-from reluscape.trees.placed import cells_beside, misplaced
+from reluscape.trees.placed import cells_beside, misplaced, on_kinks
 from reluscape.trees.problem import Problem
 from reluscape.trees.proofs import Proofs
 from reluscape.trees.pruning import pruned
@@ -248,7 +248,7 @@ def _tree(
     flats = Flats(problem, minimisers, ranks, problem.layer.limit(told["below"]), threads)
     alike = min(slack, SAME * problem.layer.zero_loss)
     minima, places = flats.inside(cells, alike)
-    minima = problem.outward(minima)
+    minima = problem.outward(on_kinks(problem, minima))
     units, unit_cells, _ = problem.shape
     places = places[:, None] // unit_cells ** np.arange(units - 1, -1, -1) % unit_cells
     beside = cells_beside(problem, edges)

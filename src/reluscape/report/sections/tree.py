@@ -28,7 +28,7 @@ def section(survey: Survey) -> Section | None:
     if not found:
         return None
     trees = [(tree, _about(survey, model, layer, tree)) for model, layer, tree in found]
-    drawn = tree_section(trees, files=False, listed=LISTED)
+    drawn = tree_section(trees, listed=LISTED)
     whole = survey.data.num_samples
     some = any(len(tree.samples) < whole for _, _, tree in found)
     return replace(
