@@ -11,14 +11,15 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import fx, nn
 
 from reluscape.errors import UnsupportedModelError
+from reluscape.network.fixed import Fixed, read_fixed
 from reluscape.network.layers import Affine, Floats, Reading, Rectifier, Scale, rounding_bounds
 from reluscape.network.nodes import folded
 from reluscape.network.reading import deviation, read_tail, run
 from reluscape.network.spatial import Convolution, Maximum, Mean, read_spatial
-from reluscape.network.tracing import as_numpy
+from reluscape.network.tracing import Trace, as_numpy
 
 Bools = NDArray[np.bool_]
 
@@ -26,7 +27,7 @@ Bools = NDArray[np.bool_]
 NUMBERS = 2**20
 #: A layer with numbers, in which it is affine.
 Numbered = Affine | Scale | Convolution
-Link = Numbered | Rectifier | Mean | Maximum
+Link = Numbered | Fixed | Rectifier | Mean | Maximum
 Links = tuple[Link, ...]
 Pair = Callable[[Floats], tuple[Floats, ...]]
 
@@ -67,16 +68,17 @@ def read_chains(
     """The tails of a module that are chains: what `read_network` found, then the longest one.
 
     To what `read_network` reads come Conv1d to Conv3d with zeros around their inputs, AvgPool, MaxPool,
-    AdaptiveAvgPool, and BatchNorm of channels in eval mode. That is checked alike: the chain has to give
-    the module's own outputs. Layers whose numbers are computed from parameters are in neither. Costs two
-    runs of the module, none where all of it was read.
+    AdaptiveAvgPool, BatchNorm of channels in eval mode, and layers, products and sums whose numbers are
+    buffers. That is checked alike: the chain has to give the module's own outputs. Layers whose numbers
+    are computed from parameters are in neither. Costs two runs of the module, none where all of it was
+    read.
     """
     found: list[tuple[Links, Floats, tuple[str, ...]]] = []
     if reading is not None:
         found.append((reading.network.layers, reading.features, reading.opaque))
     if reading is None or reading.opaque:
         with suppress(UnsupportedModelError):
-            tail = read_tail(module, inputs, Numbered, read_spatial)
+            tail = read_tail(module, inputs, Numbered, _read_further)
             features = tail.features.reshape(len(inputs), -1)
             links = _pooled_first(tail.layers)
             if gives(links, features, tail.output):
@@ -85,6 +87,12 @@ def read_chains(
         Chain(links, features, _hidden(links, opaque, module)) for links, features, opaque in found
     ]
     return tuple(chain for chain in chains if _is_plain(chain, module))
+
+
+def _read_further(node: fx.Node, source: fx.Node, trace: Trace) -> Link | None:
+    """A node as a layer that `read_network` does not read; None where it is none of these."""
+    found = read_spatial(node, source, trace)
+    return read_fixed(node, source, trace) if found is None else found
 
 
 def _pooled_first(links: Links) -> Links:
@@ -109,9 +117,9 @@ def _hidden(links: Links, opaque: tuple[str, ...], module: nn.Module) -> Bools:
 
 
 def _is_plain(chain: Chain, module: nn.Module) -> bool:
-    """Whether a chain's numbers are parameters themselves, not computed from any."""
+    """Whether a chain's numbers are parameters themselves or buffers, not computed from any."""
     owned = [module.get_submodule(name) for name in chain.names]
-    return all(one._parameters.get("weight") is one.weight for one in owned)
+    return all({**one._buffers, **one._parameters}.get("weight") is one.weight for one in owned)
 
 
 def gives(links: Links, features: Floats, output: Floats) -> bool:

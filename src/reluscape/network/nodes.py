@@ -82,7 +82,7 @@ def _read_node(node: fx.Node, trace: Trace, further: Reader | None) -> Step:
     if users > 1:
         why = f"has an output that is used {users} times (a residual connection or a branch)"
         raise Obstacle(node, trace, why)
-    source = argument(node, 0, "input")
+    source = _source(node)
     if not isinstance(source, fx.Node):
         raise _unknown(node, trace)
     layer = None if further is None else further(node, source, trace)
@@ -92,13 +92,19 @@ def _read_node(node: fx.Node, trace: Trace, further: Reader | None) -> Step:
     return Step(node, source, layer)
 
 
+def _source(node: fx.Node) -> Any:
+    """What feeds a node: the first argument, but for numbers and tensors of the module before it."""
+    given = [one for one in node.args if isinstance(one, fx.Node) and one.op != "get_attr"]
+    return given[0] if given else argument(node, 0, "input")
+
+
 def _read_module(node: fx.Node, source: fx.Node, trace: Trace) -> Layer | None:
     module, name = trace.modules[str(node.target)], name_of(node)
     if isinstance(module, torch.jit.ScriptModule):
         raise _unknown(node, trace)
     forward = type(module).forward
     if forward is nn.Linear.forward:
-        return _read_linear(node, source, trace)
+        return read_linear(node, source, trace)
     if isinstance(module, _BatchNorm):
         return _read_batch_norm(node, source, trace)
     if forward is nn.ReLU.forward:
@@ -115,8 +121,9 @@ def _read_module(node: fx.Node, source: fx.Node, trace: Trace) -> Layer | None:
     raise _unknown(node, trace)
 
 
-def _read_linear(node: fx.Node, source: fx.Node, trace: Trace) -> Affine:
-    weight, bias = plain_numbers(node, trace)
+def read_linear(node: fx.Node, source: fx.Node, trace: Trace, *, fixed: bool = False) -> Affine:
+    """An ``nn.Linear``; with `fixed`, also one whose weight or bias is a buffer."""
+    weight, bias = plain_numbers(node, trace, fixed=fixed)
     shape = trace.shapes.get(source, ())
     if len(shape) != 2 or shape[0] != trace.num_samples:
         why = f"is applied to a tensor of shape {shape}, not (samples, features)"
@@ -124,14 +131,16 @@ def _read_linear(node: fx.Node, source: fx.Node, trace: Trace) -> Affine:
     return Affine(weight, bias, name_of(node))
 
 
-def plain_numbers(node: fx.Node, trace: Trace) -> tuple[Floats, Floats | None]:
-    """Weight and bias of a module that owns them and is used once."""
+def plain_numbers(node: fx.Node, trace: Trace, *, fixed: bool) -> tuple[Floats, Floats | None]:
+    """Weight and bias of a module that owns them and is used once; with `fixed`, also its buffers."""
     module = trace.modules[str(node.target)]
-    plain = module._parameters
+    plain: dict[str, torch.Tensor | None] = {**module._parameters}
+    if fixed:
+        plain |= {name: one for name, one in module._buffers.items() if trace.is_fixed(one)}
     weight, bias = plain.get("weight"), plain.get("bias")
     if weight is None or (bias is None and module.bias is not None):
-        why = "has a weight that is computed from other parameters (weight norm, pruning, …)"
-        raise Obstacle(node, trace, why, "make it a plain parameter again (remove the hook)")
+        why = "has numbers that are buffers or computed from other parameters (weight norm, pruning, …)"
+        raise Obstacle(node, trace, why, "make them plain parameters (remove the hook)")
     _check_used_once(node, trace)
     return as_numpy(weight), None if bias is None else as_numpy(bias)
 

@@ -218,7 +218,7 @@ def read_spatial(node: fx.Node, source: fx.Node, trace: Trace) -> Spatial | Scal
 
 def _read_convolution(node: fx.Node, trace: Trace, shape: Shape) -> Convolution:
     module: Any = trace.modules[str(node.target)]
-    weight, bias = plain_numbers(node, trace)
+    weight, bias = plain_numbers(node, trace, fixed=True)
     if module.padding_mode != "zeros":
         raise Obstacle(node, trace, f"pads its inputs by {module.padding_mode!r}, not with zeros")
     names = ("stride", "padding", "dilation", "groups")

@@ -104,7 +104,10 @@ class _ShapeRecorder(fx.Interpreter):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Trace:
-    """A traced module with the shapes of one run."""
+    """A traced module with the shapes of one run.
+
+    `fixed` is where the buffers lie that this run has left as they were.
+    """
 
     output: fx.Node
     result: torch.Tensor
@@ -114,11 +117,19 @@ class Trace:
     dtypes: Mapping[fx.Node, torch.dtype]
     uses: Mapping[int, int]
     failures: Mapping[str, str]
+    fixed: frozenset[int]
+
+    def is_fixed(self, tensor: torch.Tensor | None) -> bool:
+        """Whether a tensor is a buffer, or a view of one, that is the same at all parameters; finite."""
+        if tensor is None or tensor.layout != torch.strided or tensor.dtype != torch.float64:
+            return False
+        return _memory(tensor) in self.fixed and bool(torch.isfinite(tensor).all())
 
 
 def trace_module(module: nn.Module, inputs: torch.Tensor) -> Trace:
     """Traces the module, runs the graph once and checks that it gives one tensor of outputs."""
     entry = _Entry(module)
+    before = _versions(entry)
     tracer, graph = _traced(entry)
     if "model" in tracer.failures:
         raise UnsupportedModelError(_untraceable_message(module, tracer.failures["model"]))
@@ -133,8 +144,10 @@ def trace_module(module: nn.Module, inputs: torch.Tensor) -> Trace:
     (returned,) = (node.args[0] for node in graph.nodes if node.op == "output")
     assert isinstance(returned, fx.Node)
     uses = _parameter_uses(entry, graph, modules)
-    shapes, dtypes = recorder.shapes, recorder.dtypes
-    return Trace(returned, result, len(inputs), modules, shapes, dtypes, uses, tracer.failures)
+    return Trace(
+        returned, result, len(inputs), modules, recorder.shapes, recorder.dtypes, uses,
+        tracer.failures, _unchanged(entry, before),
+    )  # fmt: skip
 
 
 def _traced(entry: nn.Module) -> tuple[_Tracer, fx.Graph]:
@@ -145,6 +158,30 @@ def _traced(entry: nn.Module) -> tuple[_Tracer, fx.Graph]:
         tracer = _Tracer(with_math=True)
         graph = tracer.trace(entry)
     return tracer, graph
+
+
+def _versions(entry: nn.Module) -> dict[str, tuple[torch.Tensor, int]]:
+    """Buffers by name, and how often each was written to."""
+    return {
+        name: (one, one._version)
+        for name, one in entry.named_buffers(remove_duplicate=False)
+        if one.layout == torch.strided and not one.is_inference()
+    }
+
+
+def _unchanged(entry: nn.Module, before: Mapping[str, tuple[torch.Tensor, int]]) -> frozenset[int]:
+    """Where the buffers lie that are as they were, as is all else that lies there."""
+    after = dict(entry.named_buffers(remove_duplicate=False))
+    kept, moved = set[int](), {0}  # 0 is where empty tensors lie
+    for name, (one, version) in before.items():
+        same = after.get(name) is one and one._version == version
+        (kept if same else moved).add(_memory(one))
+    return frozenset(kept - moved)
+
+
+def _memory(tensor: torch.Tensor) -> int:
+    """Where a tensor's numbers and those of all its views begin."""
+    return tensor.untyped_storage().data_ptr()
 
 
 def _parameter_uses(

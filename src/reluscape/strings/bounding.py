@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from reluscape import bernstein
 from reluscape.network import Rectifier
 from reluscape.network.chain import NUMBERS, Link, Numbered, Pair, absolute, both
+from reluscape.network.fixed import Fixed
 from reluscape.network.spatial import Maximum, Mean
 from reluscape.strings.loss_bounds import loss_above
 from reluscape.strings.moving import Moving
@@ -197,7 +198,11 @@ class _Between:
     sizes: Pair
 
 
-def _between(first: Link, last: Link) -> _Between | Rectifier | Mean | Maximum:
+#: A layer on a part of the segment.
+_Layer = _Between | Fixed | Rectifier | Mean | Maximum
+
+
+def _between(first: Link, last: Link) -> _Layer:
     """A layer from its ends."""
     if isinstance(first, Numbered) and isinstance(last, Numbered):
         return _Between(first, last, both(first, last), both(absolute(first), absolute(last)))
@@ -207,7 +212,7 @@ def _between(first: Link, last: Link) -> _Between | Rectifier | Mean | Maximum:
 
 def _forward(
     moving: Moving,
-    layers: list[_Between | Rectifier | Mean | Maximum],
+    layers: list[_Layer],
     rows: Indices,
     left: float,
     right: float,
@@ -223,6 +228,9 @@ def _forward(
             found = _pooled(found, layer)
         elif isinstance(layer, Mean):
             found = Enclosure(layer(found.center), found.rows, layer(found.radius))
+        elif isinstance(layer, Fixed):
+            radius = absolute(layer.layer).linear(found.radius)
+            found = Enclosure(layer(found.center), found.rows, radius)
         else:
             found = _moved(found, layer)
     return found

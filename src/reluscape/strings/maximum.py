@@ -99,10 +99,12 @@ def path_maximum(
         quartic (squared loss) or quadratic (L1) is maximised. Tier "certified" for all other chains of
         affine layers, convolutions with zeros around their inputs, average and max pooling, batch norm
         and ReLU or LeakyReLU (slope between 0 and 1), and for the end of others that is such a chain
-        where nothing before it moves: outputs are enclosed between polynomials on parts of the segment,
-        and parts are halved until the bounds are within the gap, or there are 10,000 of them: then the
-        gap is larger than was asked for. Both include the rounding errors of float64, to first order, as
-        if no unit were off: of large weights behind units that are, they may be most of the bound.
+        where nothing before it moves. Layers of a chain may have buffers in place of parameters, or be
+        written as `F.linear`, products, sums and quotients with buffers or numbers: these stay. Outputs
+        are enclosed between polynomials on parts of the segment, and parts are halved until the bounds
+        are within the gap, or there are 10,000 of them: then the gap is larger than was asked for. Both
+        include the rounding errors of float64, to first order, as if no unit were off: of large weights
+        behind units that are, they may be most of the bound.
         Tier "sampled", a grid of 257 points and searches beside its highest, for the rest: other
         activations, residual connections, re-parametrised layers, and where numbers overflow.
 

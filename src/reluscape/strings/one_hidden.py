@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reluscape.network import Affine, Rectifier
+from reluscape.network.chain import Link
+from reluscape.network.fixed import Fixed
 from reluscape.strings.events import events_of
 from reluscape.strings.moving import Moving
 from reluscape.strings.sweep import maximum_of_sum
@@ -38,9 +40,14 @@ class Peak(NamedTuple):
 
 def is_one_hidden(moving: Moving) -> bool:
     """Whether the loss is piecewise a quartic or a quadratic: one hidden layer, no cross-entropy."""
-    kinds = [type(layer) for layer in moving.first]
+    kinds = [type(_map_of(layer)) for layer in moving.first]
     known = kinds == [Affine, Rectifier, Affine]
     return known and moving.landscape.loss_name != "cross_entropy"
+
+
+def _map_of(layer: Link) -> object:
+    """A layer, or what it is at all parameters."""
+    return layer.layer if isinstance(layer, Fixed) else layer
 
 
 def exact_peak(moving: Moving, known: Peak) -> Peak:
@@ -49,7 +56,8 @@ def exact_peak(moving: Moving, known: Peak) -> Peak:
     With N samples, K hidden units and d outputs there are at most NK kinks, each with one update of a
     quartic: O(N K (d + log NK)) beside two forward passes, 2 d N K more breakpoints for the L1 loss.
     """
-    rectifier, first, last = moving.first[1], moving.first[2], moving.last[2]
+    rectifier = moving.first[1]
+    first, last = (_map_of(links[2]) for links in (moving.first, moving.last))
     assert isinstance(rectifier, Rectifier)
     assert isinstance(first, Affine)
     assert isinstance(last, Affine)
