@@ -171,14 +171,10 @@ def found_barrier(
     landscape: Landscape, ends: tuple[np.ndarray, np.ndarray], calls: int, steps: int
 ) -> tuple[float, float]:
     """The lowest maximum of the strings that `connect` finds at falling levels, and the line's."""
-    alone, columns = first_layer_alone(landscape), landscape.positions("0")
+    alone = first_layer_alone(landscape)
 
     def maximum(beads: np.ndarray) -> float:
-        whole = np.tile(landscape.theta, (len(beads), 1))
-        whole[:, columns] = beads
-        return max(
-            path_maximum(landscape, a, b, relative_gap=1e-9).upper for a, b in pairwise(whole)
-        )
+        return max(path_maximum(alone, a, b, relative_gap=1e-9).upper for a, b in pairwise(beads))
 
     floor = max(alone.loss(end) for end in ends)
     straight = best = maximum(np.stack(ends))
