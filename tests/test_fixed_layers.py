@@ -187,7 +187,8 @@ class Recomputed(Written):
 
     def __init__(self, forward: Forward = through) -> None:
         super().__init__(forward, 1)
-        self.angle = nn.Parameter(torch.zeros(()))
+        self.angle = nn.Parameter(torch.ones(()))
+        self.bias.fill_(1.0)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
@@ -195,24 +196,18 @@ class Recomputed(Written):
         return super().forward(x)
 
 
-class Behind(nn.Module):
-    """Does the same where no trace sees it."""
-
-    def __init__(self, owner: nn.Module) -> None:
-        super().__init__()
-        self.owner = owner
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if bool((x == x).all()):
-            with torch.no_grad():
-                self.owner.bias.copy_(self.owner.angle**2)
-        return x
+def recompute(module: Any, arguments: Any) -> None:
+    with torch.no_grad():
+        module.bias.copy_(module.angle**2)
 
 
-def hidden() -> nn.Module:
+def hooked() -> nn.Module:
+    """Does the same in a hook, which no trace shows."""
     last = fixed(nn.Linear(HIDDEN, 1), "weight", "bias")
-    last.angle = nn.Parameter(torch.zeros(1))
-    return nn.Sequential(nn.Linear(2, HIDDEN), nn.ReLU(), Behind(last), last)
+    last.angle = nn.Parameter(torch.ones(1))
+    last.bias.fill_(1.0)
+    last.register_forward_pre_hook(recompute)
+    return sequence(last)
 
 
 class InParts(Recomputed):
@@ -220,7 +215,7 @@ class InParts(Recomputed):
 
     def __init__(self) -> None:
         super().__init__(lambda s, h: F.linear(h, s.weight, s.both[1:]))
-        self.register_buffer("both", torch.zeros(2, dtype=torch.float64))
+        self.register_buffer("both", torch.ones(2, dtype=torch.float64))
         self.register_buffer("bias", self.both[1:])
 
 
@@ -238,7 +233,7 @@ def trained_scale() -> nn.Module:
 
 MOVING: dict[str, Callable[[], nn.Module]] = {
     "recomputed": Recomputed,
-    "recomputed unseen": hidden,
+    "recomputed by a hook": hooked,
     "recomputed in parts": InParts,
     "infinite": with_nothing_finite,
     "a parameter": trained_scale,
