@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
 
 import numpy as np
 import plotly.graph_objects as go
@@ -11,10 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import breadth_first_order
 
-from reluscape.block import Block
-from reluscape.certificate import Certificate
 from reluscape.errors import InputError
-from reluscape.further import certify_further
 from reluscape.report.wording import several
 from reluscape.results import Result
 from reluscape.trees.barrier import Barrier, shortened
@@ -24,6 +22,10 @@ from reluscape.trees.problem import Problem
 from reluscape.trees.proofs import Whole, Words
 from reluscape.trees.tiers import tier_of
 from reluscape.validation import check_theta
+
+if TYPE_CHECKING:
+    from reluscape.block import Block
+    from reluscape.certificate import Certificate
 
 __all__ = ["MergeTree"]
 
@@ -192,6 +194,8 @@ class MergeTree(Result):
         Raises:
             InputError: Another layer, or other samples.
         """
+        from reluscape.further import certify_further  # solves; what only reads need not
+
         own = Layer.of(block)
         for part in fields(Layer):
             if part.name != "theta" and not np.array_equal(
