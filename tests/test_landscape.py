@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from nets import LOSSES, Layer, dense, loss_of, randomise, sample
 from torch import nn
 from torch.nn.utils import prune
 
+import reluscape
 from reluscape import certify, verify
 from reluscape.errors import InputError, UnsupportedModelError
 from reluscape.landscape import Landscape
@@ -721,3 +723,22 @@ def test_scripted_parts_are_not_read() -> None:
     landscape = Landscape(model, np.ones((5, 3)), np.ones((5, 1)))
     assert np.isfinite(landscape.loss())
     assert landscape.layers == ("1",)
+
+
+@pytest.mark.parametrize(
+    ("asking", "told"),
+    [
+        ("path_maximum", ([0.0], [1.0])),
+        ("connect", ([0.0], [1.0], 0.5)),
+        ("linear_path", ([0.0], [1.0])),
+        ("spanning_tree", ([[0.0], [1.0]],)),
+        ("match_units", ([0.0], [1.0])),
+        ("convexity", ()),
+        ("spectrum", ()),
+    ],
+)
+def test_what_needs_all_layers_refuses_a_block(asking: str, told: tuple[Any, ...]) -> None:
+    model = nn.Sequential(nn.Linear(1, 1, bias=False), nn.ReLU(), nn.Linear(1, 1, bias=False))
+    block = Landscape(model, np.ones((1, 1)), np.zeros((1, 1))).block(0)
+    with pytest.raises(InputError, match=f"{asking} needs a Landscape, .*; received Block"):
+        getattr(reluscape, asking)(block, *told)

@@ -256,7 +256,9 @@ def test_bad_options_are_refused_before_any_work(
     break_off(0, monkeypatch, AssertionError())
     with pytest.raises(rs.InputError, match=expected):
         rs.polish(landscape((3, 4, 1)), **options)
-    with pytest.raises(rs.InputError, match="polish needs a Landscape; received Block"):
+    with pytest.raises(
+        rs.InputError, match="polish needs a Landscape, all layers at once; received Block"
+    ):
         rs.polish(landscape((3, 4, 1)).block(0))
 
 

@@ -17,7 +17,7 @@ from reluscape.errors import AnalysisError, InputError, UnsupportedModelError
 from reluscape.hessian import HessianProduct, LeastEigenvalue, least_eigenvalue
 from reluscape.hessian_error import entries_error, entries_estimate
 from reluscape.kinks import kinks_at
-from reluscape.landscape import Landscape
+from reluscape.landscape import Landscape, check_landscape
 from reluscape.losses import make_loss
 from reluscape.network import Rectifier, Scale
 from reluscape.results import Result
@@ -250,6 +250,7 @@ def convexity(
 
     Reference: Milne, Piecewise strong convexity of neural networks (2019), Lemma 3 and Theorem 4.
     """
+    check_landscape(landscape, "convexity")
     check_whole(seed, "seed", 0)
     check_whole(max_dense, "max_dense", 0)
     if landscape.loss_name == "l1":

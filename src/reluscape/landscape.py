@@ -444,6 +444,19 @@ class Landscape:
         )
 
 
+def check_landscape(given: object, asking: str) -> None:
+    """Refuse what is no landscape, such as a block of one.
+
+    Args:
+        given: What was given.
+        asking: Name of the function that needs a landscape.
+    """
+    if not isinstance(given, Landscape):
+        raise InputError(
+            f"{asking} needs a Landscape, all layers at once; received {type(given).__name__}"
+        )
+
+
 def _state(module: nn.Module) -> dict[str, torch.Tensor]:
     """Parameters and buffers by name; shared ones once."""
     return {**dict(module.named_parameters()), **dict(module.named_buffers())}

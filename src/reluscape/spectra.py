@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from reluscape.errors import AnalysisError, InputError
 from reluscape.hessian import HessianProduct, extreme, forms_whole
 from reluscape.kinks import kinks_at
-from reluscape.landscape import Landscape
+from reluscape.landscape import Landscape, check_landscape
 from reluscape.results import Result
 from reluscape.tolerances import TOLERANCES
 from reluscape.validation import check_whole
@@ -144,6 +144,7 @@ def spectrum(
     References: Ubaru, Chen and Saad (2017), stochastic Lanczos quadrature; Meyer, Musco, Musco and
     Woodruff (2021), Hutch++.
     """
+    check_landscape(landscape, "spectrum")
     for name, value, least in (("k", k, 1), ("seed", seed, 0), ("probes", probes, 2),
                                ("steps", steps, 2), ("max_dense", max_dense, 0)):  # fmt: skip
         check_whole(value, name, least)

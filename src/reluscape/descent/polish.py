@@ -26,7 +26,7 @@ from reluscape.descent.phases import Phases, find_phases
 from reluscape.descent.result import Descent, Status
 from reluscape.errors import InputError, ReluscapeError
 from reluscape.further import certify_further
-from reluscape.landscape import Landscape
+from reluscape.landscape import Landscape, check_landscape
 from reluscape.progress import UNKNOWN
 from reluscape.proof import certify
 from reluscape.results import Result, netcdf, write_then_rename
@@ -357,10 +357,7 @@ def _checked(
     seed: int,
 ) -> list[str]:
     """The layers' names; whatever cannot be worked with is refused before any work."""
-    if not isinstance(landscape, Landscape):
-        raise InputError(
-            f"polish needs a Landscape; received {type(landscape).__name__}: descend takes one block"
-        )
+    check_landscape(landscape, "polish")
     if layers is not None and (isinstance(layers, str) or not isinstance(layers, Iterable)):
         raise InputError(
             f"layers must be a list of names or indices; received {layers!r}: pass [{layers!r}]"

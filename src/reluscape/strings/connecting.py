@@ -7,7 +7,7 @@ from time import perf_counter
 from typing import Any
 
 from reluscape.errors import InputError
-from reluscape.landscape import Landscape
+from reluscape.landscape import Landscape, check_landscape
 from reluscape.progress import Progress
 from reluscape.strings.band import grow_band
 from reluscape.strings.bezier import grow_bezier
@@ -125,6 +125,7 @@ def connect(
 
     Reference: Freeman and Bruna, Topology and geometry of half-rectified network optimization (2017).
     """
+    check_landscape(landscape, "connect")
     began = perf_counter()
     level = check_number(level, "level")
     file = None if keep is None else check_keep(keep)

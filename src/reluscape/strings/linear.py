@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from reluscape.errors import InputError, UnsupportedModelError
-from reluscape.landscape import Landscape
+from reluscape.landscape import Landscape, check_landscape
 from reluscape.network import Affine
 from reluscape.strings.connection import Connection
 from reluscape.strings.factors import State, joined
@@ -66,6 +66,7 @@ def linear_path(landscape: Landscape, theta_a: ArrayLike, theta_b: ArrayLike) ->
     Source: Freeman and Bruna, proposition 2.2, which takes layers of equal width for wide enough, and
     whose path misses its own end.
     """
+    check_landscape(landscape, "linear_path")
     began = perf_counter()
     ends = [check_theta(theta, landscape.size) for theta in (theta_a, theta_b)]
     _check_linear(landscape)

@@ -13,7 +13,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import nn
 
 from reluscape.errors import InputError, UnsupportedModelError
-from reluscape.landscape import Landscape
+from reluscape.landscape import Landscape, check_landscape
 from reluscape.results import Result
 from reluscape.strings.units import Units, units_of
 from reluscape.tolerances import TOLERANCES
@@ -106,6 +106,7 @@ def match_units(
 
     Source: Ainsworth, Hayase and Srinivasa, Git Re-Basin, section 3.2.
     """
+    check_landscape(landscape, "match_units")
     thetas = [check_theta(theta, landscape.size) for theta in (theta_a, theta_b)]
     inputs = torch.from_numpy(landscape.inputs)
     modules = [landscape.module_at(theta).cpu() for theta in thetas]

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from reluscape.crossing import cells_crossed
 from reluscape.digits import rounded_down, rounded_up
 from reluscape.errors import InputError
-from reluscape.landscape import Landscape
+from reluscape.landscape import Landscape, check_landscape
 from reluscape.results import Result
 from reluscape.strings.bounding import can_bound, certified_peak
 from reluscape.strings.moving import Moving, at
@@ -131,6 +131,7 @@ def path_maximum(
 
     Source: Freeman and Bruna, algorithm 1, line 7, which asks for a stationary position or takes 1/2.
     """
+    check_landscape(landscape, "path_maximum")
     start, stop = (check_theta(theta, landscape.size) for theta in (theta_a, theta_b))
     check_gap(relative_gap)
     if level is not None:

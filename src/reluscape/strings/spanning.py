@@ -16,7 +16,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import minimum_spanning_tree
 
 from reluscape.errors import InputError
-from reluscape.landscape import Landscape
+from reluscape.landscape import Landscape, check_landscape
 from reluscape.progress import Progress
 from reluscape.results import Result
 from reluscape.strings.connection import Connection
@@ -185,6 +185,7 @@ def spanning_tree(
     Raises:
         InputError: Fewer than two models, or one of another shape.
     """
+    check_landscape(landscape, "spanning_tree")
     models = [check_theta(theta, landscape.size) for theta in thetas]
     if len(models) < 2:
         raise InputError(f"thetas must hold at least two models; received {len(models)}")

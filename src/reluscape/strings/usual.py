@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from reluscape.errors import InputError
-from reluscape.landscape import Landscape
+from reluscape.landscape import Landscape, check_landscape
 from reluscape.strings.carried import Carried
 from reluscape.strings.ends import has_statistics, on_own_statistics, own_value, read_end
 from reluscape.strings.pair import matched
@@ -44,6 +44,7 @@ def usual_level(
     Raises:
         InputError: A model of another shape, forward or buffers.
     """
+    check_landscape(landscape, "usual_level")
     with suited(landscape):
         return _level(landscape, models, metric, match_units)
 
