@@ -354,10 +354,15 @@ class Rational:
         return solution
 
     def smallest_eigenvalue(self, matrix: Array) -> tuple[bool, float]:
-        """Positive definiteness by the exact signs of Gaussian pivots; the eigenvalue in float64."""
+        """Positive definiteness by the exact signs of Gaussian pivots; the eigenvalue in float64.
+
+        Zero stands for a positive one that is within the eigensolver's backward error.
+        """
         if len(matrix) == 0:
             return True, float("inf")
-        return self.is_definite(matrix), float(np.linalg.eigvalsh(self.floats(matrix))[0])
+        definite, values = self.is_definite(matrix), np.linalg.eigvalsh(self.floats(matrix))
+        told = not definite or values[0] > eigenvalue_margin(values)
+        return definite, float(values[0]) if told else 0.0
 
     def is_definite(self, matrix: Array) -> bool:
         """Whether Gaussian elimination shows only positive pivots, for certain where they are balls."""
