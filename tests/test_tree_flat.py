@@ -135,6 +135,36 @@ def test_stationary_points_of_dependent_kinks_are_solved_for_exactly(given: Any)
     assert told.valid, told.reason
 
 
+def test_jumps_of_equal_samples_that_cancel_exactly_are_decided_exactly() -> None:
+    """At the mean of the targets, kinks of a unit that is zero are one, whose jump is none."""
+    pytest.importorskip("flint", reason="rational arithmetic needs python-flint")
+    model = nn.Sequential(
+        nn.Linear(1, 2, bias=False), nn.LeakyReLU(0.5), nn.Linear(2, 1, bias=False)
+    ).double()
+    model[2].weight.data = torch.tensor([[0.7, 0.3]], dtype=torch.float64)
+    block = Landscape(model, np.ones((3, 1)), np.array([[0.1], [0.4], [1.9]])).block(0)
+    found = certify(block, [0.8 / 0.7, 0.0], arithmetic="rational")
+    assert found.claim == "local_minimum", found.reason
+    told = verify(found, block.landscape)
+    assert told.valid, told.reason
+
+
+def test_a_curvature_within_the_eigensolvers_error_is_told_as_zero() -> None:
+    """Columns of sizes whose squares are 1e24 apart: exactly definite, and float64 does not see it."""
+    pytest.importorskip("flint", reason="rational arithmetic needs python-flint")
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=(9, 3)) * np.array([1e-6, 1.0, 1e6])
+    block = block_of(x, rng.normal(size=(9, 1)), [[1.0]])
+    found = [certify(block, theta, arithmetic="rational") for theta in merge_tree(block).minima]
+    strict = [one for one in found if one.claim == "strict_local_minimum"]
+    assert any(one.curvature == 0 for one in strict)
+    for certificate in strict:
+        assert certificate.curvature is not None
+        assert 0 <= certificate.margin <= certificate.curvature
+        told = verify(certificate, block.landscape)
+        assert told.valid, told.reason
+
+
 def test_certificates_are_of_the_trees_own_layer() -> None:
     block, other = (layer(5, 1, 2, seed) for seed in range(2))
     with pytest.raises(InputError, match=r"its features is not the tree's: give the same network"):

@@ -107,6 +107,7 @@ class _Search:
             nearly dependent normals would cost the solver its accuracy.
         units: Factors on the program's weights that give u.
         size: Mean change of slope per unit of length; margins far below it are zero.
+        least: Margins that exact arithmetic has to decide. Jumps of kinks that are one may cancel.
         far: Stands for no bound: HiGHS corrupts its memory where a row or column of its basis becomes
             free.
         program: The program, its rows: u writes the gradient; u_k; C_k - u_k; the same without margin.
@@ -131,6 +132,7 @@ class _Search:
     ways: Floats = field(init=False)
     units: Floats = field(init=False)
     size: float = field(init=False)
+    least: float = field(init=False)
     far: float = field(init=False)
     program: LinearProgram = field(init=False)
     box: Floats = field(init=False)
@@ -169,6 +171,7 @@ class _Search:
         high = np.hstack([bends.T - np.eye(count), -margin])
         sides = -self.ways.T @ point.gradient / scale
         self.size = scale
+        self.least = TOLERANCES.interior * max(scale, float((self.sizes * lengths).mean()))
         largest = float(np.abs(sides).max(initial=0.0) + np.abs(self.jumps / self.units).max())
         self.far = 1e6 * (1.0 + largest)
         self.box = np.append(np.full(count, self.far), 1.0 + largest)
@@ -322,7 +325,7 @@ class _Search:
         exactly = (margins == 0) & (errors == 0) & (weights == 0)[:, None] | level
         holds = exactly[asked] | (past > 0)
         if self.exact:
-            holds |= margins[asked] >= -TOLERANCES.interior * self.size
+            holds |= margins[asked] >= -self.least
         if not holds.all() or not self._spans((kept, silent, top), normals, (gradient, error)):
             return None
         least = float(min(past.min(initial=np.inf), rays.min(initial=np.inf)))
@@ -334,7 +337,7 @@ class _Search:
         """Slopes along the rays of fans past their errors; None where one may be negative."""
         if self.exact:  # for exact arithmetic to decide
             slopes = np.concatenate([np.zeros(0), *(fan.slopes(margins) for fan in fans)])
-            return None if (slopes < -TOLERANCES.interior * self.size).any() else np.zeros(0)
+            return None if (slopes < -self.least).any() else np.zeros(0)
         (kept, top), point = kinds, self.point
         at = self._crossing(top), point.active
         args = at, self.ones[1], kept, list(fans)
