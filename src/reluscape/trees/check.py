@@ -8,7 +8,6 @@ by a minimum spanning tree. The cells themselves are enumerated again.
 
 from __future__ import annotations
 
-from dataclasses import fields
 from itertools import product
 from typing import TYPE_CHECKING
 
@@ -132,9 +131,8 @@ def _check_layer(tree: MergeTree, landscape: Landscape) -> None:
         own = Layer.of(landscape.block(tree.block))
     except ReluscapeError as error:
         raise RejectedError(str(error)) from error
-    for part in fields(Layer):
-        ours, told = getattr(own, part.name), getattr(tree, part.name)
-        require(np.array_equal(ours, told), f"its {part.name} is not that of the network and data")
+    for name in own.unlike(tree.layer):
+        raise RejectedError(f"its {name} is not that of the network and data")
 
 
 def _alive(tree: MergeTree, problem: Problem) -> tuple[Indices, Bools]:

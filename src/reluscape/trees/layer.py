@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -95,6 +95,14 @@ class Layer:
     def zero_loss(self) -> float:
         """The loss where all units put out zero: the unit in which losses are compared."""
         return float(self._loss_of(self.residual))
+
+    def unlike(self, other: Layer) -> list[str]:
+        """Names of what differs from another layer."""
+        pairs = [
+            (part.name, getattr(self, part.name), getattr(other, part.name))
+            for part in fields(Layer)
+        ]
+        return [name for name, own, theirs in pairs if not np.array_equal(own, theirs)]
 
     def limit(self, below: float) -> float:
         """A loss of interest, with what rounding errors may add to one that is equal to it."""

@@ -45,8 +45,8 @@ class MergeTree(Result):
     Minima ascend by loss. They are those whose persistence, `deaths - births`, is above `tolerance` times
     the loss of a layer that puts out zero. A minimum may be a whole set of points (a plateau, a flat
     valley) across several cells. One of them is given, inside the set and with few kinks active, as far
-    as up to 32 of its cells show. There `certify` by itself says that it is a minimum (`certificates`;
-    docs/tree.md).
+    as up to 32 of its cells show. There `certify` says by itself of nearly all that they are minima
+    (`certificates`; docs/tree.md); where it is undecided, the proofs of this tree hold none the less.
 
     Attributes:
         minima: A minimiser of each, shape (minima, params).
@@ -196,14 +196,11 @@ class MergeTree(Result):
         """
         from reluscape.further import certify_further  # solves; what only reads need not
 
-        own = Layer.of(block)
-        for part in fields(Layer):
-            if part.name != "theta" and not np.array_equal(
-                getattr(own, part.name), getattr(self, part.name)
-            ):
+        for name in Layer.of(block).unlike(self.layer):
+            if name != "theta":  # the tree is the same wherever the layer is
                 raise InputError(
-                    f"block must be the layer that the tree is of; its {part.name} is not the tree's:"
-                    " give the same network, samples and loss"
+                    f"block must be the layer that the tree is of; its {name} is not the tree's: give"
+                    " the same network, samples and loss"
                 )
         return [certify_further(block, theta) for theta in self.minima]
 
