@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -12,9 +13,14 @@ HERE = Path(__file__).parent
 
 
 class Cluster:
-    """`dask scheduler` and `dask worker` processes on free ports; workers may be killed."""
+    """`dask scheduler` and `dask worker` processes on free ports; workers may be killed.
 
-    def __init__(self, workers=2, *, threads=1, path=HERE, nanny=False, allowed_failures=3):
+    With `reviving` another worker is started for each that has died. Dask's nanny would not: it lets
+    go of a worker that dies between reaching the scheduler, which has a task for it at once, and
+    telling the nanny that it has.
+    """
+
+    def __init__(self, workers=2, *, threads=1, path=HERE, reviving=False, allowed_failures=3):
         self.folder = tempfile.TemporaryDirectory()
         self.path = path
         self.settings = {"DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": str(allowed_failures)}
@@ -22,7 +28,17 @@ class Cluster:
         self.scheduler = None
         self.start_scheduler()
         for _ in range(workers):
-            self.add_worker(threads=threads, nanny=nanny)
+            self.add_worker(threads=threads)
+        self.closing = threading.Event()
+        self.reviver = threading.Thread(target=self._revive, args=(threads,))
+        if reviving:
+            self.reviver.start()
+
+    def _revive(self, threads):
+        while not self.closing.wait(0.1):
+            for worker in [worker for worker in self.workers if worker.poll() is not None]:
+                self.workers.remove(worker)
+                self.add_worker(threads=threads)
 
     def _dask(self, *arguments):
         paths = [str(self.path)] if self.path else []
@@ -50,11 +66,11 @@ class Cluster:
             time.sleep(0.05)
         self.address = json.loads(file.read_text())["address"]
 
-    def add_worker(self, *, threads=1, nanny=False):
+    def add_worker(self, *, threads=1):
         self.workers.append(
             self._dask(
                 *("worker", self.address, "--host", "127.0.0.1", "--no-dashboard"),
-                *("--nthreads", str(threads), "--nanny" if nanny else "--no-nanny"),
+                *("--nthreads", str(threads), "--no-nanny"),
                 *("--local-directory", self.folder.name, "--death-timeout", "60"),
             )
         )
@@ -64,6 +80,9 @@ class Cluster:
 
     def close(self):
         """Workers first: they would wait for a scheduler that has gone."""
+        self.closing.set()
+        if self.reviver.ident:
+            self.reviver.join()
         for processes in (self.workers, [self.scheduler]):
             for process in processes:
                 process.terminate()

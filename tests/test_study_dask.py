@@ -26,8 +26,8 @@ def cluster():
 
 @pytest.fixture(scope="module")
 def restarting():
-    """A cluster whose nanny starts a worker anew."""
-    with Cluster(workers=1, nanny=True, allowed_failures=0) as found:
+    """A cluster that starts a worker anew."""
+    with Cluster(workers=1, reviving=True, allowed_failures=0) as found:
         yield found
 
 
