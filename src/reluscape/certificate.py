@@ -111,9 +111,10 @@ class Certificate(Result):
             and u_k <= C_k where it may be positive, C_k its slope jump plus the bends of the deeper
             kinks times their weights (Farkas); else shape (0, k).
         sides: The kinks' sides in each part, a text of k signs "+", "-" or "0" for both; ">" and "^" are
-            "+" and "0" where u_k is exactly C_k, which directions without a slope ask for. In a single
-            part, "*" is "0" for kinks of one unit each that ask for no bounds: together the terms of a
-            unit's are non-negative along all rays of its cells (`fans.py`).
+            "+" and "0" where float64 takes u_k to be exactly C_k, which directions without a slope ask
+            for; rational arithmetic sees that for itself and asks of them what "+" and "0" do. In a
+            single part, "*" is "0" for kinks of one unit each that ask for no bounds: together the terms
+            of a unit's are non-negative along all rays of its cells (`fans.py`).
         shares: Where one part has kinks beyond their bounds, relations `sum_i r_i a_i = 0` with `r_q < 0`
             that make others pay for kink q (`shares.py`), as rows (q, i, r_i), ascending; else (0, 3).
         gradient_norm: Length of the adjacent cell's gradient.
