@@ -15,9 +15,9 @@ HERE = Path(__file__).parent
 class Cluster:
     """`dask scheduler` and `dask worker` processes on free ports; workers may be killed.
 
-    With `reviving` another worker is started for each that has died. Dask's nanny would not: it lets
-    go of a worker that dies between reaching the scheduler, which has a task for it at once, and
-    telling the nanny that it has.
+    With `reviving` another worker is started for each that has died. Dask's nanny may not: by its
+    code it leaves a worker dead that dies while it counts as starting, and the scheduler may give it
+    a task by then.
     """
 
     def __init__(self, workers=2, *, threads=1, path=HERE, reviving=False, allowed_failures=3):
