@@ -34,6 +34,8 @@ class Written(nn.Module):
         self.register_buffer("scale", 0.5 + torch.rand(outputs))
         self.register_buffer("row", torch.randn(HIDDEN))
         self.register_buffer("one", torch.tensor(1.5))
+        self.register_buffer("mask", torch.tensor([True, False, True, True]))
+        self.register_buffer("count", torch.tensor([3, -2, 1, 5])[:outputs])
         self.written = forward
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -79,6 +81,9 @@ CALLS: dict[str, Forward] = {
     "Python's numbers": lambda s, h: 1 - 2.5 * through(s, h) / 3,
     "a vector, scaled": lambda s, h: (h @ s.row) * s.one - s.one,
     "units scaled first": lambda s, h: F.linear(h * s.row, s.weight),
+    "units left out": lambda s, h: F.linear(h * s.mask, s.weight),
+    "a mean": lambda s, h: through(s, h) / s.count,
+    "whole numbers": lambda s, h: s.count - through(s, h) * s.count,
     "units turned": lambda s, h: F.linear(torch.relu(s.row - h), s.weight),
 }
 

@@ -114,5 +114,5 @@ def _constant(given: Any, node: fx.Node, trace: Trace) -> Floats:
     if isinstance(given, fx.Node) and given.op == "get_attr":
         tensor = operator.attrgetter(str(given.target))(trace.modules[""])
         if trace.is_fixed(tensor):
-            return as_numpy(tensor)
+            return as_numpy(tensor.double())
     raise Obstacle(node, trace, "takes numbers that are not known to be fixed")

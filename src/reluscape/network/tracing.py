@@ -102,6 +102,12 @@ class _ShapeRecorder(fx.Interpreter):
         return value
 
 
+#: Types that a call with float64 takes as the float64 numbers that `Tensor.double` makes of them.
+_EXACT: Final = {
+    torch.float64, torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool,
+}  # fmt: skip
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Trace:
     """A traced module with the shapes of one run.
@@ -121,7 +127,7 @@ class Trace:
 
     def is_fixed(self, tensor: torch.Tensor | None) -> bool:
         """Whether a tensor is a buffer, or a view of one, that is the same at all parameters; finite."""
-        if tensor is None or tensor.layout != torch.strided or tensor.dtype != torch.float64:
+        if tensor is None or tensor.layout != torch.strided or tensor.dtype not in _EXACT:
             return False
         return _memory(tensor) in self.fixed and bool(torch.isfinite(tensor).all())
 
