@@ -24,6 +24,13 @@ def test_the_persistence_is_the_barrier_above_each_minimum(tree: MergeTree) -> N
     np.testing.assert_allclose(dots.y, tree.deaths[1:] - tree.losses[1:], rtol=1e-12)
 
 
+def test_the_axis_around_a_single_loss_begins_at_zero(tree: MergeTree) -> None:
+    losses = np.full(len(tree.losses), 0.5)
+    shown = replace(tree, births=losses, deaths=losses + 0.25)
+    assert persistence(shown).layout.xaxis.range == (0.0, 1.0)
+    assert persistence(tree).layout.xaxis.range != (0.0, 2.0 * float(tree.births.max()))
+
+
 def test_levels_are_logarithmic_where_losses_differ_by_factors(tree: MergeTree) -> None:
     def kind(losses: np.ndarray) -> str | None:
         shown = replace(

@@ -169,8 +169,8 @@ def _figures(tree: Drawn, about: Grown, suffix: str) -> tuple[Figure, ...]:
     inputs = tree.features.shape[1] - tree.bias
     if len(tree.losses) and inputs == 1 and tree.residual.shape[1] == 1:
         caption = (
-            f"{whose}What the networks at the lowest minima put out, over the data; both without the "
-            "output's bias."
+            f"{whose}What the networks at the lowest minima put out, over the data, both without the "
+            "output's bias; one of those that differ by an exchange of units."
         )
         found.append(Figure(f"networks{suffix}", caption, figures.networks(tree)))
     return tuple(found)

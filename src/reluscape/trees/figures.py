@@ -74,7 +74,7 @@ def persistence(tree: Drawn) -> go.Figure:
     }  # fmt: skip
     highest = float(heights.max(initial=0.0))
     axes = {
-        "xaxis": x_axis("loss of the minimum") | _levels_axis(tree.births[known], 0.0),
+        "xaxis": x_axis("loss of the minimum") | _births_axis(tree.births[known]),
         "yaxis": y_axis("barrier above it") | log_axis(heights[heights >= LOWEST * highest]),
     }
     return figure([dots], axes, 340, 1)
@@ -119,6 +119,13 @@ def _levels_axis(losses: Floats, top: float) -> dict[str, Any]:
     """A logarithmic axis where losses up to `top` differ by factors, but are not zero to rounding."""
     low, high = float(losses.min(initial=np.inf)), float(losses.max(initial=top))
     return log_axis(np.array([low, high])) if ZERO * high < low < 0.1 * high else {}
+
+
+def _births_axis(births: Floats) -> dict[str, Any]:
+    """An axis for losses of minima; around a single loss it would begin below zero."""
+    low, high = float(births.min(initial=np.inf)), float(births.max(initial=0.0))
+    alone = 0.0 < high <= low * (1.0 + 1e-9)
+    return {"range": [0.0, 2.0 * high]} if alone else _levels_axis(births, 0.0)
 
 
 def most_persistent(tree: Drawn) -> NDArray[np.int64]:
