@@ -461,6 +461,44 @@ def test_a_killed_run_goes_on_from_its_file_to_the_same_tree(
     assert len(str(raised.value)) < 300 + len(str(store))
 
 
+@pytest.mark.parametrize("loss", ["squared", "l1"])
+@pytest.mark.parametrize("kind", ["exchanged", "one bit", "zeros", "cut", "gone"])
+def test_chunks_that_are_not_those_written_are_solved_again(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch, kind: str, loss: str
+) -> None:
+    monkeypatch.setattr(values, "CHUNK", 500)
+    block, store = layer(20, 1, 2, 5, loss=loss), tmp_path / "tree.sqlite"
+    whole = merge_tree(block, store=store)
+    files = sorted(Path(f"{store}.arrays").iterdir())
+    rng = np.random.default_rng(0)
+    for one, other in zip(files[::2], files[1::2], strict=False):
+        content, second = one.read_bytes(), other.read_bytes()
+        at = int(rng.integers(len(content) // 2, len(content)))
+        flipped = bytes([content[at] ^ 1 << int(rng.integers(8))])
+        changed = {
+            "exchanged": second,
+            "one bit": content[:at] + flipped + content[at + 1 :],
+            "zeros": content[: at // 2] + bytes(len(content) - at // 2),
+            "cut": content[:at],
+        }
+        if kind == "exchanged":
+            other.write_bytes(content)
+        if kind == "gone":
+            one.unlink()
+        else:
+            one.write_bytes(changed[kind])
+    again = merge_tree(block, store=store)
+    for name in ("minima", "losses", "deaths", "saddles", "joins", "levels", "num_failed", "tier"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(whole, name))
+    for name in ("cell_proofs", "facet_proofs", "cell_signs", "facet_signs"):
+        assert getattr(again, name).tobytes() == getattr(whole, name).tobytes()
+
+
+def test_a_store_that_is_no_path_is_one_line() -> None:
+    with pytest.raises(InputError, match=r"store must be the path of a file.*received 3"):
+        merge_tree(layer(3, 1, 1, 0), store=3)
+
+
 def test_one_sample_has_one_minimum() -> None:
     tree = merge_tree(layer(1, 1, 1, 0, signs=[1.0]))
     assert tree.num_cells == 2

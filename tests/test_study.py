@@ -555,12 +555,19 @@ def test_what_is_no_study_file_is_one_line_and_left_as_it_is(path, kind):
     assert before is None or path.read_bytes() == before
 
 
-@pytest.mark.parametrize("kind", ["missing", "truncated", "text"])
+@pytest.mark.parametrize("kind", ["missing", "truncated", "text", "one bit"])
 def test_damaged_arrays_are_one_line_and_do_not_hide_the_records(path, kind):
     study = Study(path)
     study.run(experiments.short, {"point": 0})
     (file,) = Path(f"{path}.arrays").iterdir()
-    content = {"text": b"no NetCDF", "truncated": file.read_bytes()[:-200], "missing": None}[kind]
+    whole = file.read_bytes()
+    flipped = whole[:-100] + bytes([whole[-100] ^ 4]) + whole[-99:]
+    content = {
+        "text": b"no NetCDF",
+        "truncated": whole[:-200],
+        "missing": None,
+        "one bit": flipped,
+    }[kind]
     file.unlink() if content is None else file.write_bytes(content)
     for ask in (study.digest, lambda: list(study.arrays("draw"))):
         with pytest.raises(InputError, match="could not read them") as caught:
@@ -578,6 +585,27 @@ def test_a_trial_whose_arrays_are_gone_is_told_of_and_run_again(path):
     assert (standing.done, standing.missing) == (4, 1)
     assert "1 done without their file of arrays: --retry" in standing.summary()
     assert study.resume(retry=True).missing == 0
+    assert study.digest() == before
+
+
+@pytest.mark.parametrize("kind", ["exchanged", "one bit", "cut"])
+def test_arrays_that_are_not_those_written_are_made_again(path, kind):
+    study = Study(path)
+    study.run(experiments.short, {"point": [0, 1]}, trials=2)
+    before = study.digest()
+    one, other = sorted(Path(f"{path}.arrays").iterdir())[:2]
+    first, second = one.read_bytes(), other.read_bytes()
+    assert first != second
+    if kind == "exchanged":
+        one.write_bytes(second)
+        other.write_bytes(first)
+    else:
+        half = len(first) // 2
+        rest = bytes([first[half] ^ 1]) + first[half + 1 :] if kind == "one bit" else b""
+        one.write_bytes(first[:half] + rest)
+    with pytest.raises(InputError, match="its digest does not match"):
+        study.digest()
+    study.resume(retry=True)
     assert study.digest() == before
 
 

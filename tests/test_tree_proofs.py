@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -13,6 +14,7 @@ from test_merge_tree import layer
 
 from reluscape import Landscape, MergeTree, merge_tree, tree_size, verify
 from reluscape.block import Block
+from reluscape.errors import InputError
 from reluscape.trees.layer import Layer
 from reluscape.trees.problem import Problem
 from reluscape.trees.proofs import Proofs, Stack, bits_of, words_of
@@ -246,4 +248,31 @@ def test_signs_count_in_what_a_tree_takes() -> None:
     problem, count = Problem.of(tree.layer, None), tree.num_cells + tree.num_facets
     numbers = 8 * (6 * tree.num_cells + 2 * tree.num_facets + len(problem.cones.rays) ** 2)
     numbers += 8 * problem.proof_words * count  # at work
+    numbers += problem.columns.nbytes
     assert size.bytes == numbers + sum(part.nbytes for part in kept)
+
+
+@pytest.mark.parametrize(("inputs", "samples"), [(1, 1000), (2, 100), (3, 40), (4, 20)])
+def test_finding_the_cells_counts_in_what_a_tree_takes(inputs: int, samples: int) -> None:
+    """By what NumPy's arrays take at once, which leaves out compiled code's tables."""
+    own = layer(samples, inputs, 1, 0)
+    size = tree_size(own)
+    tracemalloc.start()
+    try:
+        Problem.of(Layer.of(own), None)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert 0.3 * size.bytes < peak < 1.2 * size.bytes
+
+
+def test_rational_trees_have_a_size_of_their_own() -> None:
+    pytest.importorskip("flint", reason="rational arithmetic needs python-flint")
+    own = layer(10, 1, 2, 0)
+    size, exact = tree_size(own), tree_size(own, arithmetic="rational")
+    assert (size.num_cells, size.num_facets) == (exact.num_cells, exact.num_facets) == (400, 800)
+    assert exact.seconds > 20 * size.seconds
+    with pytest.raises(InputError, match="arithmetic"):
+        tree_size(own, arithmetic="exact")
+    with pytest.raises(InputError, match="20,000"):
+        tree_size(layer(100, 1, 2, 0), arithmetic="rational")

@@ -107,6 +107,7 @@ def tree(
     from reluscape.trees.size import tree_size
     from reluscape.trees.stored import remove_chunks
     from reluscape.trees.tree import merge_tree
+    from reluscape.validation import check_number
 
     some = samples is not None and samples < landscape.num_samples
     taken = drawn(landscape.num_samples, samples or landscape.num_samples, seed)
@@ -116,7 +117,9 @@ def tree(
     block = landscape.block(name)
     folder = TreeFolder(out, [Path(str(one)) for one in (data, weights) if one is not None])
     folder.check(some)
-    size = tree_size(block)
+    if below is not None:
+        check_number(below, "--below")
+    size = tree_size(block, arithmetic=arithmetic.value)
     if size.num_cells > max_cells:
         raise InputError(
             f"--max-cells must allow {size.summary()}; received {max_cells:,}: raise it, or take fewer"

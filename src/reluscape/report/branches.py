@@ -127,10 +127,10 @@ def _verdict(tree: Drawn) -> str:
     worst, top = _apart(float(tree.losses[-1]), float(ends.max(initial=-math.inf)))
     joined = f" All are joined at {top}." if len(ends) and not within else ""
     alike = "" if found == len(tree.losses) else f", {found} but for exchanges of units"
+    others = f"{share(float(worse.mean()))} are worse, the worst {worst}" if worse.any() else ""
     return (
         f"{several(len(tree.losses), 'local minimum', 'local minima')}{within}{alike}. The global one "
-        f"has loss {best}; {share(float(worse.mean()))} are worse, the worst "
-        f"{worst}.{joined}"
+        f"has loss {best}; {others or 'none is worse'}.{joined}"
     )
 
 

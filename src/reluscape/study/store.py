@@ -4,6 +4,8 @@ Every finished trial is one committed row (write-ahead log, so a killed process 
 had committed and nothing else). Arrays are written under a temporary name, brought to the disk and
 renamed before their row is committed, so a row never refers to half a file. Should a power cut take
 back the new name, which is not waited for, the file is missing and `--retry` runs its trial again.
+A file's name, which its row holds, ends in the digest of its content: what was cut, changed or exchanged
+is told from what was written, and `--retry` runs its trial again, too.
 Trials still to be run have no row.
 """
 
@@ -27,7 +29,7 @@ from reluscape.study.trial import Outcome, Record, Trial
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-FORMAT = 1
+FORMAT = 2
 
 #: What SQLite says of a file that was cut or written over.
 DAMAGED = ("malformed", "not a database")
@@ -225,7 +227,7 @@ class Store:
 
     def forget_unfinished(self) -> None:
         """Delete trials that failed, were lost or lack their arrays, so that they run again."""
-        incomplete = self.without_arrays()
+        incomplete = self.without_arrays(read=True)
         with _explained(self.path), self._connection as connection:
             connection.execute("DELETE FROM trials WHERE status != 'done'")
             connection.executemany("DELETE FROM trials WHERE id = ?", incomplete)
@@ -273,33 +275,54 @@ class Store:
             return {}
         import h5netcdf
 
-        path = self.folder / name
-        try:
-            with h5netcdf.File(path, "r") as file:
-                return {
-                    key: file.variables[key][...].astype(file.variables[key].attrs["dtype"])
-                    for key in sorted(file.variables)
-                }
-        except (OSError, ValueError, LookupError, RuntimeError, TypeError) as error:
-            why = str(error).splitlines()[0]
-            raise DamagedStudyError(
-                f"expected the arrays of a trial in {path}; could not read them: {why}. Restore the"
-                " file, or remove what is left of it and run the study with --retry (retry=True)"
-            ) from error
+        with h5netcdf.File(BytesIO(self._content(name)), "r") as file:
+            return {
+                key: file.variables[key][...].astype(file.variables[key].attrs["dtype"])
+                for key in sorted(file.variables)
+            }
 
-    def without_arrays(self) -> list[tuple[int]]:
-        """Ids of the trials whose file of arrays is gone."""
+    def _content(self, name: str) -> bytes:
+        """What was written to a file of arrays, or raises that it is gone or another."""
+        path, error = self.folder / name, None
+        try:
+            content = path.read_bytes()
+        except OSError as found:
+            error, why = found, str(found)
+        else:
+            if name.endswith(_ending(content)):
+                return content
+            why = "its digest does not match: it was cut, changed or exchanged after it was written"
+        raise DamagedStudyError(
+            f"expected the arrays of a trial in {path}; could not read them: {why}. Restore the"
+            " file, or run the study with --retry (retry=True)"
+        ) from error
+
+    def _is_whole(self, name: str) -> bool:
+        """Whether a file of arrays is as it was written."""
+        try:
+            self._content(name)
+        except DamagedStudyError:
+            return False
+        return True
+
+    def without_arrays(self, *, read: bool = False) -> list[tuple[int]]:
+        """Ids of the trials whose file of arrays is gone; with `read`, or not as it was written."""
         rows = self.query("SELECT id, arrays FROM trials WHERE arrays IS NOT NULL")
         with _explained(self.path):
             there = set(os.listdir(self.folder)) if rows and self.folder.is_dir() else set()
-        return [(number,) for number, name in rows if name not in there]
+        return [
+            (number,)
+            for number, name in rows
+            if name not in there or (read and not self._is_whole(name))
+        ]
 
     def _write_arrays(self, outcome: Outcome) -> str:
         """Write a trial's arrays, whole or not at all, and return the file's name."""
         trial = outcome.trial
         point = hashlib.sha256(trial.parameters.encode()).hexdigest()[:16]
-        name = f"{point}-{trial.repetition}.nc"
-        _write_through(self.folder / name, _netcdf(outcome.arrays, trial.parameters))
+        content = _netcdf(outcome.arrays, trial.parameters)
+        name = f"{point}-{trial.repetition}{_ending(content)}"
+        _write_through(self.folder / name, content)
         return name
 
     def sweep(self) -> None:
@@ -360,6 +383,11 @@ def _write_through(target: Path, content: bytes) -> None:
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _ending(content: bytes) -> str:
+    """How the name of a file with this content ends."""
+    return f"-{hashlib.sha256(content).hexdigest()[:32]}.nc"
 
 
 def _netcdf(arrays: dict[str, NDArray[Any]], parameters: str) -> bytes:

@@ -86,7 +86,8 @@ class Study:
             fork: Where parameters, seed or code differ from the file's: go on in a new file beside it
                 (its path is in the result), which takes over the trials that are still valid from it
                 and from earlier forks; all of them or, cut off, none, and then the next time.
-            retry: Run failed and lost trials again, and those whose file of arrays is gone.
+            retry: Run failed and lost trials again, and those whose file of arrays is gone
+                or changed.
             progress: Told what is being done and the fraction done.
 
         Returns:

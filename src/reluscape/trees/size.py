@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import plotly.graph_objects as go
 
+from reluscape.arithmetic import arithmetic_called
 from reluscape.block import Block
 from reluscape.results import Result
 from reluscape.trees.layer import Layer
@@ -29,6 +30,12 @@ STUBBORN = 12
 #: Seconds for joining a cell or facet, and bytes for what a ray puts out at a sample, if that is needed
 #: in rational arithmetic.
 JOINED, WHOLE = 1.5e-7, 60
+#: Seconds, and bytes at most, for finding a unit's cells: for what a ray puts out at a sample, and for
+#: a ray of a facet.
+FOUND, FINDING = (9e-8, 8e-7), (30, 170)
+#: Seconds for a cell or facet in rational arithmetic, and bytes for one and for what a ray puts out at a
+#: sample.
+EXACTLY, EXACT_BYTES = 2.5e-4, 500
 #: Cells and facets that can be numbered.
 LARGEST = 2**53
 
@@ -42,7 +49,8 @@ class TreeSize(Result):
         num_facets: Facets between them, exactly.
         unit_cells: Cells of one unit.
         seconds: About how long one thread will take, from some of the cells and facets.
-        bytes: About how much memory at most: less where units act alike.
+        bytes: About how much memory at most, with that for finding a unit's cells, which `tree_size`
+            takes, too: less where units act alike.
     """
 
     num_cells: int
@@ -66,17 +74,22 @@ class TreeSize(Result):
         return bars([Series("", np.array(["cells", "facets"]), np.array(counts))], "", "how many")
 
 
-def tree_size(block: Block) -> TreeSize:
+def tree_size(block: Block, *, arithmetic: str = "float64") -> TreeSize:
     """Count a layer's cells, and estimate what `merge_tree` will take for them.
 
     The time is that of cells and facets in some places; and that of some which float64 does not decide,
     whose share is counted in many more places: they are few, and a thousand times as slow. About half to
-    twice of what it will be.
+    twice of what it will be. In rational arithmetic it follows from the numbers of cells and facets.
+
+    Args:
+        block: The layer, as for `merge_tree`.
+        arithmetic: That of the tree, "float64" or "rational".
 
     Cost: that of the cells of one unit, and a second or two.
 
     Raises:
-        InputError: As `merge_tree`, but for the number of cells.
+        InputError: As `merge_tree`, but for `max_cells`.
+        AnalysisError: As `merge_tree`.
         UnsupportedModelError: As `merge_tree`.
 
     Example:
@@ -88,7 +101,16 @@ def tree_size(block: Block) -> TreeSize:
         >>> size.num_cells, size.num_facets
         (1600, 3200)
     """
-    return size_of(Problem.of(Layer.of(block), None))
+    exact = arithmetic_called(arithmetic).exact
+    problem = Problem.of(Layer.of(block), None, exact=exact)
+    return _exact_size(problem) if exact else size_of(problem)
+
+
+def _exact_size(problem: Problem) -> TreeSize:
+    """The size of a problem's tree in rational arithmetic."""
+    cells, facets = problem.num_cells, problem.num_facets
+    total = EXACT_BYTES * (cells + facets + problem.columns.size)
+    return TreeSize(cells, facets, problem.shape[1], EXACTLY * (cells + facets), total)
 
 
 def size_of(problem: Problem) -> TreeSize:
@@ -103,6 +125,8 @@ def size_of(problem: Problem) -> TreeSize:
     undecided = sum(one.undecided for one in seen)
     seconds = sum(count * (paces[kind] + JOINED) for kind, count in counts.items())
     seconds += _slow(problem, table, [code for one in seen for code in one.codes], undecided)
+    found = np.array([problem.columns.size, len(problem.facet_rays)])
+    seconds += float(found @ FOUND)
     products = problem.columns.shape[1] ** 2 if problem.holds_products else 0
     numbers = 6 * cells + 2 * facets + products
     basis = problem.proof_words - problem.sign_words
@@ -111,8 +135,8 @@ def size_of(problem: Problem) -> TreeSize:
     chunk = 8 * problem.proof_words * min(SHARE, cells + facets)  # at work, before it is kept
     rays = min(problem.columns.shape[1], round(undecided * problem.most_rays))
     columns = WHOLE * rays * len(problem.columns)
-    total = 8 * numbers + proofs + signs + chunk + columns
-    return TreeSize(cells, facets, problem.shape[1], seconds, total)
+    total = 8 * (numbers + problem.columns.size) + proofs + signs + chunk + columns
+    return TreeSize(cells, facets, problem.shape[1], seconds, max(total, int(found @ FINDING)))
 
 
 class Seen(NamedTuple):

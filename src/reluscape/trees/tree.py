@@ -134,14 +134,16 @@ def merge_tree(
         check_number(tolerance, "tolerance", 0.0)
     if not (isinstance(below, float) and below == math.inf):
         check_number(below, "below")
+    if not isinstance(store, str | os.PathLike | None):
+        raise InputError(f"store must be the path of a file, or None; received {store!r}")
     exact = arithmetic_called(arithmetic).exact
+    if exact and (tolerance or store is not None or dask is not None or below < np.inf):
+        raise InputError(
+            "rational arithmetic takes no tolerance, store, dask or below: it is for small layers,"
+            " whole and with exact comparisons"
+        )
     problem = Problem.of(Layer.of(block), most, progress, exact=exact)
     if exact:
-        if tolerance or store is not None or dask is not None or below < np.inf:
-            raise InputError(
-                "rational arithmetic takes no tolerance, store, dask or below: it is for small layers,"
-                " whole and with exact comparisons"
-            )
         return _exact_tree(problem, block.layer, progress)
     check_apart(problem.layer.weights)
     tolerance = TOLERANCE if tolerance is None else tolerance
