@@ -81,6 +81,15 @@ def test_one_of_all_that_are_exchanges_is_distinct(tree: MergeTree) -> None:
     assert distinct(alike) == [0, 1, 3, 4]
 
 
+def test_a_page_with_the_global_minimum_alone_tells_of_no_worse_one(tree: MergeTree) -> None:
+    below = float(tree.losses[0]) * 1.001
+    part = merge_tree(layer(9, 1, 3, 3, signs=[1.0, 1.0, -1.0]), below=below)
+    assert len(part.losses) == tree.multiplicity[0] < len(tree.losses)
+    about = Grown("0", "data", "", "", "", "", 0)
+    assert "none is worse." in tree_section([(part, about)]).verdict
+    assert "are worse, the worst" in tree_section([(tree, about)]).verdict
+
+
 def test_minima_that_join_none_below_a_level_have_no_persistence(tree: MergeTree) -> None:
     below = float(tree.losses[0]) + 1e-6 * tree.layer.zero_loss
     part = merge_tree(layer(9, 1, 3, 3, signs=[1.0, 1.0, -1.0]), below=below)

@@ -127,10 +127,12 @@ def _verdict(tree: Drawn) -> str:
     worst, top = _apart(float(tree.losses[-1]), float(ends.max(initial=-math.inf)))
     joined = f" All are joined at {top}." if len(ends) and not within else ""
     alike = "" if found == len(tree.losses) else f", {found} but for exchanges of units"
-    others = f"{share(float(worse.mean()))} are worse, the worst {worst}" if worse.any() else ""
+    others = "none is worse"
+    if worse.any():
+        others = f"{share(float(worse.mean()))} are worse, the worst {worst}"
     return (
         f"{several(len(tree.losses), 'local minimum', 'local minima')}{within}{alike}. The global one "
-        f"has loss {best}; {others or 'none is worse'}.{joined}"
+        f"has loss {best}; {others}.{joined}"
     )
 
 
